@@ -1,0 +1,1 @@
+"""Recipes that made the packaged weights; anyone can re-run them."""
