@@ -1,0 +1,1 @@
+"""Runtimes: each heavy import in one file, all behind `base.Runner`."""

@@ -1,0 +1,52 @@
+"""`ExportConfig`: everything a build is asked to do, checked when it is made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from dsr_export.errors import ExportError
+from graphs.artifacts import Precision
+
+
+@dataclass(frozen=True)
+class BatchRange:
+    """Batch sizes an engine serves: `min <= opt <= max`, tuned for `opt`."""
+
+    min: int = 1
+    opt: int = 2
+    max: int = 8
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.min <= self.opt <= self.max:
+            raise ExportError(
+                f"batch range {self.min},{self.opt},{self.max} is not ordered",
+                hint="give --batch MIN,OPT,MAX with 1 <= MIN <= OPT <= MAX, for example --batch 1,2,8",
+            )
+
+    @classmethod
+    def parse(cls, text: str) -> BatchRange:
+        parts = text.split(",")
+        if len(parts) != 3 or not all(part.strip().isdecimal() for part in parts):
+            raise ExportError(f"--batch {text!r} is not MIN,OPT,MAX", hint="for example --batch 1,2,8")
+        return cls(*(int(part) for part in parts))
+
+    def sizes(self) -> tuple[int, ...]:
+        """The distinct sizes worth checking, ascending."""
+        return tuple(sorted({self.min, self.opt, self.max}))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    """Options of one build; see `dsr-export build --help` for their meaning. Paths are used as given."""
+
+    model: str = "digits"
+    checkpoint: Path | None = None
+    random_weights: int | None = None
+    registers: int | None = None
+    precision: Precision = "fp32"
+    targets: tuple[str, ...] = ()
+    batch: BatchRange = BatchRange()
+    out: Path | None = None
+    force: bool = False
+    trajectory_steps: int | None = None

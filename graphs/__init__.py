@@ -1,0 +1,1 @@
+"""ONNX graph library: rewrites, stage specs and artefact types. Knows onnx, numpy and onnx-graphsurgeon only."""

@@ -1,0 +1,71 @@
+"""Frozen types of what stages hand on. A stage takes one type and returns the next, so an un-rewritten model
+cannot reach a builder."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorSpec:
+    """A graph input or output. `shape` holds ints, and names for dynamic axes (`"batch"`)."""
+
+    name: str
+    dtype: str  # a numpy name: "float32", "int64"
+    shape: tuple[int | str, ...]
+
+    def with_batch(self, batch: int) -> tuple[int, ...]:
+        """The concrete shape at `batch`."""
+        return tuple(batch if isinstance(dim, str) else dim for dim in self.shape)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnnxArtifact:
+    """An ONNX file of one stage; weights may lie beside it in `<name>.data`."""
+
+    path: Path
+
+    @property
+    def digest(self) -> str:
+        """sha256 over the model and its external data."""
+        return files_digest([self.path, *sorted(self.path.parent.glob(self.path.name + ".data"))])
+
+
+@dataclass(frozen=True, kw_only=True)
+class TracedModel(OnnxArtifact):
+    """`dsr` ops still symbolic. `sites` counts the nodes each op must have: op type -> count."""
+
+    sites: Mapping[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoweredModel(OnnxArtifact):
+    """Standard ops only."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizedModel(OnnxArtifact):
+    """Folded and fused; the same numbers as the lowered model."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TypedModel(OnnxArtifact):
+    """Precision written into the graph: what ships and what engines are built from."""
+
+    precision: Precision
+
+
+def files_digest(paths: list[Path]) -> str:
+    """sha256 over the contents of `paths`, in order."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as stream:
+            while chunk := stream.read(1 << 20):
+                digest.update(chunk)
+    return digest.hexdigest()
