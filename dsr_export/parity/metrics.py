@@ -1,0 +1,83 @@
+"""Comparing two arrays. Shape, type, NaN and infinity are judged before any subtraction; a failure is a result."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dsr_export.parity.tolerances import Tolerance
+
+Array = npt.NDArray[Any]
+IDENTICAL_DB = 300.0  # stands for an error of zero, which has no logarithm
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Figures of the worst row (batch item) for each metric; `problem` says why nothing could be measured."""
+
+    max_abs: float | None = None
+    mean_abs: float | None = None
+    cosine: float | None = None
+    psnr_db: float | None = None
+    snr_db: float | None = None
+    range: float | None = None
+    problem: str | None = None
+
+    def within(self, tolerance: Tolerance) -> bool:
+        if self.problem is not None or self.cosine is None or self.psnr_db is None or self.snr_db is None:
+            return False
+        bounded = tolerance.max_abs is None or (
+            self.max_abs is not None and self.max_abs <= tolerance.max_abs * max(1.0, self.range or 0.0)
+        )
+        similar = self.cosine >= tolerance.cosine
+        return bounded and similar and self.psnr_db >= tolerance.psnr_db and self.snr_db >= tolerance.snr_db
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def compare(reference: Array, candidate: Array) -> Comparison:
+    """`candidate` against `reference`, both [batch, ...]. PSNR takes the reference's range over the whole batch."""
+    problem = _problem(reference, candidate)
+    if problem is not None:
+        return Comparison(problem=problem)
+    truth = reference.reshape(len(reference), -1).astype(np.float64)
+    error = candidate.reshape(len(candidate), -1).astype(np.float64) - truth
+    span = float(truth.max() - truth.min()) or 1.0
+    noise = np.square(error).mean(axis=1)
+    return Comparison(
+        max_abs=float(np.abs(error).max()),
+        mean_abs=float(np.abs(error).mean(axis=1).max()),
+        cosine=float(_cosine(truth, truth + error).min()),
+        psnr_db=_decibels(span**2, noise),
+        snr_db=_decibels(np.square(truth).mean(axis=1), noise),
+        range=span,
+    )
+
+
+def _problem(reference: Array, candidate: Array) -> str | None:
+    if reference.shape != candidate.shape:
+        return f"shape {candidate.shape} where {reference.shape} is expected"
+    if reference.dtype != candidate.dtype:
+        return f"type {candidate.dtype} where {reference.dtype} is expected"
+    for name, values in (("reference", reference), ("candidate", candidate)):
+        bad = int(np.count_nonzero(~np.isfinite(values)))
+        if bad:
+            return f"{bad} of {values.size} values of the {name} are NaN or infinite"
+    return None
+
+
+def _cosine(a: Array, b: Array) -> Array:
+    size = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    equal = (a == b).all(axis=1)  # two zero rows are alike, although 0 / 0 says nothing
+    return np.where(equal, 1.0, (a * b).sum(axis=1) / np.where(size > 0, size, 1.0))
+
+
+def _decibels(signal: Array | float, noise: Array) -> float:
+    """The worst row's 10 log10(signal / noise)."""
+    with np.errstate(divide="ignore"):
+        values = 10 * (np.log10(signal) - np.log10(noise))
+    return float(np.nanmin(np.clip(np.where(noise == 0, IDENTICAL_DB, values), -IDENTICAL_DB, IDENTICAL_DB)))

@@ -1,0 +1,135 @@
+"""What each cached stage of a build writes into its folder, and how it is read back.
+
+A stage reads its inputs from the folders of earlier stages and never from memory, so that a build can resume anywhere.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from calibration.range_audit import RangeAudit, RangeRecorder
+from dsr_export.backends.onnxruntime import OnnxRuntimeRunner
+from dsr_export.config import BatchRange
+from dsr_export.parity.golden import Golden, fitted_sampler, make_golden
+from dsr_export.progress import Bar
+from dsr_export.runners import typed_runner
+from dsr_export.sampling import SamplerSpec, trajectory
+from dsr_export.subject import SubjectCard
+from graphs.artifacts import LoweredModel, OptimizedModel, Precision, TracedModel, TypedModel
+from graphs.lowering import lower, optimize
+from graphs.precision import PrecisionPolicy
+from graphs.probes import RANGES, add_range_probes
+from graphs.targets import Target
+from graphs.typed import assign_precision
+
+if TYPE_CHECKING:
+    from dsr_export.subject import Subject
+
+Folder = Path
+LoadSubject = Callable[[], "Subject"]
+MODEL, CARD, GOLDEN, FACTS = "model.onnx", "card.json", "golden.npz", "facts.json"
+LARGE = 100_000_000  # parameters; walking a larger model over its whole sampler on a CPU would take the better part of an hour
+LARGE_STEPS = 6
+
+
+def trace_subject(load: LoadSubject, folder: Folder) -> None:
+    from dsr_export.tracing import trace
+
+    subject = load()
+    subject.card().save(folder / CARD)
+    trace(subject, folder / MODEL)
+
+
+def traced(folder: Folder) -> TracedModel:
+    return TracedModel(path=folder / MODEL, sites=SubjectCard.load(folder / CARD).sites)
+
+
+def make_reference(load: LoadSubject, batch: BatchRange, steps: int | None, folder: Folder, bar: Bar) -> None:
+    """Golden vectors from FP32 PyTorch."""
+    from dsr_export.backends.torch import TorchRunner
+
+    subject = load()
+    sampler = parity_sampler(subject.card(), batch, steps)
+    with TorchRunner(subject) as runner:
+        golden = make_golden(subject, runner, batch=batch, sampler=sampler, progress=bar)
+    golden.save(folder / GOLDEN)
+
+
+def golden(folder: Folder) -> Golden:
+    with np.load(folder / GOLDEN, allow_pickle=False) as arrays:
+        return Golden.from_arrays(dict(arrays))
+
+
+def parity_sampler(card: SubjectCard, batch: BatchRange, steps: int | None) -> SamplerSpec | None:
+    """The sampler that parity and the range audit walk: the model's own, with fewer steps for a large model."""
+    if card.sampler is None:
+        return None
+    chosen = steps or (min(LARGE_STEPS, card.sampler.num_steps) if card.parameters > LARGE else card.sampler.num_steps)
+    return fitted_sampler(dataclasses.replace(card.sampler, num_steps=chosen), batch)
+
+
+def lower_graph(source: Folder, folder: Folder) -> None:
+    _, reports = lower(traced(source), folder / MODEL)
+    write_json(folder / FACTS, {report.name: report.as_dict() for report in reports})
+
+
+def optimize_graph(source: Folder, folder: Folder) -> None:
+    _, report = optimize(LoweredModel(path=source / MODEL), folder / MODEL)
+    write_json(folder / FACTS, {report.name: report.as_dict()})
+
+
+def audit_ranges(source: Folder, card: SubjectCard, golden: Golden, sampler: SamplerSpec | None, folder: Folder, bar: Bar) -> None:
+    """The largest value of every tensor over a whole trajectory (or the golden batches, where there is none)."""
+    probed = folder / "probed.onnx"
+    recorder = RangeRecorder(add_range_probes(OptimizedModel(path=source / MODEL), probed))
+    with OnnxRuntimeRunner(probed, inputs=card.inputs) as runner:
+
+        def observed(inputs: dict[str, Any]) -> Any:
+            outputs = runner.infer(inputs)
+            recorder.observe(outputs[RANGES])
+            return outputs[card.outputs[0].name]
+
+        for case in golden.cases.values():
+            observed(dict(case.inputs))
+        if sampler is not None and golden.trajectory is not None:
+            for step in trajectory(observed, sampler, golden.trajectory.noise, golden.trajectory.labels):
+                bar(step.index + 1, sampler.num_steps - 1)
+    for path in folder.glob("probed.onnx*"):
+        path.unlink()
+    write_json(folder / FACTS, dataclasses.asdict(recorder.audit()))
+
+
+def range_audit(folder: Folder) -> RangeAudit:
+    return RangeAudit(**read_json(folder / FACTS))
+
+
+def type_graph(source: Folder, card: SubjectCard, audit: RangeAudit, precision: Precision, folder: Folder) -> None:
+    policy = PrecisionPolicy(fp32_modules=card.fp32_modules, wide_tensors=audit.wide_tensors(precision))
+    _, report = assign_precision(OptimizedModel(path=source / MODEL), folder / MODEL, precision, policy)
+    write_json(folder / FACTS, report.as_dict())
+
+
+def typed(folder: Folder, precision: Precision) -> TypedModel:
+    return TypedModel(path=folder / MODEL, precision=precision)
+
+
+def compile_engine(source: Folder, card: SubjectCard, target: Target, batch: BatchRange, folder: Folder) -> None:
+    from dsr_export.backends.tensorrt import build_engine
+
+    engine = build_engine(source / MODEL, target, batch=batch, inputs=card.inputs)
+    (folder / "engine.plan").write_bytes(engine.plan)
+    write_json(folder / FACTS, engine.facts)
+
+
+def write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=1, sort_keys=True))
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text())

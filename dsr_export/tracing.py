@@ -1,0 +1,140 @@
+"""PyTorch -> ONNX with `dsr` ops still symbolic, and every node named after the module it came from."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import io
+import logging
+import re
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from onnxscript.values import Opset
+
+import dsr_export.registers  # noqa: F401  (defines the torch ops that the translation table names)
+from dsr_export.config import BatchRange
+from dsr_export.errors import ExportError
+from dsr_export.subject import Subject
+from graphs.artifacts import TracedModel
+from graphs.dsr_domain import DOMAIN, VERSION, register_schemas
+from graphs.files import save_model
+
+OPSET = 20  # TensorRT 10.3 ends near it, and every other target takes it
+_SCOPES = "pkg.torch.onnx.name_scopes"
+
+
+def trace(subject: Subject, batch: BatchRange, path: Path) -> TracedModel:
+    """Writes the traced graph of `subject` to `path`, with a dynamic batch axis.
+
+    Raises:
+        ExportError: the model can't be exported; the message carries the exporter's own reason.
+    """
+    register_schemas()
+    with torch.no_grad(), _quiet():
+        program = _export(subject, batch)
+    model = program.model_proto
+    name_nodes(model)
+    save_model(model, path)
+    return TracedModel(path=path, sites=subject.dsr.sites())
+
+
+def _export(subject: Subject, batch: BatchRange) -> Any:
+    example = {name: torch.from_numpy(value) for name, value in subject.example(2, seed=0).items()}
+    axis = torch.export.Dim("batch", min=1, max=max(batch.max, 2))
+    try:
+        return torch.onnx.export(
+            subject.module,
+            tuple(example.values()),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=[spec.name for spec in subject.inputs],
+            output_names=[spec.name for spec in subject.outputs],
+            dynamic_shapes=tuple({0: axis} for _ in subject.inputs),
+            custom_translation_table=translations(),  # type: ignore[arg-type]
+            verbose=False,
+        )
+    except torch.onnx.errors.OnnxExporterError as error:
+        raise ExportError(
+            f"tracing {subject.name}: {_first_cause(error)}",
+            hint="the model must be traceable by torch.export: no data-dependent Python control flow",
+        ) from error
+
+
+def translations() -> dict[Any, Callable[..., Any]]:
+    """torch op -> a function that makes its one `dsr` node."""
+    dsr = Opset(DOMAIN, VERSION)
+
+    def replace(x, registers, choice, gate, bias, rule, threshold, rounds, choose, exclude):  # type: ignore[no-untyped-def]
+        return dsr.ReplaceOutliers(
+            x, registers, choice, gate, bias,
+            rule=rule, threshold=threshold, rounds=rounds, choice=choose, exclude=list(exclude),
+        )  # fmt: skip
+
+    def shift(a, neurons, registers, scale, normal_values):  # type: ignore[no-untyped-def]
+        return dsr.ShiftRegisterNeurons(
+            a, neurons=list(neurons), registers=registers, scale=list(scale), normal_values=normal_values
+        )
+
+    ops = torch.ops.dsr
+    return {ops.replace_outliers.default: replace, ops.shift_register_neurons.default: shift}
+
+
+def name_nodes(model: onnx.ModelProto) -> None:
+    """Renames each node `<module path>/<op>_<k>` and its outputs likewise, since later tools drop metadata."""
+    kept = {value.name for value in [*model.graph.input, *model.graph.output, *model.graph.initializer]}
+    count: Counter[str] = Counter()
+    renamed: dict[str, str] = {}
+    for node in model.graph.node:
+        stem = f"{_module_path(node)}/{node.op_type}"
+        node.name = stem if not count[stem] else f"{stem}_{count[stem]}"
+        count[stem] += 1
+        for i, name in enumerate(node.output):
+            if name and name not in kept:
+                renamed[name] = node.name if i == 0 else f"{node.name}#{i}"
+        del node.metadata_props[:]
+    _rename_values(model.graph, renamed)
+
+
+def _rename_values(graph: onnx.GraphProto, renamed: dict[str, str]) -> None:
+    for node in graph.node:
+        node.input[:] = [renamed.get(name, name) for name in node.input]
+        node.output[:] = [renamed.get(name, name) for name in node.output]
+    for value in graph.value_info:
+        value.name = renamed.get(value.name, value.name)
+        del value.metadata_props[:]
+
+
+def _module_path(node: onnx.NodeProto) -> str:
+    """`blocks.0.attn.qkv` from the exporter's list of scopes, whose last entry is the traced call itself."""
+    for prop in node.metadata_props:
+        if prop.key == _SCOPES:
+            scopes = [scope for scope in ast.literal_eval(prop.value)[:-1] if scope]
+            return scopes[-1] if scopes else "root"
+    return "root"
+
+
+def _first_cause(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    text = re.sub(r"\s+", " ", str(error)).strip()
+    return f"{type(error).__name__}: {text[:400]}"
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter reports progress and missing optional packages on stdout, stderr and by warnings."""
+    exporter = logging.getLogger("torch.onnx")
+    level = exporter.level
+    exporter.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        exporter.setLevel(level)

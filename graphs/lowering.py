@@ -1,0 +1,48 @@
+"""TracedModel -> LoweredModel -> OptimizedModel: `dsr` ops become static standard ops, then constants are folded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx_graphsurgeon as gs
+
+from graphs.artifacts import LoweredModel, OptimizedModel, TracedModel
+from graphs.checks import lowered_spec, optimized_spec, traced_spec
+from graphs.files import load_graph, load_model, save_graph
+from graphs.rewrite import RewriteReport, run
+from graphs.rewrites import LOWERINGS
+
+FOLD_LIMIT = 1 << 20  # bytes: a folded constant larger than this is not worth its place in the file
+
+
+def lower(traced: TracedModel, path: Path) -> tuple[LoweredModel, list[RewriteReport]]:
+    """Applies every lowering; each must find exactly the declared number of sites.
+
+    Raises:
+        ExportError: another number of sites, naming the near misses; or a broken stage spec.
+    """
+    traced_spec(traced.sites).verify(load_model(traced.path, weights=False))
+    graph = load_graph(traced.path)
+    reports = [run(graph, rewrite, expected=traced.sites.get(op, 0)) for op, rewrite in LOWERINGS]
+    save_graph(graph, path)
+    lowered_spec().verify(load_model(path, weights=False))
+    return LoweredModel(path=path), reports
+
+
+def optimize(lowered: LoweredModel, path: Path) -> tuple[OptimizedModel, RewriteReport]:
+    """Folds what depends on constants alone and drops dead nodes. The numbers stay the same."""
+    graph = load_graph(lowered.path)
+    before, names = len(graph.nodes), {node.name for node in graph.nodes}
+    graph.fold_constants(size_threshold=FOLD_LIMIT)
+    graph.cleanup(remove_unused_graph_inputs=False)
+    folded = tuple(sorted(names - {node.name for node in graph.nodes}))
+    save_graph(_named(graph), path)
+    optimized_spec().verify(load_model(path, weights=False))
+    return OptimizedModel(path=path), RewriteReport("fold_constants", folded, (), before, len(graph.nodes))
+
+
+def _named(graph: gs.Graph) -> gs.Graph:
+    """Folding may leave nodes without a name."""
+    for i, node in enumerate(graph.nodes):
+        node.name = node.name or f"root/{node.op}_folded_{i}"
+    return graph

@@ -1,0 +1,68 @@
+"""Which nodes compute in FP32 although the graph is FP16 or BF16, and why.
+
+Sources: |x| > 255 overflows x^2 in FP16, so norms, detection, softmax statistics and embedders stay FP32; anything
+whose measured range comes near the type's largest value does too (range audit).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import onnx_graphsurgeon as gs
+
+from graphs.builders import PREFIX
+
+FP32_OPS: Mapping[str, str] = {
+    **dict.fromkeys(["ReduceMean", "ReduceSum", "ReduceL2", "ReduceProd", "Pow", "Sqrt", "Reciprocal"], "norm statistics"),
+    **dict.fromkeys(["LayerNormalization", "RMSNormalization", "GroupNormalization"], "norm statistics"),
+    **dict.fromkeys(["Softmax", "LogSoftmax", "Exp", "Log"], "softmax statistics"),
+    **dict.fromkeys(["Sin", "Cos"], "sinusoidal embedding"),
+    **dict.fromkeys(["TopK", "CumSum", "Range", "ConstantOfShape", "Resize"], "type-bound op"),
+}
+MOVERS = frozenset(
+    "Reshape Transpose Slice Split Squeeze Unsqueeze Identity Expand Gather Flatten Tile Pad GatherElements".split()
+)
+"""Ops that only move data: they keep the type they are given."""
+SANDWICHED = frozenset("Add Sub Mul Div Neg Where Min Max Clip Abs Sigmoid Cast".split())
+"""Cheap ops that join FP32 neighbours rather than force two casts."""
+_NORM_MODULE = re.compile(r"(^|\.)\w*norm\w*$")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrecisionPolicy:
+    """`fp32_modules`: module paths kept whole in FP32. `wide_tensors`: tensors whose range is too large, with why."""
+
+    fp32_modules: Sequence[str] = ()
+    wide_tensors: Mapping[str, str] = field(default_factory=dict)
+
+
+def fp32_islands(graph: gs.Graph, policy: PrecisionPolicy) -> dict[str, str]:
+    """Node name -> the reason it computes in FP32, for all nodes that do."""
+    islands = {node.name: why for node in graph.nodes if (why := _reason(node, policy)) is not None}
+    for node in graph.nodes:
+        if node.name not in islands and node.op in SANDWICHED and _sandwiched(node, islands):
+            islands[node.name] = "between FP32 nodes"
+    return islands
+
+
+def _reason(node: gs.Node, policy: PrecisionPolicy) -> str | None:
+    module = node.name.rsplit("/", 1)[0]
+    if node.name.startswith(PREFIX):
+        return "outlier detection"
+    if _NORM_MODULE.search(module):
+        return "norm statistics"
+    kept = [path for path in policy.fp32_modules if module == path or module.startswith(path + ".")]
+    if kept:
+        return f"module {kept[0]}"
+    wide = [tensor.name for tensor in [*node.inputs, *node.outputs] if tensor.name in policy.wide_tensors]
+    if wide:
+        return f"range of {wide[0]}: {policy.wide_tensors[wide[0]]}"
+    return FP32_OPS.get(node.op)
+
+
+def _sandwiched(node: gs.Node, islands: Collection[str]) -> bool:
+    producers = [source for tensor in node.inputs for source in tensor.inputs]
+    consumers = [target for tensor in node.outputs for target in tensor.outputs]
+    return bool(producers and consumers) and all(n.name in islands for n in producers + consumers)

@@ -1,0 +1,92 @@
+"""The rewrite engine: a rewrite matches nodes, applies itself, and must find the number of sites declared.
+
+A miss is data (a reason and the culprit node), so that an exporter can say which site nearly matched and why not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import onnx_graphsurgeon as gs
+
+from graphs.errors import ExportError
+
+
+@dataclass(frozen=True)
+class Match:
+    """A node the rewrite applies to, and what matching learned about it."""
+
+    node: gs.Node
+    found: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Miss:
+    """A candidate that does not match: why, and where."""
+
+    reason: str
+    node: str
+
+
+class Rewrite(Protocol):
+    """One graph transformation. `match` is pure; `None` says that the node is no candidate at all."""
+
+    name: str
+
+    def match(self, node: gs.Node) -> Match | Miss | None: ...
+
+    def apply(self, graph: gs.Graph, match: Match) -> None: ...
+
+
+@dataclass(frozen=True)
+class RewriteReport:
+    """What one rewrite did: sites rewritten (their node names), near misses, and operator counts around it."""
+
+    name: str
+    sites: tuple[str, ...]
+    misses: tuple[Miss, ...] = ()
+    nodes_before: int = 0
+    nodes_after: int = 0
+
+    @property
+    def count(self) -> int:
+        return len(self.sites)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "count": self.count,
+            "sites": list(self.sites),
+            "misses": [{"reason": miss.reason, "node": miss.node} for miss in self.misses],
+            "nodes_before": self.nodes_before,
+            "nodes_after": self.nodes_after,
+        }
+
+
+def run(graph: gs.Graph, rewrite: Rewrite, *, expected: int | None = None) -> RewriteReport:
+    """Applies `rewrite` wherever it matches, once per node present at the start.
+
+    Raises:
+        ExportError: `expected` is given and another number of sites matched; the message names the near misses.
+    """
+    before = len(graph.nodes)
+    results = [result for node in list(graph.nodes) if (result := rewrite.match(node)) is not None]
+    matches = [result for result in results if isinstance(result, Match)]
+    misses = tuple(result for result in results if isinstance(result, Miss))
+    if expected is not None and len(matches) != expected:
+        raise ExportError(_count_message(rewrite.name, expected, matches, misses), hint=_COUNT_HINT)
+    names = tuple(match.node.name for match in matches)
+    for match in matches:
+        rewrite.apply(graph, match)
+    graph.cleanup(remove_unused_graph_inputs=False).toposort()
+    return RewriteReport(rewrite.name, names, misses, before, len(graph.nodes))
+
+
+_COUNT_HINT = "the DSR spec declares the sites; correct it, or look at the near misses with `dsr-export inspect`"
+
+
+def _count_message(name: str, expected: int, matches: Sequence[Match], misses: Sequence[Miss]) -> str:
+    near = "; ".join(f"{miss.node}: {miss.reason}" for miss in misses) or "none"
+    found = ", ".join(match.node.name for match in matches) or "none"
+    return f"{name}: {len(matches)} sites found where {expected} are declared (found: {found}; near misses: {near})"
