@@ -72,11 +72,12 @@ class RecursiveReplacement(nn.Module):
     def forward(self, x: Tensor, registers: Tensor | None = None) -> Tensor:
         rows = self.registers if registers is None else registers
         if rows is None:
+            if self.choice in ("nearest", "gate"):
+                raise ValueError(f"choice={self.choice!r} needs registers")
             rows = x.new_zeros(1, x.shape[-1])  # mask and clip read no register
         gate = (self.choice_weight, self.gate_weight, self.gate_bias) if self.choice == "gate" else (None,) * 3
-        return replace_outliers(
-            x, rows, *gate, self.rule, self.threshold, self.rounds, self.choice, self.exclude
-        )
+        y: Tensor = replace_outliers(x, rows, *gate, self.rule, self.threshold, self.rounds, self.choice, self.exclude)
+        return y
 
 
 class TestTimeRegisters(nn.Module):
@@ -99,6 +100,8 @@ class TestTimeRegisters(nn.Module):
         normal_values: NormalValues = "zero",
     ) -> None:
         super().__init__()
+        if not neurons or registers < 1:
+            raise ValueError("test-time registers need at least one neuron and one register")
         self.neurons = sorted(set(neurons))  # a duplicate would be an undefined scatter in ONNX
         self.count, self.normal_values = registers, normal_values
         self.scale = [float(scale)] * registers if isinstance(scale, int | float) else [float(s) for s in scale]
@@ -112,7 +115,8 @@ class TestTimeRegisters(nn.Module):
         return tokens[:, : -self.count]
 
     def forward(self, a: Tensor) -> Tensor:
-        return shift_register_neurons(a, self.neurons, self.count, self.scale, self.normal_values)
+        shifted: Tensor = shift_register_neurons(a, self.neurons, self.count, self.scale, self.normal_values)
+        return shifted
 
 
 @torch.library.custom_op("dsr::replace_outliers", mutates_args=())
@@ -131,8 +135,8 @@ def replace_outliers(
     """The definition: x [B, N, D], registers [R, D] -> [B, N, D]. Stops early where nothing is an outlier."""
     counted = torch.ones(x.shape[1], dtype=torch.bool, device=x.device)
     counted[exclude] = False
-    x = x.clone()
-    for _ in range(rounds):
+    x = x.clone(memory_format=torch.contiguous_format)
+    for _ in range(rounds if counted.any() else 0):
         norms = torch.linalg.vector_norm(x.float(), dim=-1)  # [B, N]
         limit = _threshold(norms[:, counted], rule, threshold)  # [B, 1]
         outlier = ((norms > limit) | ~norms.isfinite()) & counted
@@ -145,7 +149,7 @@ def replace_outliers(
 
 @replace_outliers.register_fake
 def _(x: Tensor, registers: Tensor, *_: object) -> Tensor:
-    return torch.empty_like(x)
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
 def _threshold(norms: Tensor, rule: str, value: float) -> Tensor:
@@ -201,7 +205,7 @@ def shift_register_neurons(
     a: Tensor, neurons: list[int], registers: int, scale: list[float], normal_values: str
 ) -> Tensor:
     """The definition: a [B, N + R, H] -> the same shape, written in place as the released hook does."""
-    a = a.clone()
+    a = a.clone(memory_format=torch.contiguous_format)
     index = torch.tensor(sorted(set(neurons)), device=a.device)
     listed = a[:, :, index]
     high, low = listed.amax(dim=(1, 2)), listed.amin(dim=(1, 2))
@@ -214,7 +218,7 @@ def shift_register_neurons(
 
 @shift_register_neurons.register_fake
 def _(a: Tensor, *_: object) -> Tensor:
-    return torch.empty_like(a)
+    return torch.empty_like(a, memory_format=torch.contiguous_format)
 
 
 def _normal_values(normal: Tensor, mode: str) -> Tensor:
@@ -226,4 +230,6 @@ def _normal_values(normal: Tensor, mode: str) -> Tensor:
     mean = normal.mean(dim=1, keepdim=True)
     if mode == "mean":
         return mean.expand_as(normal)
+    if normal.shape[1] < 2:
+        return normal  # the unbiased std of one row is undefined: nothing stands out
     return torch.where(normal > mean + normal.std(dim=1, keepdim=True), mean, normal)

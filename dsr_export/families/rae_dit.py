@@ -81,7 +81,7 @@ class RotaryEmbedding2D(nn.Module):
         self.register_buffer("freqs_sin", angles.sin())
 
     def forward(self, x: Tensor) -> Tensor:  # [N, heads, tokens, head_dim]
-        even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
+        even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)  # type: ignore[no-untyped-call]
         rotated = torch.stack((-odd, even), dim=-1).flatten(-2)
         return x * self.freqs_cos + rotated * self.freqs_sin
 
@@ -97,9 +97,8 @@ class Attention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, rope: nn.Module) -> Tensor:  # [N, tokens, D]
-        qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, self.head_dim)).permute(2, 0, 3, 1, 4)
-        q, k, v = qkv.unbind(0)  # each [N, heads, tokens, head_dim]
-        q, k = rope(self.q_norm(q)), rope(self.k_norm(k))
+        q, k, v = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in self.qkv(x).chunk(3, dim=-1))
+        q, k = rope(self.q_norm(q)), rope(self.k_norm(k))  # [N, heads, tokens, head_dim]
         out = F.scaled_dot_product_attention(q, k, v)
         return self.proj(out.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
@@ -135,7 +134,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor, c: Tensor, rope: nn.Module) -> Tensor:
         shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN_modulation(c).chunk(6, dim=1)
         x = x + gate1.unsqueeze(1) * self.attn(modulate(self.norm1(x), shift1, scale1), rope)
-        return x + gate2.unsqueeze(1) * self.mlp(modulate(self.norm2(x), shift2, scale2))
+        x = x + gate2.unsqueeze(1) * self.mlp(modulate(self.norm2(x), shift2, scale2))
+        return x
 
 
 class FinalLayer(nn.Module):
@@ -197,7 +197,7 @@ class RaeDit(nn.Module):
         grid = config.input_size // config.patch_size
         self.out_channels = config.in_channels * (2 if config.learn_sigma else 1)
         self.x_embedder = PatchEmbed(config.patch_size, config.in_channels, dim)
-        self.pos_embed = nn.Parameter(_sincos_2d(dim, grid)[None], requires_grad=False)
+        self.pos_embed = nn.Parameter(sincos_2d(dim, grid)[None], requires_grad=False)
         self.t_embedder = GaussianFourierEmbedding(dim)
         self.y_embedder = LabelEmbedder(config.num_classes, dim, config.class_dropout_prob)
         self.feat_rope = RotaryEmbedding2D(head_dim, grid)
@@ -236,17 +236,18 @@ class RaeDit(nn.Module):
 
     def _replace(self, layer: int, h: Tensor) -> Tensor:
         replacement = self.replacements[str(layer)]
-        own = None if replacement.registers is not None else self.registers()
+        borrows = replacement.registers is None and self.config.register_conditioning
+        own = self.registers() if borrows else None
         return replacement(h, own)  # type: ignore[no-any-return]
 
     def _unpatchify(self, h: Tensor) -> Tensor:  # [N, T, patch * patch * C] -> [N, C, H, W]
         p, grid = self.config.patch_size, self.config.input_size // self.config.patch_size
-        h = h.unflatten(-1, (p, p, self.out_channels)).unflatten(1, (grid, grid))
+        h = h.unflatten(-1, (p, p, self.out_channels)).unflatten(1, (grid, grid))  # type: ignore[no-untyped-call]
         image = h.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
         return image[:, : self.config.in_channels]
 
 
-def _sincos_2d(dim: int, grid: int) -> Tensor:
+def sincos_2d(dim: int, grid: int) -> Tensor:
     """Fixed 2-D sin-cos table [grid * grid, D]; the first half encodes the column, as in MAE and DiT."""
     omega = 1e4 ** -(torch.arange(dim // 4).double() / (dim / 4))
     angle = torch.arange(grid).double()[:, None] * omega  # [grid, D / 4]
@@ -258,7 +259,7 @@ def _sincos_2d(dim: int, grid: int) -> Tensor:
 def _register_positions(dim: int, count: int) -> Tensor:
     """Initial register positions on a square grid; trained afterwards, so only a starting point."""
     grid = math.isqrt(count)
-    return _sincos_2d(dim, grid) if grid * grid == count else torch.randn(count, dim) * 0.02
+    return sincos_2d(dim, grid) if grid * grid == count else torch.randn(count, dim) * 0.02
 
 
 def _initialise(model: RaeDit) -> None:
@@ -269,8 +270,7 @@ def _initialise(model: RaeDit) -> None:
             nn.init.zeros_(module.bias)
     nn.init.xavier_uniform_(model.x_embedder.proj.weight.data.flatten(1))
     nn.init.normal_(model.y_embedder.embedding_table.weight, std=0.02)
-    zeroed = [block.adaLN_modulation[1] for block in model.blocks]  # type: ignore[index, union-attr]
-    zeroed += [model.final_layer.adaLN_modulation[1], model.final_layer.linear]
-    for linear in zeroed:
-        nn.init.zeros_(linear.weight)  # type: ignore[arg-type]
-        nn.init.zeros_(linear.bias)  # type: ignore[arg-type]
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear) and ("adaLN_modulation" in name or name == "final_layer.linear"):
+            nn.init.zeros_(module.weight)
+            nn.init.zeros_(module.bias)

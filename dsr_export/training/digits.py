@@ -19,22 +19,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from dsr_export.families.rae_dit import RaeDit, RaeDitConfig
+from dsr_export.families.digits import packaged_config
+from dsr_export.families.rae_dit import RaeDit
 from dsr_export.sampling import MIN_TIME
 
-CONFIG = RaeDitConfig(
-    input_size=16,
-    patch_size=2,
-    in_channels=1,
-    hidden_size=128,
-    depth=8,
-    num_heads=4,
-    mlp_ratio=3.0,
-    num_classes=10,
-    register_conditioning=True,
-    register_len=4,
-    register_start=2,
-)
+CONFIG = packaged_config()
 EMA_DECAY = 0.998
 
 
@@ -55,7 +44,8 @@ def flow_loss(model: RaeDit, x0: Tensor, y: Tensor, generator: torch.Generator) 
     y = torch.where(dropped, model.config.num_classes, y)
     tt = t[:, None, None, None]
     prediction = model((1 - tt) * x0 + tt * noise, t, y)
-    return ((prediction - x0).square() / tt.clamp(min=MIN_TIME).square()).mean()
+    loss: Tensor = ((prediction - x0).square() / tt.clamp(min=MIN_TIME).square()).mean()
+    return loss
 
 
 def train(model: RaeDit, *, steps: int, batch: int, rate: float, seed: int) -> RaeDit:

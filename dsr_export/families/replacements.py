@@ -1,0 +1,93 @@
+"""Applies a `DsrSpec`'s replacement groups to a `RaeDit`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import get_args
+
+from torch import Tensor
+
+from dsr_export.checkpoints import StateDict, load_into, read_state_dict
+from dsr_export.errors import ExportError
+from dsr_export.families.rae_dit import RaeDit
+from dsr_export.registers import Choice, RecursiveReplacement, Rule
+from dsr_export.spec import ReplaceSpec
+
+OWN = "diffusion"  # ReplaceSpec.registers: the model's own
+
+
+def apply_replacements(module: RaeDit, groups: Sequence[ReplaceSpec]) -> None:
+    """Puts one `RecursiveReplacement` behind each listed block of `module`.
+
+    From `register_start` on, the register rows are excluded; before it there are none. Raises ExportError for
+    groups that do not fit the model, or whose register file does not.
+    """
+    _check_layers(module, groups)
+    for group in groups:
+        _check_group(module, group)
+        state = {} if group.registers == OWN else read_state_dict(Path(group.registers))
+        for layer in group.layers:
+            module.replace_at([layer], _replacement(module, group, layer, state))
+
+
+def _replacement(module: RaeDit, group: ReplaceSpec, layer: int, state: StateDict) -> RecursiveReplacement:
+    config = module.config
+    inside = config.register_conditioning and layer >= config.register_start
+    rows = _register_rows(group, state, config.hidden_size)
+    replacement = RecursiveReplacement(
+        rule=group.rule,
+        threshold=group.threshold,
+        rounds=group.rounds,
+        choice=group.choice,
+        exclude=range(config.register_len) if inside else (),
+        registers=rows,
+        gate_shape=None if rows is None else (len(rows), config.hidden_size),
+    )
+    load_into(replacement, {key: state[key] for key in state if group.choice == "gate" and key != "registers"})
+    return replacement
+
+
+def _register_rows(group: ReplaceSpec, state: StateDict, dim: int) -> Tensor | None:
+    if group.registers == OWN:
+        return None
+    rows = state.get("registers")
+    if rows is None or rows.ndim != 2 or rows.shape[1] != dim or not len(rows):
+        found = "none" if rows is None else str(list(rows.shape))
+        raise ExportError(
+            f"{group.registers}: expected a tensor 'registers' of shape [R, {dim}], found {found}",
+            hint="save it with safetensors.torch.save_file({'registers': rows}, FILE)",
+        )
+    return rows
+
+
+def _check_layers(module: RaeDit, groups: Sequence[ReplaceSpec]) -> None:
+    layers = [layer for group in groups for layer in group.layers]
+    for layer in layers:
+        if not 0 <= layer < module.config.depth:
+            raise ExportError(f"replacement at layer {layer}: the model has blocks 0 to {module.config.depth - 1}")
+        if layers.count(layer) > 1:
+            raise ExportError(f"layer {layer} is listed twice for replacement", hint="one replacement per layer")
+
+
+def _check_group(module: RaeDit, group: ReplaceSpec) -> None:
+    where = f"replacement at layers {list(group.layers)}"
+    if group.rule not in get_args(Rule):
+        raise ExportError(f"{where}: unknown rule '{group.rule}'", hint="one of " + ", ".join(get_args(Rule)))
+    if group.choice not in get_args(Choice):
+        raise ExportError(f"{where}: unknown choice '{group.choice}'", hint="one of " + ", ".join(get_args(Choice)))
+    if not 0 < group.threshold < math.inf:
+        raise ExportError(f"{where}: threshold {group.threshold} is not a positive number")
+    if group.rounds < 1:
+        raise ExportError(f"{where}: rounds is {group.rounds}, but must be at least 1")
+    own = group.registers == OWN
+    if own and group.choice == "gate":
+        raise ExportError(f"{where}: choice 'gate' needs trained weights", hint="set registers to a .safetensors file")
+    if own and group.choice == "nearest" and not module.config.register_conditioning:
+        raise ExportError(
+            f"{where}: the model has no registers of its own",
+            hint="set registers to a .safetensors file, or choice to mask or clip",
+        )
+    if not own and group.choice in ("mask", "clip"):
+        raise ExportError(f"{where}: choice '{group.choice}' reads no registers", hint=f"leave registers at '{OWN}'")
