@@ -1,4 +1,4 @@
-"""FP16 range audit: the true maximum of every tensor, since a CPU runtime that computes FP16 ops in FP32 hides overflow.
+"""FP16 range audit: the true maximum of every tensor. A CPU runtime that computes FP16 ops in FP32 hides overflow.
 
 A tensor within `HEADROOM` of FP16's largest value stays FP32.
 """

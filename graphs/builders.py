@@ -30,9 +30,7 @@ class NodeBuilder:
     ) -> list[gs.Variable]:
         name = self._name(role)
         results = [gs.Variable(name if i == 0 else f"{name}#{i}") for i in range(outputs)]
-        self._graph.nodes.append(
-            gs.Node(op=op_type, name=name, attrs=attributes, inputs=list(inputs), outputs=results)
-        )
+        self._graph.nodes.append(gs.Node(op=op_type, name=name, attrs=attributes, inputs=list(inputs), outputs=results))
         return results
 
     def constant(self, role: str, values: Array) -> gs.Constant:

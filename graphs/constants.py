@@ -37,7 +37,7 @@ def _evaluate(node: gs.Node, output: int, values: list[Array]) -> Array:
     model = gs.export_onnx(graph, do_type_check=False)
     model.ir_version = min(model.ir_version, onnx.IR_VERSION)
     result = ReferenceEvaluator(model).run(None, dict(zip(names, values, strict=True)))
-    return np.asarray(result[output])
+    return np.asarray(list(result)[output])
 
 
 def _anonymous(node: gs.Node) -> list[gs.Variable]:

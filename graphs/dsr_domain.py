@@ -23,7 +23,9 @@ def register_schemas() -> None:
 
 
 def _replace_outliers() -> OpSchema:
-    gate = [OpSchema.FormalParameter(n, "T", param_option=_OPTIONAL) for n in ("choice_weight", "gate_weight", "gate_bias")]
+    gate = [
+        OpSchema.FormalParameter(n, "T", param_option=_OPTIONAL) for n in ("choice_weight", "gate_weight", "gate_bias")
+    ]
     return _schema(
         "ReplaceOutliers",
         [OpSchema.FormalParameter("x", "T"), OpSchema.FormalParameter("registers", "T"), *gate],

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import onnx
 import onnx_graphsurgeon as gs
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from graphs.errors import ExportError
 
@@ -30,9 +30,7 @@ def save_model(model: onnx.ModelProto, path: Path) -> Path:
     if size < EXTERNAL_ABOVE:
         onnx.save(model, path)
     else:
-        onnx.save(
-            model, path, save_as_external_data=True, location=path.name + ".data", size_threshold=1024
-        )
+        onnx.save(model, path, save_as_external_data=True, location=path.name + ".data", size_threshold=1024)
     return path
 
 

@@ -78,7 +78,9 @@ def _limit(build: NodeBuilder, norms: gs.Tensor, detection: Detection) -> gs.Ten
     finite = is_finite(build, norms)
     if detection.rule == "median":
         limit = build.op(
-            "Mul", [_lower_median(build, norms, finite, detection), build.floats("factor", detection.threshold)], "scaled"
+            "Mul",
+            [_lower_median(build, norms, finite, detection), build.floats("factor", detection.threshold)],
+            "scaled",
         )
     else:
         limit = _mean_and_deviation(build, norms, finite, detection.threshold)

@@ -15,17 +15,33 @@ import onnx_graphsurgeon as gs
 from graphs.builders import PREFIX
 
 FP32_OPS: Mapping[str, str] = {
-    **dict.fromkeys(["ReduceMean", "ReduceSum", "ReduceL2", "ReduceProd", "Pow", "Sqrt", "Reciprocal"], "norm statistics"),
+    **dict.fromkeys(
+        ["ReduceMean", "ReduceSum", "ReduceL2", "ReduceProd", "Pow", "Sqrt", "Reciprocal"], "norm statistics"
+    ),
     **dict.fromkeys(["LayerNormalization", "RMSNormalization", "GroupNormalization"], "norm statistics"),
     **dict.fromkeys(["Softmax", "LogSoftmax", "Exp", "Log"], "softmax statistics"),
     **dict.fromkeys(["Sin", "Cos"], "sinusoidal embedding"),
     **dict.fromkeys(["TopK", "CumSum", "Range", "ConstantOfShape", "Resize"], "type-bound op"),
 }
 MOVERS = frozenset(
-    "Reshape Transpose Slice Split Squeeze Unsqueeze Identity Expand Gather Flatten Tile Pad GatherElements".split()
+    [
+        "Reshape",
+        "Transpose",
+        "Slice",
+        "Split",
+        "Squeeze",
+        "Unsqueeze",
+        "Identity",
+        "Expand",
+        "Gather",
+        "Flatten",
+        "Tile",
+        "Pad",
+        "GatherElements",
+    ]
 )
 """Ops that only move data: they keep the type they are given."""
-SANDWICHED = frozenset("Add Sub Mul Div Neg Where Min Max Clip Abs Sigmoid Cast".split())
+SANDWICHED = frozenset(["Add", "Sub", "Mul", "Div", "Neg", "Where", "Min", "Max", "Clip", "Abs", "Sigmoid", "Cast"])
 """Cheap ops that join FP32 neighbours rather than force two casts."""
 _NORM_MODULE = re.compile(r"(^|\.)\w*norm\w*$")
 

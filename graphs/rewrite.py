@@ -33,7 +33,8 @@ class Miss:
 class Rewrite(Protocol):
     """One graph transformation. `match` is pure; `None` says that the node is no candidate at all."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def match(self, node: gs.Node) -> Match | Miss | None: ...
 

@@ -22,10 +22,9 @@ from graphs.checks import StageSpec, defined_inputs, standard_ops, static_ops, u
 from graphs.errors import ExportError
 from graphs.files import load_inferred_graph, load_model, save_graph
 from graphs.precision import MOVERS, PrecisionPolicy, fp32_islands
-from graphs.weights import typed_weights
+from graphs.weights import LOW_TYPES, low_precision_fraction, typed_weights
 
 Array = npt.NDArray[Any]
-LOW_TYPES: Mapping[str, int] = {"fp16": onnx.TensorProto.FLOAT16, "bf16": onnx.TensorProto.BFLOAT16}
 FLOAT = onnx.TensorProto.FLOAT
 
 
@@ -62,10 +61,8 @@ def assign_precision(
     save_graph(graph, path)
     model = load_model(path, weights=False)
     typed_spec(precision, islands).verify(model)
-    weights = typed_weights(model)
-    total = sum(weight.bytes for weight in weights)
-    low = sum(weight.bytes for weight in weights if weight.type == LOW_TYPES.get(precision))
-    return TypedModel(path=path, precision=precision), TypingReport(precision, islands, low / max(total, 1), casts)
+    fraction = low_precision_fraction(model, precision)
+    return TypedModel(path=path, precision=precision), TypingReport(precision, islands, fraction, casts)
 
 
 def typed_spec(precision: Precision, islands: Mapping[str, str]) -> StageSpec:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import onnx
 
+LOW_TYPES: Mapping[str, int] = {"fp16": onnx.TensorProto.FLOAT16, "bf16": onnx.TensorProto.BFLOAT16}
+"""Precision -> the type of its weights; other precisions keep FP32."""
 WEIGHTED = frozenset({"MatMul", "Gemm", "Conv"})
 
 
@@ -31,6 +34,13 @@ def typed_weights(model: onnx.ModelProto) -> list[Weight]:
             if tensor is not None and len(tensor.dims) >= 2:
                 found.setdefault(name, _weight(tensor, node.name))
     return list(found.values())
+
+
+def low_precision_fraction(model: onnx.ModelProto, precision: str) -> float:
+    """Share of the float weight bytes that have the low type of `precision`, 0 to 1."""
+    weights = typed_weights(model)
+    low = sum(weight.bytes for weight in weights if weight.type == LOW_TYPES.get(precision))
+    return low / max(sum(weight.bytes for weight in weights), 1)
 
 
 def _weight(tensor: onnx.TensorProto, node: str) -> Weight:

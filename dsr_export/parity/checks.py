@@ -54,6 +54,10 @@ class ParityReport:
     def passed(self) -> bool:
         return bool(self.rows) and all(row.passed for row in self.rows)
 
+    def as_dict(self) -> dict[str, Any]:
+        rows = [row.as_dict() for row in self.rows]
+        return {"passed": self.passed, "rows": rows, "trajectory_snr_db": list(self.trajectory_snr_db)}
+
 
 def check_parity(
     runner: Runner, golden: Golden, sampler: SamplerSpec | None, tolerance: Tolerance, progress: Progress

@@ -30,7 +30,7 @@ class Case:
 
 @dataclass(frozen=True)
 class ReferenceTrajectory:
-    """A seeded sampling run: start noise [n, C, H, W], labels [n], and the state after each step [steps, n, C, H, W]."""
+    """A seeded sampling run: noise [n, C, H, W], labels [n], and the state after each step [steps, n, C, H, W]."""
 
     noise: Array
     labels: Array

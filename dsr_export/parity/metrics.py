@@ -78,6 +78,6 @@ def _cosine(a: Array, b: Array) -> Array:
 
 def _decibels(signal: Array | float, noise: Array) -> float:
     """The worst row's 10 log10(signal / noise)."""
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):
         values = 10 * (np.log10(signal) - np.log10(noise))
-    return float(np.nanmin(np.clip(np.where(noise == 0, IDENTICAL_DB, values), -IDENTICAL_DB, IDENTICAL_DB)))
+    return float(np.min(np.clip(np.where(noise == 0, IDENTICAL_DB, values), -IDENTICAL_DB, IDENTICAL_DB)))

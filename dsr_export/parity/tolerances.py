@@ -29,7 +29,9 @@ class Tolerance:
 
 TOLERANCES: Mapping[Precision, Tolerance] = {
     "fp32": Tolerance(max_abs=1e-4, cosine=0.99999, psnr_db=80.0, snr_db=60.0, reason="reassociation only"),
-    "fp16": Tolerance(max_abs=None, cosine=0.9995, psnr_db=45.0, snr_db=40.0, reason="11-bit mantissa through depth 28"),
+    "fp16": Tolerance(
+        max_abs=None, cosine=0.9995, psnr_db=45.0, snr_db=40.0, reason="11-bit mantissa through depth 28"
+    ),
     # Three mantissa bits fewer than FP16, at 6 dB each.
     "bf16": Tolerance(max_abs=None, cosine=0.995, psnr_db=27.0, snr_db=22.0, reason="8-bit mantissa through depth 28"),
     "int8": Tolerance(max_abs=None, cosine=0.995, psnr_db=30.0, snr_db=20.0, reason="W8A8 per tensor"),

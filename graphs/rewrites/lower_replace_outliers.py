@@ -46,13 +46,13 @@ class LowerReplaceOutliers:
         node, choice = match.node, match.node.attrs["choice"]
         build = NodeBuilder(graph, "lower", node.name.rsplit("/", 1)[0])
         detection, rounds = match.found["detection"], int(node.attrs["rounds"])
-        weights = [None if w is None else np.asarray(w, np.float32) for w in match.found["weights"]]
+        registers, *gate = (np.asarray(w, np.float32) for w in match.found["weights"] if w is not None)
         if choice == "nearest":
-            out = _nearest(build, node.inputs[0], weights[0], detection, rounds)
+            out = _nearest(build, node.inputs[0], registers, detection, rounds)
         elif choice == "mask":
             out = _mask(build, node.inputs[0], detection, rounds)
         else:
-            out = _unrolled(build, node.inputs[0], weights, detection, rounds, clip=choice == "clip")
+            out = _unrolled(build, node.inputs[0], [registers, *gate], detection, rounds, clip=choice == "clip")
         out.dtype, out.shape = np.dtype(np.float32), node.outputs[0].shape
         replace_output(node, out, graph)
 
@@ -99,7 +99,7 @@ def _mask(build: NodeBuilder, x: gs.Tensor, detection: Detection, rounds: int) -
 
 
 def _unrolled(
-    build: NodeBuilder, x: gs.Tensor, weights: list[Array | None], detection: Detection, rounds: int, *, clip: bool
+    build: NodeBuilder, x: gs.Tensor, weights: list[Array], detection: Detection, rounds: int, *, clip: bool
 ) -> gs.Variable:
     out = x
     for _ in range(rounds):
@@ -116,11 +116,13 @@ def _clipped(build: NodeBuilder, x: gs.Tensor, norms: gs.Tensor, limit: gs.Tenso
     return build.op("Where", [finite, build.op("Mul", [x, factor], "clipped"), build.floats("zero", 0.0)], "bounded")
 
 
-def _gated(build: NodeBuilder, x: gs.Tensor, norms: gs.Tensor, weights: list[Array | None]) -> gs.Tensor:
-    rows, choice, gate, bias = (build.constant(f"weight_{i}", w) for i, w in enumerate(weights) if w is not None)
+def _gated(build: NodeBuilder, x: gs.Tensor, norms: gs.Tensor, weights: list[Array]) -> gs.Tensor:
+    rows, choice, gate, bias = (build.constant(f"weight_{i}", w) for i, w in enumerate(weights))
     share = build.op("Softmax", [build.op("MatMul", [x, choice], "logits")], "share", axis=-1)
     mixture = build.op("MatMul", [share, rows], "mixture")
-    strength = build.op("Sigmoid", [build.op("Add", [build.op("MatMul", [x, gate], "gate"), bias], "biased")], "strength")
+    strength = build.op(
+        "Sigmoid", [build.op("Add", [build.op("MatMul", [x, gate], "gate"), bias], "biased")], "strength"
+    )
     step = build.op("Mul", [strength, build.op("Sub", [mixture, x], "difference")], "step")
     first = build.constant("register_0", rows.values[0])
     finite = _per_token(build, is_finite(build, norms))
@@ -143,16 +145,12 @@ def successors(rows: Array) -> Array:
     """Register -> its own best register, [R] int64: itself, but for duplicates and collinear rows."""
     norms = np.linalg.norm(rows, axis=1)
     similarity = np.where(norms > 0, rows @ _unit(rows).T, -np.inf)
-    itself = np.arange(len(rows))
-    # A rounding error must not send a register to its near twin: another has to be better or equal and lower.
-    own = similarity[itself, itself]
-    best = similarity.argmax(axis=1)
-    return np.where(similarity[itself, best] > own, best, (similarity >= own[:, None]).argmax(axis=1)).astype(np.int64)
+    return np.asarray(similarity.argmax(axis=1), np.int64)
 
 
 def _unit(rows: Array) -> Array:
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    return np.divide(rows, norms, out=np.zeros_like(rows), where=norms > 0).astype(np.float32)
+    return np.asarray(np.divide(rows, norms, out=np.zeros_like(rows), where=norms > 0), np.float32)
 
 
 def _per_token(build: NodeBuilder, mask: gs.Tensor) -> gs.Variable:

@@ -1,0 +1,63 @@
+"""The audit's verdicts, and the probes that feed it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from calibration.range_audit import RangeRecorder
+from graphs.artifacts import OptimizedModel
+from graphs.errors import ExportError
+from graphs.probes import RANGES, ProbedTensor, add_range_probes
+
+
+def _probed(folder: Path) -> tuple[list[ProbedTensor], onnxruntime.InferenceSession]:
+    """x [batch, 8] -> 100 x -> its mean square and norm."""
+    nodes = [
+        helper.make_node("Mul", ["x", "hundred"], ["big"], name="a/Mul"),
+        helper.make_node("Mul", ["big", "big"], ["square"], name="b/Mul"),
+        helper.make_node("ReduceMean", ["square", "last"], ["mean"], name="b/ReduceMean"),
+        helper.make_node("ReduceL2", ["big", "last"], ["out"], name="c/ReduceL2"),
+    ]
+    constants = {"hundred": np.float32(100), "last": np.array([-1])}
+    initializers = [numpy_helper.from_array(np.asarray(v), k) for k, v in constants.items()]
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 8])]
+    outputs = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["batch", 1]) for n in ("out", "mean")]
+    graph = helper.make_graph(nodes, "g", inputs, outputs, initializers)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), folder / "m.onnx")
+    tensors = add_range_probes(OptimizedModel(path=folder / "m.onnx"), folder / "probed.onnx")
+    return tensors, onnxruntime.InferenceSession(str(folder / "probed.onnx"), providers=["CPUExecutionProvider"])
+
+
+def test_probes_see_every_tensor_and_the_sums_inside_norms(tmp_path: Path) -> None:
+    tensors, session = _probed(tmp_path)
+    recorder = RangeRecorder(tensors)
+    for scale in (0.5, 2.0, 1.0):
+        x = np.full((3, 8), -scale, np.float32)
+        recorder.observe(session.run([RANGES], {"x": x})[0])
+    audit = recorder.audit()
+    assert audit.runs == 3
+    assert audit.maxima == pytest.approx({"big": 200, "square": 4e4, "mean": 4e4, "out": 200 * np.sqrt(8)})
+    assert audit.sums == pytest.approx({"mean": 8 * 4e4, "out": 8 * 4e4})
+
+
+def test_only_what_comes_near_the_limit_of_fp16_is_wide(tmp_path: Path) -> None:
+    tensors, session = _probed(tmp_path)
+    recorder = RangeRecorder(tensors)
+    recorder.observe(session.run([RANGES], {"x": np.full((1, 8), 2, np.float32)})[0])
+    audit = recorder.audit()
+    assert set(audit.wide_tensors("fp16")) == {"square", "mean"}
+    assert audit.wide_tensors("fp16")["square"] == "|x| reaches 4e+04"
+    assert audit.wide_tensors("bf16") == {}
+    assert audit.as_dict()["kept_fp32"] == audit.wide_tensors("fp16")
+
+
+def test_nan_in_the_fp32_model_names_the_tensor(tmp_path: Path) -> None:
+    tensors, session = _probed(tmp_path)
+    with pytest.raises(ExportError, match="the FP32 model itself makes inf in 'square'"):
+        RangeRecorder(tensors).observe(session.run([RANGES], {"x": np.full((1, 8), 1e30, np.float32)})[0])

@@ -1,0 +1,106 @@
+"""Precision written into the graph: types, islands, casts, and what may not be silently lost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from graphs.artifacts import OptimizedModel
+from graphs.emulate import emulate_bf16
+from graphs.errors import ExportError
+from graphs.precision import PrecisionPolicy
+from graphs.typed import TypingReport, assign_precision
+
+WIDTH = 32
+
+
+def _model(folder: Path, scale: float = 0.2) -> OptimizedModel:
+    """x -> GEMM -> RMS norm -> GEMM -> out, named as tracing names nodes."""
+    rng = np.random.default_rng(0)
+    weights = {f"w{i}": (rng.standard_normal((WIDTH, WIDTH)) * scale).astype(np.float32) for i in (1, 2)}
+    constants = {"two": np.float32(2), "eps": np.float32(1e-6), "last": np.array([-1])}
+    nodes = [
+        helper.make_node("MatMul", ["x", "w1"], ["h"], name="fc1/MatMul"),
+        helper.make_node("Pow", ["h", "two"], ["square"], name="norm/Pow"),
+        helper.make_node("ReduceMean", ["square", "last"], ["mean"], name="norm/ReduceMean"),
+        helper.make_node("Add", ["mean", "eps"], ["safe"], name="norm/Add"),
+        helper.make_node("Sqrt", ["safe"], ["root"], name="norm/Sqrt"),
+        helper.make_node("Div", ["h", "root"], ["normed"], name="norm/Div"),
+        helper.make_node("MatMul", ["normed", "w2"], ["out"], name="fc2/MatMul"),
+    ]
+    values = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["batch", WIDTH]) for n in ("x", "out")]
+    initializers = [numpy_helper.from_array(np.asarray(v), k) for k, v in {**weights, **constants}.items()]
+    graph = helper.make_graph(nodes, "g", values[:1], values[1:], initializers)
+    path = folder / "optimized.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
+    return OptimizedModel(path=path)
+
+
+def _typed(folder: Path, precision: str, **policy: object) -> tuple[onnx.ModelProto, TypingReport]:
+    typed, report = assign_precision(_model(folder), folder / "typed.onnx", precision, PrecisionPolicy(**policy))  # type: ignore[arg-type]
+    model = onnx.load(typed.path)
+    onnx.checker.check_model(model, full_check=True)
+    return model, report
+
+
+def _run(model: bytes, x: np.ndarray, *, plain: bool = False) -> np.ndarray:
+    options = onnxruntime.SessionOptions()
+    if plain:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return np.asarray(session.run(None, {"x": x})[0])
+
+
+@pytest.mark.parametrize(("precision", "low"), [("fp16", TensorProto.FLOAT16), ("bf16", TensorProto.BFLOAT16)])
+def test_gemm_weights_are_low_and_norms_stay_fp32(precision: str, low: int, tmp_path: Path) -> None:
+    model, report = _typed(tmp_path, precision)
+    types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    assert [kind for name, kind in types.items() if name.startswith("w")] == [low, low]
+    assert report.half_fraction == 1.0
+    assert set(report.islands) == {f"norm/{op}" for op in ("Pow", "ReduceMean", "Add", "Sqrt", "Div")}
+    assert {v.type.tensor_type.elem_type for v in [*model.graph.input, *model.graph.output]} == {TensorProto.FLOAT}
+
+
+def test_fp32_changes_nothing(tmp_path: Path) -> None:
+    model, report = _typed(tmp_path, "fp32")
+    assert [node.op_type for node in model.graph.node].count("Cast") == report.casts == 0
+    assert {t.data_type for t in model.graph.initializer if t.name.startswith("w")} == {TensorProto.FLOAT}
+
+
+def test_a_wide_tensor_keeps_its_maker_and_readers_fp32(tmp_path: Path) -> None:
+    model, report = _typed(tmp_path, "fp16", wide_tensors={"h": "|x| reaches 7e+04"})
+    assert report.islands["fc1/MatMul"] == "range of h: |x| reaches 7e+04"
+    types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    assert types["w1"] == TensorProto.FLOAT
+    assert report.half_fraction == pytest.approx(1 / 3)  # half the weights, at two bytes instead of four
+
+
+def test_a_module_kept_whole_keeps_its_weights(tmp_path: Path) -> None:
+    _, report = _typed(tmp_path, "fp16", fp32_modules=("fc2",))
+    assert report.islands["fc2/MatMul"] == "module fc2"
+
+
+def test_fp16_numbers_stay_near_fp32(tmp_path: Path, rng: np.random.Generator) -> None:
+    x = rng.standard_normal((4, WIDTH)).astype(np.float32)
+    exact = _run(_typed(tmp_path, "fp32")[0].SerializeToString(), x)
+    half = _run(_typed(tmp_path, "fp16")[0].SerializeToString(), x)
+    assert 0 < np.abs(half - exact).max() < 5e-3
+
+
+def test_emulated_bf16_rounds_as_bf16_does(tmp_path: Path, rng: np.random.Generator) -> None:
+    """Errors must lie at BF16's size: far above FP16's, far below garbage."""
+    x = rng.standard_normal((4, WIDTH)).astype(np.float32)
+    exact = _run(_typed(tmp_path, "fp32")[0].SerializeToString(), x)
+    emulated = _run(emulate_bf16(_typed(tmp_path, "bf16")[0]).SerializeToString(), x, plain=True)
+    error = np.abs(emulated - exact).max() / np.abs(exact).max()
+    assert 2**-10 < error < 2**-5
+
+
+def test_a_weight_beyond_fp16_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="beyond the low-precision type"):
+        assign_precision(_model(tmp_path, scale=1e5), tmp_path / "typed.onnx", "fp16", PrecisionPolicy())
