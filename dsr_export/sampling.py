@@ -87,4 +87,6 @@ def _guided(prediction: Array, spec: SamplerSpec) -> Array:
 
 
 def _velocity(prediction: Array, x: Array, t: float, spec: SamplerSpec) -> Array:
-    return prediction if spec.prediction == "velocity" else (x - prediction) / np.float32(max(t, MIN_TIME))
+    if spec.prediction == "velocity":
+        return prediction
+    return np.asarray((x - prediction) / np.float32(max(t, MIN_TIME)))

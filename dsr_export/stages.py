@@ -8,20 +8,24 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from calibration.range_audit import RangeAudit, RangeRecorder
+from dsr_export.backends.base import Runner
 from dsr_export.backends.onnxruntime import OnnxRuntimeRunner
 from dsr_export.config import BatchRange
+from dsr_export.parity.checks import check_parity
 from dsr_export.parity.golden import Golden, fitted_sampler, make_golden
+from dsr_export.parity.tolerances import TOLERANCES
 from dsr_export.progress import Bar
 from dsr_export.runners import typed_runner
 from dsr_export.sampling import SamplerSpec, trajectory
 from dsr_export.subject import SubjectCard
-from graphs.artifacts import LoweredModel, OptimizedModel, Precision, TracedModel, TypedModel
+from graphs.artifacts import LoweredModel, OptimizedModel, Precision, TracedModel
 from graphs.lowering import lower, optimize
 from graphs.precision import PrecisionPolicy
 from graphs.probes import RANGES, add_range_probes
@@ -33,12 +37,13 @@ if TYPE_CHECKING:
 
 Folder = Path
 LoadSubject = Callable[[], "Subject"]
-MODEL, CARD, GOLDEN, FACTS = "model.onnx", "card.json", "golden.npz", "facts.json"
-LARGE = 100_000_000  # parameters; walking a larger model over its whole sampler on a CPU would take the better part of an hour
+MODEL, CARD, GOLDEN, FACTS, PLAN = "model.onnx", "card.json", "golden.npz", "facts.json", "engine.plan"
+LARGE = 100_000_000  # parameters; walking a larger model over its whole sampler would take a CPU an hour
 LARGE_STEPS = 6
 
 
-def trace_subject(load: LoadSubject, folder: Folder) -> None:
+def trace_subject(load: LoadSubject, folder: Folder, _: Bar) -> None:
+    """The symbolic graph, and the card."""
     from dsr_export.tracing import trace
 
     subject = load()
@@ -50,15 +55,13 @@ def traced(folder: Folder) -> TracedModel:
     return TracedModel(path=folder / MODEL, sites=SubjectCard.load(folder / CARD).sites)
 
 
-def make_reference(load: LoadSubject, batch: BatchRange, steps: int | None, folder: Folder, bar: Bar) -> None:
+def make_reference(load: LoadSubject, batch: BatchRange, sampler: SamplerSpec | None, folder: Folder, bar: Bar) -> None:
     """Golden vectors from FP32 PyTorch."""
     from dsr_export.backends.torch import TorchRunner
 
     subject = load()
-    sampler = parity_sampler(subject.card(), batch, steps)
     with TorchRunner(subject) as runner:
-        golden = make_golden(subject, runner, batch=batch, sampler=sampler, progress=bar)
-    golden.save(folder / GOLDEN)
+        make_golden(subject, runner, batch=batch, sampler=sampler, progress=bar).save(folder / GOLDEN)
 
 
 def golden(folder: Folder) -> Golden:
@@ -74,17 +77,19 @@ def parity_sampler(card: SubjectCard, batch: BatchRange, steps: int | None) -> S
     return fitted_sampler(dataclasses.replace(card.sampler, num_steps=chosen), batch)
 
 
-def lower_graph(source: Folder, folder: Folder) -> None:
-    _, reports = lower(traced(source), folder / MODEL)
+def lower_graph(source: Folder, folder: Folder, _: Bar) -> None:
+    reports = lower(traced(source), folder / MODEL)[1]
     write_json(folder / FACTS, {report.name: report.as_dict() for report in reports})
 
 
-def optimize_graph(source: Folder, folder: Folder) -> None:
-    _, report = optimize(LoweredModel(path=source / MODEL), folder / MODEL)
+def optimize_graph(source: Folder, folder: Folder, _: Bar) -> None:
+    report = optimize(LoweredModel(path=source / MODEL), folder / MODEL)[1]
     write_json(folder / FACTS, {report.name: report.as_dict()})
 
 
-def audit_ranges(source: Folder, card: SubjectCard, golden: Golden, sampler: SamplerSpec | None, folder: Folder, bar: Bar) -> None:
+def audit_ranges(
+    source: Folder, card: SubjectCard, golden: Golden, sampler: SamplerSpec | None, folder: Folder, bar: Bar
+) -> None:
     """The largest value of every tensor over a whole trajectory (or the golden batches, where there is none)."""
     probed = folder / "probed.onnx"
     recorder = RangeRecorder(add_range_probes(OptimizedModel(path=source / MODEL), probed))
@@ -109,22 +114,47 @@ def range_audit(folder: Folder) -> RangeAudit:
     return RangeAudit(**read_json(folder / FACTS))
 
 
-def type_graph(source: Folder, card: SubjectCard, audit: RangeAudit, precision: Precision, folder: Folder) -> None:
+def type_graph(
+    source: Folder, card: SubjectCard, audit: RangeAudit, precision: Precision, folder: Folder, _: Bar
+) -> None:
     policy = PrecisionPolicy(fp32_modules=card.fp32_modules, wide_tensors=audit.wide_tensors(precision))
-    _, report = assign_precision(OptimizedModel(path=source / MODEL), folder / MODEL, precision, policy)
+    report = assign_precision(OptimizedModel(path=source / MODEL), folder / MODEL, precision, policy)[1]
     write_json(folder / FACTS, report.as_dict())
 
 
-def typed(folder: Folder, precision: Precision) -> TypedModel:
-    return TypedModel(path=folder / MODEL, precision=precision)
-
-
-def compile_engine(source: Folder, card: SubjectCard, target: Target, batch: BatchRange, folder: Folder) -> None:
+def compile_engine(
+    source: Folder, card: SubjectCard, target: Target, batch: BatchRange, folder: Folder, _: Bar
+) -> None:
     from dsr_export.backends.tensorrt import build_engine
 
     engine = build_engine(source / MODEL, target, batch=batch, inputs=card.inputs)
-    (folder / "engine.plan").write_bytes(engine.plan)
+    (folder / PLAN).write_bytes(engine.plan)
     write_json(folder / FACTS, engine.facts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParityJob:
+    """What every candidate of one build is compared with."""
+
+    card: SubjectCard
+    golden: Golden
+    sampler: SamplerSpec | None
+    precision: Precision
+
+    def typed_graph(self, source: Folder, folder: Folder, bar: Bar) -> None:
+        """ONNX Runtime on the typed graph."""
+        self._check(typed_runner(source / MODEL, self.card.inputs, self.precision), folder, bar)
+
+    def engine(self, target: Target, source: Folder, folder: Folder, bar: Bar) -> None:
+        """The compiled engine, where a GPU is."""
+        from dsr_export.backends.tensorrt_runner import TensorRTRunner
+
+        self._check(TensorRTRunner(source / PLAN, backend=target.backend, inputs=self.card.inputs), folder, bar)
+
+    def _check(self, runner: Runner, folder: Folder, bar: Bar) -> None:
+        with runner:
+            report = check_parity(runner, self.golden, self.sampler, TOLERANCES[self.precision], bar)
+        write_json(folder / FACTS, report.as_dict())
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -18,7 +18,6 @@ import torch
 from onnxscript.values import Opset
 
 import dsr_export.registers  # noqa: F401  (defines the torch ops that the translation table names)
-from dsr_export.config import BatchRange
 from dsr_export.errors import ExportError
 from dsr_export.subject import Subject
 from graphs.artifacts import TracedModel
@@ -29,7 +28,7 @@ OPSET = 20  # TensorRT 10.3 ends near it, and every other target takes it
 _SCOPES = "pkg.torch.onnx.name_scopes"
 
 
-def trace(subject: Subject, batch: BatchRange, path: Path) -> TracedModel:
+def trace(subject: Subject, path: Path) -> TracedModel:
     """Writes the traced graph of `subject` to `path`, with a dynamic batch axis.
 
     Raises:
@@ -37,16 +36,16 @@ def trace(subject: Subject, batch: BatchRange, path: Path) -> TracedModel:
     """
     register_schemas()
     with torch.no_grad(), _quiet():
-        program = _export(subject, batch)
+        program = _export(subject)
     model = program.model_proto
     name_nodes(model)
     save_model(model, path)
     return TracedModel(path=path, sites=subject.dsr.sites())
 
 
-def _export(subject: Subject, batch: BatchRange) -> Any:
+def _export(subject: Subject) -> Any:
     example = {name: torch.from_numpy(value) for name, value in subject.example(2, seed=0).items()}
-    axis = torch.export.Dim("batch", min=1, max=max(batch.max, 2))
+    axis = torch.export.Dim("batch", min=1)
     try:
         return torch.onnx.export(
             subject.module,
@@ -56,7 +55,7 @@ def _export(subject: Subject, batch: BatchRange) -> Any:
             input_names=[spec.name for spec in subject.inputs],
             output_names=[spec.name for spec in subject.outputs],
             dynamic_shapes=tuple({0: axis} for _ in subject.inputs),
-            custom_translation_table=translations(),  # type: ignore[arg-type]
+            custom_translation_table=translations(),
             verbose=False,
         )
     except torch.onnx.errors.OnnxExporterError as error:

@@ -87,6 +87,6 @@ def _location_problem(location: str, folder: Path) -> str | None:
 
 def _bytes(tensor: onnx.TensorProto) -> int:
     """The size of a tensor that declares no length; 4-bit types, which pack two elements, count one byte for two."""
-    kind = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    itemsize: int = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
     packed = 2 if onnx.TensorProto.DataType.Name(tensor.data_type).endswith("INT4") else 1
-    return -(-math.prod(tensor.dims) * kind.itemsize // packed)
+    return -(-math.prod(tensor.dims) * itemsize // packed)

@@ -22,6 +22,8 @@ from dsr_export.subject import Subject
 from graphs.artifacts import TensorSpec
 
 REGISTERS = 36  # arXiv 2605.05206
+FP32_MODULES = ("x_embedder", "t_embedder", "y_embedder", "final_layer")
+"""Small, and sensitive: sinusoids of large angles, and the layer whose error is the output's."""
 SIZES: dict[str, dict[str, Value]] = {
     "rae-dit-s": {"hidden_size": 384, "depth": 12, "num_heads": 6},
     "rae-dit-b": {"hidden_size": 768, "depth": 12, "num_heads": 12},
@@ -114,6 +116,7 @@ def subject_from_module(
         num_classes=config.num_classes,
         config=dataclasses.asdict(config),
         provenance=dict(provenance or {}),
+        fp32_modules=FP32_MODULES,
     )
 
 

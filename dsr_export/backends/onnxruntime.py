@@ -1,0 +1,144 @@
+"""ONNX Runtime as a `Runner`; the one module that imports it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from dsr_export.backends.base import Array
+from dsr_export.backends.inputs import check_inputs
+from dsr_export.errors import ExportError
+from graphs.artifacts import TensorSpec
+from graphs.targets import module_of
+
+CPU = ("CPUExecutionProvider",)
+FATAL = 4  # its errors reach the caller as exceptions; below this it would print them too
+_ELEMENTS = {"float": "float32", "double": "float64", "float16": "float16", "bool": "bool"}
+_FAILURES = (
+    "EPFail",
+    "EngineError",
+    "Fail",
+    "InvalidArgument",
+    "InvalidGraph",
+    "InvalidProtobuf",
+    "ModelRequiresCompilation",
+    "NoModel",
+    "NoSuchFile",
+    "NotFound",
+    "NotImplemented",
+    "RuntimeException",
+)
+
+
+class OnnxRuntimeRunner:
+    """Runs a model file, or a serialised model, on the CPU unless other `providers` are named."""
+
+    name = "onnxruntime"
+
+    def __init__(
+        self,
+        model: Path | bytes,
+        *,
+        inputs: Sequence[TensorSpec],
+        optimize: bool = True,
+        threads: int | None = None,
+        providers: Sequence[str] = CPU,
+    ) -> None:
+        """`optimize=False` runs the graph node by node as written (the reference numerics of a Q/DQ graph).
+
+        Raises:
+            ExportError: an unreadable model, an op without an implementation, a provider that does not start, or
+                inputs other than `inputs`.
+        """
+        self._specs = tuple(inputs)
+        self._session: Any = _session(model, optimize, threads, list(providers))
+        _check_declared(self._session, self._specs)
+        self._outputs = [output.name for output in self._session.get_outputs()]
+
+    def __enter__(self) -> OnnxRuntimeRunner:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._session = None
+
+    def infer(self, inputs: dict[str, Array]) -> dict[str, Array]:
+        """Named inputs to named outputs, batch first. Raises `ExportError` on a wrong name, shape or type."""
+        if self._session is None:
+            raise ExportError("this ONNX Runtime session is closed")
+        fed = check_inputs(inputs, self._specs)
+        try:
+            results = self._session.run(self._outputs, fed)
+        except _failures() as error:
+            raise ExportError(f"ONNX Runtime failed while running: {_reason(error)}") from error
+        return {name: np.asarray(result) for name, result in zip(self._outputs, results, strict=True)}
+
+
+def _session(model: Path | bytes, optimize: bool, threads: int | None, providers: list[str]) -> Any:
+    import onnxruntime
+
+    missing = [name for name in providers if name not in onnxruntime.get_available_providers()]
+    if missing:
+        raise ExportError(f"ONNX Runtime has no {missing[0]} here", hint="use --runtime onnxruntime on the CPU")
+    levels = onnxruntime.GraphOptimizationLevel
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = FATAL
+    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
+    options.use_deterministic_compute = True
+    options.intra_op_num_threads = threads or 0
+    try:
+        session = onnxruntime.InferenceSession(
+            model if isinstance(model, bytes) else str(model), options, providers=providers
+        )
+    except _failures() as error:
+        raise _creation_error(error) from error
+    if providers[0] not in session.get_providers():  # it falls back to the CPU with a log line only
+        raise ExportError(f"ONNX Runtime could not start {providers[0]}", hint="install CUDA, or run on the CPU")
+    return session
+
+
+def _check_declared(session: Any, specs: Sequence[TensorSpec]) -> None:
+    """The session must take exactly the inputs that callers are checked against."""
+    declared = {value.name: _numpy_name(value.type) for value in session.get_inputs()}
+    wanted = {spec.name: spec.dtype for spec in specs}
+    if declared != wanted:
+        raise ExportError(
+            f"the model takes the inputs {declared}, where {wanted} are declared",
+            hint="the model and its manifest do not belong together; build the bundle again",
+        )
+
+
+def _numpy_name(kind: str) -> str:
+    """`tensor(float)` -> `float32`."""
+    element = kind.removeprefix("tensor(").removesuffix(")")
+    return _ELEMENTS.get(element, element)
+
+
+def _creation_error(error: Exception) -> ExportError:
+    reason = _reason(error)
+    missing = re.search(r"Could not find an implementation for (\S+?)\(\d+\) node with name '([^']*)'", reason)
+    if missing is None:
+        return ExportError(f"ONNX Runtime cannot load the model: {reason}", hint="see `dsr-export inspect`")
+    op, node = missing.groups()
+    return ExportError(
+        f"ONNX Runtime has no kernel for {op} with these types: node '{node}' (module {module_of(node)})",
+        hint="its CPU provider computes no BF16; build with --precision fp32 or fp16, or run an engine on a GPU",
+    )
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """Its exception types, which have no common base but Exception; versions differ in which exist."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    return tuple(getattr(state, name) for name in _FAILURES if hasattr(state, name))
+
+
+def _reason(error: Exception) -> str:
+    text = re.sub(r"\s+", " ", str(error)).strip()
+    return re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)[:600]

@@ -1,0 +1,119 @@
+"""One build: its options resolved, its key, and the log of its stages."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dsr_export.cache import CachedStage, StageCache, source_digest, tool_versions
+from dsr_export.config import ExportConfig
+from dsr_export.errors import ExportError
+from dsr_export.families import load_subject, subject_key
+from dsr_export.installation import check_buildable
+from dsr_export.progress import Bar, Reporter
+from dsr_export.runners import runs_here
+from graphs.targets import Target, default_target, target
+
+if TYPE_CHECKING:
+    from dsr_export.subject import Subject
+
+
+@dataclass
+class Build:
+    """Options of one build and what is derived from them. `log` grows by one entry per stage."""
+
+    config: ExportConfig
+    reporter: Reporter
+    log: list[dict[str, Any]] = field(default_factory=list)
+
+    @cached_property
+    def name(self) -> str:
+        """The bundle's name: the model's, fit for a file name."""
+        return self.config.model.replace(":", "-").replace("/", "-")
+
+    @cached_property
+    def out(self) -> Path:
+        return self.config.out if self.config.out is not None else Path(f"{self.name}.dsr")
+
+    @cached_property
+    def targets(self) -> tuple[Target, ...]:
+        """The targets asked for, or the default one, which is said aloud."""
+        if self.config.targets:
+            return tuple(target(name) for name in dict.fromkeys(self.config.targets))
+        chosen, reason = default_target()
+        self.reporter.note(f"target: {chosen.name} ({reason})")
+        return (chosen,)
+
+    @property
+    def engine_targets(self) -> tuple[Target, ...]:
+        return tuple(each for each in self.targets if each.backend != "onnxruntime")
+
+    def check_targets(self) -> None:
+        """Fails at once, not after the trace, where a target can't be built here."""
+        for each in self.engine_targets:
+            check_buildable(each)
+
+    @cached_property
+    def runnable_targets(self) -> tuple[Target, ...]:
+        """Those whose engines the GPU at hand runs; none without a GPU."""
+        return tuple(each for each in self.engine_targets if runs_here(each))
+
+    @cached_property
+    def subject_key(self) -> dict[str, Any]:
+        """Identifies model and weights, without loading them."""
+        config = self.config
+        return subject_key(config.model, config.checkpoint, config.random_weights, config.registers)
+
+    @cached_property
+    def key(self) -> str:
+        """Digest of everything the bundle depends on; equal keys mean that there is nothing to do."""
+        options = dataclasses.asdict(self.config) | {"checkpoint": None, "out": None, "force": False}
+        targets = [each.name for each in self.targets]
+        checked = [each.name for each in self.runnable_targets]
+        return _digest({"options": options, "targets": [targets, checked], "subject": self.subject_key, **self._tools})
+
+    @cached_property
+    def _tools(self) -> dict[str, Any]:
+        return {"tools": tool_versions(), "source": source_digest()}
+
+    @cached_property
+    def _subject(self) -> Subject:
+        config = self.config
+        return load_subject(
+            config.model,
+            checkpoint=config.checkpoint,
+            random_weights=config.random_weights,
+            registers=config.registers,
+        )
+
+    def load(self) -> Subject:
+        """The subject, loaded once; a build served from the cache never loads it."""
+        return self._subject
+
+    def stage(self, name: str, key: Mapping[str, Any], produce: Callable[[Path, Bar], None]) -> CachedStage:
+        """Runs one cached stage under a progress bar and logs it."""
+        began = time.monotonic()
+        with self.reporter.stage(name) as bar:
+            identity = json.loads(json.dumps({**key, **self._tools}, default=_plain))
+            done = StageCache.default().run(name, identity, lambda out: produce(out, bar))
+        self.log.append({"name": name, "seconds": round(time.monotonic() - began, 3), "cached": done.cached})
+        return done
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=_plain).encode()).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    if isinstance(value, Path):
+        return str(value)
+    raise ExportError(f"{type(value).__name__} can't be part of a cache key")

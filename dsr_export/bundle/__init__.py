@@ -1,0 +1,1 @@
+"""The bundle: a directory that ships. Written atomically, verified before use."""

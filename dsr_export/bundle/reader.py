@@ -1,0 +1,153 @@
+"""Opens a bundle. Everything is verified before anything is used: a plan is native code, a graph can name any file."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy.typing as npt
+
+from dsr_export.bundle.canonical import MAX_BYTES, parse_json, read_bounded
+from dsr_export.bundle.golden_file import read_npz
+from dsr_export.bundle.manifest import FileEntry, Manifest
+from dsr_export.bundle.model_file import check_model_file
+from dsr_export.bundle.paths import MANIFEST, parents
+from dsr_export.errors import ExportError, did_you_mean
+from graphs.artifacts import files_digest
+
+if TYPE_CHECKING:
+    from dsr_export.backends.base import Runner
+    from dsr_export.runners import Runtime
+
+Array = npt.NDArray[Any]
+MODEL, GOLDEN, REPORT = "model.onnx", "golden.npz", "report.json"
+
+_REBUILD = "copy the bundle again, or build it again with --force"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A verified bundle folder. Files are read again when asked for: whoever may write there must be trusted."""
+
+    path: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, path: Path | str) -> Bundle:
+        """Opens a bundle after verifying every file of it.
+
+        Raises:
+            ExportError: it is no bundle; or a file, which is named, is missing, unlisted, a link, or has another size
+                or checksum than the manifest says; or `model.onnx` refers to anything outside the bundle.
+        """
+        folder = Path(path)
+        try:
+            manifest = _manifest(folder)
+            _check_entries(folder, manifest)
+            for name, entry in manifest.files.items():
+                _check_file(folder / name, entry)
+            check_model_file(folder / MODEL, {name: entry.size for name, entry in manifest.files.items()})
+        except OSError as error:
+            raise ExportError(f"cannot read the bundle {folder}: {error}", hint=_REBUILD) from error
+        return cls(folder, manifest)
+
+    def file(self, name: str) -> Path:
+        """Where the listed file `name` lies. ExportError where the bundle has no such file."""
+        if name not in self.manifest.files:
+            near = did_you_mean(name, self.manifest.files)
+            raise ExportError(f"{self.path} has no file {name!r}", hint=near or _REBUILD)
+        return self.path / name
+
+    def golden(self) -> dict[str, Array]:
+        """The golden vectors by name. ExportError where they are missing or unreadable."""
+        return read_npz(self.file(GOLDEN))
+
+    def runner(self, runtime: Runtime = "auto") -> Runner:
+        """A context manager with `infer(dict) -> dict`; `auto` takes an engine where a GPU can run it.
+
+        Raises:
+            ExportError: the bundle holds no engine for `runtime`, or it can't run here.
+        """
+        from dsr_export.runners import bundle_runner
+
+        return bundle_runner(self, runtime)
+
+    def report(self) -> dict[str, Any]:
+        """The build's report. ExportError where it is missing or no JSON object."""
+        path = self.file(REPORT)
+        value = parse_json(read_bounded(path), where=path, max_bytes=MAX_BYTES)
+        if not isinstance(value, dict):
+            raise ExportError(f"{path} is no JSON object", hint=_REBUILD)
+        return value
+
+    def engine(self, target: str) -> Path | None:
+        """The plan built for `target`, None where that runtime takes `model.onnx`. ExportError for another target."""
+        targets = {each.name: each for each in self.manifest.targets}
+        if target not in targets:
+            near, names = did_you_mean(target, targets), f"its targets: {', '.join(targets)}"
+            raise ExportError(f"{self.path} was not built for '{target}'", hint=f"{near} {names}" if near else names)
+        engine = targets[target].engine
+        return None if engine is None else self.file(engine)
+
+
+def _manifest(folder: Path) -> Manifest:
+    if not folder.is_dir():
+        kind = "is a file, expected a bundle folder" if folder.exists() else "does not exist"
+        raise ExportError(f"{folder} {kind}", hint="`dsr-export build` makes a bundle")
+    path = folder / MANIFEST
+    if not os.path.lexists(path):
+        raise ExportError(f"{folder} is no bundle: it has no {MANIFEST}", hint="`dsr-export build` makes a bundle")
+    _check_regular(path)
+    manifest = Manifest.from_bytes(read_bounded(path), where=path)
+    if MODEL not in manifest.files:
+        raise ExportError(f"{path} does not list {MODEL}", hint=_REBUILD)
+    return manifest
+
+
+def _check_entries(folder: Path, manifest: Manifest) -> None:
+    """Nothing in the folder but what the manifest lists; unknown folders are refused, not walked."""
+    files = {*manifest.files, MANIFEST}
+    folders = {parent for name in files for parent in parents(name)}
+    for entry, name in _walk(folder, folders):
+        if entry.is_symlink():
+            raise ExportError(f"{folder / name} is a link, which a bundle may not hold", hint=_REBUILD)
+        known = name in folders if entry.is_dir(follow_symlinks=False) else name in files
+        if not known:
+            raise ExportError(f"{folder / name} is not listed in {MANIFEST}", hint=f"remove it, or {_REBUILD}")
+
+
+def _walk(folder: Path, folders: set[str]) -> Iterator[tuple[os.DirEntry[str], str]]:
+    """Entries of the folder and of its real subfolders `folders`, with their paths relative to `folder`."""
+    for inside in ("", *sorted(folders)):
+        path = folder / inside
+        if inside and not (path.is_dir() and not path.is_symlink()):
+            continue  # found missing, or found to be a link, elsewhere
+        with os.scandir(path) as entries:
+            for entry in entries:
+                yield entry, f"{inside}/{entry.name}" if inside else entry.name
+
+
+def _check_file(path: Path, entry: FileEntry) -> None:
+    size = _check_regular(path)
+    if size != entry.size:
+        raise ExportError(f"{path} has {size} bytes, the manifest says {entry.size}", hint=_REBUILD)
+    digest = files_digest([path])
+    if digest != entry.sha256:
+        raise ExportError(
+            f"{path} was changed: its sha256 is {digest}, the manifest says {entry.sha256}", hint=_REBUILD
+        )
+
+
+def _check_regular(path: Path) -> int:
+    """The size of a regular file; links count as none."""
+    try:
+        found = path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise ExportError(f"{path} is missing", hint=_REBUILD) from None
+    if not stat.S_ISREG(found.st_mode):
+        raise ExportError(f"{path} is no regular file", hint=_REBUILD)
+    return found.st_size

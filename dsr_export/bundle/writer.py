@@ -1,0 +1,90 @@
+"""Writes a bundle: assembled in a hidden folder beside the destination, flushed, then renamed into place whole."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from dsr_export.bundle.destination import Destination, absolute, aside, check_destination, temporary
+from dsr_export.bundle.manifest import FileEntry, Manifest
+from dsr_export.bundle.paths import MANIFEST, check_path_set, parents
+from dsr_export.disk import copy_durably, disk_full, flush_path, free_bytes, remove_tree, write_durably, write_error
+from dsr_export.errors import ExportError
+
+__all__ = ["Destination", "check_destination", "write_bundle"]
+
+_HINT = "free some space, or give an --out on another disk"
+_MARGIN = 1 << 20  # bytes, for the manifest and what folders take
+
+
+def write_bundle(out: Path, manifest: Manifest, contents: Mapping[str, Path | bytes], *, force: bool = False) -> Path:
+    """Writes `contents` (name in the bundle -> a file to copy, or its bytes) and the manifest, which lists them.
+
+    `manifest.files` is ignored: sizes and checksums are those of what was written. Returns `out`.
+    Nothing is left at `out` or beside it when this fails or is interrupted; an old bundle stays as it was.
+
+    Raises:
+        ExportError: as `check_destination`; a content is missing or its name is unsafe; the manifest is not one that
+            readers accept; the disk is full or cannot be written.
+    """
+    place = absolute(out)
+    check_path_set(contents, where=f"the plan for {out}")
+    found = check_destination(place, manifest.build_key, force)
+    needed = sum(_size(name, content) for name, content in contents.items())
+    folder = temporary(place)
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        _check_space(out, needed)
+        _fill(folder, manifest, contents)
+        _move_into_place(folder, place, replacing=found != "new")
+    except OSError as error:
+        raise write_error(error, out, needed=needed, hint=_HINT) from error
+    finally:
+        remove_tree(folder)
+    return out
+
+
+def _size(name: str, content: Path | bytes) -> int:
+    if isinstance(content, bytes):
+        return len(content)
+    if not content.is_file():
+        raise ExportError(f"{content}, which goes into the bundle as {name}, is no file", hint="build again")
+    return content.stat().st_size
+
+
+def _check_space(out: Path, needed: int) -> None:
+    """Before the copy: minutes of writing should not end in a full disk."""
+    if free_bytes(absolute(out)) < needed + _MARGIN:
+        raise disk_full(out, needed=needed, hint=_HINT)
+
+
+def _fill(folder: Path, manifest: Manifest, contents: Mapping[str, Path | bytes]) -> None:
+    folders = sorted({parent for name in contents for parent in parents(name)})
+    for each in ("", *folders):
+        (folder / each).mkdir()
+    files = {name: _put(content, folder / name) for name, content in sorted(contents.items())}
+    data = replace(manifest, files=files).to_bytes()
+    Manifest.from_bytes(data, where=MANIFEST)  # what the reader would refuse must never ship
+    write_durably(data, folder / MANIFEST)
+    for each in (*reversed(folders), ""):
+        flush_path(folder / each)
+
+
+def _put(content: Path | bytes, target: Path) -> FileEntry:
+    written = write_durably(content, target) if isinstance(content, bytes) else copy_durably(content, target)
+    return FileEntry(sha256=written[0], size=written[1])
+
+
+def _move_into_place(folder: Path, out: Path, *, replacing: bool) -> None:
+    old = aside(out)
+    try:
+        if replacing:
+            out.rename(old)
+        folder.rename(out)  # fails, as it should, where someone put a folder there since the check
+        flush_path(out.parent)
+    finally:  # after an interrupt too: never leave the user without the old bundle
+        if os.path.lexists(old) and not os.path.lexists(out):
+            old.rename(out)
+        remove_tree(old)

@@ -1,0 +1,84 @@
+"""The command line: one command per file, loaded when it is called, so that `--help` is instant."""
+
+from __future__ import annotations
+
+import importlib
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from types import FrameType
+
+import click
+
+from dsr_export import __version__
+from graphs.errors import ExportError
+
+COMMANDS = {
+    "build": "Build a verified bundle with engines from a model.",
+    "verify": "Check a bundle's files and numbers; works without torch.",
+    "run": "Run a bundle on inputs from an npz file.",
+    "sample": "Draw samples from a bundle as a PNG grid.",
+    "inspect": "Show what is in a bundle or an ONNX file.",
+    "models": "List the registered models.",
+    "doctor": "Show what is installed, and what each target needs.",
+}
+INTERRUPTED = 130  # the shells' convention for Ctrl-C
+
+
+class LazyGroup(click.Group):
+    """Knows its commands by name and imports one only when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"dsr_export.cli.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="dsr-export")
+@click.option("--debug", is_flag=True, help="Show a traceback with errors; may stand anywhere.")
+def cli(debug: bool) -> None:
+    """Export diffusion transformers with Dual-Stage Registers to verified engines."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command line and exits: 0 done, 1 error, 2 usage, 3 parity failed."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        sys.exit(cli.main([word for word in given if word != "--debug"], standalone_mode=False) or 0)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        _complain("interrupted; nothing half-written is left", "run the same command again to resume from the cache")
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        sys.exit(1)
+    except ExportError as error:
+        _complain(error.message, error.hint, debug=debug)
+    except Exception as error:
+        _complain(f"unexpected {type(error).__name__}: {error}", "this is a bug; --debug shows where", debug=debug)
+    sys.exit(1)
+
+
+def _complain(message: str, hint: str | None, *, debug: bool = False) -> None:
+    if debug:
+        traceback.print_exc()
+    click.echo(f"error: {message}", err=True)
+    if hint:
+        click.echo(f"hint: {hint}", err=True)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

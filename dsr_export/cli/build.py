@@ -1,0 +1,60 @@
+"""`dsr-export build`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from dsr_export.cli.output import Named, show_report
+from dsr_export.config import BatchRange, ExportConfig
+
+
+@click.command("build")
+@click.argument("model", default="digits")
+@click.option(
+    "--checkpoint", type=click.Path(path_type=Path), help="Weights: .safetensors, or .pt without pickled code."
+)
+@click.option(
+    "--random-weights", type=int, metavar="SEED", help="Seeded random weights, for trying out an architecture."
+)
+@click.option("--registers", type=click.IntRange(min=0), help="Diffusion registers; 0 for none. [default: the model's]")
+@click.option("--precision", type=Named("fp32", "fp16", "bf16"), default="fp32", show_default=True)
+@click.option("--target", "targets", multiple=True, help="Where it will run; repeatable. See `dsr-export doctor`.")
+@click.option("--batch", default="1,2,8", show_default=True, metavar="MIN,OPT,MAX", help="Batch sizes engines serve.")
+@click.option(
+    "--trajectory-steps", type=click.IntRange(min=2), help="Grid points of the parity walk. [default: the sampler's]"
+)
+@click.option("--out", type=click.Path(path_type=Path), help="Bundle folder. [default: ./MODEL.dsr]")
+@click.option("--force", is_flag=True, help="Replace an existing folder.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, and nothing else.")
+def command(
+    model: str,
+    checkpoint: Path | None,
+    random_weights: int | None,
+    registers: int | None,
+    precision: str,
+    targets: tuple[str, ...],
+    batch: str,
+    trajectory_steps: int | None,
+    out: Path | None,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Build a verified bundle with engines from MODEL (default: the packaged `digits`)."""
+    config = ExportConfig(
+        model=model,
+        checkpoint=checkpoint,
+        random_weights=random_weights,
+        registers=registers,
+        precision=precision,  # type: ignore[arg-type]
+        targets=targets,
+        batch=BatchRange.parse(batch),
+        trajectory_steps=trajectory_steps,
+        out=out,
+        force=force,
+    )
+    from dsr_export.pipeline import export
+    from dsr_export.progress import reporter
+
+    show_report(export(config, reporter=reporter()).report(), as_json=as_json)

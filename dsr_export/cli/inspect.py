@@ -1,0 +1,35 @@
+"""`dsr-export inspect`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+@click.command("inspect")
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, and nothing else.")
+def command(path: Path, as_json: bool) -> None:
+    """Show what is in a bundle or an ONNX file at PATH. Runs nothing and deserialises no plan."""
+    from dsr_export.inspection import inspect_bundle, inspect_onnx
+
+    facts = inspect_onnx(path) if path.suffix == ".onnx" else inspect_bundle(path)
+    if as_json:
+        click.echo(json.dumps(facts, sort_keys=True))
+    else:
+        _print(facts, "")
+
+
+def _print(facts: dict[str, Any], indent: str) -> None:
+    for key, value in facts.items():
+        if isinstance(value, dict) and value:
+            click.echo(f"{indent}{key}:")
+            _print(value, indent + "  ")
+        elif isinstance(value, list | tuple) and value and isinstance(value[0], dict):
+            for entry in value:
+                click.echo(f"{indent}{key}: " + "  ".join(f"{k}={v}" for k, v in entry.items()))
+        else:
+            click.echo(f"{indent}{key}: {value}")

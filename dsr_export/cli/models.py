@@ -1,0 +1,24 @@
+"""`dsr-export models`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import click
+
+
+@click.command("models")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, and nothing else.")
+def command(as_json: bool) -> None:
+    """List the registered models; the first is the default."""
+    from dsr_export.families import models
+
+    entries = models()
+    if as_json:
+        click.echo(json.dumps({"models": [dataclasses.asdict(entry) for entry in entries]}, sort_keys=True))
+        return
+    for entry in entries:
+        size = "" if entry.parameters is None else f"{entry.parameters / 1e6:.1f} M"
+        weights = "packaged" if entry.packaged else "--checkpoint"
+        click.echo(f"{entry.name:<16} {entry.family:<10} {size:>9}  {weights:<13} {entry.description}")

@@ -1,0 +1,61 @@
+"""What commands print on stdout: one JSON object with `--json`, otherwise a short table."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from graphs.errors import did_you_mean
+
+PARITY_FAILED = 3
+
+
+class Named(click.ParamType[str]):
+    """One of a few names, with a suggestion for a misspelt one."""
+
+    name = "name"
+
+    def __init__(self, *names: str) -> None:
+        self.names = names
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value not in self.names:
+            suggestion = did_you_mean(str(value), self.names) or "choose from " + ", ".join(self.names)
+            self.fail(f"{value!r} is unknown; {suggestion}", param, ctx)
+        return value
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        return "[" + "|".join(self.names) + "]"
+
+
+def show_report(report: dict[str, Any], *, as_json: bool) -> None:
+    """Prints a build's or a verification's report and exits 3 where it failed."""
+    if as_json:
+        click.echo(json.dumps(report, sort_keys=True))
+    else:
+        _print_report(report)
+    if not report["passed"]:
+        raise click.exceptions.Exit(PARITY_FAILED)
+
+
+def _print_report(report: dict[str, Any]) -> None:
+    click.echo(f"{report['bundle']}  {report['precision']}  {', '.join(report['targets'])}")
+    for row in report["parity"]:
+        click.echo(f"  {_verdict(row)}  {row['runtime']:<12} {row['check']:<11} {row['output']:<7} {_figures(row)}")
+    for check in report["checks"]:
+        click.echo(f"  {_verdict(check)}  {check['name']}: {check['value']:.3f} (at least {check['limit']:.2f})")
+    click.echo("passed" if report["passed"] else "FAILED: see report.json in the bundle")
+
+
+def _verdict(row: dict[str, Any]) -> str:
+    return "ok  " if row["passed"] else "FAIL"
+
+
+def _figures(row: dict[str, Any]) -> str:
+    if row["problem"] is not None:
+        return str(row["problem"])
+    return (
+        f"max {row['max_abs']:.2e}  cos {row['cosine']:.6f}  PSNR {row['psnr_db']:.1f} dB  SNR {row['snr_db']:.1f} dB"
+    )

@@ -1,0 +1,31 @@
+"""`dsr-export run`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dsr_export.cli.output import Named
+
+
+@click.command("run")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option(
+    "--input", "source", type=click.Path(path_type=Path), required=True, help="npz with the model's inputs by name."
+)
+@click.option("--output", type=click.Path(path_type=Path), required=True, help="npz to write, outputs by name.")
+@click.option(
+    "--runtime", type=Named("auto", "onnxruntime", "tensorrt", "tensorrt-rtx"), default="auto", show_default=True
+)
+def command(bundle: Path, source: Path, output: Path, runtime: Any) -> None:
+    """Run BUNDLE once on the arrays of an npz file."""
+    from dsr_export.arrays import load_arrays, save_arrays
+    from dsr_export.bundle.reader import Bundle
+
+    with Bundle.open(bundle).runner(runtime) as runner:
+        outputs = runner.infer(load_arrays(source))
+    save_arrays(output, outputs)
+    shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in outputs.items())
+    click.echo(f"{output}: {shapes}")

@@ -1,0 +1,48 @@
+"""`dsr-export sample`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dsr_export.cli.output import Named
+
+
+@click.command("sample")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--class", "label", type=click.IntRange(min=0), help="One class for all images. [default: each in turn]")
+@click.option(
+    "--count", type=click.IntRange(min=1, max=1024), default=16, show_default=True, help="Images in the grid."
+)
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--steps", type=click.IntRange(min=2), help="Grid points of the sampler. [default: the model's]")
+@click.option("--guidance", type=float, help="Guidance scale; 1 for none. [default: the model's]")
+@click.option(
+    "--runtime", type=Named("auto", "onnxruntime", "tensorrt", "tensorrt-rtx"), default="auto", show_default=True
+)
+@click.option("-o", "--output", type=click.Path(path_type=Path), default="samples.png", show_default=True)
+def command(
+    bundle: Path,
+    label: int | None,
+    count: int,
+    seed: int,
+    steps: int | None,
+    guidance: float | None,
+    runtime: Any,
+    output: Path,
+) -> None:
+    """Draw a PNG grid of samples from BUNDLE. The same seed gives the same noise on every runtime."""
+    from dsr_export.bundle.reader import Bundle
+    from dsr_export.pictures import save_grid
+    from dsr_export.progress import reporter
+    from dsr_export.samples import draw
+
+    opened = Bundle.open(bundle)
+    with reporter().stage("sample") as bar:
+        images = draw(
+            opened, label=label, count=count, seed=seed, steps=steps, guidance=guidance, runtime=runtime, progress=bar
+        )
+    save_grid(images, output)
+    click.echo(f"{output}: {count} images of {images.shape[2]}x{images.shape[3]}")

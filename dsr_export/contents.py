@@ -1,0 +1,89 @@
+"""What a finished build puts into its bundle."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from calibration.range_audit import RangeAudit
+from dsr_export import stages
+from dsr_export.build import Build
+from dsr_export.bundle.manifest import BundleTarget, Manifest
+from dsr_export.cache import CachedStage, tool_versions
+from dsr_export.parity.tolerances import TOLERANCES
+from dsr_export.subject import SubjectCard
+from graphs.targets import Target
+
+
+def bundle_contents(
+    typed: CachedStage, reference: CachedStage, engines: Mapping[str, CachedStage], report: Mapping[str, Any]
+) -> dict[str, Path | bytes]:
+    """Path in the bundle -> where its bytes are."""
+    contents: dict[str, Path | bytes] = {
+        path.name: path for path in typed.path.iterdir() if path.name.startswith(stages.MODEL)
+    }
+    contents[stages.GOLDEN] = reference.path / stages.GOLDEN
+    for name, engine in engines.items():
+        contents[plan_path(name)] = engine.path / stages.PLAN
+    contents["report.json"] = json.dumps(report, indent=1, sort_keys=True).encode()
+    return contents
+
+
+def plan_path(target: str) -> str:
+    """`engines/<target>.plan`, with a dash for the colon that some file systems refuse."""
+    return f"engines/{target.replace(':', '-')}.plan"
+
+
+def bundle_manifest(build: Build, card: SubjectCard, engines: Mapping[str, CachedStage], audit: RangeAudit) -> Manifest:
+    """The manifest but for its file list, which the writer measures."""
+    return Manifest(
+        name=build.name,
+        model={"name": card.name, "family": card.family, "config": card.config, "num_classes": card.num_classes},
+        dsr=card.dsr,
+        precision=build.config.precision,
+        targets=tuple(_bundle_target(target, engines.get(target.name)) for target in build.targets),
+        inputs=card.inputs,
+        outputs=card.outputs,
+        batch=build.config.batch,
+        sampler=None if card.sampler is None else asdict(card.sampler),
+        tolerances=TOLERANCES[build.config.precision].as_dict(),
+        tools=tool_versions(),
+        provenance={**card.provenance, "git_revision": _git_revision()},
+        build_key=build.key,
+        range_audit={"kept_fp32": audit.wide_tensors(build.config.precision), "runs": audit.runs},
+    )
+
+
+def _bundle_target(target: Target, engine: CachedStage | None) -> BundleTarget:
+    if engine is None:
+        return BundleTarget(name=target.name, backend=target.backend, version=_onnxruntime_version())
+    facts = stages.read_json(engine.path / stages.FACTS)
+    return BundleTarget(
+        name=target.name,
+        backend=target.backend,
+        version=facts["version"],
+        compute_capabilities=tuple(facts["compute_capabilities"]),
+        engine=plan_path(target.name),
+        facts=facts,
+    )
+
+
+def _onnxruntime_version() -> str:
+    versions = tool_versions()
+    return next((versions[name] for name in ("onnxruntime-gpu", "onnxruntime") if name in versions), "unknown")
+
+
+def _git_revision() -> str | None:
+    """The revision of the checkout this package runs from; None for an installed one."""
+    root = Path(__file__).resolve().parent.parent
+    command = ["git", "-C", str(root), "rev-parse", "--show-toplevel", "HEAD"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    lines = found.stdout.split()  # an environment inside some other checkout has that one's root
+    return lines[1] if found.returncode == 0 and len(lines) == 2 and Path(lines[0]) == root else None

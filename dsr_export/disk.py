@@ -1,0 +1,105 @@
+"""What the bundle writer and the cache share: durable copies, full disks, and what killed processes leave behind."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from dsr_export.errors import ExportError
+
+CHUNK = 1 << 20
+DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+def is_disk_full(error: OSError) -> bool:
+    """No space, no quota, or a file larger than the file system or a limit allows."""
+    return error.errno in DISK_FULL
+
+
+def write_error(error: OSError, path: Path, *, needed: int | None = None, hint: str) -> ExportError:
+    """What to raise for an `error` met while writing `path`; `needed` in bytes. Call it before anything is removed."""
+    if is_disk_full(error):
+        return disk_full(path, needed=needed, hint=hint)
+    return ExportError(f"cannot write {path}: {error}", hint=hint)
+
+
+def disk_full(path: Path, *, needed: int | None, hint: str) -> ExportError:
+    """The error for a file system that cannot take `path`."""
+    demand = "" if needed is None else f"needs {_megabytes(needed)}, "
+    try:
+        free = _megabytes(free_bytes(path))
+    except OSError:
+        free = "an unknown amount"
+    return ExportError(f"disk full writing {path}: {demand}{free} free", hint=hint)
+
+
+def free_bytes(path: Path) -> int:
+    """Free space where `path` is or will be, as far as the user may use it; OSError where that cannot be told."""
+    return shutil.disk_usage(nearest_existing(path)).free
+
+
+def nearest_existing(path: Path) -> Path:
+    """The first of `path` and the folders above it that exists."""
+    return next(each for each in (path, *path.absolute().parents) if each.exists())
+
+
+def copy_durably(source: Path, target: Path) -> tuple[str, int]:
+    """Copies contents and flushes them to the disk. Returns the sha256 and size of what was copied. Raises OSError."""
+    digest, size = hashlib.sha256(), 0
+    with source.open("rb") as reader, target.open("xb") as writer:
+        while chunk := reader.read(CHUNK):
+            writer.write(chunk)
+            digest.update(chunk)
+            size += len(chunk)
+        writer.flush()
+        os.fsync(writer.fileno())  # a rename can survive a power cut that unflushed data does not
+    return digest.hexdigest(), size
+
+
+def write_durably(data: bytes, target: Path) -> tuple[str, int]:
+    """As `copy_durably`, from memory."""
+    with target.open("xb") as writer:
+        writer.write(data)
+        writer.flush()
+        os.fsync(writer.fileno())
+    return hashlib.sha256(data).hexdigest(), len(data)
+
+
+def flush_path(path: Path) -> None:
+    """Flushes a closed file, or the entries of a folder, where the system can (Windows flushes only open writers)."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # network file systems that cannot flush a folder
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def remove_tree(path: Path) -> None:
+    """Removes a folder and everything in it, as far as possible; what stays is found by the next build."""
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def process_alive(pid: int) -> bool:
+    """Whether a process of this machine has this id. Where that cannot be asked, yes: better a leftover than a loss."""
+    if sys.platform == "win32":  # os.kill(pid, 0) would send Ctrl-C there
+        return True
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _megabytes(count: int) -> str:
+    return f"{-(-count // 1_000_000)} MB"

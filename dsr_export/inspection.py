@@ -1,0 +1,58 @@
+"""What is in a bundle or an ONNX file, read without running or deserialising anything."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from dsr_export.bundle.reader import Bundle
+from graphs.builders import PREFIX
+from graphs.files import load_model
+from graphs.weights import typed_weights
+
+
+def inspect_bundle(path: Path) -> dict[str, Any]:
+    """The manifest, the graph's summary and the recorded engine facts. Plans are never deserialised.
+
+    Raises:
+        ExportError: a file was altered or is missing.
+    """
+    bundle = Bundle.open(path)
+    manifest = bundle.manifest.as_dict()
+    return {
+        "bundle": str(path),
+        **{
+            key: manifest[key]
+            for key in ("model", "dsr", "precision", "targets", "batch", "inputs", "outputs", "tools")
+        },
+        "passed": bundle.report()["passed"],
+        "files": manifest["files"],
+        "graph": graph_summary(load_model(bundle.file("model.onnx"), weights=False)),
+    }
+
+
+def inspect_onnx(path: Path) -> dict[str, Any]:
+    return {"onnx": str(path), "graph": graph_summary(load_model(path, weights=False))}
+
+
+def graph_summary(model: onnx.ModelProto) -> dict[str, Any]:
+    """Opsets, operators, weight bytes by type, and the DSR sites by name."""
+    names = onnx.TensorProto.DataType.Name
+    by_type: Counter[str] = Counter()
+    for weight in typed_weights(model):
+        by_type[names(weight.type).lower()] += weight.bytes
+    sites = {
+        "/".join(node.name.split("/")[2:-1]) for node in model.graph.node if node.name.startswith(PREFIX + "lower")
+    }
+    symbolic = {node.name for node in model.graph.node if node.domain == "dsr"}
+    return {
+        "ir_version": model.ir_version,
+        "opsets": {opset.domain or "ai.onnx": opset.version for opset in model.opset_import},
+        "nodes": len(model.graph.node),
+        "operators": dict(Counter(node.op_type for node in model.graph.node).most_common()),
+        "weight_bytes": dict(by_type),
+        "dsr_sites": sorted(sites | symbolic),
+    }

@@ -1,0 +1,77 @@
+"""The whole export as one straight function: model in, verified bundle out."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from dsr_export import stages
+from dsr_export.build import Build
+from dsr_export.bundle.destination import check_destination
+from dsr_export.bundle.reader import Bundle
+from dsr_export.bundle.writer import write_bundle
+from dsr_export.config import ExportConfig
+from dsr_export.contents import bundle_contents, bundle_manifest
+from dsr_export.locks import exclusive
+from dsr_export.progress import Reporter, Silent
+from dsr_export.report import build_report
+from dsr_export.subject import SubjectCard
+from graphs.targets import check_model
+
+
+def export(config: ExportConfig, *, reporter: Reporter | None = None) -> Bundle:
+    """Builds the bundle that `config` asks for, or finds it up to date.
+
+    The bundle is written even when parity fails, and says so: `bundle.report()["passed"]`.
+
+    Raises:
+        ExportError: bad input, an unsupported graph, a missing runtime, or an output folder that is not ours.
+    """
+    build = Build(config, reporter or Silent())
+    build.check_targets()
+    with exclusive(build.out):
+        if check_destination(build.out, build.key, config.force) == "same":
+            bundle = Bundle.open(build.out)
+            build.reporter.note(f"{build.out} is up to date")
+            return bundle
+        return _export(build)
+
+
+def _export(build: Build) -> Bundle:
+    config, run = build.config, build.stage
+    traced = run("trace", build.subject_key, partial(stages.trace_subject, build.load))
+    card = SubjectCard.load(traced.path / stages.CARD)
+    sampler = stages.parity_sampler(card, config.batch, config.trajectory_steps)
+
+    key = {"subject": build.subject_key, "batch": config.batch, "sampler": sampler}
+    reference = run("reference", key, partial(stages.make_reference, build.load, config.batch, sampler))
+    golden = stages.golden(reference.path)
+
+    lowered = run("lower", {"of": traced.digest}, partial(stages.lower_graph, traced.path))
+    optimized = run("optimize", {"of": lowered.digest}, partial(stages.optimize_graph, lowered.path))
+
+    key = {"of": optimized.digest, "golden": reference.digest}
+    audited = run("audit", key, partial(stages.audit_ranges, optimized.path, card, golden, sampler))
+    audit = stages.range_audit(audited.path)
+
+    key = {"of": optimized.digest, "audit": audited.digest, "precision": config.precision}
+    typed = run("type", key, partial(stages.type_graph, optimized.path, card, audit, config.precision))
+    for target in build.targets:  # before any engine is built: an unsupported op should not cost minutes
+        check_model(typed.path / stages.MODEL, target)
+
+    engines = {}
+    for target in build.engine_targets:
+        key = {"of": typed.digest, "target": target.name, "batch": config.batch}
+        job = partial(stages.compile_engine, typed.path, card, target, config.batch)
+        engines[target.name] = run("engine", key, job)
+
+    check = stages.ParityJob(card=card, golden=golden, sampler=sampler, precision=config.precision)
+    key = {"golden": reference.digest, "precision": config.precision}
+    parity = [run("parity", {"of": typed.digest, **key}, partial(check.typed_graph, typed.path))]
+    for target in build.runnable_targets:
+        plan = engines[target.name]
+        parity.append(run("parity-engine", {"of": plan.digest, **key}, partial(check.engine, target, plan.path)))
+
+    report = build_report(build, card, [lowered, optimized], typed, audit, engines, parity)
+    contents = bundle_contents(typed, reference, engines, report)
+    manifest = bundle_manifest(build, card, engines, audit)
+    return Bundle.open(write_bundle(build.out, manifest, contents, force=config.force))

@@ -1,0 +1,70 @@
+"""`report.json`: what a build or a verification found, in plain values with a schema version."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from calibration.range_audit import RangeAudit
+from dsr_export import stages
+from dsr_export.build import Build
+from dsr_export.cache import CachedStage, tool_versions
+from dsr_export.subject import SubjectCard
+from graphs.artifacts import Precision
+
+SCHEMA_VERSION = 1
+MIN_HALF_FRACTION = 0.5
+"""Of the GEMM and convolution weight bytes of an FP16 or BF16 graph. FP32 islands are small; below a half of the bytes,
+the precision asked for is not the precision delivered, whatever the parity."""
+
+
+def build_report(
+    build: Build,
+    card: SubjectCard,
+    rewritten: Sequence[CachedStage],
+    typed: CachedStage,
+    audit: RangeAudit,
+    engines: Mapping[str, CachedStage],
+    parity: Sequence[CachedStage],
+) -> dict[str, Any]:
+    """The report of a finished build; `passed` is the verdict over parity and precision."""
+    checked = [stages.read_json(stage.path / stages.FACTS) for stage in parity]
+    typing = stages.read_json(typed.path / stages.FACTS)
+    precision = precision_check(build.config.precision, typing["half_weight_fraction"])
+    rewrites = {k: v for stage in rewritten for k, v in stages.read_json(stage.path / stages.FACTS).items()}
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "bundle": str(build.out),
+        "passed": precision["passed"] and all(each["passed"] for each in checked),
+        "precision": build.config.precision,
+        "target": build.targets[0].name,
+        "targets": [each.name for each in build.targets],
+        "model": {"name": card.name, "family": card.family, "parameters": card.parameters},
+        "batch": asdict(build.config.batch),
+        "stages": list(build.log),
+        "parity": [row for each in checked for row in each["rows"]],
+        "trajectory_snr_db": checked[0]["trajectory_snr_db"],
+        "checks": [precision],
+        "rewrites": {name: facts["count"] for name, facts in rewrites.items()},
+        "rewrite_details": rewrites,
+        "typing": typing,
+        "range_audit": audit.as_dict(),
+        "engines": {name: stages.read_json(stage.path / stages.FACTS) for name, stage in engines.items()},
+        "tools": tool_versions(),
+        "peak_rss_bytes": peak_rss_bytes(),
+    }
+
+
+def precision_check(precision: Precision, half_fraction: float) -> dict[str, Any]:
+    """Whether the weights have the type that was asked for."""
+    limit = MIN_HALF_FRACTION if precision in ("fp16", "bf16") else 0.0
+    return {"name": "half_weight_fraction", "value": half_fraction, "limit": limit, "passed": half_fraction >= limit}
+
+
+def peak_rss_bytes() -> int:
+    """Largest resident size of this process so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,75 @@
+"""Opens the right runner for a model and a runtime; none of this needs torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from dsr_export.backends.base import Runner
+from dsr_export.backends.gpu import compute_capability
+from dsr_export.backends.onnxruntime import OnnxRuntimeRunner
+from dsr_export.errors import ExportError
+from graphs.artifacts import Precision, TensorSpec
+from graphs.emulate import emulate_bf16
+from graphs.files import load_model
+from graphs.targets import Target, target
+
+if TYPE_CHECKING:
+    from dsr_export.bundle.reader import Bundle
+
+Runtime = Literal["auto", "onnxruntime", "tensorrt", "tensorrt-rtx"]
+RTX_CAPABILITIES = ("8.0", "8.6", "8.9")
+"""What a portable TensorRT-RTX engine runs on, beside 12.0 and later: not 8.7 (Orin), not 9.0."""
+
+
+def typed_runner(model: Path, inputs: Sequence[TensorSpec], precision: Precision) -> Runner:
+    """ONNX Runtime on a typed graph. Its CPU provider has no BF16 arithmetic, so that is emulated by rounding."""
+    if precision == "bf16":
+        emulated = emulate_bf16(load_model(model)).SerializeToString()
+        return OnnxRuntimeRunner(emulated, inputs=inputs, optimize=False)
+    return OnnxRuntimeRunner(model, inputs=inputs)
+
+
+def bundle_runner(bundle: Bundle, runtime: Runtime) -> Runner:
+    """A runner for `runtime`; `auto` takes an engine where a GPU can run it, else ONNX Runtime.
+
+    Raises:
+        ExportError: the bundle has no engine for the runtime, or there is no GPU to run it.
+    """
+    engine = _engine(bundle, runtime)
+    if engine is None:
+        return typed_runner(bundle.file("model.onnx"), bundle.manifest.input_specs(), bundle.manifest.precision)
+    from dsr_export.backends.tensorrt_runner import TensorRTRunner
+
+    backend, plan = engine
+    return TensorRTRunner(plan, backend=backend, inputs=bundle.manifest.input_specs())
+
+
+def has_runnable_engine(bundle: Bundle) -> bool:
+    """Whether `auto` would run an engine here."""
+    return _engine(bundle, "auto") is not None
+
+
+def runs_here(target: Target) -> bool:
+    """Whether an engine of `target` fits the GPU at hand; False without one."""
+    found = compute_capability()
+    if found is None:
+        return False
+    if target.backend == "tensorrt_rtx":
+        return found in RTX_CAPABILITIES or float(found) >= 12
+    return target.compute_capability in (None, "current", found)
+
+
+def _engine(bundle: Bundle, runtime: Runtime) -> tuple[str, Path] | None:
+    if runtime == "onnxruntime":
+        return None
+    wanted = None if runtime == "auto" else runtime.replace("-", "_")
+    engines = [t for t in bundle.manifest.targets if t.engine is not None and wanted in (None, t.backend)]
+    if wanted is None:
+        engines = [each for each in engines if runs_here(target(each.name))]
+    if not engines and wanted is not None:
+        raise ExportError(
+            f"{bundle.path} holds no {runtime} engine", hint="build with --target rtx, or use --runtime onnxruntime"
+        )
+    return (engines[0].backend, bundle.file(str(engines[0].engine))) if engines else None
