@@ -29,7 +29,7 @@ def bundle_contents(
     contents[stages.GOLDEN] = reference.path / stages.GOLDEN
     for name, engine in engines.items():
         contents[plan_path(name)] = engine.path / stages.PLAN
-    contents["report.json"] = json.dumps(report, indent=1, sort_keys=True).encode()
+    contents["report.json"] = json.dumps(report, indent=1, sort_keys=True, allow_nan=False).encode()
     return contents
 
 

@@ -89,4 +89,5 @@ def _bytes(tensor: onnx.TensorProto) -> int:
     """The size of a tensor that declares no length; 4-bit types, which pack two elements, count one byte for two."""
     itemsize: int = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
     packed = 2 if onnx.TensorProto.DataType.Name(tensor.data_type).endswith("INT4") else 1
-    return -(-math.prod(tensor.dims) * itemsize // packed)
+    elements: int = math.prod(tensor.dims)
+    return -(-elements * itemsize // packed)

@@ -39,7 +39,10 @@ def signature(network: Any, model: onnx.ModelProto, inputs: Sequence[TensorSpec]
     changed = [entry for entries in facts.values() for entry in entries if entry["dtype"] != entry["declared_dtype"]]
     if changed:
         told = ", ".join(f"{entry['name']} from {entry['declared_dtype']} to {entry['dtype']}" for entry in changed)
-        raise ExportError(f"TensorRT would change the type of {told}", hint="use FP32 and INT64 inputs and outputs; engines have no FP64")
+        raise ExportError(
+            f"TensorRT would change the type of {told}",
+            hint="use FP32 and INT64 inputs and outputs; engines have no FP64",
+        )
     for entry in facts["outputs"]:
         if not _agree(entry["declared_shape"], entry["shape"]):
             raise ExportError(

@@ -17,9 +17,13 @@ def gpu_available() -> bool:
 def compute_capability() -> str | None:
     """`"8.9"` of the first device, or None where there is no device or no driver. Never raises."""
     try:
-        driver = ctypes.CDLL(_DRIVER)
-    except OSError:
+        return _ask(ctypes.CDLL(_DRIVER))
+    except (OSError, AttributeError):  # no driver, or a stub of one
         return None
+
+
+def _ask(driver: ctypes.CDLL) -> str | None:
+    """None where any call fails; they return 0 on success."""
     count, device = ctypes.c_int(0), ctypes.c_int(0)
     failed = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
     if failed or count.value < 1 or driver.cuDeviceGet(ctypes.byref(device), 0):

@@ -22,7 +22,7 @@ def parse_error(errors: Sequence[Any], model: onnx.ModelProto, log: VendorLog) -
     """From the parser's own errors (`IParserError`), which know their node."""
     if not errors:
         return ExportError(f"TensorRT cannot read the model: {_said(log) or 'it gives no reason'}")
-    reasons = "; ".join(_parser_reason(error, model, log) for error in errors[:SHOWN])
+    reasons = "; ".join(_parser_reason(error, model) for error in errors[:SHOWN])
     more = f"; and {len(errors) - SHOWN} more" if len(errors) > SHOWN else ""
     unsupported = any(error.code().name in _UNSUPPORTED for error in errors)
     return ExportError(
@@ -45,21 +45,16 @@ def build_error(model: onnx.ModelProto, target: Target, log: VendorLog, error: E
     return ExportError(f"building for target '{target.name}' failed{where}: {said}", hint=hint)
 
 
-def _parser_reason(error: Any, model: onnx.ModelProto, log: VendorLog) -> str:
+def _parser_reason(error: Any, model: onnx.ModelProto) -> str:
     text = _short(error.desc())
     if text in ("", "false"):  # the parser's assertion, quoted
         text = "it has no such op"
-    name, op = error.node_name(), error.node_operator()
-    if not name and (node := _node_being_parsed(model, log)) is not None:
-        name, op = node.name, node.op_type
-    return f"{_place(name, op) if name else 'the model'}: {text}"
-
-
-def _node_being_parsed(model: onnx.ModelProto, log: VendorLog) -> onnx.NodeProto | None:
-    """Some parser errors do not know their node; the log does."""
-    found = re.search(r"While parsing node number (\d+)", "\n".join(log.errors))
-    index = int(found[1]) if found else len(model.graph.node)
-    return model.graph.node[index] if index < len(model.graph.node) else None
+    if error.node_name():
+        return f"{_place(error.node_name(), error.node_operator())}: {text}"
+    op = error.func().removeprefix("import")  # attribute errors know their function only: importScatterElements
+    nodes = [node for node in model.graph.node if node.op_type == op]
+    where = " or ".join(_place(node.name, op) for node in nodes[:SHOWN]) or "the model"
+    return f"{where}: {text}"
 
 
 def _nodes_named_in(text: str, model: onnx.ModelProto) -> list[onnx.NodeProto]:

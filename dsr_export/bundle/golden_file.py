@@ -25,7 +25,7 @@ _KINDS = "biufc"  # bool, integers, floats, complex: no objects, no strings
 
 
 def read_npz(path: Path) -> dict[str, Array]:
-    """All arrays of an npz, by name; they are read-only.
+    """All arrays of an npz, by name.
 
     Raises:
         ExportError: it is no npz, is damaged, holds objects, or would unpack to more than `LARGEST_TOTAL` bytes or to
@@ -59,12 +59,11 @@ def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Array:
         if dtype.kind not in _KINDS:
             raise ValueError(f"{member.filename[:80]!r} has the type {dtype}, expected numbers")
         size = math.prod(shape) * dtype.itemsize
-        if size > member.file_size:  # before any allocation of that size
-            raise ValueError(f"{member.filename[:80]!r} declares {size} bytes in a member of {member.file_size}")
-        data = stream.read(size + 1)  # one more, to reach the end, where the checksum is compared
+        data = stream.read(size + 1)  # no more than the member has; one more, as the checksum is compared at the end
     if len(data) != size:
         raise ValueError(f"{member.filename[:80]!r} declares {size} bytes and does not hold exactly these")
-    return np.ndarray(shape, dtype, data, order="F" if fortran else "C")
+    # A bytearray makes the array writable; runtimes warn about others.
+    return np.ndarray(shape, dtype, bytearray(data), order="F" if fortran else "C")
 
 
 def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:

@@ -52,7 +52,8 @@ def _load(path: Path) -> onnx.ModelProto:
 
 def _check_external(tensor: onnx.TensorProto, path: Path, sizes: Mapping[str, int]) -> None:
     where = f"{path}: tensor {tensor.name[:80]!r}"
-    entries = {entry.key: entry.value for entry in tensor.external_data}
+    # str(): protobuf hands out bytes where a string is no UTF-8, and their form names no file
+    entries = {str(entry.key): str(entry.value) for entry in tensor.external_data}
     if len(entries) != len(tensor.external_data) or not entries.keys() <= _KEYS:
         raise ExportError(f"{where} has unknown or repeated external data fields", hint=_HINT)
     location = entries.get("location", "")

@@ -163,6 +163,11 @@ def test_a_repeated_location_is_refused(build: Build) -> None:
     refused(build(**{"model.onnx": model.SerializeToString()}), "unknown or repeated")
 
 
+def test_a_location_that_is_no_text_is_refused(build: Build) -> None:
+    data = external_model("XXXX").replace(b"XXXX", b"\xff\xfeXX")
+    refused(build(**{"model.onnx": data}), "no file of the bundle")
+
+
 def outside() -> TensorProto:
     tensor = TensorProto(name="hidden", data_type=1, dims=[1], data_location=TensorProto.EXTERNAL)
     tensor.external_data.add(key="location", value="/etc/passwd")
@@ -253,6 +258,7 @@ def test_golden_arrays_are_read(bundle: Path) -> None:
     assert arrays["batch1/in/x"].dtype == np.float32
     assert np.array_equal(arrays["batch1/in/x"], np.ones((1, 4)))
     assert arrays["batch1/out/out"].shape == (1, 0)
+    assert all(array.flags.writeable for array in arrays.values())
 
 
 def test_golden_arrays_are_those_that_numpy_reads(build: Build, rng: np.random.Generator) -> None:

@@ -80,7 +80,8 @@ REFUSED = {
     "compress": ("(float[4] x, bool[4] c) => (float[n] y)", "y = Compress<axis=0>(x, c)", "depends on data"),
     "if": (
         "(float[4] x, bool c) => (float[4] y)",
-        "y = If(c)<then_branch = t () => (float[4] a) { a = Relu(x) }, else_branch = e () => (float[4] b) { b=Neg(x) }>",
+        "y = If(c)<then_branch = t () => (float[4] a) { a = Relu(x) }, "
+        "else_branch = e () => (float[4] b) { b = Neg(x) }>",
         "static ops only",
     ),
     "random": (X4, "r = RandomNormalLike(x) y = Add(x, r)", "make the noise an input"),
