@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -9,3 +14,53 @@ import pytest
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def stage_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """One stage cache for the session and none of the user's: builds in tests share their traces."""
+    before = os.environ.get("DSR_EXPORT_CACHE")
+    folder = tmp_path_factory.mktemp("stage-cache")
+    os.environ["DSR_EXPORT_CACHE"] = str(folder)
+    yield folder
+    if before is None:
+        del os.environ["DSR_EXPORT_CACHE"]
+    else:
+        os.environ["DSR_EXPORT_CACHE"] = before
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command left: its exit code, and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+
+Cli = Callable[..., Outcome]
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
+    """Runs the command line in this process."""
+    from dsr_export.cli import main
+
+    def run(*arguments: str | Path) -> Outcome:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            main([str(argument) for argument in arguments])
+        printed = capsys.readouterr()
+        return Outcome(int(stopped.value.code or 0), printed.out, printed.err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def digits_bundle(tmp_path_factory: pytest.TempPathFactory, stage_cache: Path) -> Path:
+    """The packaged model in FP16, built once; tests copy it before they change anything."""
+    from dsr_export.config import ExportConfig
+    from dsr_export.pipeline import export
+
+    out = tmp_path_factory.mktemp("bundles") / "digits.dsr"
+    return export(ExportConfig(precision="fp16", out=out)).path
