@@ -83,7 +83,7 @@ def _guided(prediction: Array, spec: SamplerSpec) -> Array:
     if spec.guidance == 1.0:
         return prediction
     conditional, null = np.split(prediction, 2)
-    return null + np.float32(spec.guidance) * (conditional - null)
+    return np.asarray(null + np.float32(spec.guidance) * (conditional - null))
 
 
 def _velocity(prediction: Array, x: Array, t: float, spec: SamplerSpec) -> Array:

@@ -1,4 +1,4 @@
-"""Measures the packaged `digits` model: `python -m dsr_export.training.evaluate_digits` (about two minutes).
+"""Measures the packaged `digits` model: `python -m dsr_export.training.evaluate_digits` (about five minutes).
 
 Prints JSON: how often a classifier of the real digits reads the requested class in guided samples, how the norms of
 each block's tokens are spread over the trajectory, and how often replacement fires. Needs the `test` extra.
