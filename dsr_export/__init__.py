@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dsr_export.bundle.reader import Bundle
     from dsr_export.config import ExportConfig
-    from dsr_export.families import load_subject
     from dsr_export.pipeline import export
+    from dsr_export.sources import load_subject
     from dsr_export.subject import Subject
 
 __version__ = "0.1.0"
@@ -20,7 +20,7 @@ __version__ = "0.1.0"
 _LAZY = {
     "export": "dsr_export.pipeline",
     "ExportConfig": "dsr_export.config",
-    "load_subject": "dsr_export.families",
+    "load_subject": "dsr_export.sources",
     "Subject": "dsr_export.subject",
     "Bundle": "dsr_export.bundle.reader",
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 from dsr_export.cache import CachedStage, StageCache, source_digest, tool_versions
 from dsr_export.config import ExportConfig
 from dsr_export.errors import ExportError
-from dsr_export.families import load_subject, subject_key
 from dsr_export.installation import check_buildable
 from dsr_export.progress import Bar, Reporter
 from dsr_export.runners import runs_here
+from dsr_export.sources import Source, find_source
 from graphs.targets import Target, default_target, target
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class Build:
     @cached_property
     def name(self) -> str:
         """The bundle's name: the model's, fit for a file name."""
-        return self.config.model.replace(":", "-").replace("/", "-")
+        return re.sub(r"[^A-Za-z0-9_-]+", "-", self.source.name).strip("-")
 
     @cached_property
     def out(self) -> Path:
@@ -66,15 +67,20 @@ class Build:
         return tuple(each for each in self.engine_targets if runs_here(each))
 
     @cached_property
+    def source(self) -> Source:
+        """The model asked for; not loaded yet."""
+        return find_source(self.config)
+
+    @cached_property
     def subject_key(self) -> dict[str, Any]:
         """Identifies model and weights, without loading them."""
-        config = self.config
-        return subject_key(config.model, config.checkpoint, config.random_weights, config.registers)
+        return self.source.key()
 
     @cached_property
     def key(self) -> str:
         """Digest of everything the bundle depends on; equal keys mean that there is nothing to do."""
-        options = dataclasses.asdict(self.config) | {"checkpoint": None, "out": None, "force": False}
+        files = dict.fromkeys(("checkpoint", "config_file", "dsr", "out"))  # their content is in the subject's key
+        options = dataclasses.asdict(self.config) | files | {"force": False}
         targets = [each.name for each in self.targets]
         checked = [each.name for each in self.runnable_targets]
         return _digest({"options": options, "targets": [targets, checked], "subject": self.subject_key, **self._tools})
@@ -85,13 +91,7 @@ class Build:
 
     @cached_property
     def _subject(self) -> Subject:
-        config = self.config
-        return load_subject(
-            config.model,
-            checkpoint=config.checkpoint,
-            random_weights=config.random_weights,
-            registers=config.registers,
-        )
+        return self.source.load()
 
     def load(self) -> Subject:
         """The subject, loaded once; a build served from the cache never loads it."""

@@ -142,9 +142,10 @@ class StageCache:
 
     def _entries(self) -> Iterator[tuple[float, Path, int]]:
         """When each entry was last used, where it is, and its size in bytes."""
-        for entry in self.root.glob("*/" + "[0-9a-f]" * 64):
-            with suppress(OSError):  # dropped by another build just now
-                yield entry.stat().st_mtime, entry, entry_size(entry)
+        for stage in _listing(self.root):
+            for entry in _listing(stage) if _STAGE.fullmatch(stage.name) else ():
+                with suppress(OSError):  # dropped by another build just now
+                    yield entry.stat().st_mtime, entry, entry_size(entry)
 
     def _drop(self, entry: Path) -> None:
         """Renamed first, so that no other build meets half an entry."""
@@ -152,6 +153,14 @@ class StageCache:
         with suppress(OSError):
             entry.rename(aside)
         remove_tree(aside)
+
+
+def _listing(folder: Path) -> list[Path]:
+    """What is in `folder`; nothing where another build removed it meanwhile."""
+    try:
+        return list(folder.iterdir())
+    except OSError:
+        return []
 
 
 def cache_root() -> Path:

@@ -1,8 +1,9 @@
-"""`ExportConfig`: everything a build is asked to do, checked when it is made."""
+"""`ModelRequest` and `ExportConfig`: everything a build is asked to do, checked when it is made."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from dsr_export.errors import ExportError
@@ -37,13 +38,26 @@ class BatchRange:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportConfig:
-    """Options of one build; see `dsr-export build --help` for their meaning. Paths are used as given."""
+class ModelRequest:
+    """Which model, with which weights, and what is done to its tokens. Paths are used as given.
+
+    `model` is a registered name, `package.module:callable`, a `.pt2` or a `.onnx` file; `config_file` a released YAML;
+    `dsr` a TOML file with a `DsrSpec`; `options` constructor arguments of the family.
+    """
 
     model: str = "digits"
     checkpoint: Path | None = None
     random_weights: int | None = None
     registers: int | None = None
+    config_file: Path | None = None
+    dsr: Path | None = None
+    options: Mapping[str, bool | int | float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig(ModelRequest):
+    """Everything one build is asked to do; see `dsr-export build --help`."""
+
     precision: Precision = "fp32"
     targets: tuple[str, ...] = ()
     batch: BatchRange = BatchRange()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -34,14 +35,40 @@ class DenoiserSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EncoderSpec:
+    """Registers of an encoder: `trained` ones of the checkpoint, or `test-time` ones appended as zero rows.
+
+    For `test-time`, the listed `neurons` (layer -> indices into the MLP's hidden width) move onto the register rows.
+    """
+
+    kind: Literal["trained", "test-time", "none"] = "none"
+    registers: int = 0
+    scale: tuple[float, ...] = (1.0,)  # one for all registers, or one each
+    normal_values: Literal["zero", "mean", "only_outliers", "same"] = "zero"
+    neurons: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+
+    @property
+    def shift_sites(self) -> int:
+        return len(self.neurons) if self.kind == "test-time" else 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class DsrSpec:
     """Everything declared about a model's registers; the lowering must find exactly these sites."""
 
     denoiser: DenoiserSpec = field(default_factory=DenoiserSpec)
+    encoder: EncoderSpec = field(default_factory=EncoderSpec)
 
     def sites(self) -> dict[str, int]:
         """Symbolic op type -> number of nodes the traced graph must hold."""
-        return {"ReplaceOutliers": self.denoiser.replacement_sites, "ShiftRegisterNeurons": 0}
+        return {
+            "ReplaceOutliers": self.denoiser.replacement_sites,
+            "ShiftRegisterNeurons": self.encoder.shift_sites,
+        }
 
     def as_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        """JSON values."""
+        plain = dataclasses.asdict(self)
+        neurons = self.encoder.neurons
+        plain["encoder"]["neurons"] = {str(layer): list(indices) for layer, indices in sorted(neurons.items())}
+        return plain

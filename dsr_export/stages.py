@@ -44,11 +44,9 @@ LARGE_STEPS = 6
 
 def trace_subject(load: LoadSubject, folder: Folder, _: Bar) -> None:
     """The symbolic graph, and the card."""
-    from dsr_export.tracing import trace
-
     subject = load()
     subject.card().save(folder / CARD)
-    trace(subject, folder / MODEL)
+    subject.trace(folder / MODEL)
 
 
 def traced(folder: Folder) -> TracedModel:
@@ -57,10 +55,8 @@ def traced(folder: Folder) -> TracedModel:
 
 def make_reference(load: LoadSubject, batch: BatchRange, sampler: SamplerSpec | None, folder: Folder, bar: Bar) -> None:
     """Golden vectors from FP32 PyTorch."""
-    from dsr_export.backends.torch import TorchRunner
-
     subject = load()
-    with TorchRunner(subject) as runner:
+    with subject.reference() as runner:
         make_golden(subject, runner, batch=batch, sampler=sampler, progress=bar).save(folder / GOLDEN)
 
 

@@ -13,10 +13,12 @@ import numpy.typing as npt
 
 from dsr_export.sampling import SamplerSpec
 from dsr_export.spec import DsrSpec
-from graphs.artifacts import TensorSpec
+from graphs.artifacts import TensorSpec, TracedModel
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from dsr_export.backends.base import Runner
 
 Array = npt.NDArray[Any]
 
@@ -91,6 +93,18 @@ class Subject:
             provenance=self.provenance,
             fp32_modules=self.fp32_modules,
         )
+
+    def trace(self, path: Path) -> TracedModel:
+        """Writes the graph with symbolic `dsr` ops to `path`."""
+        from dsr_export.tracing import trace
+
+        return trace(self, path)
+
+    def reference(self) -> Runner:
+        """What parity compares with: the FP32 PyTorch module."""
+        from dsr_export.backends.torch import TorchRunner
+
+        return TorchRunner(self)
 
     def example(self, batch: int, *, seed: int) -> dict[str, Array]:
         """Seeded inputs: normal `x`, uniform `t`, random labels. Row i does not depend on `batch`."""
