@@ -1,0 +1,79 @@
+"""What every family must do: trace, lower with exactly its sites, agree in ONNX Runtime at any batch, fit FP16, build."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import onnx
+import pytest
+
+from dsr_export.backends.onnxruntime import OnnxRuntimeRunner
+from dsr_export.config import BatchRange
+from dsr_export.parity.metrics import compare
+from dsr_export.parity.tolerances import TOLERANCES
+from dsr_export.subject import Subject
+from graphs.artifacts import Precision, TypedModel
+from graphs.lowering import lower, optimize
+from graphs.precision import PrecisionPolicy
+from graphs.rewrites import LOWERINGS
+from graphs.targets import TARGETS, check_model
+from graphs.typed import assign_precision
+from tests.families.tiny_subjects import TINY
+
+
+@dataclasses.dataclass(frozen=True)
+class Exported:
+    """A tiny subject and its typed graphs."""
+
+    subject: Subject
+    typed: dict[Precision, TypedModel]
+    rewritten: dict[str, int]
+
+
+@pytest.fixture(scope="module", params=TINY)
+def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    folder: Path = tmp_path_factory.mktemp(request.param)
+    subject = TINY[request.param]()
+    traced = subject.trace(folder / "traced.onnx")
+    lowered, reports = lower(traced, folder / "lowered.onnx")
+    optimized, _ = optimize(lowered, folder / "optimized.onnx")
+    policy = PrecisionPolicy(fp32_modules=subject.fp32_modules)
+    precisions: tuple[Precision, ...] = ("fp32", "fp16")
+    typed = {p: assign_precision(optimized, folder / f"{p}.onnx", p, policy)[0] for p in precisions}
+    return Exported(subject, typed, {report.name: report.count for report in reports})
+
+
+def test_every_declared_site_is_lowered(exported: Exported) -> None:
+    sites = exported.subject.dsr.sites()
+    assert exported.rewritten == {rewrite.name: sites[op] for op, rewrite in LOWERINGS}
+    domains = {node.domain for node in onnx.load(exported.typed["fp32"].path).graph.node}
+    assert domains == {""}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("batch", [1, 2, 3])
+def test_onnxruntime_agrees_with_pytorch(exported: Exported, precision: Precision, batch: int) -> None:
+    inputs = exported.subject.example(batch, seed=batch)
+    with exported.subject.reference() as reference:
+        expected = reference.infer(inputs)
+    with OnnxRuntimeRunner(exported.typed[precision].path, inputs=exported.subject.inputs) as runner:
+        got = runner.infer(inputs)
+    assert set(got) == set(expected)
+    for name, truth in expected.items():
+        found = compare(truth, got[name])
+        assert found.within(TOLERANCES[precision]), (name, found)
+
+
+def test_an_engine_builds(exported: Exported) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="the rtx extra is not installed")
+    from dsr_export.backends.tensorrt import build_engine
+
+    path = exported.typed["fp16"].path
+    engine = build_engine(path, TARGETS["rtx"], batch=BatchRange(1, 2, 3), inputs=exported.subject.inputs)
+    assert engine.facts["layer_output_types"]["float16"] > 0
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_every_target_takes_the_graph(exported: Exported, name: str) -> None:
+    check_model(exported.typed["fp16"].path, TARGETS[name])
