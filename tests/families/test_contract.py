@@ -1,4 +1,4 @@
-"""What every family must do: trace, lower with exactly its sites, agree in ONNX Runtime at any batch, fit FP16, build."""
+"""What every family must do: trace, lower with exactly its sites, agree in ONNX Runtime, fit FP16, build an engine."""
 
 from __future__ import annotations
 
