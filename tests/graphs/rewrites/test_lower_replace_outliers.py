@@ -39,12 +39,13 @@ def _loop(
 
 
 def adversarial_inputs(rng: np.random.Generator, tokens: int, registers: np.ndarray) -> Iterator[np.ndarray]:
-    """Random tokens, then the cases that break naive forms, each [1, tokens, DIM]."""
-    x = rng.standard_normal((1, tokens, DIM)).astype(np.float32)
+    """Random tokens, then the cases that break naive forms, each [1, tokens, D]."""
+    dim = registers.shape[1]
+    x = rng.standard_normal((1, tokens, dim)).astype(np.float32)
     hot = x.copy()
     hot[:, rng.integers(tokens)] *= rng.uniform(5, 500)
     spoilt = hot.copy()
-    spoilt[0, rng.integers(tokens), rng.integers(DIM)] = rng.choice([np.nan, np.inf, -np.inf])
+    spoilt[0, rng.integers(tokens), rng.integers(dim)] = rng.choice([np.nan, np.inf, -np.inf])
     huge = x.copy()
     huge[:, rng.integers(tokens)] = 3e37
     ties = np.ones_like(x)
