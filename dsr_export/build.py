@@ -23,7 +23,7 @@ from dsr_export.sources import Source, find_source
 from graphs.targets import Target, default_target, target
 
 if TYPE_CHECKING:
-    from dsr_export.subject import Subject
+    from dsr_export.subject import ExportSubject
 
 
 @dataclass
@@ -33,6 +33,7 @@ class Build:
     config: ExportConfig
     reporter: Reporter
     log: list[dict[str, Any]] = field(default_factory=list)
+    _subject: ExportSubject | None = None
 
     @cached_property
     def name(self) -> str:
@@ -89,13 +90,15 @@ class Build:
     def _tools(self) -> dict[str, Any]:
         return {"tools": tool_versions(), "source": source_digest()}
 
-    @cached_property
-    def _subject(self) -> Subject:
-        return self.source.load()
-
-    def load(self) -> Subject:
+    def load(self) -> ExportSubject:
         """The subject, loaded once; a build served from the cache never loads it."""
+        if self._subject is None:
+            self._subject = self.source.load()
         return self._subject
+
+    def unload(self) -> None:
+        """Lets the model go: the stages behind the reference need its memory, not its weights."""
+        self._subject = None
 
     def stage(self, name: str, key: Mapping[str, Any], produce: Callable[[Path, Bar], None]) -> CachedStage:
         """Runs one cached stage under a progress bar and logs it."""

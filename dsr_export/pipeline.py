@@ -40,11 +40,13 @@ def _export(build: Build) -> Bundle:
     config, run = build.config, build.stage
     traced = run("trace", build.subject_key, partial(stages.trace_subject, build.load))
     card = SubjectCard.load(traced.path / stages.CARD)
+    card.check_batch(config.batch)
     sampler = stages.parity_sampler(card, config.batch, config.trajectory_steps)
 
     key = {"subject": build.subject_key, "batch": config.batch, "sampler": sampler}
     reference = run("reference", key, partial(stages.make_reference, build.load, config.batch, sampler))
     golden = stages.golden(reference.path)
+    build.unload()
 
     lowered = run("lower", {"of": traced.digest}, partial(stages.lower_graph, traced.path))
     optimized = run("optimize", {"of": lowered.digest}, partial(stages.optimize_graph, lowered.path))

@@ -46,6 +46,8 @@ class RecursiveReplacement(nn.Module):
     """
 
     registers: Tensor | None
+    enabled = True
+    """Switched off, tokens pass unchanged and nothing is traced: what a comparison with and without needs."""
 
     def __init__(
         self,
@@ -70,6 +72,8 @@ class RecursiveReplacement(nn.Module):
             self.gate_bias = nn.Parameter(torch.zeros(1))
 
     def forward(self, x: Tensor, registers: Tensor | None = None) -> Tensor:
+        if not self.enabled:
+            return x
         rows = self.registers if registers is None else registers
         if rows is None:
             if self.choice in ("nearest", "gate"):
@@ -90,6 +94,8 @@ class TestTimeRegisters(nn.Module):
     """
 
     __test__ = False  # the name is the method's, not pytest's
+    enabled = True
+    """Switched off, activations pass unchanged and nothing is traced."""
 
     def __init__(
         self,
@@ -115,6 +121,8 @@ class TestTimeRegisters(nn.Module):
         return tokens[:, : -self.count]
 
     def forward(self, a: Tensor) -> Tensor:
+        if not self.enabled:
+            return a
         shifted: Tensor = shift_register_neurons(a, self.neurons, self.count, self.scale, self.normal_values)
         return shifted
 

@@ -33,10 +33,10 @@ from graphs.targets import Target
 from graphs.typed import assign_precision
 
 if TYPE_CHECKING:
-    from dsr_export.subject import Subject
+    from dsr_export.subject import ExportSubject
 
 Folder = Path
-LoadSubject = Callable[[], "Subject"]
+LoadSubject = Callable[[], "ExportSubject"]
 MODEL, CARD, GOLDEN, FACTS, PLAN = "model.onnx", "card.json", "golden.npz", "facts.json", "engine.plan"
 LARGE = 100_000_000  # parameters; walking a larger model over its whole sampler would take a CPU an hour
 LARGE_STEPS = 6
@@ -54,7 +54,7 @@ def traced(folder: Folder) -> TracedModel:
 
 
 def make_reference(load: LoadSubject, batch: BatchRange, sampler: SamplerSpec | None, folder: Folder, bar: Bar) -> None:
-    """Golden vectors from FP32 PyTorch."""
+    """Golden vectors from the FP32 reference."""
     subject = load()
     with subject.reference() as runner:
         make_golden(subject, runner, batch=batch, sampler=sampler, progress=bar).save(folder / GOLDEN)

@@ -1,16 +1,22 @@
-"""`Subject`: a loaded model with everything an export needs to know; `SubjectCard`: the same without the module."""
+"""`Subject`: a loaded model with everything an export needs to know; `SubjectCard`: the same without the module.
+
+`ExportSubject` is what the stages ask of it, since a model need not come as a PyTorch module.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
 import numpy.typing as npt
 
+from dsr_export.errors import ExportError
+from dsr_export.examples import Draw as Draw
+from dsr_export.examples import draw_inputs
 from dsr_export.sampling import SamplerSpec
 from dsr_export.spec import DsrSpec
 from graphs.artifacts import TensorSpec, TracedModel
@@ -19,6 +25,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from dsr_export.backends.base import Runner
+    from dsr_export.config import BatchRange
 
 Array = npt.NDArray[Any]
 
@@ -29,7 +36,8 @@ class SubjectCard:
 
     `sampler` is None for models that are not denoisers. `config` holds constructor arguments (JSON values);
     `provenance` where the weights came from: `checkpoint_sha256`, or `random_seed`. `fp32_modules` are module paths
-    that no precision touches. `sites` counts the symbolic ops the traced graph must hold.
+    that no precision touches. `sites` counts the symbolic ops the traced graph must hold. `batch_limits` are the
+    smallest and largest batch that the model takes (None: no bound).
     """
 
     name: str
@@ -44,6 +52,21 @@ class SubjectCard:
     config: dict[str, Any]
     provenance: dict[str, Any]
     fp32_modules: tuple[str, ...]
+    batch_limits: tuple[int, int | None] = (1, None)
+
+    def check_batch(self, batch: BatchRange) -> None:
+        """Raises `ExportError` where `batch` asks for sizes that the model does not take."""
+        low, high = self.batch_limits
+        if low <= batch.min and (high is None or batch.max <= high):
+            return
+        takes = f"of {low} only" if low == high else f"from {low}" + ("" if high is None else f" to {high}")
+        least = min(max(batch.min, low), high or batch.min)
+        most = max(least, min(batch.max, high or batch.max))
+        opt = min(max(batch.opt, least), most)
+        raise ExportError(
+            f"{self.name} takes batches {takes}, and {batch.min} to {batch.max} are asked for",
+            hint=f"give --batch {least},{opt},{most}, or export the model again with a free batch axis",
+        )
 
     def save(self, path: Path) -> None:
         path.write_text(json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True))
@@ -54,14 +77,43 @@ class SubjectCard:
         for key in ("inputs", "outputs"):
             values[key] = tuple(TensorSpec(**{**spec, "shape": tuple(spec["shape"])}) for spec in values[key])
         values["sampler"] = None if values["sampler"] is None else SamplerSpec(**values["sampler"])
-        values["fp32_modules"] = tuple(values["fp32_modules"])
+        for key in ("fp32_modules", "batch_limits"):
+            values[key] = tuple(values[key])
         return cls(**values)
+
+
+class ExportSubject(Protocol):
+    """A loaded model as the stages see it."""
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]: ...
+
+    @property
+    def num_classes(self) -> int: ...
+
+    def card(self) -> SubjectCard:
+        """What later stages need to know of the model."""
+        ...
+
+    def trace(self, path: Path) -> TracedModel:
+        """Writes the graph with symbolic `dsr` ops to `path`."""
+        ...
+
+    def reference(self) -> Runner:
+        """What parity compares with, in FP32."""
+        ...
+
+    def example(self, batch: int, *, seed: int) -> dict[str, Array]:
+        """Seeded inputs by name; row i does not depend on `batch`."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
     """A PyTorch module (float32, eval mode, on the CPU) whose positional inputs are `inputs`, in order.
 
+    `draws` says by input name how examples are drawn where the general rule does not fit: times in [0, 1000], masks.
+    `sites_override` counts the symbolic ops where `dsr` does not declare them: in a module of the user's own.
     The other fields are those of `SubjectCard`.
     """
 
@@ -76,6 +128,14 @@ class Subject:
     config: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
     fp32_modules: tuple[str, ...] = ()
+    draws: Mapping[str, Draw] = field(default_factory=dict)
+    sites_override: Mapping[str, int] | None = None
+    batch_limits: tuple[int, int | None] = (1, None)
+
+    @property
+    def sites(self) -> dict[str, int]:
+        """Symbolic op type -> number of nodes the traced graph must hold."""
+        return self.dsr.sites() if self.sites_override is None else dict(self.sites_override)
 
     def card(self) -> SubjectCard:
         """Everything but the module."""
@@ -85,13 +145,14 @@ class Subject:
             inputs=self.inputs,
             outputs=self.outputs,
             dsr=self.dsr.as_dict(),
-            sites=self.dsr.sites(),
+            sites=self.sites,
             sampler=self.sampler,
             num_classes=self.num_classes,
             parameters=sum(p.numel() for p in self.module.parameters()),
             config=self.config,
             provenance=self.provenance,
             fp32_modules=self.fp32_modules,
+            batch_limits=self.batch_limits,
         )
 
     def trace(self, path: Path) -> TracedModel:
@@ -107,18 +168,12 @@ class Subject:
         return TorchRunner(self)
 
     def example(self, batch: int, *, seed: int) -> dict[str, Array]:
-        """Seeded inputs: normal `x`, uniform `t`, random labels. Row i does not depend on `batch`."""
-        rows = [self._row(np.random.default_rng([seed, i])) for i in range(batch)]
-        return {spec.name: np.stack([row[spec.name] for row in rows]) for spec in self.inputs}
+        """Seeded inputs: normal `x`, uniform `t`, random labels, or as `draws` says. Rows do not depend on `batch`."""
+        return draw_inputs(self.inputs, batch, seed=seed, num_classes=self.num_classes, draws=self.draws)
 
-    def _row(self, rng: np.random.Generator) -> dict[str, Array]:
-        row: dict[str, Array] = {}
-        for spec in self.inputs:
-            shape = spec.with_batch(1)[1:]
-            if spec.dtype == "int64":
-                row[spec.name] = np.asarray(rng.integers(0, max(self.num_classes, 1), shape), np.int64)
-            elif spec.name == "t":
-                row[spec.name] = np.asarray(rng.uniform(0.02, 1.0, shape), np.float32)
-            else:
-                row[spec.name] = np.asarray(rng.standard_normal(shape), np.float32)
-        return row
+
+def require_module(subject: ExportSubject) -> Subject:
+    """`subject` as one with a PyTorch module; `ExportError` where it came from an ONNX file."""
+    if isinstance(subject, Subject):
+        return subject
+    raise ExportError(f"{subject.card().name} is no PyTorch module", hint="name a model, a module:callable or a .pt2")

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import onnx
+import onnx_ir
 import torch
 from onnxscript.values import Opset
 
@@ -22,7 +22,7 @@ from dsr_export.errors import ExportError
 from dsr_export.subject import Subject
 from graphs.artifacts import TracedModel
 from graphs.dsr_domain import DOMAIN, VERSION, register_schemas
-from graphs.files import save_model
+from graphs.files import EXTERNAL_ABOVE, INLINE_BELOW
 
 OPSET = 20  # TensorRT 10.3 ends near it, and every other target takes it
 _SCOPES = "pkg.torch.onnx.name_scopes"
@@ -37,10 +37,8 @@ def trace(subject: Subject, path: Path) -> TracedModel:
     register_schemas()
     with torch.no_grad(), _quiet():
         program = _export(subject)
-    model = program.model_proto
-    name_nodes(model)
-    save_model(model, path)
-    return TracedModel(path=path, sites=subject.dsr.sites())
+    write_program(program, path)
+    return TracedModel(path=path, sites=subject.sites)
 
 
 def _export(subject: Subject) -> Any:
@@ -84,38 +82,36 @@ def translations() -> dict[Any, Callable[..., Any]]:
     return {ops.replace_outliers.default: replace, ops.shift_register_neurons.default: shift}
 
 
-def name_nodes(model: onnx.ModelProto) -> None:
+def write_program(program: Any, path: Path) -> None:
+    """Names the nodes of an exported ONNX program and writes it; large weights go beside it, never through a copy."""
+    model = program.model
+    name_nodes(model.graph)
+    size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
+    if size < EXTERNAL_ABOVE:
+        onnx_ir.save(model, path)
+    else:
+        onnx_ir.save(model, path, external_data=path.name + ".data", size_threshold_bytes=INLINE_BELOW)
+
+
+def name_nodes(graph: onnx_ir.Graph) -> None:
     """Renames each node `<module path>/<op>_<k>` and its outputs likewise, since later tools drop metadata."""
-    kept = {value.name for value in [*model.graph.input, *model.graph.output, *model.graph.initializer]}
+    kept = {value.name for value in graph.outputs}
     count: Counter[str] = Counter()
-    renamed: dict[str, str] = {}
-    for node in model.graph.node:
+    for node in graph:
         stem = f"{_module_path(node)}/{node.op_type}"
         node.name = stem if not count[stem] else f"{stem}_{count[stem]}"
         count[stem] += 1
-        for i, name in enumerate(node.output):
-            if name and name not in kept:
-                renamed[name] = node.name if i == 0 else f"{node.name}#{i}"
-        del node.metadata_props[:]
-    _rename_values(model.graph, renamed)
+        for i, value in enumerate(node.outputs):
+            value.metadata_props.clear()
+            if value.name and value.name not in kept:
+                value.name = node.name if i == 0 else f"{node.name}#{i}"
+        node.metadata_props.clear()
 
 
-def _rename_values(graph: onnx.GraphProto, renamed: dict[str, str]) -> None:
-    for node in graph.node:
-        node.input[:] = [renamed.get(name, name) for name in node.input]
-        node.output[:] = [renamed.get(name, name) for name in node.output]
-    for value in graph.value_info:
-        value.name = renamed.get(value.name, value.name)
-        del value.metadata_props[:]
-
-
-def _module_path(node: onnx.NodeProto) -> str:
+def _module_path(node: onnx_ir.Node) -> str:
     """`blocks.0.attn.qkv` from the exporter's list of scopes, whose last entry is the traced call itself."""
-    for prop in node.metadata_props:
-        if prop.key == _SCOPES:
-            scopes = [scope for scope in ast.literal_eval(prop.value)[:-1] if scope]
-            return scopes[-1] if scopes else "root"
-    return "root"
+    scopes = [scope for scope in ast.literal_eval(node.metadata_props.get(_SCOPES, "['']"))[:-1] if scope]
+    return scopes[-1] if scopes else "root"
 
 
 def _first_cause(error: BaseException) -> str:

@@ -8,9 +8,12 @@ import onnx
 import onnx_graphsurgeon as gs
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
+from graphs.artifacts import TensorSpec
 from graphs.errors import ExportError
+from graphs.stored import keep_stored, store, stored_constants
 
 EXTERNAL_ABOVE = 256 << 20  # bytes of weights; below it one file is handier
+INLINE_BELOW = 1 << 20  # bytes of a tensor; registers, biases and shapes stay where rewrites can read them
 IR_VERSION = 10  # what opset 20 needs and every target reads
 
 
@@ -24,25 +27,41 @@ def load_model(path: Path, *, weights: bool = True) -> onnx.ModelProto:
         raise ExportError(f"{path} is not a readable ONNX model: {error}") from error
 
 
+def graph_inputs(model: onnx.ModelProto) -> list[TensorSpec]:
+    """The inputs that must be fed. A named axis keeps its name, an unnamed dynamic one is called after its place."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    return [_spec(value) for value in model.graph.input if value.name not in constants]
+
+
+def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
+    tensor = value.type.tensor_type
+    shape = [
+        dim.dim_value if dim.HasField("dim_value") else dim.dim_param or f"{value.name}_{i}"
+        for i, dim in enumerate(tensor.shape.dim)
+    ]
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+    return TensorSpec(name=value.name, dtype=dtype.name, shape=tuple(shape))
+
+
 def save_model(model: onnx.ModelProto, path: Path) -> Path:
     """Writes `model`, and its weights to `<path>.data` where they are large."""
     size = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
     if size < EXTERNAL_ABOVE:
         onnx.save(model, path)
     else:
-        onnx.save(model, path, save_as_external_data=True, location=path.name + ".data", size_threshold=1024)
+        onnx.save(model, path, save_as_external_data=True, location=path.name + ".data", size_threshold=INLINE_BELOW)
     return path
 
 
 def load_graph(path: Path) -> gs.Graph:
-    return gs.import_onnx(load_model(path))
+    """The graph at `path`; external weights stay in their file until they are asked for."""
+    return keep_stored(gs.import_onnx(load_model(path, weights=False)), path.parent)
 
 
 def load_inferred_graph(path: Path) -> gs.Graph:
-    """As `load_graph`, with the type and shape of every tensor inferred (on the graph without its weights)."""
+    """As `load_graph`, with the type and shape of every tensor inferred."""
     model = onnx.shape_inference.infer_shapes(load_model(path, weights=False), data_prop=True)
-    onnx.load_external_data_for_model(model, str(path.parent))
-    return gs.import_onnx(model)
+    return keep_stored(gs.import_onnx(model), path.parent)
 
 
 def save_graph(graph: gs.Graph, path: Path) -> Path:
@@ -50,5 +69,6 @@ def save_graph(graph: gs.Graph, path: Path) -> Path:
     graph.cleanup(remove_unused_graph_inputs=False).toposort()
     graph.opset = next((o.version for o in graph.import_domains or () if o.domain in ("", "ai.onnx")), graph.opset)
     graph.import_domains = None
-    model = gs.export_onnx(graph, do_type_check=False, ir_version=IR_VERSION)
-    return save_model(model, path)
+    store(stored_constants(graph), path.with_name(path.name + ".data"))
+    onnx.save(gs.export_onnx(graph, do_type_check=False, ir_version=IR_VERSION), path)
+    return path

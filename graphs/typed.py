@@ -22,6 +22,7 @@ from graphs.checks import StageSpec, defined_inputs, standard_ops, static_ops, u
 from graphs.errors import ExportError
 from graphs.files import load_inferred_graph, load_model, save_graph
 from graphs.precision import MOVERS, PrecisionPolicy, fp32_islands
+from graphs.stored import StoredValues
 from graphs.weights import LOW_TYPES, low_precision_fraction, typed_weights
 
 Array = npt.NDArray[Any]
@@ -157,8 +158,9 @@ def _numpy_type(elem_type: int) -> Any:
     return onnx.helper.tensor_dtype_to_np_dtype(elem_type)
 
 
-def _cast_values(constant: gs.Constant, wanted: int) -> Array:
-    values = np.asarray(constant.values)
+def _cast_values(constant: gs.Constant, wanted: int) -> Array | StoredValues:
+    """The values in the type `wanted`; those in a file stay there and are converted when they are written."""
+    values = np.asarray(constant._values.load() if isinstance(constant._values, StoredValues) else constant.values)
     with np.errstate(over="ignore"):
         low = values.astype(_numpy_type(wanted))
     if not np.isfinite(low[np.isfinite(values)].astype(np.float32)).all():
@@ -166,4 +168,4 @@ def _cast_values(constant: gs.Constant, wanted: int) -> Array:
             f"{constant.name} holds {np.abs(values[np.isfinite(values)]).max():.3g}, beyond the low-precision type",
             hint="build with --precision bf16 or fp32",
         )
-    return np.asarray(low)
+    return constant._values.as_type(wanted) if isinstance(constant._values, StoredValues) else np.asarray(low)

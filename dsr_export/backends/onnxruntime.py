@@ -18,6 +18,7 @@ from graphs.targets import module_of
 
 CPU = ("CPUExecutionProvider",)
 FATAL = 4  # its errors reach the caller as exceptions; below this it would print them too
+LARGE_BYTES = 1 << 30  # of weights beside the model
 _ELEMENTS = {"float": "float32", "double": "float64", "float16": "float16", "bool": "bool"}
 _FAILURES = (
     "EPFail",
@@ -92,6 +93,9 @@ def _session(model: Path | bytes, optimize: bool, threads: int | None, providers
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
     options.use_deterministic_compute = True
     options.intra_op_num_threads = threads or 0
+    if isinstance(model, Path) and _is_large(model):  # its packed copy of the weights would double the memory
+        options.add_session_config_entry("session.disable_prepacking", "1")
+        options.enable_cpu_mem_arena = False
     try:
         session = onnxruntime.InferenceSession(
             model if isinstance(model, bytes) else str(model), options, providers=providers
@@ -101,6 +105,11 @@ def _session(model: Path | bytes, optimize: bool, threads: int | None, providers
     if providers[0] not in session.get_providers():  # it falls back to the CPU with a log line only
         raise ExportError(f"ONNX Runtime could not start {providers[0]}", hint="install CUDA, or run on the CPU")
     return session
+
+
+def _is_large(model: Path) -> bool:
+    weights = model.with_name(model.name + ".data")
+    return weights.is_file() and weights.stat().st_size > LARGE_BYTES
 
 
 def _check_declared(session: Any, specs: Sequence[TensorSpec]) -> None:

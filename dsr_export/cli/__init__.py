@@ -20,6 +20,7 @@ COMMANDS = {
     "run": "Run a bundle on inputs from an npz file.",
     "sample": "Draw samples from a bundle as a PNG grid.",
     "inspect": "Show what is in a bundle or an ONNX file.",
+    "bench": "Time graphs side by side in ONNX Runtime.",
     "models": "List the registered models.",
     "doctor": "Show what is installed, and what each target needs.",
 }

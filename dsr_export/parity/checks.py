@@ -18,7 +18,6 @@ from dsr_export.sampling import SamplerSpec, trajectory
 
 Array = npt.NDArray[Any]
 Progress = Callable[[int, int], None]
-REFERENCE = "torch-fp32"
 ROW_MARGIN_DB = 20.0  # equal rows run the same arithmetic and may differ by its order only
 
 
@@ -67,8 +66,8 @@ def check_parity(
     rows += _check_rows(runner, golden, tolerance)
     growth: tuple[float, ...] = ()
     if sampler is not None and golden.trajectory is not None:
-        final, growth = _check_trajectory(runner, golden.trajectory, sampler, tolerance, progress)
-        rows.append(final)
+        last, growth = _check_trajectory(runner, golden.trajectory, sampler, progress)
+        rows.append(_row("trajectory", "sample", runner.name, golden.reference, last, tolerance))
     return ParityReport(tuple(rows), growth)
 
 
@@ -76,7 +75,7 @@ def _check_batch(runner: Runner, golden: Golden, size: int, tolerance: Tolerance
     case = golden.cases[size]
     outputs = _outputs(runner, case.inputs, case.outputs)
     return [
-        _row(f"batch-{size}", name, runner.name, REFERENCE, _judge(truth, outputs[name]), tolerance)
+        _row(f"batch-{size}", name, runner.name, golden.reference, _judge(truth, outputs[name]), tolerance)
         for name, truth in case.outputs.items()
     ]
 
@@ -96,8 +95,8 @@ def _check_rows(runner: Runner, golden: Golden, tolerance: Tolerance) -> list[Pa
 
 
 def _check_trajectory(
-    runner: Runner, walk: ReferenceTrajectory, sampler: SamplerSpec, tolerance: Tolerance, progress: Progress
-) -> tuple[ParityRow, tuple[float, ...]]:
+    runner: Runner, walk: ReferenceTrajectory, sampler: SamplerSpec, progress: Progress
+) -> tuple[Comparison, tuple[float, ...]]:
     growth: list[float] = []
     last = Comparison(problem="the trajectory has no steps")
     try:
@@ -107,7 +106,7 @@ def _check_trajectory(
             progress(step.index + 1, len(walk.states))
     except ExportError as error:  # a failing runtime is a failed check, with its reason in the report
         last = Comparison(problem=error.message)
-    return _row("trajectory", "sample", runner.name, REFERENCE, last, tolerance), tuple(growth)
+    return last, tuple(growth)
 
 
 def _outputs(runner: Runner, inputs: Mapping[str, Array], names: Iterable[str]) -> dict[str, Array | str]:

@@ -1,4 +1,4 @@
-"""Golden vectors: seeded inputs and what FP32 PyTorch makes of them, so that any device can check a bundle itself."""
+"""Golden vectors: seeded inputs and what the FP32 reference makes of them, so that any device can check a bundle."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ import numpy.typing as npt
 from dsr_export.backends.base import Runner, as_denoiser
 from dsr_export.config import BatchRange
 from dsr_export.sampling import SamplerSpec, seeded_noise, trajectory
-from dsr_export.subject import Subject
+from dsr_export.subject import ExportSubject
 
 Array = npt.NDArray[Any]
 SEED = 20_260_505
+PYTORCH = "torch-fp32"
 Progress = Callable[[int, int], None]
 
 
@@ -39,10 +40,11 @@ class ReferenceTrajectory:
 
 @dataclass(frozen=True)
 class Golden:
-    """Everything a bundle is checked against. `cases` by batch size."""
+    """Everything a bundle is checked against. `cases` by batch size; `reference` says what made them."""
 
     cases: Mapping[int, Case]
     trajectory: ReferenceTrajectory | None
+    reference: str = PYTORCH
 
     def save(self, path: Path) -> None:
         """Writes one compressed npz, the same bytes for the same values."""
@@ -52,6 +54,8 @@ class Golden:
             walk = self.trajectory
             arrays |= {"trajectory/noise": walk.noise, "trajectory/labels": walk.labels}
             arrays |= {"trajectory/states": walk.states}
+        if self.reference != PYTORCH:
+            arrays["reference"] = np.frombuffer(self.reference.encode(), np.uint8)  # readers take numbers only
         with path.open("wb") as stream:
             np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
 
@@ -60,11 +64,12 @@ class Golden:
         sizes = sorted({int(key.split("/")[0][5:]) for key in arrays if key.startswith("batch")})
         cases = {b: Case(_under(arrays, f"batch{b}/in/"), _under(arrays, f"batch{b}/out/")) for b in sizes}
         walk = _under(arrays, "trajectory/")
-        return cls(cases, ReferenceTrajectory(walk["noise"], walk["labels"], walk["states"]) if walk else None)
+        made = arrays["reference"].tobytes().decode(errors="replace") if "reference" in arrays else PYTORCH
+        return cls(cases, ReferenceTrajectory(walk["noise"], walk["labels"], walk["states"]) if walk else None, made)
 
 
 def make_golden(
-    subject: Subject, reference: Runner, *, batch: BatchRange, sampler: SamplerSpec | None, progress: Progress
+    subject: ExportSubject, reference: Runner, *, batch: BatchRange, sampler: SamplerSpec | None, progress: Progress
 ) -> Golden:
     """Runs the reference at each batch size and, for a denoiser, over a whole trajectory of `sampler`."""
     cases: dict[int, Case] = {}
@@ -72,11 +77,11 @@ def make_golden(
         inputs = subject.example(size, seed=SEED)
         cases[size] = Case(inputs, reference.infer(inputs))
     walk = None if sampler is None else _walk(subject, reference, sampler, batch, progress)
-    return Golden(cases, walk)
+    return Golden(cases, walk, f"{reference.name}-fp32")
 
 
 def _walk(
-    subject: Subject, reference: Runner, sampler: SamplerSpec, batch: BatchRange, progress: Progress
+    subject: ExportSubject, reference: Runner, sampler: SamplerSpec, batch: BatchRange, progress: Progress
 ) -> ReferenceTrajectory:
     count = trajectory_images(batch, sampler)
     noise = seeded_noise(SEED, count, subject.inputs[0].with_batch(1)[1:])

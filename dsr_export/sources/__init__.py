@@ -10,7 +10,7 @@ from dataclasses import fields
 from typing import Any, Protocol
 
 from dsr_export.config import ModelRequest
-from dsr_export.subject import Subject
+from dsr_export.subject import ExportSubject, Subject, require_module
 
 
 class Source(Protocol):
@@ -23,7 +23,7 @@ class Source(Protocol):
         """JSON values that identify model, weights and options; files count by their sha256. Needs no torch."""
         ...
 
-    def load(self) -> Subject:
+    def load(self) -> ExportSubject:
         """The model itself. Raises `ExportError` for everything that does not fit."""
         ...
 
@@ -42,11 +42,11 @@ def find_source(request: ModelRequest) -> Source:
 
 
 def load_subject(model: str = "digits", **options: Any) -> Subject:
-    """Loads whatever `dsr-export build MODEL` accepts.
+    """Loads what `dsr-export build MODEL` accepts, as a PyTorch module: anything but an ONNX file.
 
     `options` are the fields of `ModelRequest`; any other name is a constructor argument of the model's family.
     """
     known = {each.name for each in fields(ModelRequest)}
     asked = {name: value for name, value in options.items() if name in known}
     arguments = {name: value for name, value in options.items() if name not in known}
-    return find_source(ModelRequest(model=model, **{"options": arguments, **asked})).load()
+    return require_module(find_source(ModelRequest(model=model, **{"options": arguments, **asked})).load())

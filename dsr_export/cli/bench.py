@@ -1,0 +1,48 @@
+"""`dsr-export bench`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+
+@click.command("bench")
+@click.argument("what", nargs=-1)
+@click.option("--checkpoint", type=click.Path(path_type=Path), help="Weights of a registered model.")
+@click.option("--random-weights", type=int, metavar="SEED", help="Seeded random weights of a registered model.")
+@click.option("--dsr", type=click.Path(path_type=Path), help="TOML file with the model's DSR spec.")
+@click.option("--batch", type=click.IntRange(min=1), default=2, show_default=True)
+@click.option("--rounds", type=click.IntRange(min=3), default=30, show_default=True, help="Timed rounds.")
+@click.option("--warmup", type=click.IntRange(min=0), default=3, show_default=True, help="Rounds not counted.")
+@click.option("--threads", type=click.IntRange(min=1), help="ONNX Runtime threads. [default: all cores]")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, and nothing else.")
+def command(
+    what: tuple[str, ...],
+    checkpoint: Path | None,
+    random_weights: int | None,
+    dsr: Path | None,
+    batch: int,
+    rounds: int,
+    warmup: int,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Time graphs side by side in ONNX Runtime: several bundles or ONNX files, or the variants of one model.
+
+    A model is timed as the exporter's raw trace, as our graph without run-time DSR, and as our graph with it. Ratios
+    are to the first, within one round.
+    """
+    from dsr_export.benches import bench
+    from dsr_export.config import ModelRequest
+    from dsr_export.progress import reporter
+
+    request = ModelRequest(checkpoint=checkpoint, random_weights=random_weights, dsr=dsr)
+    timings = bench(what, request, batch=batch, rounds=rounds, warmup=warmup, threads=threads, reporter=reporter())
+    if as_json:
+        click.echo(json.dumps({"batch": batch, "rounds": rounds, "timings": timings}, sort_keys=True))
+        return
+    for row in timings:
+        spread = f"{row['ratio_low']:.3f}-{row['ratio_high']:.3f}"
+        click.echo(f"{row['name']:<24} {row['median_ms']:9.2f} ms   {row['ratio']:.3f}x ({spread})")

@@ -1,0 +1,105 @@
+"""Weights that stay in their file: a graph of gigabytes is rewritten without reading them.
+
+A stage that leaves the weights alone links its data file to that of the stage before; one that changes their type
+writes a new file, one tensor in memory at a time.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx_graphsurgeon as gs
+from onnx import numpy_helper
+from onnx_graphsurgeon.ir.tensor import LazyValues
+
+Array = npt.NDArray[Any]
+ALIGNMENT = 4096  # runtimes map the file; a page boundary lets them use it in place
+
+
+class StoredValues(LazyValues):  # type: ignore[misc]
+    """Values of a constant that lie in a data file in `folder`, converted to the ONNX type `elem_type` when read."""
+
+    def __init__(self, tensor: onnx.TensorProto, folder: Path, elem_type: int | None = None) -> None:
+        self.source, self.folder = tensor, folder
+        described = onnx.TensorProto(name=tensor.name, dims=tensor.dims, data_type=elem_type or tensor.data_type)
+        described.external_data.extend(tensor.external_data)
+        described.data_location = onnx.TensorProto.EXTERNAL
+        super().__init__(described)
+
+    @property
+    def file(self) -> Path:
+        location = next(entry.value for entry in self.source.external_data if entry.key == "location")
+        return self.folder / str(location)
+
+    @property
+    def converted(self) -> bool:
+        return bool(self.tensor.data_type != self.source.data_type)
+
+    def load(self) -> Array:
+        values = numpy_helper.to_array(self.source, base_dir=str(self.folder))
+        return np.asarray(values.astype(onnx.helper.tensor_dtype_to_np_dtype(self.tensor.data_type), copy=False))
+
+    def as_type(self, elem_type: int) -> StoredValues:
+        """The same values in another type; nothing is read."""
+        return StoredValues(self.source, self.folder, elem_type)
+
+
+def keep_stored(graph: gs.Graph, folder: Path) -> gs.Graph:
+    """Makes the constants of a graph that was loaded without its external data read it from `folder` when asked."""
+    for tensor in graph.tensors().values():
+        if isinstance(tensor, gs.Constant) and isinstance(tensor._values, LazyValues):
+            proto = tensor._values.tensor
+            if proto.data_location == onnx.TensorProto.EXTERNAL:
+                tensor._values = StoredValues(proto, folder)
+                tensor.data_location = None  # graphsurgeon would keep it for values that replace these
+    return graph
+
+
+def stored_constants(graph: gs.Graph) -> list[gs.Constant]:
+    """The constants whose values are still in a file, in a fixed order."""
+    found = [t for t in graph.tensors().values() if isinstance(t, gs.Constant) and isinstance(t._values, StoredValues)]
+    return sorted(found, key=lambda constant: str(constant.name))
+
+
+def store(constants: Sequence[gs.Constant], data: Path) -> None:
+    """Puts the values of `constants` into the file `data` and points them there: by a link where nothing changed."""
+    if not constants:
+        return
+    files = {constant._values.file for constant in constants}
+    if len(files) == 1 and not any(constant._values.converted for constant in constants):
+        _link(files.pop(), data)
+        for constant in constants:
+            _point(constant._values.tensor, location=data.name)
+        return
+    with data.open("wb") as stream:
+        for constant in constants:
+            stream.write(b"\0" * (-stream.tell() % ALIGNMENT))
+            values = np.ascontiguousarray(constant._values.load())
+            _point(constant._values.tensor, location=data.name, offset=stream.tell(), length=values.nbytes)
+            stream.write(values.view(np.uint8).data if values.size else b"")
+
+
+def _link(source: Path, target: Path) -> None:
+    """A hard link: entries of the stage cache are never written to again. A copy where the file system has none."""
+    if target.exists() and target.samefile(source):
+        return
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _point(tensor: onnx.TensorProto, **entries: str | int) -> None:
+    kept = {entry.key: entry.value for entry in tensor.external_data} | {k: str(v) for k, v in entries.items()}
+    del tensor.external_data[:]
+    for key in ("location", "offset", "length"):
+        if key in kept:
+            tensor.external_data.add(key=key, value=kept[key])
