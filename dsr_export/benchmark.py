@@ -1,4 +1,4 @@
-"""Latency of graphs side by side: interleaved rounds in one process, medians, and ratios pair by pair with their spread.
+"""Latency of graphs side by side: interleaved rounds in one process, medians, and paired ratios with their spread.
 
 A shared machine drifts by more than what is measured; a ratio within one round does not.
 """

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import dataclasses
+import gc
 import hashlib
 import json
 import re
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -80,7 +84,7 @@ class Build:
     @cached_property
     def key(self) -> str:
         """Digest of everything the bundle depends on; equal keys mean that there is nothing to do."""
-        files = dict.fromkeys(("checkpoint", "config_file", "dsr", "out"))  # their content is in the subject's key
+        files = dict.fromkeys(("checkpoint", "config_file", "dsr", "model_dir", "out"))  # the subject's key has them
         options = dataclasses.asdict(self.config) | files | {"force": False}
         targets = [each.name for each in self.targets]
         checked = [each.name for each in self.runnable_targets]
@@ -98,7 +102,13 @@ class Build:
 
     def unload(self) -> None:
         """Lets the model go: the stages behind the reference need its memory, not its weights."""
+        if self._subject is not None:
+            self._subject.release()
         self._subject = None
+        gc.collect()
+        if sys.platform == "linux":  # glibc keeps freed weights for itself otherwise
+            with contextlib.suppress(OSError, AttributeError):
+                ctypes.CDLL(None).malloc_trim(0)
 
     def stage(self, name: str, key: Mapping[str, Any], produce: Callable[[Path, Bar], None]) -> CachedStage:
         """Runs one cached stage under a progress bar and logs it."""

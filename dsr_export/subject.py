@@ -107,6 +107,10 @@ class ExportSubject(Protocol):
         """Seeded inputs by name; row i does not depend on `batch`."""
         ...
 
+    def release(self) -> None:
+        """Gives the weights' memory back; the subject is not used afterwards."""
+        ...
+
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
@@ -166,6 +170,10 @@ class Subject:
         from dsr_export.backends.torch import TorchRunner
 
         return TorchRunner(self)
+
+    def release(self) -> None:
+        """Gives the weights' memory back; dropping the module is not enough, as the exporter keeps its parameters."""
+        self.module.to("meta")
 
     def example(self, batch: int, *, seed: int) -> dict[str, Array]:
         """Seeded inputs: normal `x`, uniform `t`, random labels, or as `draws` says. Rows do not depend on `batch`."""

@@ -28,33 +28,34 @@ OPSET = 20  # TensorRT 10.3 ends near it, and every other target takes it
 _SCOPES = "pkg.torch.onnx.name_scopes"
 
 
-def trace(subject: Subject, path: Path) -> TracedModel:
-    """Writes the traced graph of `subject` to `path`, with a dynamic batch axis.
+def trace(subject: Subject, path: Path, *, program: torch.export.ExportedProgram | None = None) -> TracedModel:
+    """Writes the traced graph of `subject`, or of the `program` that it is already, to `path`.
 
     Raises:
         ExportError: the model can't be exported; the message carries the exporter's own reason.
     """
     register_schemas()
     with torch.no_grad(), _quiet():
-        program = _export(subject)
-    write_program(program, path)
+        exported = _export(subject, program)
+    write_program(exported, path)
     return TracedModel(path=path, sites=subject.sites)
 
 
-def _export(subject: Subject) -> Any:
+def _export(subject: Subject, program: torch.export.ExportedProgram | None) -> Any:
     example = {name: torch.from_numpy(value) for name, value in subject.example(2, seed=0).items()}
     axis = torch.export.Dim("batch", min=1)
+    free: dict[str, Any] = {"dynamic_shapes": tuple({0: axis} for _ in subject.inputs)}
     try:
         return torch.onnx.export(
-            subject.module,
-            tuple(example.values()),
+            program or subject.module,
+            () if program else tuple(example.values()),
             dynamo=True,
             opset_version=OPSET,
             input_names=[spec.name for spec in subject.inputs],
             output_names=[spec.name for spec in subject.outputs],
-            dynamic_shapes=tuple({0: axis} for _ in subject.inputs),
             custom_translation_table=translations(),
             verbose=False,
+            **({} if program else free),
         )
     except torch.onnx.errors.OnnxExporterError as error:
         raise ExportError(
@@ -64,8 +65,8 @@ def _export(subject: Subject) -> Any:
 
 
 def translations() -> dict[Any, Callable[..., Any]]:
-    """torch op -> a function that makes its one `dsr` node."""
-    dsr = Opset(DOMAIN, VERSION)
+    """torch op -> a function that makes its one `dsr` node; and `squeeze`, which the exporter translates wrongly."""
+    dsr, standard = Opset(DOMAIN, VERSION), Opset("", OPSET)
 
     def replace(x, registers, choice, gate, bias, rule, threshold, rounds, choose, exclude):  # type: ignore[no-untyped-def]
         return dsr.ReplaceOutliers(
@@ -78,8 +79,17 @@ def translations() -> dict[Any, Callable[..., Any]]:
             a, neurons=list(neurons), registers=registers, scale=list(scale), normal_values=normal_values
         )
 
+    def squeeze(x, dim):  # type: ignore[no-untyped-def]
+        """torch leaves an axis alone whose size is not 1; an ONNX Squeeze of it is invalid."""
+        keeps = x.shape is not None and (len(x.shape) == 0 or x.shape[dim] != 1)
+        return standard.Identity(x) if keeps else standard.Squeeze(x, [dim])
+
     ops = torch.ops.dsr
-    return {ops.replace_outliers.default: replace, ops.shift_register_neurons.default: shift}
+    return {
+        ops.replace_outliers.default: replace,
+        ops.shift_register_neurons.default: shift,
+        torch.ops.aten.squeeze.dim: squeeze,
+    }
 
 
 def write_program(program: Any, path: Path) -> None:
@@ -91,6 +101,8 @@ def write_program(program: Any, path: Path) -> None:
         onnx_ir.save(model, path)
     else:
         onnx_ir.save(model, path, external_data=path.name + ".data", size_threshold_bytes=INLINE_BELOW)
+    for value in model.graph.initializers.values():
+        value.const_value = None  # the exporter keeps the program, and with it the weights, alive
 
 
 def name_nodes(graph: onnx_ir.Graph) -> None:

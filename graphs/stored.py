@@ -6,6 +6,7 @@ writes a new file, one tensor in memory at a time.
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from collections.abc import Sequence
@@ -16,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import onnx_graphsurgeon as gs
-from onnx import numpy_helper
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
 Array = npt.NDArray[Any]
@@ -43,8 +43,13 @@ class StoredValues(LazyValues):  # type: ignore[misc]
         return bool(self.tensor.data_type != self.source.data_type)
 
     def load(self) -> Array:
-        values = numpy_helper.to_array(self.source, base_dir=str(self.folder))
-        return np.asarray(values.astype(onnx.helper.tensor_dtype_to_np_dtype(self.tensor.data_type), copy=False))
+        # Not by onnx, which refuses a data file that has several links, as those of the stage cache have.
+        entries = {entry.key: entry.value for entry in self.source.external_data}
+        stored = onnx.helper.tensor_dtype_to_np_dtype(self.source.data_type)
+        count = math.prod(self.source.dims)
+        values = np.fromfile(self.file, stored, count=count, offset=int(entries.get("offset", 0)))
+        wanted = onnx.helper.tensor_dtype_to_np_dtype(self.tensor.data_type)
+        return np.asarray(values.reshape(tuple(self.source.dims)).astype(wanted, copy=False))
 
     def as_type(self, elem_type: int) -> StoredValues:
         """The same values in another type; nothing is read."""

@@ -93,6 +93,9 @@ def _session(model: Path | bytes, optimize: bool, threads: int | None, providers
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
     options.use_deterministic_compute = True
     options.intra_op_num_threads = threads or 0
+    # In the file's order, where range probes stand next to what they read: the default order runs them last and keeps
+    # every tensor alive until then (12 GB instead of 3 for a model of 676 M parameters).
+    options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
     if isinstance(model, Path) and _is_large(model):  # its packed copy of the weights would double the memory
         options.add_session_config_entry("session.disable_prepacking", "1")
         options.enable_cpu_mem_arena = False

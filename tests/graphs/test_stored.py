@@ -61,6 +61,14 @@ def test_an_unchanged_data_file_is_linked(external: Path, tmp_path: Path) -> Non
     np.testing.assert_array_equal(_run(tmp_path / "next.onnx"), _run(external))
 
 
+def test_a_linked_data_file_can_be_read_and_converted(external: Path, tmp_path: Path) -> None:
+    save_graph(load_graph(external), tmp_path / "next.onnx")
+    typed, _ = assign_precision(
+        OptimizedModel(path=tmp_path / "next.onnx"), tmp_path / "half.onnx", "fp16", PrecisionPolicy()
+    )
+    np.testing.assert_allclose(_run(typed.path), _run(external), atol=2e-2)
+
+
 def test_an_old_data_file_is_replaced_and_its_other_names_are_not(external: Path, tmp_path: Path) -> None:
     (tmp_path / "next.onnx.data").write_bytes(b"old")
     (tmp_path / "keep").hardlink_to(tmp_path / "next.onnx.data")
