@@ -173,7 +173,8 @@ class Subject:
 
     def release(self) -> None:
         """Gives the weights' memory back; dropping the module is not enough, as the exporter keeps its parameters."""
-        self.module.to("meta")
+        for weight in (*self.module.parameters(), *self.module.buffers()):
+            weight.data = weight.new_empty(0)
 
     def example(self, batch: int, *, seed: int) -> dict[str, Array]:
         """Seeded inputs: normal `x`, uniform `t`, random labels, or as `draws` says. Rows do not depend on `batch`."""
