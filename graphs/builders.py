@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -51,10 +51,18 @@ class NodeBuilder:
 
 def replace_output(node: gs.Node, replacement: gs.Variable, graph: gs.Graph) -> None:
     """Gives everything that read `node`'s first output `replacement` instead; graph outputs keep their names."""
-    old = node.outputs[0]
-    for consumer in list(old.outputs):
-        consumer.inputs = [replacement if tensor is old else tensor for tensor in consumer.inputs]
-    if any(output is old for output in graph.outputs):
-        replacement.name, replacement.dtype, replacement.shape = old.name, old.dtype, old.shape
-        graph.outputs = [replacement if output is old else output for output in graph.outputs]
+    redirect(node.outputs[0], replacement, graph, list(node.outputs[0].outputs))
     node.outputs.clear()
+
+
+def redirect(old: gs.Variable, replacement: gs.Variable, graph: gs.Graph, readers: Iterable[gs.Node]) -> None:
+    """Gives `readers` of `old` `replacement` instead, and makes it a graph output where `old` was one.
+
+    List the readers before `replacement` is built where it depends on `old` itself.
+    """
+    for reader in readers:
+        reader.inputs = [replacement if tensor is old else tensor for tensor in reader.inputs]
+    if any(output is old for output in graph.outputs):
+        replacement.dtype, replacement.shape = old.dtype, old.shape
+        replacement.name, old.name = old.name, f"{old.name}.before"
+        graph.outputs = [replacement if output is old else output for output in graph.outputs]

@@ -20,23 +20,27 @@ def constant_value(tensor: gs.Tensor) -> Array | None:
     if not tensor.inputs or tensor.inputs[0].domain not in (None, "", "ai.onnx"):
         return None
     node = tensor.inputs[0]
-    values = [constant_value(source) for source in node.inputs if not source.is_empty()]
-    if any(value is None for value in values):
-        return None
-    return _evaluate(node, node.outputs.index(tensor), [value for value in values if value is not None])
+    values: list[Array] = []
+    for source in node.inputs:
+        if source.is_empty():
+            continue
+        value = constant_value(source)
+        if value is None:  # stop at the first: every path up a residual stream would be walked otherwise
+            return None
+        values.append(value)
+    return _evaluate(node, node.outputs.index(tensor), values)
 
 
 def _evaluate(node: gs.Node, output: int, values: list[Array]) -> Array:
     names = [source.name for source in node.inputs if not source.is_empty()]
-    graph = gs.Graph(
-        nodes=[node.copy(inputs=[gs.Variable(t.name) for t in node.inputs], outputs=_anonymous(node))],
-        inputs=[gs.Variable(name, value.dtype, value.shape) for name, value in zip(names, values, strict=True)],
-        opset=20,
-    )
-    graph.outputs = graph.nodes[0].outputs
+    known = dict(zip(names, values, strict=True))
+    inputs = {name: gs.Variable(name, value.dtype, value.shape) for name, value in known.items()}
+    copy = node.copy(inputs=[inputs.get(t.name, t) for t in node.inputs], outputs=_anonymous(node))
+    graph = gs.Graph(nodes=[copy], inputs=list(inputs.values()), opset=20)
+    graph.outputs = copy.outputs
     model = gs.export_onnx(graph, do_type_check=False)
     model.ir_version = min(model.ir_version, onnx.IR_VERSION)
-    result = ReferenceEvaluator(model).run(None, dict(zip(names, values, strict=True)))
+    result = ReferenceEvaluator(model).run(None, known)
     return np.asarray(list(result)[output])
 
 

@@ -90,7 +90,7 @@ def _becomes(x: Array, norms: Array, limit: Array, rows: Array, gate: list[Array
     share = np.exp(logits - logits.max(axis=2, keepdims=True))
     mixture = share / share.sum(axis=2, keepdims=True) @ rows
     strength = 1 / (1 + np.exp(-(x @ gate[1] + gate[2])))
-    return np.where(broken, rows[0], x + strength * (mixture - x)).astype(np.float32)
+    return np.asarray(np.where(broken, rows[0], x + strength * (mixture - x)), np.float32)
 
 
 def _nearest(x: Array, rows: Array) -> Array:

@@ -30,6 +30,13 @@ def check_external_data(model: onnx.ModelProto, folder: Path) -> None:
                 raise ExportError(f"external data of tensor '{tensor.name}': {problem}", hint=_HINT)
 
 
+def external_files(model: onnx.ModelProto, folder: Path) -> list[Path]:
+    """The files that hold external data of a checked model, sorted."""
+    external = (tensor for tensor in all_tensors(model) if tensor.data_location == onnx.TensorProto.EXTERNAL)
+    names = {entry.value for tensor in external for entry in tensor.external_data if entry.key == "location"}
+    return [folder / name for name in sorted(names)]
+
+
 def all_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
     """Initialisers and tensors in attributes, those of nested graphs and local functions included."""
     yield from _graph_tensors(model.graph)

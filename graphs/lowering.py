@@ -9,21 +9,23 @@ import onnx_graphsurgeon as gs
 from graphs.artifacts import LoweredModel, OptimizedModel, TracedModel
 from graphs.checks import lowered_spec, optimized_spec, traced_spec
 from graphs.files import load_graph, load_model, save_graph
-from graphs.rewrite import RewriteReport, run
+from graphs.rewrite import RewriteReport, run_first
 from graphs.rewrites import LOWERINGS
 
 FOLD_LIMIT = 1 << 20  # bytes: a folded constant larger than this is not worth its place in the file
 
 
 def lower(traced: TracedModel, path: Path) -> tuple[LoweredModel, list[RewriteReport]]:
-    """Applies every lowering; each must find exactly the declared number of sites.
+    """Applies the lowerings; those of one op must find exactly its declared number of sites between them.
 
     Raises:
         ExportError: another number of sites, naming the near misses; or a broken stage spec.
     """
     traced_spec(traced.sites).verify(load_model(traced.path, weights=False))
     graph = load_graph(traced.path)
-    reports = [run(graph, rewrite, expected=traced.sites.get(op, 0)) for op, rewrite in LOWERINGS]
+    reports = []
+    for op, rewrites in LOWERINGS:
+        reports += run_first(graph, rewrites, expected=traced.sites.get(op, 0))
     save_graph(graph, path)
     lowered_spec().verify(load_model(path, weights=False))
     return LoweredModel(path=path), reports

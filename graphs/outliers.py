@@ -34,22 +34,48 @@ class Detection:
 
     @property
     def median_rank(self) -> int:
-        """How many norms lie at or below the lower median, the one `torch.median` takes."""
-        return (len(self.counted) - 1) // 2 + 1
+        """How many counted norms lie at or above the lower median, the one `torch.median` takes."""
+        return len(self.counted) // 2 + 1
 
 
-def token_norms(build: NodeBuilder, x: gs.Tensor) -> gs.Variable:
-    """[B, N, D] -> [B, N]."""
-    return build.op("ReduceL2", [x, build.ints("last_axis", 2)], "norms", keepdims=0)
+def token_norms(build: NodeBuilder, x: gs.Tensor) -> tuple[gs.Variable, gs.Variable]:
+    """[B, N, D] -> norms and their squares, both [B, N]. ONNX Runtime takes longer for ReduceL2."""
+    squares = build.op(
+        "ReduceSum", [build.op("Mul", [x, x], "square"), build.ints("last_axis", 2)], "squares", keepdims=0
+    )
+    return build.op("Sqrt", [squares], "norms"), squares
 
 
-def outlier_mask(build: NodeBuilder, norms: gs.Tensor, detection: Detection) -> tuple[gs.Variable, gs.Tensor]:
-    """Bool mask [B, N] and the threshold it was made with, [B, 1] (or a scalar).
+def comparable_norms(build: NodeBuilder, norms: gs.Tensor, detection: Detection) -> tuple[gs.Tensor, gs.Tensor]:
+    """Norms as `outlier_mask` compares them, and where they are finite.
 
-    `not (n <= t)` rather than `n > t`, so that NaN counts; the threshold is held finite, so that infinity does.
+    For the median NaN becomes infinity, which sorts last, and an excluded row -1, which sorts first and exceeds no
+    threshold (its `finite` is False): then no later round needs a mask of the counted rows.
     """
+    if detection.rule != "median":
+        return norms, is_finite(build, norms)
+    counted = np.isin(np.arange(detection.tokens), detection.counted)[None]  # [1, N]
+    largest, infinity = np.where(counted, LARGEST, -1), np.where(counted, np.inf, -1)
+    if not detection.exclude:
+        largest, infinity = largest[0, 0], infinity[0, 0]
+    finite = build.op("LessOrEqual", [norms, build.constant("largest", largest.astype(np.float32))], "finite")
+    beyond = build.constant("infinity", infinity.astype(np.float32))
+    return build.op("Where", [finite, norms, beyond], "comparable"), finite
+
+
+def outlier_mask(
+    build: NodeBuilder, norms: gs.Tensor, detection: Detection, *, finite: bool = False
+) -> tuple[gs.Variable, gs.Tensor]:
+    """Bool mask [B, N] of comparable norms, and the threshold it was made with, [B, 1] (or a scalar).
+
+    The threshold is held finite, so that infinity exceeds it; where every norm is known to be `finite` it needn't be.
+    """
+    if detection.rule == "median":
+        limit: gs.Tensor = _median_limit(build, norms, detection)
+        limit = limit if finite else build.op("Min", [limit, build.floats("largest", LARGEST)], "limit")
+        return build.op("Greater", [norms, limit], "outlier"), limit
     limit = _limit(build, _counted_norms(build, norms, detection), detection)
-    within = build.op("LessOrEqual", [norms, limit], "within")
+    within = build.op("LessOrEqual", [norms, limit], "within")  # not (n <= t) rather than n > t, so that NaN counts
     mask = build.op("Not", [within], "outlier")
     if detection.exclude:
         counted = np.isin(np.arange(detection.tokens), detection.counted)[None]
@@ -75,23 +101,16 @@ def _counted_norms(build: NodeBuilder, norms: gs.Tensor, detection: Detection) -
 def _limit(build: NodeBuilder, norms: gs.Tensor, detection: Detection) -> gs.Tensor:
     if detection.rule == "absolute":
         return build.floats("threshold", detection.threshold)
-    finite = is_finite(build, norms)
-    if detection.rule == "median":
-        limit = build.op(
-            "Mul",
-            [_lower_median(build, norms, finite, detection), build.floats("factor", detection.threshold)],
-            "scaled",
-        )
-    else:
-        limit = _mean_and_deviation(build, norms, finite, detection.threshold)
+    limit = _mean_and_deviation(build, norms, is_finite(build, norms), detection.threshold)
     return build.op("Min", [limit, build.floats("largest", LARGEST)], "limit")
 
 
-def _lower_median(build: NodeBuilder, norms: gs.Tensor, finite: gs.Tensor, detection: Detection) -> gs.Tensor:
-    ordered = build.op("Where", [finite, norms, build.floats("infinity", np.inf)], "sortable")
+def _median_limit(build: NodeBuilder, norms: gs.Tensor, detection: Detection) -> gs.Variable:
+    """The smallest of the largest half, scaled: excluded rows, at -1, are never among them."""
     rank = build.ints("rank", detection.median_rank)
-    values, _ = build.ops("TopK", [ordered, rank], "smallest", outputs=2, axis=1, largest=0, sorted=0)
-    return build.op("ReduceMax", [values, build.ints("token_axis", 1)], "median", keepdims=1)
+    values, _ = build.ops("TopK", [norms, rank], "largest_half", outputs=2, axis=1, largest=1, sorted=0)
+    median = build.op("ReduceMin", [values, build.ints("token_axis", 1)], "median", keepdims=1)
+    return build.op("Mul", [median, build.floats("factor", detection.threshold)], "scaled")
 
 
 def _mean_and_deviation(build: NodeBuilder, norms: gs.Tensor, finite: gs.Tensor, factor: float) -> gs.Tensor:

@@ -38,11 +38,13 @@ MOVERS = frozenset(
         "Tile",
         "Pad",
         "GatherElements",
+        "Shape",
     ]
 )
-"""Ops that only move data: they keep the type they are given."""
+"""Ops that only move data, or look at its shape: they keep the type they are given."""
 SANDWICHED = frozenset(["Add", "Sub", "Mul", "Div", "Neg", "Where", "Min", "Max", "Clip", "Abs", "Sigmoid", "Cast"])
-"""Cheap ops that join FP32 neighbours rather than force two casts."""
+"""Cheap ops that join FP32 neighbours rather than force two casts. Graph inputs are FP32: a timestep that is scaled on
+its way to an FP32 embedder must not be rounded to 11 bits before it."""
 _NORM_MODULE = re.compile(r"(^|\.)\w*norm\w*$")
 
 
@@ -81,4 +83,4 @@ def _reason(node: gs.Node, policy: PrecisionPolicy) -> str | None:
 def _sandwiched(node: gs.Node, islands: Collection[str]) -> bool:
     producers = [source for tensor in node.inputs for source in tensor.inputs]
     consumers = [target for tensor in node.outputs for target in tensor.outputs]
-    return bool(producers and consumers) and all(n.name in islands for n in producers + consumers)
+    return bool(consumers) and all(n.name in islands for n in producers + consumers)

@@ -74,20 +74,40 @@ def run(graph: gs.Graph, rewrite: Rewrite, *, expected: int | None = None) -> Re
     before = len(graph.nodes)
     results = [result for node in list(graph.nodes) if (result := rewrite.match(node)) is not None]
     matches = [result for result in results if isinstance(result, Match)]
+    names = tuple(match.node.name for match in matches)
     misses = tuple(result for result in results if isinstance(result, Miss))
     if expected is not None and len(matches) != expected:
-        raise ExportError(_count_message(rewrite.name, expected, matches, misses), hint=_COUNT_HINT)
-    names = tuple(match.node.name for match in matches)
+        raise _count_error(rewrite.name, expected, names, misses)
     for match in matches:
         rewrite.apply(graph, match)
     graph.cleanup(remove_unused_graph_inputs=False).toposort()
     return RewriteReport(rewrite.name, names, misses, before, len(graph.nodes))
 
 
+def run_first(graph: gs.Graph, rewrites: Sequence[Rewrite], *, expected: int) -> list[RewriteReport]:
+    """Applies to each node the first of `rewrites` that matches it; a later one runs where earlier ones missed.
+
+    Raises:
+        ExportError: the sites of all `rewrites` together are not `expected`; the message names the nodes that every
+            one of them missed, with each one's reason. The graph may have been changed by then.
+    """
+    reports: list[RewriteReport] = []
+    for rewrite in rewrites:
+        reports.append(run(graph, rewrite))
+        if not reports[-1].misses:
+            break
+    sites = tuple(name for report in reports for name in report.sites)
+    if len(sites) != expected:
+        misses = tuple(miss for report in reports for miss in report.misses if miss.node not in sites)
+        raise _count_error(" / ".join(rewrite.name for rewrite in rewrites), expected, sites, misses)
+    return reports
+
+
 _COUNT_HINT = "the DSR spec declares the sites; correct it, or look at the near misses with `dsr-export inspect`"
 
 
-def _count_message(name: str, expected: int, matches: Sequence[Match], misses: Sequence[Miss]) -> str:
-    near = "; ".join(f"{miss.node}: {miss.reason}" for miss in misses) or "none"
-    found = ", ".join(match.node.name for match in matches) or "none"
-    return f"{name}: {len(matches)} sites found where {expected} are declared (found: {found}; near misses: {near})"
+def _count_error(name: str, expected: int, sites: Sequence[str], misses: Sequence[Miss]) -> ExportError:
+    near = "; ".join(dict.fromkeys(f"{miss.node}: {miss.reason}" for miss in misses)) or "none"
+    found = ", ".join(sites) or "none"
+    counts = f"{len(sites)} sites found where {expected} are declared"
+    return ExportError(f"{name}: {counts} (found: {found}; near misses: {near})", hint=_COUNT_HINT)

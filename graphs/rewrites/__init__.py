@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from graphs.rewrite import Rewrite
+from graphs.rewrites.fold_register_neurons import FoldRegisterNeurons
 from graphs.rewrites.lower_replace_outliers import LowerReplaceOutliers
 from graphs.rewrites.lower_shift_register_neurons import LowerShiftRegisterNeurons
 
-LOWERINGS: tuple[tuple[str, Rewrite], ...] = (
-    # Symbolic op type -> its lowering. Neuron shifts first: replacement may read what they write.
-    ("ShiftRegisterNeurons", LowerShiftRegisterNeurons()),
-    ("ReplaceOutliers", LowerReplaceOutliers()),
+LOWERINGS: tuple[tuple[str, tuple[Rewrite, ...]], ...] = (
+    # Symbolic op type -> its lowerings; each node takes the first that matches it.
+    # Neuron shifts first: replacement may read what they write. Folding before masks: it copies no [B, N, H] tensor.
+    ("ShiftRegisterNeurons", (FoldRegisterNeurons(), LowerShiftRegisterNeurons())),
+    ("ReplaceOutliers", (LowerReplaceOutliers(),)),
 )

@@ -1,14 +1,14 @@
-"""`fc2(dsr.ShiftRegisterNeurons(a))` -> `fc2'(a)` with a correction of row 0 and of the register rows.
+"""`fc2(dsr.ShiftRegisterNeurons(a))` -> `fc2'(a)`, with a correction of row 0 and of the register rows behind its bias.
 
-The listed columns of `a` [B, N + R, H] meet zeroed rows of fc2's weight W [H, D], so that `a` is neither masked nor
-copied. What those columns still contribute is written back behind the bias:
+The listed columns I of `a` [B, N + R, H] meet zeroed rows of fc2's weight W [H, D], so that `a` is neither masked nor
+copied. What those columns still contribute is added (m: the signed maximum of a[:, :, I], one scalar per image):
 
-    mode "zero":  row 0 (never quieted)  + a[:, 0, I] @ W[I]      register row r  + m * scale_r * sum(W[I])
-    mode "same":  W stays as it is;      register row r  + (m * scale_r - a[:, r, I]) @ W[I]
+    mode "zero":  row 0 (never quieted)  a[:, 0, I] @ W[I]        register row r  m * scale_r * sum(W[I])
+    mode "same":  (W stays as it is)                              register row r  (m * scale_r - a[:, r, I]) @ W[I]
 
-with m the signed maximum of a[:, :, I]. Equal in real arithmetic, so to float32 rounding here; but a listed activation
-that is infinite gives NaN in its row (inf * 0), where the masks of `lower_shift_register_neurons` would write 0.
-Constraints: one consumer, a MatMul or a Gemm between two Reshapes, with a constant weight. Any other site, and the modes
+Equal in real arithmetic, so to float32 rounding here; but an infinite activation in a quieted cell makes its row NaN
+(inf * 0), where the masks of `lower_shift_register_neurons` write 0.
+Constraints: one consumer, a MatMul or a Gemm between two Reshapes, with a constant weight. Other sites, and the modes
 that need statistics of ordinary rows, are left to the masks. Source: arXiv 2506.08010.
 """
 
@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
-from graphs.builders import NodeBuilder, replace_output
+from graphs.builders import NodeBuilder, redirect
 from graphs.constants import constant_value
 from graphs.rewrite import Match, Miss
 from graphs.rewrites.lower_shift_register_neurons import LowerShiftRegisterNeurons, signed_max
@@ -48,84 +48,109 @@ class FoldRegisterNeurons:
     def apply(self, graph: gs.Graph, match: Match) -> None:
         node, gemm, tail = match.node, match.found["gemm"], match.found["tail"]
         build = NodeBuilder(graph, "lower", node.name.rsplit("/", 1)[0])
-        neurons = sorted(set(node.attrs["neurons"]))
+        neurons, axis = sorted(set(node.attrs["neurons"])), int(gemm.attrs.get("transB", 0))
         weight = constant_value(gemm.inputs[1])
         assert weight is not None  # as matched
-        axis = int(gemm.attrs.get("transB", 0))  # of H in the stored weight
-        listed_weight = np.take(weight, neurons, axis=axis) * np.float32(gemm.attrs.get("alpha", 1.0))
-        rows = (listed_weight.T if axis else listed_weight).astype(np.float32)  # W[I], [I, D]
-        corrections = _corrections(build, node, neurons, rows)
+        listed = np.take(weight, neurons, axis=axis) * np.float32(gemm.attrs.get("alpha", 1.0))
+        first, last = _corrections(build, node, neurons, listed.T if axis else listed)
         if node.attrs["normal_values"] == "zero":
             gemm.inputs[1] = build.constant("weight", _without(weight, neurons, axis))
-        _bypass(node)
-        _correct(build, graph, tail, match.found["rows"], corrections)
+        redirect(node.outputs[0], node.inputs[0], graph, list(node.outputs[0].outputs))
+        node.outputs.clear()
+        _correct(build, graph, tail.outputs[0], first, last, int(node.attrs["registers"]))
 
 
 def _second_gemm(node: gs.Node, rows: int, width: int) -> Match | Miss:
-    """The path from the shifted activations to the [B, N + R, D] tensor behind fc2 and its bias."""
-    gemm = _only_consumer(node)
-    flat = gemm is not None and gemm.op == "Reshape"
-    if gemm is not None and flat:
-        gemm = _only_consumer(gemm)
+    """fc2, and the last node of it: the one that makes [B, N + R, D], bias included."""
+    reader = _only_reader(node)
+    flat = reader is not None and reader.op == "Reshape"
+    gemm = _only_reader(reader) if reader is not None and flat else reader
     if gemm is None or gemm.op != ("Gemm" if flat else "MatMul"):
-        return Miss("its only consumer is no MatMul, or Reshape and Gemm", node.name)
-    if gemm.inputs[0].inputs[0] not in (node, *node.o().outputs[0].inputs) or gemm.attrs.get("transA", 0):
-        return Miss(f"{gemm.name} does not multiply the activations from the right", node.name)
-    weight = constant_value(gemm.inputs[1])
-    if weight is None or weight.ndim != 2 or weight.shape[int(gemm.attrs.get("transB", 0))] != width:
-        return Miss(f"{gemm.name} has no constant weight of {width} rows", node.name)
+        return Miss("its only reader is no MatMul, and no Reshape before a Gemm", node.name)
+    shape = _constant_shape(gemm.inputs[1])
+    if len(shape) != 2 or shape[int(gemm.attrs.get("transB", 0))] != width or gemm.attrs.get("transA", 0):
+        return Miss(f"{gemm.name} has no constant weight for {width} neurons", node.name)
     tail = _tail(gemm)
-    shape = tail.outputs[0].shape
-    if flat and (tail.op != "Reshape" or shape is None or len(shape) != 3 or shape[1] != rows):
+    made = tail.outputs[0].shape
+    if flat and (tail.op != "Reshape" or made is None or len(made) != 3 or made[1] != rows):
         return Miss(f"{gemm.name} is not followed by a Reshape to [batch, {rows}, D]", node.name)
-    return Match(node, {"gemm": gemm, "tail": tail, "rows": rows})
+    return Match(node, {"gemm": gemm, "tail": tail})
+
+
+def _only_reader(node: gs.Node) -> gs.Node | None:
+    """What reads the node's output, where one node alone does; a graph output has a reader outside."""
+    readers = node.outputs[0].outputs
+    return readers[0] if len(readers) == 1 else None
 
 
 def _tail(gemm: gs.Node) -> gs.Node:
-    """The last of fc2: the GEMM, its bias Add, or the Reshape behind a Gemm."""
-    after = _only_consumer(gemm)
+    after = _only_reader(gemm)
     if after is None:
         return gemm
     if gemm.op == "Gemm":
         return after if after.op == "Reshape" else gemm
-    biased = after.op == "Add" and any((value := constant_value(t)) is not None and value.ndim == 1 for t in after.inputs)
-    return after if biased else gemm
+    return after if after.op == "Add" and any(len(_constant_shape(tensor)) == 1 for tensor in after.inputs) else gemm
 
 
-def _corrections(build: NodeBuilder, node: gs.Node, neurons: list[int], rows: Array) -> list[gs.Variable | None]:
-    """What is added to row 0, [B, 1, D] (None: nothing), and to the register rows, [B, R, D]."""
+def _constant_shape(tensor: gs.Tensor) -> tuple[int, ...]:
+    """Empty for what is no constant. A stored weight isn't read for its shape."""
+    if isinstance(tensor, gs.Constant):
+        return tuple(tensor.shape)
+    value = constant_value(tensor)
+    return () if value is None else value.shape
+
+
+def _corrections(
+    build: NodeBuilder, node: gs.Node, neurons: list[int], rows: Array
+) -> tuple[gs.Variable | None, gs.Variable]:
+    """What is added to row 0, [B, 1, D] (None: nothing), and to the register rows, [B, R, D]; `rows` is W[I]."""
     registers = int(node.attrs["registers"])
     scale = np.broadcast_to(np.asarray(node.attrs["scale"], np.float32), (registers,))[:, None]  # [R, 1]
-    weight = build.constant("listed_weight", rows)
+    weight = build.constant("listed_weight", rows.astype(np.float32))
     listed = build.op("Gather", [node.inputs[0], build.ints("neurons", *neurons)], "listed", axis=2)  # [B, N + R, I]
     peak = signed_max(build, listed)  # [B, 1, 1]
     if node.attrs["normal_values"] == "zero":
-        total = rows.sum(axis=0, dtype=np.float64).astype(np.float32)
-        first = build.op("MatMul", [_rows(build, listed, "first_listed", 0, 1), weight], "first_correction")
-        return [first, build.op("Mul", [peak, build.constant("register_weight", scale * total)], "register_correction")]
+        total = rows.sum(axis=0, dtype=np.float64).astype(np.float32)  # [D]
+        row = build.op("MatMul", [_rows(build, listed, "first_listed", 0, 1), weight], "row_correction")
+        return row, build.op("Mul", [peak, build.constant("register_weight", scale * total)], "register_correction")
     written = build.op("Mul", [peak, build.constant("scale", scale)], "written")  # [B, R, 1]
-    before = _rows(build, listed, "register_listed", -registers, np.iinfo(np.int64).max)
-    step = build.op("Sub", [written, before], "step")  # [B, R, I]
-    return [None, build.op("MatMul", [step, weight], "register_correction")]
+    step = build.op("Sub", [written, _rows(build, listed, "register_listed", -registers, _END)], "step")  # [B, R, I]
+    return None, build.op("MatMul", [step, weight], "register_correction")
 
 
 def _correct(
-    build: NodeBuilder, graph: gs.Graph, tail: gs.Node, rows: int, corrections: list[gs.Variable | None]
+    build: NodeBuilder,
+    graph: gs.Graph,
+    whole: gs.Variable,
+    first: gs.Variable | None,
+    last: gs.Variable,
+    registers: int,
 ) -> None:
-    """Adds `corrections` to the first and last rows of what `tail` makes; the rows between are only copied.
+    """Adds to the first and last rows of `whole`; the rows between are copied.
 
-    Measured in ONNX Runtime, slices and a Concat cost as much as one full-size Add of padded corrections, and they
-    keep a non-finite correction out of ordinary rows.
+    In ONNX Runtime slices and a Concat cost no more than a full-size Add of padded corrections (0.1 ms for 257 x 768),
+    and they keep a correction that is not finite out of ordinary rows.
     """
-    first, last = corrections
-    assert last is not None
-    whole = tail.outputs[0]
-    inner = gs.Variable(f"{whole.name}.uncorrected", whole.dtype, whole.shape)
-    start, end = int(first is not None), rows - last_rows
-    del inner, start, end, build, graph
+    readers, start = list(whole.outputs), 0 if first is None else 1
+    parts = [_rows(build, whole, "ordinary_rows", start, -registers)]
+    if first is not None:
+        parts.insert(0, build.op("Add", [_rows(build, whole, "first_row", 0, 1), first], "row"))
+    parts.append(build.op("Add", [_rows(build, whole, "register_rows", -registers, _END), last], "registers"))
+    out = build.op("Concat", parts, "out", axis=1)
+    out.dtype, out.shape = whole.dtype, whole.shape
+    redirect(whole, out, graph, readers)
+
+
+_END = int(np.iinfo(np.int64).max)
+
+
+def _rows(build: NodeBuilder, tokens: gs.Tensor, role: str, start: int, end: int) -> gs.Variable:
+    bounds = [build.ints(f"{role}_start", start), build.ints(f"{role}_end", end), build.ints(f"{role}_axis", 1)]
+    return build.op("Slice", [tokens, *bounds], role)
 
 
 def _without(weight: Array, neurons: list[int], axis: int) -> Array:
+    """A copy of fc2's weight whose listed neurons (along `axis`) are zero."""
     quiet = weight.copy()
     quiet[(slice(None),) * axis + (neurons,)] = 0
     return quiet

@@ -16,8 +16,9 @@ import onnx_graphsurgeon as gs
 
 from graphs.builders import NodeBuilder, replace_output
 from graphs.constants import constant_value
-from graphs.outliers import TOPK_LIMIT, Detection, is_finite, outlier_mask, token_norms
+from graphs.outliers import TOPK_LIMIT, Detection, comparable_norms, is_finite, outlier_mask, token_norms
 from graphs.rewrite import Match, Miss
+from graphs.shared_norms import share_mean_squares
 
 Array = npt.NDArray[Any]
 
@@ -48,7 +49,7 @@ class LowerReplaceOutliers:
         detection, rounds = match.found["detection"], int(node.attrs["rounds"])
         registers, *gate = (np.asarray(w, np.float32) for w in match.found["weights"] if w is not None)
         if choice == "nearest":
-            out = _nearest(build, node.inputs[0], registers, detection, rounds)
+            out = _nearest(build, node, registers, detection, rounds)
         elif choice == "mask":
             out = _mask(build, node.inputs[0], detection, rounds)
         else:
@@ -62,17 +63,19 @@ def _detection(node: gs.Node, tokens: int) -> Detection:
     return Detection(node.attrs["rule"], float(node.attrs["threshold"]), tokens, exclude)
 
 
-def _nearest(build: NodeBuilder, x: gs.Tensor, rows: Array, detection: Detection, rounds: int) -> gs.Variable:
-    successor = successors(rows)
-    norms = token_norms(build, x)
-    best = _best_register(build, x, norms, rows)
+def _nearest(build: NodeBuilder, node: gs.Node, rows: Array, detection: Detection, rounds: int) -> gs.Variable:
+    x, successor = node.inputs[0], successors(rows)
+    raw, squares = token_norms(build, x)
+    norms, finite = comparable_norms(build, raw, detection)
+    best = _best_register(build, x, finite, rows)
     settled = bool((successor == np.arange(len(rows))).all())
     if settled and detection.rule == "absolute":
         rounds = 1  # what was replaced maps to itself and what was not lies within: a second round changes nothing
-    register_norms = build.constant("register_norms", np.linalg.norm(rows, axis=1).astype(np.float32))
+    row_norms = np.linalg.norm(rows, axis=1).astype(np.float32)
+    register_norms = build.constant("register_norms", row_norms)
     ever: gs.Tensor | None = None
     for i in range(rounds):
-        mask, _ = outlier_mask(build, norms, detection)
+        mask, _ = outlier_mask(build, norms, detection, finite=i > 0 and bool(np.isfinite(row_norms).all()))
         if ever is not None and not settled:
             moved = build.op("Gather", [build.constant("successors", successor), best], "successor", axis=0)
             best = build.op("Where", [build.op("And", [mask, ever], "again"), moved, best], "best")
@@ -82,18 +85,29 @@ def _nearest(build: NodeBuilder, x: gs.Tensor, rows: Array, detection: Detection
             norms = build.op("Where", [mask, replaced, norms], "norms")
     assert ever is not None  # rounds >= 1 by the op's schema
     chosen = build.op("Gather", [build.constant("registers", rows), best], "chosen", axis=0)
+    share_mean_squares(build, node.outputs[0], lambda: _squares_after(build, ever, best, rows, squares), rows.shape[1])
     return build.op("Where", [_per_token(build, ever), chosen, x], "out")
 
 
+def _squares_after(
+    build: NodeBuilder, ever: gs.Tensor, best: gs.Tensor, rows: Array, squares: gs.Tensor
+) -> gs.Variable:
+    """The squared norms behind the replacement, [B, N]."""
+    register_squares = build.constant("register_squares", np.square(rows).sum(axis=1))
+    replaced = build.op("Gather", [register_squares, best], "replaced_squares", axis=0)
+    return build.op("Where", [ever, replaced, squares], "squares_after")
+
+
 def _mask(build: NodeBuilder, x: gs.Tensor, detection: Detection, rounds: int) -> gs.Variable:
-    norms, zero = token_norms(build, x), build.floats("zero", 0.0)
+    zero = build.floats("zero", 0.0)
+    norms, _ = comparable_norms(build, token_norms(build, x)[0], detection)
     if detection.rule == "absolute" and detection.threshold >= 0:
         rounds = 1  # a zeroed token lies within any threshold
     ever, _ = outlier_mask(build, norms, detection)
     mask: gs.Tensor = ever
     for _ in range(rounds - 1):
         norms = build.op("Where", [mask, zero, norms], "norms")
-        mask, _ = outlier_mask(build, norms, detection)
+        mask, _ = outlier_mask(build, norms, detection, finite=True)
         ever = build.op("Or", [ever, mask], "ever")
     return build.op("Where", [_per_token(build, ever), zero, x], "out")
 
@@ -103,8 +117,8 @@ def _unrolled(
 ) -> gs.Variable:
     out = x
     for _ in range(rounds):
-        norms = token_norms(build, out)
-        mask, limit = outlier_mask(build, norms, detection)
+        norms, _ = token_norms(build, out)
+        mask, limit = outlier_mask(build, comparable_norms(build, norms, detection)[0], detection)
         corrected = _clipped(build, out, norms, limit) if clip else _gated(build, out, norms, weights)
         out = build.op("Where", [_per_token(build, mask), corrected, out], "out")
     return out
@@ -129,7 +143,7 @@ def _gated(build: NodeBuilder, x: gs.Tensor, norms: gs.Tensor, weights: list[Arr
     return build.op("Where", [finite, build.op("Add", [x, step], "blended"), first], "bounded")
 
 
-def _best_register(build: NodeBuilder, x: gs.Tensor, norms: gs.Tensor, rows: Array) -> gs.Tensor:
+def _best_register(build: NodeBuilder, x: gs.Tensor, finite: gs.Tensor, rows: Array) -> gs.Tensor:
     """Index [B, N] of the register with the highest cosine similarity; 0 for a token without a finite norm."""
     similarity = build.op("MatMul", [x, build.constant("unit_registers", _unit(rows).T)], "similarity")
     usable = np.linalg.norm(rows, axis=1) > 0
@@ -138,7 +152,7 @@ def _best_register(build: NodeBuilder, x: gs.Tensor, norms: gs.Tensor, rows: Arr
         similarity = build.op("Where", [build.constant("usable", usable), similarity, lowest], "usable_similarity")
     nearest = build.op("ArgMax", [similarity], "nearest", axis=2, keepdims=0, select_last_index=0)
     first = build.constant("first_register", np.array(0, np.int64))
-    return build.op("Where", [is_finite(build, norms), nearest, first], "best")
+    return build.op("Where", [finite, nearest, first], "best")
 
 
 def successors(rows: Array) -> Array:

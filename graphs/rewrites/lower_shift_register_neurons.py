@@ -38,7 +38,7 @@ class LowerShiftRegisterNeurons:
         columns = np.isin(np.arange(match.found["width"]), node.attrs["neurons"])[None, None]  # [1, 1, H]
         neurons = build.ints("neurons", *sorted(set(node.attrs["neurons"])))
         listed = build.op("Gather", [a, neurons], "listed", axis=2)  # [B, N + R, I]
-        written = build.op("Mul", [_signed_max(build, listed), _row_scale(build, node, rows)], "written")
+        written = build.op("Mul", [signed_max(build, listed), _row_scale(build, node, rows)], "written")
         out: gs.Tensor = a
         if node.attrs["normal_values"] != "same":
             ordinary = _cells(build, "ordinary", rows, slice(1, rows - registers), columns)
@@ -49,7 +49,7 @@ class LowerShiftRegisterNeurons:
         replace_output(node, result, graph)
 
 
-def _signed_max(build: NodeBuilder, listed: gs.Tensor) -> gs.Variable:
+def signed_max(build: NodeBuilder, listed: gs.Tensor) -> gs.Variable:
     """The largest value if its magnitude exceeds the smallest's, else the smallest: [B, 1, 1]."""
     axes = build.ints("axes", 1, 2)
     high = build.op("ReduceMax", [listed, axes], "high", keepdims=1)

@@ -10,7 +10,7 @@ import pytest
 
 from graphs.builders import NodeBuilder, replace_output
 from graphs.errors import ExportError
-from graphs.rewrite import Match, Miss, run
+from graphs.rewrite import Match, Miss, Rewrite, run, run_first
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,42 @@ def test_another_count_than_declared_names_sites_and_near_misses_and_changes_not
     with pytest.raises(ExportError, match="1 sites found where 2 are declared.*other/Abs: not known to be positive"):
         run(graph, AbsOfPositive(), expected=2)
     assert [node.op for node in graph.nodes] == ["Abs", "Abs"]
+
+
+@dataclass(frozen=True)
+class AnyAbs(AbsOfPositive):
+    """Abs(x) -> Identity(x) in good faith, unless the node is marked strict."""
+
+    name: str = "any_abs"
+
+    def match(self, node: gs.Node) -> Match | Miss | None:
+        found = super().match(node)
+        return found if not isinstance(found, Miss) else Miss("strict", node.name) if self.strict else Match(node)
+
+    strict: bool = False
+
+
+def test_a_node_takes_the_first_rewrite_that_matches_it() -> None:
+    graph = _graph()
+    reports = run_first(graph, (AbsOfPositive(), AnyAbs()), expected=2)
+    assert [(report.name, report.sites) for report in reports] == [
+        ("abs_of_positive", ("positive/Abs",)),
+        ("any_abs", ("other/Abs",)),
+    ]
+    assert [node.op for node in graph.nodes] == ["Identity", "Identity"]
+
+
+def test_later_rewrites_rest_where_the_first_missed_nothing() -> None:
+    graph = _graph()
+    graph.nodes[1].name = "positive/Abs_1"
+    assert [report.name for report in run_first(graph, (AbsOfPositive(), AnyAbs()), expected=2)] == ["abs_of_positive"]
+
+
+def test_a_node_that_every_rewrite_missed_is_named_with_every_reason() -> None:
+    rewrites: tuple[Rewrite, ...] = (AbsOfPositive(), AnyAbs(strict=True))
+    missed = "other/Abs: not known to be positive; other/Abs: strict"
+    with pytest.raises(ExportError, match=rf"abs_of_positive / any_abs: 1 sites found where 2 .*misses: {missed}\)"):
+        run_first(_graph(), rewrites, expected=2)
 
 
 def test_a_replaced_graph_output_keeps_its_name() -> None:

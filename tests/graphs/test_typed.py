@@ -104,3 +104,23 @@ def test_emulated_bf16_rounds_as_bf16_does(tmp_path: Path, rng: np.random.Genera
 def test_a_weight_beyond_fp16_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="beyond the low-precision type"):
         assign_precision(_model(tmp_path, scale=1e5), tmp_path / "typed.onnx", "fp16", PrecisionPolicy())
+
+
+def test_an_input_scaled_on_its_way_to_an_fp32_module_is_not_rounded(tmp_path: Path) -> None:
+    """As Flux does with its timestep: rounded to FP16 first, 0.7003 would become 0.7002 and the angle 0.1 wrong."""
+    nodes = [
+        helper.make_node("Shape", ["t"], ["size"], name="root/Shape"),
+        helper.make_node("Mul", ["t", "thousand"], ["scaled"], name="root/Mul"),
+        helper.make_node("Sin", ["scaled"], ["out"], name="embed/Sin"),
+    ]
+    values = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["batch"]) for n in ("t", "out")]
+    values.append(helper.make_tensor_value_info("size", TensorProto.INT64, [1]))
+    thousand = numpy_helper.from_array(np.asarray(1000, np.float32), "thousand")
+    graph = helper.make_graph(nodes, "g", values[:1], values[1:], [thousand])
+    path = tmp_path / "optimized.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
+    typed, report = assign_precision(OptimizedModel(path=path), tmp_path / "typed.onnx", "fp16", PrecisionPolicy())
+    assert report.casts == 0 and "root/Mul" in report.islands
+    t = np.array([0.7003], np.float32)
+    session = onnxruntime.InferenceSession(str(typed.path), providers=["CPUExecutionProvider"])
+    np.testing.assert_allclose(session.run(["out"], {"t": t})[0], np.sin(t * 1000), atol=1e-4)
