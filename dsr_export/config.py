@@ -41,7 +41,8 @@ class BatchRange:
 class ModelRequest:
     """Which model, with which weights, and what is done to its tokens. Paths are used as given.
 
-    `model` is a registered name, `package.module:callable`, a `.pt2` or a `.onnx` file; `config_file` a released YAML;
+    `model` is a registered name, `package.module:callable`, a `.pt2` or a `.onnx` file; `model_dir` a diffusers folder
+    to take in its place; `config_file` a released YAML;
     `dsr` a TOML file with a `DsrSpec`; `options` constructor arguments of the family.
     """
 
@@ -51,7 +52,8 @@ class ModelRequest:
     registers: int | None = None
     config_file: Path | None = None
     dsr: Path | None = None
-    options: Mapping[str, bool | int | float] = field(default_factory=dict)
+    model_dir: Path | None = None
+    options: Mapping[str, bool | int | float | str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

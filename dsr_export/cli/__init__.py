@@ -21,6 +21,7 @@ COMMANDS = {
     "sample": "Draw samples from a bundle as a PNG grid.",
     "inspect": "Show what is in a bundle or an ONNX file.",
     "bench": "Time graphs side by side in ONNX Runtime.",
+    "diagnose": "Find a model's outlier tokens, and what to do about them.",
     "models": "List the registered models.",
     "doctor": "Show what is installed, and what each target needs.",
 }

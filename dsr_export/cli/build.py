@@ -18,7 +18,15 @@ from dsr_export.config import BatchRange, ExportConfig
 @click.option(
     "--random-weights", type=int, metavar="SEED", help="Seeded random weights, for trying out an architecture."
 )
+@click.option(
+    "--config", "config_file", type=click.Path(path_type=Path), help="Released YAML (stage2.yaml), in place of MODEL."
+)
+@click.option("--model-dir", type=click.Path(path_type=Path), help="Folder of a diffusers transformer or pipeline.")
 @click.option("--registers", type=click.IntRange(min=0), help="Diffusion registers; 0 for none. [default: the model's]")
+@click.option("--dsr", type=click.Path(path_type=Path), help="TOML file: what is done to the model's tokens.")
+@click.option(
+    "--latent-stats", type=click.Path(path_type=Path), help="Encoder, decoder: normalise latents by this file."
+)
 @click.option("--precision", type=Named("fp32", "fp16", "bf16"), default="fp32", show_default=True)
 @click.option("--target", "targets", multiple=True, help="Where it will run; repeatable. See `dsr-export doctor`.")
 @click.option("--batch", default="1,2,8", show_default=True, metavar="MIN,OPT,MAX", help="Batch sizes engines serve.")
@@ -32,7 +40,11 @@ def command(
     model: str,
     checkpoint: Path | None,
     random_weights: int | None,
+    config_file: Path | None,
+    model_dir: Path | None,
     registers: int | None,
+    dsr: Path | None,
+    latent_stats: Path | None,
     precision: str,
     targets: tuple[str, ...],
     batch: str,
@@ -46,7 +58,11 @@ def command(
         model=model,
         checkpoint=checkpoint,
         random_weights=random_weights,
+        config_file=config_file,
+        model_dir=model_dir,
         registers=registers,
+        dsr=dsr,
+        options={} if latent_stats is None else {"latent_stats": str(latent_stats)},
         precision=precision,  # type: ignore[arg-type]
         targets=targets,
         batch=BatchRange.parse(batch),

@@ -22,7 +22,9 @@ class RegisteredSource:
 
     def key(self) -> dict[str, Any]:
         asked, options = self.request, dict[str, Any](self.request.options)
-        return subject_key(asked.model, asked.checkpoint, asked.random_weights, asked.registers, **options)
+        return subject_key(
+            asked.model, asked.checkpoint, asked.random_weights, asked.registers, dsr=asked.dsr, **options
+        )
 
     def load(self) -> Subject:
         asked, options = self.request, dict[str, Any](self.request.options)
@@ -31,6 +33,7 @@ class RegisteredSource:
             checkpoint=asked.checkpoint,
             random_weights=asked.random_weights,
             registers=asked.registers,
+            dsr=asked.dsr,
             **options,
         )
 

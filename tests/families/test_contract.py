@@ -46,7 +46,8 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 def test_every_declared_site_is_lowered(exported: Exported) -> None:
     sites = exported.subject.dsr.sites()
-    assert exported.rewritten == {rewrite.name: sites[op] for op, rewrite in LOWERINGS}
+    for op, rewrites in LOWERINGS:
+        assert sum(exported.rewritten.get(rewrite.name, 0) for rewrite in rewrites) == sites[op], op
     domains = {node.domain for node in onnx.load(exported.typed["fp32"].path).graph.node}
     assert domains == {""}
 
