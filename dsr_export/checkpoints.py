@@ -1,11 +1,13 @@
 """Reads checkpoints without executing anything in them, and loads them strictly.
 
-safetensors, or `torch.load(weights_only=True)`. Layouts: `{step, epoch, model, ema, ...}` as the RAE and DSR
-trainers write them (`ema` is used), `{state_dict: ...}`, or plain tensors by name.
+safetensors, or `torch.load(weights_only=True)`. Layouts: `{step, epoch, model, ema, ...}` as the RAE, DSR, DiT and
+SiT trainers write them (`ema` is used), JiT's `{model, model_ema1, model_ema2, ...}` (`model_ema1`, which it samples
+with), `{state_dict: ...}`, or plain tensors by name.
 """
 
 from __future__ import annotations
 
+import argparse
 import pickle  # noqa: TID251 (for its exception; nothing is unpickled here)
 import re
 import warnings
@@ -24,6 +26,7 @@ from dsr_export.errors import ExportError, did_you_mean
 StateDict = dict[str, Tensor]
 SAFETENSORS = (".safetensors",)
 PICKLED = (".pt", ".pth", ".bin", ".ckpt")
+WRAPPERS = ("ema", "model_ema1", "model", "state_dict")
 SHOWN = 5  # names listed of each kind of problem
 _CONVERT = "convert it where you trust it: safetensors.torch.save_file(state_dict, 'model.safetensors')"
 _REFUSED = re.compile(r"(Unsupported|Trying to|Can only)[^\n]*?(?=\. |\n|$)")  # how torch's weights-only reader refuses
@@ -82,7 +85,8 @@ def _read_pickled(path: Path) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Detected pickle protocol")  # what cannot be read raises anyway
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+            with torch.serialization.safe_globals([argparse.Namespace]):  # trainers' `args`: values, no behaviour
+                return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:
         refused = _REFUSED.search(str(error)) if zipped or _starts_as_pickle(path) else None
         if refused is None:
@@ -100,9 +104,9 @@ def _starts_as_pickle(path: Path) -> bool:
 
 
 def _unwrap(content: Any) -> Any:
-    """The first of `ema`, `model`, `state_dict` that holds something, however deep."""
+    """The first of `WRAPPERS` that holds something, however deep."""
     while isinstance(content, Mapping):
-        inner = [content[key] for key in ("ema", "model", "state_dict") if isinstance(content.get(key), Mapping)]
+        inner = [content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)]
         inner = [value for value in inner if value]
         if not inner:
             break
@@ -171,7 +175,7 @@ def _register_hint(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor]) ->
 
 
 def _register_count(tensors: Mapping[str, Tensor]) -> int:
-    tokens = tensors.get("register_tokens")
+    tokens = tensors.get("register_tokens", tensors.get("enc_register_tokens"))
     return tokens.shape[1] if tokens is not None and tokens.ndim == 3 else 0
 
 

@@ -1,4 +1,4 @@
-"""The Euler sampler against closed forms."""
+"""The samplers against closed forms."""
 
 from __future__ import annotations
 
@@ -7,9 +7,13 @@ import dataclasses
 import numpy as np
 import pytest
 
+from dsr_export.errors import ExportError
 from dsr_export.sampling import SamplerSpec, sample, seeded_noise, trajectory
 
 SPEC = SamplerSpec(num_steps=50)
+DDPM = SamplerSpec(num_steps=51, prediction="epsilon", path="ddpm")
+POWERS = {0: 9.999e-01, 250: 5.21423031e-01, 500: 7.77966584e-02, 749: 3.35055044e-03, 999: 4.03582977e-05}
+"""alpha-bar by step, as the released linear schedule gives it."""
 
 
 def test_the_grid_runs_from_noise_to_data_with_the_released_shift() -> None:
@@ -59,3 +63,62 @@ def test_a_trajectory_makes_one_call_less_than_grid_points() -> None:
 def test_noise_of_an_image_does_not_depend_on_the_count() -> None:
     np.testing.assert_array_equal(seeded_noise(3, 5, (2, 2))[:2], seeded_noise(3, 2, (2, 2)))
     assert not np.array_equal(*seeded_noise(3, 2, (2, 2)))
+
+
+class TestReversed:
+    """t = 0 is noise, t = 1 data: the same walk with its clock turned round."""
+
+    @pytest.mark.parametrize("prediction", ["data", "velocity"])
+    def test_it_gives_what_the_linear_path_gives(self, prediction: str) -> None:
+        sign = -1.0 if prediction == "velocity" else 1.0
+        linear = SamplerSpec(num_steps=12, prediction=prediction, shift_dim=9 * 4096)  # type: ignore[arg-type]
+        turned = dataclasses.replace(linear, path="reversed")
+        noise, labels = seeded_noise(0, 2, (1, 2, 2)), np.zeros(2, np.int64)
+        expected = sample(lambda i: np.tanh(i["x"]) * i["t"][:, None, None, None], linear, noise, labels)
+        found = sample(lambda i: sign * np.tanh(i["x"]) * (1 - i["t"])[:, None, None, None], turned, noise, labels)
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+        np.testing.assert_allclose(turned.grid, 1 - linear.grid, atol=1e-6)
+
+    def test_noise_has_the_declared_scale(self) -> None:
+        spec = SamplerSpec(num_steps=2, prediction="velocity", path="reversed", noise_scale=2.0)
+        noise = seeded_noise(0, 1, (1, 2, 2))
+        np.testing.assert_allclose(
+            sample(lambda i: np.ones_like(i["x"]), spec, noise, np.zeros(1, np.int64)), 2 * noise + 1, atol=1e-6
+        )
+
+
+class TestDdpm:
+    @pytest.mark.parametrize(
+        ("calls", "steps"), [(1, [999]), (2, [999, 0]), (5, [999, 749, 500, 250, 0]), (21, [*range(999, 498, -50)])]
+    )
+    def test_steps_are_spaced_as_released(self, calls: int, steps: list[int]) -> None:
+        """With 21 calls, a sum of strides ends just below 499.5, and the product would be rounded to 500."""
+        grid = dataclasses.replace(DDPM, num_steps=calls + 1).grid
+        assert len(grid) == calls + 1 and grid[-1] == -1
+        assert grid[: len(steps)].tolist() == steps
+
+    def test_a_step_mixes_data_and_noise_by_the_schedule(self) -> None:
+        spec, x = dataclasses.replace(DDPM, num_steps=6), np.full((1, 1, 1, 1), 1.5, np.float32)
+        steps = [*POWERS]
+        for step in trajectory(lambda i: np.full_like(i["x"], 0.25), spec, x, np.zeros(1, np.int64)):
+            kept = POWERS[steps[-1 - step.index]]
+            after = POWERS[steps[-2 - step.index]] if step.index < 4 else 1.0
+            data = (step.inputs["x"] - np.sqrt(1 - kept) * 0.25) / np.sqrt(kept)
+            np.testing.assert_allclose(step.state, np.sqrt(after) * data + np.sqrt(1 - after) * 0.25, rtol=1e-5)
+
+    def test_a_perfect_noise_prediction_lands_on_the_data(self) -> None:
+        target, powers = np.float32(0.5), np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
+
+        def denoiser(inputs: dict[str, np.ndarray]) -> np.ndarray:
+            kept = powers[inputs["t"].astype(int)][:, None, None, None]
+            noise = (inputs["x"] - np.sqrt(kept) * target) / np.sqrt(1 - kept)
+            return np.concatenate([noise, np.full_like(noise, np.nan)], axis=1)  # and a variance nobody asks for
+
+        found = sample(denoiser, DDPM, seeded_noise(0, 2, (1, 2, 2)), np.zeros(2, np.int64))
+        assert found.shape == (2, 1, 2, 2)
+        np.testing.assert_allclose(found, target, atol=1e-3)
+
+    @pytest.mark.parametrize(("prediction", "path"), [("epsilon", "linear"), ("data", "ddpm"), ("velocity", "ddpm")])
+    def test_pairs_without_a_sampler_are_refused(self, prediction: str, path: str) -> None:
+        with pytest.raises(ExportError, match=f"'{prediction}' on path '{path}'"):
+            SamplerSpec(prediction=prediction, path=path)  # type: ignore[arg-type]

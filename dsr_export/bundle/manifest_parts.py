@@ -22,6 +22,7 @@ MODEL_KEYS = ("name", "family", "config", "num_classes")
 TARGET_KEYS = ("name", "backend", "version", "compute_capabilities", "engine", "facts")
 TENSOR_KEYS = ("name", "dtype", "shape")
 SAMPLER_KEYS = ("num_steps", "prediction", "shift_dim", "shift_base", "guidance", "null_label")
+SAMPLER_OPTIONAL = ("path", "noise_scale")  # bundles of the linear path were written without them
 DTYPES = frozenset(
     {"bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"}
     | {"float16", "bfloat16", "float32", "float64"}
@@ -97,15 +98,26 @@ def read_sampler(manifest: Fields) -> dict[str, Any] | None:
     """The fields of `SamplerSpec`, or None."""
     if manifest.values["sampler"] is None:
         return None
-    sampler = manifest.child("sampler", SAMPLER_KEYS)
+    given = manifest.mapping("sampler")
+    sampler = manifest.child("sampler", (*SAMPLER_KEYS, *(key for key in SAMPLER_OPTIONAL if key in given)))
     sampler.integer("num_steps", 2, MAX_STEPS)
-    sampler.choice("prediction", ("data", "velocity"))
+    _read_path(sampler)
     sampler.integer("shift_dim", 1, MAX_DIM)
     sampler.integer("shift_base", 1, MAX_DIM)
     sampler.number("guidance")
     if sampler.values["null_label"] is not None:
         sampler.integer("null_label", 0, MAX_DIM)
     return dict(sampler.values)
+
+
+def _read_path(sampler: Fields) -> None:
+    """What is predicted, along which path; some pairs have no sampler."""
+    prediction = sampler.choice("prediction", ("data", "velocity", "epsilon"))
+    path = sampler.choice("path", ("linear", "reversed", "ddpm")) if "path" in sampler.values else "linear"
+    if (prediction == "epsilon") != (path == "ddpm"):
+        sampler.fail("prediction", "'epsilon' with the path 'ddpm', and only with it")
+    if "noise_scale" in sampler.values and not sampler.number("noise_scale") > 0:
+        sampler.fail("noise_scale", "a positive number")
 
 
 def read_tolerances(manifest: Fields) -> dict[str, Any]:

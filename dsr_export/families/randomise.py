@@ -1,24 +1,41 @@
-"""Seeded random weights for `RaeDit` that exercise every path; the released start (AdaLN-Zero) outputs zeros."""
+"""Seeded random weights for models with registers that exercise every path; AdaLN-Zero's start outputs zeros."""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from dsr_export.families.rae_dit import RaeDit, RaeDitConfig, RotaryEmbedding2D, sincos_2d
+from dsr_export.families.rae_dit import RaeDit, RaeDitConfig
+from dsr_export.families.rae_dit_layers import RotaryEmbedding2D, sincos_2d
 
+Config = TypeVar("Config")
+Module = TypeVar("Module", bound=nn.Module)
 ADALN_GAIN = 0.5  # keeps |gate| in O(0.1 - 1): branches matter, and the residual stream stays O(1) at depth 28
 
 
 def empty_module(config: RaeDitConfig) -> RaeDit:
-    """The architecture without memory (on the meta device): no initialisation, and no use of torch's global RNG."""
-    with torch.device("meta"):
-        return RaeDit(config)
+    """`without_memory` of a `RaeDit`."""
+    return without_memory(RaeDit, config)
 
 
 def random_module(config: RaeDitConfig, seed: int) -> RaeDit:
-    """A `RaeDit` whose weights depend on `config` and `seed` alone; float32 on the CPU."""
-    module = empty_module(config)
+    """`drawn` of a `RaeDit`."""
+    return drawn(RaeDit, config, seed)
+
+
+def without_memory(build: Callable[[Config], Module], config: Config) -> Module:
+    """The architecture on the meta device: no initialisation, and no use of torch's global RNG."""
+    with torch.device("meta"):
+        return build(config)
+
+
+def drawn(build: Callable[[Config], Module], config: Config, seed: int) -> Module:
+    """A module whose weights depend on `config` and `seed` alone; float32 on the CPU."""
+    module = without_memory(build, config)
     module.to_empty(device="cpu")
     _restore_tables(module)
     randomise(module, seed)
@@ -26,7 +43,7 @@ def random_module(config: RaeDitConfig, seed: int) -> RaeDit:
 
 
 @torch.no_grad()
-def randomise(module: RaeDit, seed: int) -> None:
+def randomise(module: nn.Module, seed: int) -> None:
     """Draws every weight in place, AdaLN, output layers and biases included.
 
     RoPE buffers and `pos_embed` stay as they are. Scales keep activations near unit variance.
@@ -43,7 +60,7 @@ def _moments(name: str, weight: Tensor) -> tuple[float, float]:
     adaln = ".adaLN_modulation." in f".{name}"
     if name == "t_embedder.W" or name.endswith(("register_tokens", "embedding_table.weight")):
         return 0.0, 1.0
-    if name == "register_pos_embed":
+    if name.endswith(("register_pos_embed", "in_context_posemb")):
         return 0.0, 0.5  # trained in the released recipe, so no longer sin-cos
     if name.endswith("bias"):
         return 0.0, 0.2 if adaln else 0.05
@@ -53,11 +70,12 @@ def _moments(name: str, weight: Tensor) -> tuple[float, float]:
     return 0.0, (ADALN_GAIN if adaln else 1.0) * fan_in**-0.5
 
 
-def _restore_tables(module: RaeDit) -> None:
+@torch.no_grad()
+def _restore_tables(module: nn.Module) -> None:
     """Recomputes what is computed, not drawn, and was lost on the meta device."""
-    config = module.config
-    grid, head = config.input_size // config.patch_size, config.hidden_size // config.num_heads
-    module.pos_embed = nn.Parameter(sincos_2d(config.hidden_size, grid)[None], requires_grad=False)
-    module.feat_rope = RotaryEmbedding2D(head, grid)
-    if config.register_conditioning:
-        module.feat_rope_incontext = RotaryEmbedding2D(head, grid, prefix=config.register_len)
+    for each in module.modules():
+        if isinstance(each, RotaryEmbedding2D):
+            each.reset()
+    position = getattr(module, "pos_embed", None)
+    if position is not None:
+        position.copy_(sincos_2d(position.shape[2], math.isqrt(position.shape[1])))

@@ -1,49 +1,75 @@
-"""Applies a `DsrSpec`'s replacement groups to a `RaeDit`."""
+"""Applies a `DsrSpec`'s replacement groups to a model."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
+from typing import Any, Protocol, get_args
 
 from torch import Tensor
 
 from dsr_export.checkpoints import StateDict, load_into, read_state_dict
 from dsr_export.errors import ExportError
-from dsr_export.families.rae_dit import RaeDit
 from dsr_export.registers import Choice, RecursiveReplacement, Rule
 from dsr_export.spec import ReplaceSpec
 
 OWN = "diffusion"  # ReplaceSpec.registers: the model's own
 
 
-def apply_replacements(module: RaeDit, groups: Sequence[ReplaceSpec]) -> None:
+class TokenStream(Protocol):
+    """A model's residual stream, under the names of `RaeDitConfig`."""
+
+    @property
+    def depth(self) -> int: ...
+    @property
+    def hidden_size(self) -> int: ...
+    @property
+    def register_conditioning(self) -> bool: ...
+    @property
+    def register_len(self) -> int: ...
+    @property
+    def register_start(self) -> int: ...
+
+
+class Replaceable(Protocol):
+    """A model whose blocks can be followed by a replacement."""
+
+    @property
+    def config(self) -> Any: ...  # a TokenStream, where none is given apart
+    def replace_at(self, layers: Sequence[int], replacement: RecursiveReplacement) -> None: ...
+
+
+def apply_replacements(
+    module: Replaceable, groups: Sequence[ReplaceSpec], *, stream: TokenStream | None = None
+) -> None:
     """Puts one `RecursiveReplacement` behind each listed block of `module`.
 
-    From `register_start` on, the register rows are excluded; before it there are none. Raises ExportError for
-    groups that do not fit the model, or whose register file does not.
+    `stream` describes its tokens; where it is left out, `module.config` does. From `register_start` on, the register
+    rows are excluded; before it there are none. Raises ExportError for groups that do not fit the model, or whose
+    register file does not.
     """
-    _check_layers(module, groups)
+    if stream is None:
+        stream = module.config
+    _check_layers(stream, groups)
     for group in groups:
-        _check_group(module, group)
+        _check_group(stream, group)
         state = {} if group.registers == OWN else read_state_dict(Path(group.registers))
         for layer in group.layers:
-            module.replace_at([layer], _replacement(module, group, layer, state))
+            module.replace_at([layer], _replacement(stream, group, layer, state))
 
 
-def _replacement(module: RaeDit, group: ReplaceSpec, layer: int, state: StateDict) -> RecursiveReplacement:
-    config = module.config
-    inside = config.register_conditioning and layer >= config.register_start
-    rows = _register_rows(group, state, config.hidden_size)
+def _replacement(stream: TokenStream, group: ReplaceSpec, layer: int, state: StateDict) -> RecursiveReplacement:
+    inside = stream.register_conditioning and layer >= stream.register_start
+    rows = _register_rows(group, state, stream.hidden_size)
     replacement = RecursiveReplacement(
         rule=group.rule,
         threshold=group.threshold,
         rounds=group.rounds,
         choice=group.choice,
-        exclude=range(config.register_len) if inside else (),
+        exclude=range(stream.register_len) if inside else (),
         registers=rows,
-        gate_shape=None if rows is None else (len(rows), config.hidden_size),
+        gate_shape=None if rows is None else (len(rows), stream.hidden_size),
     )
     load_into(replacement, {key: state[key] for key in state if group.choice == "gate" and key != "registers"})
     return replacement
@@ -62,16 +88,16 @@ def _register_rows(group: ReplaceSpec, state: StateDict, dim: int) -> Tensor | N
     return rows
 
 
-def _check_layers(module: RaeDit, groups: Sequence[ReplaceSpec]) -> None:
+def _check_layers(stream: TokenStream, groups: Sequence[ReplaceSpec]) -> None:
     layers = [layer for group in groups for layer in group.layers]
     for layer in layers:
-        if not 0 <= layer < module.config.depth:
-            raise ExportError(f"replacement at layer {layer}: the model has blocks 0 to {module.config.depth - 1}")
+        if not 0 <= layer < stream.depth:
+            raise ExportError(f"replacement at layer {layer}: the model has blocks 0 to {stream.depth - 1}")
         if layers.count(layer) > 1:
             raise ExportError(f"layer {layer} is listed twice for replacement", hint="one replacement per layer")
 
 
-def _check_group(module: RaeDit, group: ReplaceSpec) -> None:
+def _check_group(stream: TokenStream, group: ReplaceSpec) -> None:
     where = f"replacement at layers {list(group.layers)}"
     if group.rule not in get_args(Rule):
         raise ExportError(f"{where}: unknown rule '{group.rule}'", hint="one of " + ", ".join(get_args(Rule)))
@@ -84,7 +110,7 @@ def _check_group(module: RaeDit, group: ReplaceSpec) -> None:
     own = group.registers == OWN
     if own and group.choice == "gate":
         raise ExportError(f"{where}: choice 'gate' needs trained weights", hint="set registers to a .safetensors file")
-    if own and group.choice == "nearest" and not module.config.register_conditioning:
+    if own and group.choice == "nearest" and not stream.register_conditioning:
         raise ExportError(
             f"{where}: the model has no registers of its own",
             hint="set registers to a .safetensors file, or choice to mask or clip",

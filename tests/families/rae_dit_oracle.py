@@ -1,4 +1,7 @@
-"""The rae-dit forward pass in float64 numpy, from the method's description: no torch, no shared code."""
+"""The rae-dit forward pass in float64 numpy, from the method's description: no torch, no shared code.
+
+Which norm or MLP a layer has is read off its weights.
+"""
 
 from __future__ import annotations
 
@@ -26,9 +29,9 @@ def _image(w: Weights, config: Any, x: Array, t: float, y: int) -> Array:
         if config.register_conditioning and i == config.register_start:
             prefix = config.register_len
             h = np.concatenate([w["register_tokens"][0] + w["register_pos_embed"][0], h])
-        h = _block(w, f"blocks.{i}.", config, h, c, grid, prefix)
+        h = block(w, f"blocks.{i}.", config, h, c, grid, prefix)
     shift, scale = np.split(_linear(w, "final_layer.adaLN_modulation.1", c), 2)
-    h = _rms(h[prefix:], w["final_layer.norm_final.weight"]) * (1 + scale) + shift
+    h = (h[prefix:] if config.final_no_ln else _norm(w, "final_layer.norm_final", h[prefix:])) * (1 + scale) + shift
     return unpatchify(_linear(w, "final_layer.linear", h), config.in_channels, patch, grid)
 
 
@@ -51,13 +54,21 @@ def _time(w: Weights, t: float) -> Array:
     return _linear(w, "t_embedder.mlp.2", _silu(hidden))
 
 
-def _block(w: Weights, name: str, config: Any, h: Array, c: Array, grid: int, prefix: int) -> Array:
-    shift1, scale1, gate1, shift2, scale2, gate2 = np.split(_linear(w, name + "adaLN_modulation.1", c), 6)
-    a = _rms(h, w[name + "norm1.weight"]) * (1 + scale1) + shift1
+def block(w: Weights, name: str, config: Any, h: Array, c: Array, grid: int, prefix: int) -> Array:
+    """One block on tokens h [tokens, D], whose first `prefix` are registers, under conditions c [D] or [tokens, D]."""
+    shift1, scale1, gate1, shift2, scale2, gate2 = np.split(_linear(w, name + "adaLN_modulation.1", c), 6, axis=-1)
+    a = _norm(w, name + "norm1", h) * (1 + scale1) + shift1
     h = h + gate1 * _attention(w, name + "attn.", config, a, grid, prefix)
-    a = _rms(h, w[name + "norm2.weight"]) * (1 + scale2) + shift2
-    gate, value = np.split(_linear(w, name + "mlp.w12", a), 2, axis=-1)
-    return np.asarray(h + gate2 * _linear(w, name + "mlp.w3", _silu(gate) * value))
+    a = _norm(w, name + "norm2", h) * (1 + scale2) + shift2
+    return np.asarray(h + gate2 * _mlp(w, name + "mlp.", a))
+
+
+def _mlp(w: Weights, name: str, a: Array) -> Array:
+    if name + "fc1.weight" in w:
+        h = _linear(w, name + "fc1", a)
+        return _linear(w, name + "fc2", h / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (h + 0.044715 * h**3))))
+    gate, value = np.split(_linear(w, name + "w12", a), 2, axis=-1)
+    return _linear(w, name + "w3", _silu(gate) * value)
 
 
 def _attention(w: Weights, name: str, config: Any, a: Array, grid: int, prefix: int) -> Array:
@@ -66,10 +77,15 @@ def _attention(w: Weights, name: str, config: Any, a: Array, grid: int, prefix: 
     for part in (slice(i * head, (i + 1) * head) for i in range(config.num_heads)):
         qh, kh = q[:, part], k[:, part]
         if config.use_qknorm:
-            qh, kh = _rms(qh, w[name + "q_norm.weight"]), _rms(kh, w[name + "k_norm.weight"])
-        scores = rotate(qh, grid, prefix) @ rotate(kh, grid, prefix).T / np.sqrt(head)
+            qh, kh = _norm(w, name + "q_norm", qh), _norm(w, name + "k_norm", kh)
+        if config.use_rope:
+            qh, kh = rotate(qh, grid, prefix), rotate(kh, grid, prefix)
+        vh = v[:, part]
+        if config.attn_with_bias:
+            kh, vh = (np.concatenate([w[f"{name}{x}_bias"][0, len(outputs)], h]) for x, h in (("k", kh), ("v", vh)))
+        scores = qh @ kh.T / np.sqrt(head)
         scores = np.exp(scores - scores.max(axis=-1, keepdims=True))
-        outputs.append(scores / scores.sum(axis=-1, keepdims=True) @ v[:, part])
+        outputs.append(scores / scores.sum(axis=-1, keepdims=True) @ vh)
     return _linear(w, name + "proj", np.concatenate(outputs, axis=-1))
 
 
@@ -91,8 +107,14 @@ def _linear(w: Weights, name: str, x: Array) -> Array:
     return np.asarray(x @ w[name + ".weight"].T + w[name + ".bias"])
 
 
-def _rms(x: Array, weight: Array) -> Array:
-    return np.asarray(x / np.sqrt(np.square(x).mean(axis=-1, keepdims=True) + 1e-6) * weight)
+def _norm(w: Weights, name: str, x: Array) -> Array:
+    """RMS with a weight, LayerNorm with both or with neither; their epsilons are the released ones."""
+    weight, bias = w.get(name + ".weight"), w.get(name + ".bias")
+    if weight is not None and bias is None:
+        return np.asarray(x / np.sqrt(np.square(x).mean(axis=-1, keepdims=True) + 1e-6) * weight)
+    x = x - x.mean(axis=-1, keepdims=True)
+    x = x / np.sqrt(np.square(x).mean(axis=-1, keepdims=True) + (1e-6 if weight is None else 1e-5))
+    return x if weight is None or bias is None else np.asarray(x * weight + bias)
 
 
 def _silu(x: Array) -> Array:

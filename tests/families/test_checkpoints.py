@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ def _assert_same(found: dict[str, Tensor], expected: dict[str, Tensor] = STATE) 
     [
         STATE,
         {"step": 1, "epoch": 2, "model": OTHER, "ema": STATE, "optimizer": {"state": {0: torch.ones(1)}}},
+        {"model": OTHER, "model_ema1": STATE, "model_ema2": OTHER, "args": argparse.Namespace(lr=1e-4, name="a")},
         {"model": STATE, "ema": None},
         {"model": STATE, "ema": {}},
         {"state_dict": STATE},

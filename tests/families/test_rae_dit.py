@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dsr_export.families.rae_dit import PatchEmbed, RaeDit, RaeDitConfig, RotaryEmbedding2D
+from dsr_export.families.rae_dit import RaeDit, RaeDitConfig
 from dsr_export.families.rae_dit_config import resolve_config
+from dsr_export.families.rae_dit_layers import PatchEmbed, RotaryEmbedding2D
 from dsr_export.families.rae_dit_models import SIZES
 from dsr_export.families.randomise import empty_module, random_module
 from dsr_export.registers import RecursiveReplacement
@@ -39,6 +40,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "learned sigma": {"learn_sigma": True},
     "patch 1": {"patch_size": 1},
     "mlp ratio": {"mlp_ratio": 3.0},
+    "plain mlp": {"use_swiglu": False},
+    "layer norm": {"use_rmsnorm": False},
+    "layer norm, qk norm": {"use_rmsnorm": False, "use_qknorm": True},
+    "no rope": {"use_rope": False, "register_conditioning": False, "register_len": 0, "register_start": 0},
+    "no final norm": {"final_no_ln": True},
+    "attention sinks": {"attn_with_bias": True},
 }
 
 

@@ -1,0 +1,117 @@
+"""A diffusers transformer folder on disk: its config, its weight files, and the class it holds. Needs no torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dsr_export.errors import ExportError, did_you_mean
+
+CONFIG, INDEX, SUBFOLDER = "config.json", "model_index.json", "transformer"
+STEM = "diffusion_pytorch_model"
+WHOLE = (f"{STEM}.safetensors", f"{STEM}.bin")
+SHARDED = tuple(f"{name}.index.json" for name in WHOLE)
+CLASSES = ("SD3Transformer2DModel", "FluxTransformer2DModel", "PixArtTransformer2DModel", "DiTTransformer2DModel")
+_LEGACY = "Transformer2DModel"  # one class before diffusers 0.29; its norm type says which of today's it is
+_LEGACY_NORMS = {"ada_norm_zero": "DiTTransformer2DModel", "ada_norm_single": "PixArtTransformer2DModel"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformerFolder:
+    """`path` holds `config.json`; `name` is what the user pointed at; `pipeline` its class, where it is known.
+
+    `weights` are the folder's weight files (several where they are sharded), none where it holds a config only.
+    """
+
+    path: Path
+    name: str
+    class_name: str
+    config: Mapping[str, Any]
+    weights: tuple[Path, ...]
+    pipeline: str | None = None
+
+    @property
+    def config_file(self) -> Path:
+        return self.path / CONFIG
+
+
+def open_folder(folder: Path) -> TransformerFolder:
+    """Reads what a transformer folder, or a pipeline folder with a `transformer/` in it, declares.
+
+    Raises ExportError for anything else, for a class that has no adapter, and for shards that are not all there.
+    """
+    path = _transformer_path(folder)
+    config = _read_json(path / CONFIG)
+    index = path.parent / INDEX
+    pipeline = _read_json(index).get("_class_name") if path != folder and index.is_file() else None
+    return TransformerFolder(
+        path=path,
+        name=folder.resolve().name,
+        class_name=class_of(config, path / CONFIG),
+        config=config,
+        weights=_weight_files(path),
+        pipeline=pipeline if isinstance(pipeline, str) else None,
+    )
+
+
+def class_of(config: Mapping[str, Any], source: Path) -> str:
+    """The diffusers class that `config` names: one of `CLASSES`, else ExportError."""
+    name = config.get("_class_name")
+    if not isinstance(name, str):
+        hint = (
+            "a transformers model is no diffusion transformer" if "model_type" in config else "is it a diffusers file?"
+        )
+        raise ExportError(f"{source} names no _class_name", hint=hint)
+    if name == _LEGACY:
+        name = _LEGACY_NORMS.get(str(config.get("norm_type")), name)
+    if name not in CLASSES:
+        near, names = did_you_mean(name, CLASSES), "supported classes: " + ", ".join(CLASSES)
+        raise ExportError(f"{source}: there is no adapter for '{name}'", hint=f"{near} {names}" if near else names)
+    return name
+
+
+def _transformer_path(folder: Path) -> Path:
+    if not folder.is_dir():
+        siblings = [other.name for other in folder.parent.iterdir()] if folder.parent.is_dir() else []
+        hint = did_you_mean(folder.name, siblings) or "download the model first; nothing is fetched from the network"
+        raise ExportError(f"no such folder: {folder}", hint=hint)
+    found = next((path for path in (folder, folder / SUBFOLDER) if (path / CONFIG).is_file()), None)
+    if found is None:
+        unet = "pipelines around a UNet are not supported" if (folder / "unet").is_dir() else None
+        hint = unet or "give the folder that save_pretrained wrote"
+        raise ExportError(f"{folder} is no diffusers folder: no {CONFIG}, no {SUBFOLDER}/{CONFIG}", hint=hint)
+    return found
+
+
+def _weight_files(path: Path) -> tuple[Path, ...]:
+    for whole, sharded in zip(WHOLE, SHARDED, strict=True):
+        if (path / whole).is_file():
+            return (path / whole,)
+        if (path / sharded).is_file():
+            return _shards(path / sharded)
+    return ()
+
+
+def _shards(index: Path) -> tuple[Path, ...]:
+    """The files an index names, which must lie beside it."""
+    listed = _read_json(index).get("weight_map")
+    names = sorted({str(name) for name in listed.values()}) if isinstance(listed, dict) else []
+    if not names:
+        raise ExportError(f"{index} lists no weight files", hint="copy or download it again")
+    for name in names:
+        if Path(name).name != name or not (index.parent / name).is_file():
+            raise ExportError(f"{index} lists '{name}', which does not lie beside it", hint="download the missing file")
+    return tuple(index.parent / name for name in names)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ExportError(f"{path} is no readable JSON: {error}", hint="copy or download it again") from error
+    if not isinstance(content, dict):
+        raise ExportError(f"{path} holds no JSON object", hint="copy or download it again")
+    return content

@@ -1,0 +1,120 @@
+"""Builds a diffusers transformer from its config with the weights of files, or with seeded random ones.
+
+The one place that imports diffusers. Nothing of its loading code is used: that would look at the network.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dsr_export.checkpoints import StateDict, load_into, read_state_dict
+from dsr_export.errors import ExportError, did_you_mean
+from dsr_export.families.diffusers_positions import sincos_table
+
+
+def build_transformer(class_name: str, config: Mapping[str, Any], weights: Sequence[Path] | int) -> nn.Module:
+    """The transformer, float32 on the CPU, with the tensors of the files `weights`, or drawn from that seed.
+
+    Raises ExportError where the package is missing, and for arguments or tensors that do not fit.
+    """
+    made = _empty(class_name, config)
+    if isinstance(weights, int):
+        made.to_empty(device="cpu")
+        _restore_table(made, also_saved=True)
+        randomise(made, weights)
+        return made
+    load_into(made, _read(weights))
+    _restore_table(made, also_saved=False)
+    return made
+
+
+@torch.no_grad()
+def randomise(module: nn.Module, seed: int) -> None:
+    """Draws every parameter in place, AdaLN and output layers included; activations stay near unit variance."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, weight in module.named_parameters():
+        weight.normal_(*_moments(name, weight), generator=generator)
+
+
+def constructor_arguments(made_by: Any, config: Mapping[str, Any]) -> dict[str, Any]:
+    """What of `config` the class takes. An entry that it doesn't know may only say "nothing special": null or false.
+
+    Raises ExportError for any other unknown entry: the model would silently be another one.
+    """
+    known = [name for name in inspect.signature(made_by.__init__).parameters if name != "self"]
+    entries = {name: value for name, value in config.items() if not name.startswith("_")}
+    for name, value in entries.items():
+        if name not in known and value not in (None, False):
+            hint = did_you_mean(name, known) or "a newer diffusers may know it: pip install -U diffusers"
+            raise ExportError(f"{made_by.__name__} has no argument '{name}' (which is {value!r})", hint=hint)
+    return {name: value for name, value in entries.items() if name in known}
+
+
+def transformer_class(class_name: str) -> Any:
+    """The class in diffusers. Raises ExportError, naming the extra, where the package is missing or too old."""
+    hint = "install the extra: pip install 'dsr-export[models]'"
+    try:
+        found = getattr(importlib.import_module("diffusers"), class_name, None)
+    except ImportError as error:
+        raise ExportError(f"{class_name} needs the package diffusers ({error})", hint=hint) from error
+    if found is None:
+        raise ExportError(f"the diffusers installed here has no {class_name}", hint=hint)
+    return found
+
+
+def _empty(class_name: str, config: Mapping[str, Any]) -> nn.Module:
+    """The architecture without memory: no initialisation, and no use of torch's global generator."""
+    made_by = transformer_class(class_name)
+    arguments = constructor_arguments(made_by, config)
+    try:
+        with torch.device("meta"):
+            made: nn.Module = made_by(**arguments)
+    except (ValueError, TypeError, NotImplementedError, RuntimeError, AssertionError, ArithmeticError) as error:
+        # what the constructors raise on sizes that do not fit together
+        raise ExportError(
+            f"{class_name} refuses its config: {error}", hint="compare it with the model's own"
+        ) from error
+    return made.eval()
+
+
+def _read(files: Sequence[Path]) -> StateDict:
+    state: StateDict = {}
+    for file in files:
+        part = read_state_dict(file)
+        twice = next((name for name in part if name in state), None)
+        if twice is not None:
+            raise ExportError(f"{file} holds '{twice}', as another shard does", hint="download the model again")
+        state |= part
+    return state
+
+
+def _restore_table(module: Any, *, also_saved: bool) -> None:
+    """Recomputes the sin-cos table, which has no memory yet unless it came with the weights."""
+    embed = module.pos_embed
+    table = getattr(embed, "pos_embed", None)
+    if isinstance(table, Tensor) and (table.is_meta or also_saved):
+        side = embed.pos_embed_max_size or embed.height
+        scale = embed.interpolation_scale
+        embed.pos_embed = sincos_table(table.shape[-1], side, side, base=embed.base_size, scale=scale)
+    left = [name for name, tensor in [*module.named_parameters(), *module.named_buffers()] if tensor.is_meta]
+    if left:
+        raise ExportError(f"{type(module).__name__}: nothing fills {', '.join(left[:3])}", hint="a bug in dsr-export")
+
+
+def _moments(name: str, weight: Tensor) -> tuple[float, float]:
+    """Mean and standard deviation of the weight called `name`."""
+    if name.endswith("bias"):
+        return 0.0, 0.05
+    if name.endswith("embedding_table.weight"):
+        return 0.0, 1.0
+    if weight.ndim == 1:
+        return 1.0, 0.1  # norms
+    fan_in = weight.shape[-1] if "scale_shift_table" in name else weight.numel() // weight.shape[0]
+    return 0.0, float(fan_in**-0.5)
