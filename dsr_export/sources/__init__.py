@@ -28,7 +28,7 @@ class Source(Protocol):
         ...
 
 
-FORMS = ("registered",)
+FORMS = ("released_yaml", "diffusers_folder", "callable", "exported_program", "onnx_file", "registered")
 """Modules of this package with `accepts(request) -> bool` and `source(request) -> Source`. Names of registered models
 come last: that form takes whatever is left and knows what to suggest for a misspelt name."""
 

@@ -1,0 +1,79 @@
+"""`--model-dir FOLDER`: a diffusers transformer, or a pipeline with one, on disk; the network is never asked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from dsr_export.config import ModelRequest
+from dsr_export.dsr_file import dsr_digest
+from dsr_export.errors import ExportError
+from dsr_export.families import MAX_SEED, file_sha256, option_key
+from dsr_export.families.diffusers_files import TransformerFolder, open_folder
+from dsr_export.subject import Subject
+from graphs.artifacts import files_digest
+
+
+@dataclass(frozen=True)
+class DiffusersFolderSource:
+    """The folder of one request; read when it is first needed."""
+
+    request: ModelRequest
+    directory: Path
+
+    @property
+    def name(self) -> str:
+        return self.directory.resolve().name
+
+    def key(self) -> dict[str, Any]:
+        asked, folder = self.request, self._folder
+        weights = folder.weights if asked.random_weights is None and asked.checkpoint is None else ()
+        return {
+            "class": folder.class_name,
+            "pipeline": folder.pipeline,
+            "config_sha256": file_sha256(folder.config_file),
+            "weights_sha256": files_digest(list(weights)) if weights else None,
+            "checkpoint_sha256": file_sha256(asked.checkpoint) if asked.checkpoint else None,
+            "random_weights": asked.random_weights,
+            "registers": asked.registers,
+            "dsr_sha256": dsr_digest(asked.dsr) if asked.dsr else None,
+            "options": {name: option_key(name, value) for name, value in sorted(asked.options.items())},
+        }
+
+    def load(self) -> Subject:
+        from dsr_export.families.diffusers_models import load_folder
+
+        asked = self.request
+        return load_folder(
+            self._folder,
+            checkpoint=asked.checkpoint,
+            random_weights=asked.random_weights,
+            registers=asked.registers,
+            dsr=asked.dsr,
+            options=asked.options,
+        )
+
+    @cached_property
+    def _folder(self) -> TransformerFolder:
+        return open_folder(self.directory)
+
+
+def accepts(request: ModelRequest) -> bool:
+    """A request with a model folder."""
+    return request.model_dir is not None
+
+
+def source(request: ModelRequest) -> DiffusersFolderSource:
+    """The source. Raises ExportError where the request also names a model, or weights twice."""
+    if request.model_dir is None:
+        raise ExportError("no model folder is given", hint="give --model-dir FOLDER")
+    if request.model != ModelRequest.model:
+        raise ExportError(f"both the model '{request.model}' and --model-dir are given", hint="give one of them")
+    seed = request.random_weights
+    if request.checkpoint is not None and seed is not None:
+        raise ExportError("--checkpoint and --random-weights exclude each other", hint="give one of them")
+    if seed is not None and not 0 <= seed <= MAX_SEED:
+        raise ExportError(f"--random-weights {seed} is no seed", hint=f"give a number from 0 to {MAX_SEED}")
+    return DiffusersFolderSource(request, request.model_dir)

@@ -1,0 +1,85 @@
+"""YAML files, read strictly: no code, no key twice, no interpolation; a null counts as left out. Needs no torch."""
+
+from __future__ import annotations
+
+import re
+import reprlib
+from pathlib import Path
+from typing import Any
+
+from dsr_export.errors import ExportError
+from dsr_export.toml_table import Table
+
+NESTED = ("params", "guidance_model")
+"""Keys of a section that hold keys of their own."""
+_FLOAT = re.compile(r"[-+]?(\d[\d_]*\.?\d*|\.\d+)[eE][-+]?\d+")  # YAML 1.2 and OmegaConf; YAML 1.1 reads 1e-4 as text
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The sections of `path` by name. Raises ExportError where there are none to read."""
+    import yaml
+
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), _strict_loader(yaml))
+    except FileNotFoundError as error:
+        raise ExportError(f"no such file: {path}", hint="give --config a YAML file") from error
+    except OSError as error:
+        raise ExportError(f"{path} can't be read: {error}", hint="give --config a YAML file") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise ExportError(f"{path} is no YAML: {reason}", hint="correct it at that place") from error
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise ExportError(f"{path} has no sections", hint="give the YAML of a stage-2 training or sampling")
+    return content
+
+
+def _strict_loader(yaml: Any) -> Any:
+    """pyyaml's safe loader, which reads 1e-4 as a number and refuses a key that is given twice."""
+
+    def construct_mapping(self: Any, node: Any, deep: bool = False) -> Any:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value != "<<" and str(key.value) in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"'{key.value}' is given twice", key.start_mark)
+            seen.add(str(key.value))
+        return yaml.SafeLoader.construct_mapping(self, node, deep=deep)
+
+    loader = type("StrictLoader", (yaml.SafeLoader,), {"construct_mapping": construct_mapping})
+    loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))  # type: ignore[attr-defined]
+    return loader
+
+
+def section(where: str, values: Any, *known: str) -> Table:
+    """Keys and values found at `where`; an empty table where `values` is None. Without `known`, any key may be there.
+
+    Raises ExportError for any other content, unknown keys, and values that are nested or refer to others.
+    """
+    if not isinstance(values, dict | None) or not all(isinstance(key, str) for key in values or ()):
+        raise ExportError(f"{where} is {shown(values)}", hint="give it keys and values, one to a line")
+    table = Table(where, {key: value for key, value in (values or {}).items() if value is not None})
+    if known:
+        table.check_keys(*known)
+    for key, value in table.values.items():
+        if isinstance(value, str) and "${" in value:
+            raise ExportError(f"{where}.{key}: {shown(value)} is not resolved", hint="write the value itself")
+        if key not in NESTED and not _flat(value):
+            raise ExportError(f"{where}.{key} is {shown(value)}", hint="give it one value, or a list of values")
+    return table
+
+
+def inner(table: Table, name: str, *known: str) -> Table:
+    """The section inside `table` called `name`, which may be absent."""
+    return section(f"{table.where}.{name}", table.values.get(name), *known)
+
+
+def shown(value: Any) -> str:
+    """Cut short: aliases can make the value of a small file endless."""
+    short = reprlib.Repr()
+    short.maxlevel = 2
+    return short.repr(value)
+
+
+def _flat(value: Any) -> bool:
+    """A value, or a list of values."""
+    listed = value if isinstance(value, list) else [value]
+    return not any(isinstance(each, list | dict | set) for each in listed)
