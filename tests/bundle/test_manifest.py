@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
@@ -41,6 +41,20 @@ def test_value_types_are_built(full: Manifest) -> None:
     assert read.batch_range().sizes() == (1, 2, 8)
     assert read.sampler_spec() == SamplerSpec(num_steps=50, shift_dim=256, guidance=1.5, null_label=10)
     assert replace(read, sampler=None).sampler_spec() is None
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        SamplerSpec(),
+        SamplerSpec(prediction="velocity", path="reversed", noise_scale=2.0),
+        SamplerSpec(prediction="epsilon", path="ddpm"),
+    ],
+    ids=lambda sampler: sampler.path,
+)
+def test_every_sampler_survives_the_round_trip(full: Manifest, sampler: SamplerSpec) -> None:
+    written = replace(full, sampler=asdict(sampler)).to_bytes()
+    assert Manifest.from_bytes(written, where="m").sampler_spec() == sampler
 
 
 def test_no_sampler_survives_the_round_trip(full: Manifest) -> None:
@@ -146,6 +160,12 @@ BAD = [
     ("sampler.guidance", True),
     ("sampler.null_label", -1),
     ("sampler.eta", 0.0),
+    ("sampler.prediction", "epsilon"),
+    ("sampler.path", "ddpm"),
+    ("sampler.path", "cosine"),
+    ("sampler.path", 1),
+    ("sampler.noise_scale", 0.0),
+    ("sampler.noise_scale", "1"),
     ("tolerances.cosine", "0.9"),
     ("tolerances.cosine", True),
     ("tolerances.reason", 1),

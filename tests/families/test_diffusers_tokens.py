@@ -134,7 +134,7 @@ class TestReplacement:
         for i, block in enumerate(model.transformer_blocks):
             h = block(h, timestep=inputs["t"], class_labels=inputs["y"])
             h = RecursiveReplacement(rule="median", threshold=1.1, choice="mask")(h) if i == 0 else h
-        assert (h == 0).all() or np.abs(out - expected_output(DIT, inputs)).max() > 1e-3
+        assert np.abs(out - expected_output(DIT, inputs)).max() > 1e-3
         np.testing.assert_allclose(out, _finish_dit(model, h, inputs), rtol=0, atol=1e-4)
 
     @pytest.mark.parametrize(("class_name", "layer"), [(SD3, 0), (FLUX, 1), (FLUX, 2), (PIXART, 1)])
