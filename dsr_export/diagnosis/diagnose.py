@@ -1,0 +1,160 @@
+"""`diagnose`: loads a model, finds its outlier tokens, and writes what was found and what to do."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from dsr_export.atomic import atomic_file
+from dsr_export.config import ModelRequest
+from dsr_export.diagnosis.declaration import NEURONS_FILE, denoiser_toml, encoder_toml, neurons_json
+from dsr_export.diagnosis.denoiser import diagnose_denoiser
+from dsr_export.diagnosis.denoiser_model import DenoiserTokens
+from dsr_export.diagnosis.denoiser_page import denoiser_page
+from dsr_export.diagnosis.encoder import diagnose_encoder, settings_for
+from dsr_export.diagnosis.encoder_model import EncoderTokens
+from dsr_export.diagnosis.encoder_page import encoder_page
+from dsr_export.diagnosis.folder import RECORD, check_folder, write_folder
+from dsr_export.diagnosis.images import open_images
+from dsr_export.diagnosis.record import denoiser_record, encoder_record, summary
+from dsr_export.diagnosis.token_model import FoundBlocks
+from dsr_export.diagnosis.verdicts import DSR_FILE, denoiser_verdict, encoder_verdict
+from dsr_export.diagnosis.walk import WalkSettings
+from dsr_export.errors import ExportError
+from dsr_export.families.rae_dit import Trunk
+from dsr_export.families.vision_encoder import VisionEncoder
+from dsr_export.progress import Reporter, Silent
+from dsr_export.sources import find_source
+from dsr_export.subject import Subject, require_module
+
+PAGE = "index.html"
+_ENCODERS = ("images", "detect_layer", "threshold", "highest_layer", "top_k", "rounds")
+_DENOISERS = ("count", "steps", "seed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiagnosisOptions:
+    """What a diagnosis is asked to do; None takes the default. `images` and the fields up to `rounds` are for encoders,
+    `count` to `seed` for denoisers. `out` defaults to ./MODEL.diagnosis; `write_dsr` is one more copy of dsr.toml."""
+
+    images: Path | None = None
+    detect_layer: int | None = None
+    threshold: float | None = None
+    highest_layer: int | None = None
+    top_k: int | None = None
+    rounds: int | None = None
+    count: int | None = None
+    steps: int | None = None
+    seed: int | None = None
+    out: Path | None = None
+    write_dsr: Path | None = None
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What goes into the folder besides the record."""
+
+    record: dict[str, Any]
+    page: str
+    toml: str | None
+    neurons: str | None
+
+
+def diagnose(
+    request: ModelRequest, options: DiagnosisOptions | None = None, *, reporter: Reporter | None = None
+) -> dict[str, Any]:
+    """Diagnoses a denoiser or an image encoder and writes the folder. Returns the summary; see `diagnosis.record`.
+
+    Raises ExportError for models that are neither, for options that the model has no use for, and for bad files.
+    """
+    asked, said = options or DiagnosisOptions(), reporter or Silent()
+    source = find_source(request)
+    out = asked.out or Path(f"{source.name}.diagnosis")
+    check_folder(out, force=asked.force)
+    with said.stage("load"):
+        subject = require_module(source.load())
+    if isinstance(subject.module, Trunk):
+        found = _denoiser(subject, subject.module, request, asked, out, said)
+    else:
+        found = _encoder(subject, request, asked, out, said)
+    texts = {RECORD: json.dumps(found.record, sort_keys=True) + "\n", PAGE: found.page}
+    texts |= {name: text for name, text in ((DSR_FILE, found.toml), (NEURONS_FILE, found.neurons)) if text is not None}
+    write_folder(out, texts, force=asked.force)
+    return {**summary(found.record), "out": str(out), "files": sorted(texts), "page": str(out / PAGE)}
+
+
+def _denoiser(
+    subject: Subject, module: Trunk, request: ModelRequest, asked: DiagnosisOptions, out: Path, said: Reporter
+) -> _Outcome:
+    _refuse(subject, asked, _ENCODERS, "an image encoder")
+    base = WalkSettings()
+    settings = WalkSettings(
+        images=base.images if asked.count is None else asked.count,
+        steps=base.steps if asked.steps is None else asked.steps,
+        seed=base.seed if asked.seed is None else asked.seed,
+    )
+    found = diagnose_denoiser(subject, DenoiserTokens(module), settings, said)
+    verdict = denoiser_verdict(found, model_words(request), out / DSR_FILE)
+    toml = denoiser_toml(found)
+    _write_copy(asked.write_dsr, toml, said)
+    return _Outcome(denoiser_record(found, verdict), denoiser_page(found, verdict), toml, None)
+
+
+def _encoder(subject: Subject, request: ModelRequest, asked: DiagnosisOptions, out: Path, said: Reporter) -> _Outcome:
+    image = subject.inputs[0]
+    if len(subject.inputs) != 1 or len(image.shape) != 4 or image.shape[1] != 3 or image.dtype != "float32":
+        raise ExportError(
+            f"{subject.name} is neither a denoiser with its own sampler nor an image encoder",
+            hint="diagnose takes rae-dit models, siglip, dinov2, and modules of one image [batch, 3, height, width]",
+        )
+    _refuse(subject, asked, _DENOISERS, "a denoiser")
+    if asked.images is None:
+        raise ExportError(f"{subject.name} is an encoder, and no images are given", hint="give --images DIR or NPZ")
+    settings = settings_for(
+        subject.family,
+        detect_layer=asked.detect_layer,
+        threshold=asked.threshold,
+        highest_layer=asked.highest_layer,
+        top_k=asked.top_k,
+        rounds=1 if asked.rounds is None else asked.rounds,
+    )
+    images = open_images(asked.images, image.with_batch(1)[1:], subject.family)
+    known = isinstance(subject.module, VisionEncoder)
+    model = EncoderTokens(subject.module) if isinstance(subject.module, VisionEncoder) else FoundBlocks(subject.module)
+    found = diagnose_encoder(subject, model, images, settings, said)
+    verdict = encoder_verdict(found, model_words(request), out / DSR_FILE, stabilises=known)
+    toml = encoder_toml(found, out / NEURONS_FILE, out) if known else None
+    if asked.write_dsr is not None and known:
+        _write_copy(asked.write_dsr, encoder_toml(found, out / NEURONS_FILE, asked.write_dsr.parent), said)
+    neurons = neurons_json(found.table) if found.table else None
+    return _Outcome(encoder_record(found, verdict), encoder_page(found, verdict), toml, neurons)
+
+
+def model_words(request: ModelRequest) -> tuple[str, ...]:
+    """The model and its weights as words of a command line; `--dsr` is what a diagnosis replaces."""
+    words = [request.model]
+    for field in fields(ModelRequest):
+        value = getattr(request, field.name)
+        if field.name not in ("model", "dsr", "options") and value is not None:
+            words += ["--config" if field.name == "config_file" else "--" + field.name.replace("_", "-"), str(value)]
+    return tuple(words)
+
+
+def _write_copy(path: Path | None, toml: str | None, said: Reporter) -> None:
+    if path is None:
+        return
+    if toml is None:
+        said.note(f"{path} is not written: there is nothing to declare")
+        return
+    with atomic_file(path) as temporary:
+        temporary.write_text(toml, encoding="utf-8")
+
+
+def _refuse(subject: Subject, asked: DiagnosisOptions, names: tuple[str, ...], form: str) -> None:
+    for name in names:
+        if getattr(asked, name) is not None:
+            flag = "--" + name.replace("_", "-")
+            raise ExportError(f"{flag} is for {form}, and {subject.name} is none", hint=f"leave {flag} out")
