@@ -21,4 +21,4 @@ def command(as_json: bool) -> None:
     for entry in entries:
         size = "" if entry.parameters is None else f"{entry.parameters / 1e6:.1f} M"
         weights = "packaged" if entry.packaged else "--checkpoint"
-        click.echo(f"{entry.name:<16} {entry.family:<10} {size:>9}  {weights:<13} {entry.description}")
+        click.echo(f"{entry.name:<22} {entry.family:<22} {size:>8}  {weights:<13} {entry.description}")

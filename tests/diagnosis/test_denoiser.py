@@ -137,3 +137,20 @@ def test_sites_of_another_spec_are_only_there_while_asked_for() -> None:
     with model.sites([ReplaceSpec(layers=(1,), rule="absolute", threshold=9.0, choice="mask")]):
         assert sorted(subject.module.replacements) == ["1"]
     assert sorted(subject.module.replacements) == own == ["2", "4"]
+
+
+def test_learned_sinks_are_no_tokens() -> None:
+    subject = load_subject(
+        "rae-dit",
+        random_weights=0,
+        input_size=4,
+        in_channels=4,
+        hidden_size=16,
+        depth=2,
+        num_heads=2,
+        attn_with_bias=True,
+    )
+    mean = diagnosed(subject, WalkSettings(images=1, steps=2)).off.measured.attention.means[0]
+    assert mean is not None
+    assert len(mean) == 16
+    assert mean.mean() < 1  # the sink has its share

@@ -29,7 +29,7 @@ def test_the_score_is_the_mean_size_over_outlier_tokens() -> None:
 
 def test_a_neuron_that_is_loud_on_most_tokens_does_not_count() -> None:
     outliers = np.array([True, False, False, False])
-    loud = np.array([[9.0], [0.6], [0.6], [0.1]])
+    loud = np.array([[9.0], [-0.6], [0.6], [0.1]])
     half = np.array([[9.0], [-0.6], [0.4], [0.1]])
     assert image_score(outliers, loud).tolist() == [0.0]
     assert image_score(outliers, half).tolist() == [9.0]
