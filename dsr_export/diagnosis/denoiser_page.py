@@ -7,16 +7,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dsr_export.diagnosis.attention_page import attention_section
 from dsr_export.diagnosis.denoiser import DenoiserDiagnosis, Run
 from dsr_export.diagnosis.norm_charts import coarse
-from dsr_export.html.axes import percent, spans
-from dsr_export.html.charts import Mark, Series, heat_map, histogram, legend, lines
+from dsr_export.diagnosis.run_names import STYLES, run_name
+from dsr_export.html.axes import percent
+from dsr_export.html.charts import Mark, Series, heat_map, histogram, legend
 from dsr_export.html.markup import Markup, element, joined
 from dsr_export.html.page import Section, Verdict, figure, page, row, table
 from dsr_export.html.rasters import scale_bar, token_maps
 
 Array = npt.NDArray[Any]
-STYLES = {"off": "a", "own": "b", "proposed": "c"}
 
 
 def denoiser_page(found: DenoiserDiagnosis, verdict: Verdict) -> str:
@@ -31,21 +32,13 @@ def denoiser_page(found: DenoiserDiagnosis, verdict: Verdict) -> str:
         ("largest norm, medians", f"{found.off.measured.norms.largest.max():.1f}"),
     ]
     sections = [_ratio_section(found)] if any(run.ratios.any() for run in found.runs) else []
-    sections += [_map_section(found), _norm_section(found), _attention_section(found)]
+    sections += [_map_section(found), _norm_section(found), attention_section(found)]
     sections += [_site_section(found)] if found.replace else []
     foot = (
         f"{walked.images} images, classes in turn, {walked.steps} steps of the model's sampler, seed {walked.seed}. "
         "A norm counts as a multiple of the median norm of its image's patch tokens behind the same block."
     )
     return page(f"Outlier tokens of {found.subject.name}", verdict, facts, sections, foot)
-
-
-def run_name(run: Run) -> str:
-    """What a walk is called in legends."""
-    if run.name == "off":
-        return "without replacement"
-    what = "the model's own sites" if run.name == "own" else "the proposed sites"
-    return f"with {what} ({spans(list(run.sites)) or 'none'})"
 
 
 def _ratio_section(found: DenoiserDiagnosis) -> Section:
@@ -127,76 +120,6 @@ def _histogram(found: DenoiserDiagnosis, layer: int) -> Markup:
     ]
     marks = [] if limit is None else [Mark(limit.value, f"threshold {limit.value:.3g}")]
     return histogram(series, x_label="norm, multiples of the median", y_label="tokens", marks=marks)
-
-
-def _attention_section(found: DenoiserDiagnosis) -> Section:
-    means = [run.measured.attention.means for run in found.runs]
-    layers = [layer for layer in range(len(found.limits)) if all(m[layer] is not None for m in means)]
-    if not layers:
-        return Section("Attention received", "This model's attention could not be observed.", Markup(""))
-    picked = max(layers, key=lambda layer: _shift(means[0][layer], means[-1][layer]))
-    series = [
-        Series(run_name(run), STYLES[run.name], range(len(mean[picked])), list(mean[picked]))  # type: ignore[arg-type]
-        for run, mean in zip(found.runs, means, strict=True)
-    ]
-    chart = lines(series, x_label=_row_words(found, series[0]), y_label="attention, even share = 1")
-    over_layers = [
-        Series(run_name(run), STYLES[run.name], layers, [_received(found, mean, layer) for layer in layers])
-        for run, mean in zip(found.runs, means, strict=True)
-    ]
-    share = lines(over_layers, x_label="block", y_label="mean attention received")
-    where = "the outlier positions" if found.outlier_layers else "the most attended token"
-    where_most = ", where replacement changes most" if len(found.runs) > 1 else ""
-    words = (
-        "The mean over heads and queries of what each token receives; 1 is an even share. A block sees what the blocks "
-        "before it made, so an effect shows one block behind its site."
-    )
-    body = [
-        _attention_maps(found, layers),
-        legend(series),
-        row(
-            figure(chart, title=f"Every token, in block {picked}{where_most}"),
-            figure(share, title=f"What {where} receive{'' if found.outlier_layers else 's'}, block by block"),
-        ),
-    ]
-    return Section("Attention received", words, joined(body))
-
-
-def _attention_maps(found: DenoiserDiagnosis, layers: list[int]) -> Markup:
-    """Patches alone: registers are no part of the picture."""
-    means = [[run.measured.attention.means[layer] for layer in layers] for run in found.runs]
-    values = np.array([[mean[-found.patches :] for mean in each if mean is not None] for each in means])
-    highest = float(values.max())
-    maps = token_maps(
-        values,
-        np.zeros(values.shape, bool),
-        highest=highest,
-        rows=[{"off": "none", "own": "own", "proposed": "proposed"}[run.name] for run in found.runs],
-        columns=[str(layer) for layer in layers],
-        x_label="block",
-        y_label="sites",
-    )
-    bar = scale_bar("0", f"{highest:.1f} times an even share", outlier=None)
-    return figure(joined([bar, maps]), title="Every patch, in every block")
-
-
-def _received(found: DenoiserDiagnosis, means: list[Array | None], layer: int) -> float:
-    mean = means[layer]
-    assert mean is not None
-    spots = sorted({int(p) for each in found.outlier_layers for p in found.outlier_patches(found.off, each)})
-    patches = mean[len(mean) - found.patches :]
-    return float(patches[spots].mean() if spots else mean.max())
-
-
-def _shift(before: Array | None, after: Array | None) -> float:
-    return 0.0 if before is None or after is None else float(np.abs(before - after).max())
-
-
-def _row_words(found: DenoiserDiagnosis, series: Series) -> str:
-    registers = len(series.x) - found.patches
-    if not registers:
-        return "patch token, row by row"
-    return f"token: 0\N{EN DASH}{registers - 1} are registers, then patches row by row"
 
 
 def _site_section(found: DenoiserDiagnosis) -> Section:

@@ -110,7 +110,8 @@ def heat_map(
     wide, tall = 26.0, 22.0
     width, height = HEAT_LEFT + wide * len(columns) + 8, HEAT_TOP + tall * len(rows) + BOTTOM
     parts = [_cell(float(values[i, j]), i, j, wide, tall, highest, words) for i, j in np.ndindex(*values.shape)]
-    step_y, step_x = every(len(rows), 30), every(len(columns), int(wide * len(columns) / 34))
+    broad = max(26, 8 * max(len(name) for name in columns))  # a label's width
+    step_y, step_x = every(len(rows), 30), every(len(columns), int(wide * len(columns) / broad))
     for i in range(0, len(rows), step_y):
         y = HEAT_TOP + (i + 0.5) * tall + 4
         parts.append(element("text", text(rows[i]), x=HEAT_LEFT - 6, y=y, text_anchor="end"))

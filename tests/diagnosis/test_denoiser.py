@@ -13,7 +13,7 @@ from dsr_export.diagnosis.denoiser_model import DenoiserTokens
 from dsr_export.diagnosis.record import denoiser_record
 from dsr_export.diagnosis.thresholds import Limit
 from dsr_export.diagnosis.verdicts import denoiser_verdict
-from dsr_export.diagnosis.walk import WalkSettings
+from dsr_export.diagnosis.walk import WalkSettings, shortened
 from dsr_export.families import load_subject
 from dsr_export.families.rae_dit import RaeDit
 from dsr_export.registers import RecursiveReplacement
@@ -153,4 +153,12 @@ def test_learned_sinks_are_no_tokens() -> None:
     mean = diagnosed(subject, WalkSettings(images=1, steps=2)).off.measured.attention.means[0]
     assert mean is not None
     assert len(mean) == 16
-    assert mean.mean() < 1  # the sink has its share
+    assert 0 < 17 - mean.sum() < 17  # 17 keys share 17; what is missing went to the sink
+
+
+def test_few_steps_reach_low_noise_and_all_steps_are_the_samplers_own() -> None:
+    subject = load_subject("rae-dit", random_weights=0, hidden_size=16, depth=1, num_heads=2)  # 768 channels: shifted
+    assert subject.sampler is not None
+    few = shortened(subject, WalkSettings(steps=10)).grid
+    np.testing.assert_allclose(few[:-1], np.linspace(1, 0.1, 10), atol=1e-6)
+    np.testing.assert_array_equal(shortened(subject, WalkSettings(steps=49)).grid, subject.sampler.grid)
