@@ -27,6 +27,7 @@ from dsr_export.config import BatchRange, ExportConfig
 @click.option(
     "--latent-stats", type=click.Path(path_type=Path), help="Encoder, decoder: normalise latents by this file."
 )
+@click.option("--encoder", metavar="FAMILY", help="Decoder: whose pixels it makes. [default: siglip]")
 @click.option("--precision", type=Named("fp32", "fp16", "bf16"), default="fp32", show_default=True)
 @click.option("--target", "targets", multiple=True, help="Where it will run; repeatable. See `dsr-export doctor`.")
 @click.option("--batch", default="1,2,8", show_default=True, metavar="MIN,OPT,MAX", help="Batch sizes engines serve.")
@@ -45,6 +46,7 @@ def command(
     registers: int | None,
     dsr: Path | None,
     latent_stats: Path | None,
+    encoder: str | None,
     precision: str,
     targets: tuple[str, ...],
     batch: str,
@@ -62,7 +64,7 @@ def command(
         model_dir=model_dir,
         registers=registers,
         dsr=dsr,
-        options={} if latent_stats is None else {"latent_stats": str(latent_stats)},
+        options=_given(latent_stats=latent_stats, encoder=encoder),
         precision=precision,  # type: ignore[arg-type]
         targets=targets,
         batch=BatchRange.parse(batch),
@@ -74,3 +76,8 @@ def command(
     from dsr_export.progress import reporter
 
     show_report(export(config, reporter=reporter()).report(), as_json=as_json)
+
+
+def _given(**options: object) -> dict[str, str]:
+    """The constructor arguments that were asked for."""
+    return {name: str(value) for name, value in options.items() if value is not None}

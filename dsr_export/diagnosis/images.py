@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,29 +12,11 @@ import numpy.typing as npt
 
 from dsr_export.arrays import load_arrays
 from dsr_export.errors import ExportError, did_you_mean
+from dsr_export.preparation import PREPARATIONS, Preparation
 
 Array = npt.NDArray[Any]
 SUFFIXES = (".jpeg", ".jpg", ".png")
 ARRAY = "image"
-
-
-@dataclass(frozen=True)
-class Preparation:
-    """How a family's image processor makes its input. `crop` is the share of the shorter side kept in the middle;
-    None squeezes the whole picture into the square."""
-
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    crop: float | None
-
-
-_SIGLIP = Preparation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), None)
-_DINOV2 = Preparation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 224 / 256)
-PREPARATIONS: Mapping[str, Preparation] = {
-    "siglip": _SIGLIP,
-    "dinov2": _DINOV2,
-    "dinov2-with-registers": _DINOV2,
-}
 
 
 class Images(Protocol):

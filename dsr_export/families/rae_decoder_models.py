@@ -16,6 +16,7 @@ from dsr_export.errors import ExportError, did_you_mean
 from dsr_export.families import file_sha256
 from dsr_export.families.latents import LatentDenormalisation, read_statistics
 from dsr_export.families.rae_decoder import RaeDecoder, RaeDecoderConfig, position_table
+from dsr_export.preparation import PREPARATIONS
 from dsr_export.spec import DsrSpec, ReplaceSpec
 from dsr_export.subject import Subject
 from graphs.artifacts import TensorSpec
@@ -24,6 +25,8 @@ Value = bool | int | float | str
 FP32_MODULES = ("head", "decoder_embed", "decoder_pred")
 """Small, and sensitive: the denormalised latent's range, and the layer whose error is the picture's."""
 STATISTICS = "latent_stats"
+ENCODER, DEFAULT_ENCODER = "encoder", "siglip"
+"""For whose pixels a decoder was trained: no checkpoint says it, and no weight depends on it."""
 SIZES: dict[str, dict[str, Value]] = {
     "rae-decoder": {},
     "rae-decoder-l": {"decoder_hidden_size": 1024, "decoder_num_hidden_layers": 24},
@@ -50,7 +53,8 @@ def load(
 ) -> Subject:
     """Loads a decoder: `z [batch, C, h, w]` -> `image [batch, 3, H, W]`, as normalised for its encoder.
 
-    `config` holds sizes, and `latent_stats`: a file of latent statistics, with which `z` is denormalised first.
+    `config` holds sizes; `latent_stats`: a file of latent statistics, with which `z` is denormalised first; and
+    `encoder`: the family whose pixels the image has, which is recorded for those who show it.
     Raises ExportError for whatever does not fit; see `families.load_subject`.
     """
     if registers is not None or replace or (dsr is not None and dsr != DsrSpec()):
@@ -58,7 +62,7 @@ def load(
     _check_options(name, config)
     state = None if checkpoint is None else decoder_state(read_state_dict(checkpoint))
     sizes = {**SIZES[name], **({} if state is None else sizes_of(state))}
-    sizes |= {key: value for key, value in config.items() if key != STATISTICS}
+    sizes |= {key: value for key, value in config.items() if key not in (STATISTICS, ENCODER)}
     resolved = RaeDecoderConfig(**sizes)  # type: ignore[arg-type]
     _check_sizes(resolved)
     if state is not None:
@@ -71,7 +75,7 @@ def load(
     if STATISTICS in config:
         shape = (resolved.hidden_size, resolved.latent_size, resolved.latent_size)
         module.head = LatentDenormalisation(*read_statistics(Path(str(config[STATISTICS])), shape))
-    return _subject(name, module, provenance)
+    return _subject(name, module, str(config.get(ENCODER, DEFAULT_ENCODER)), provenance)
 
 
 def decoder_state(state: StateDict) -> StateDict:
@@ -116,7 +120,7 @@ def sizes_of(state: Mapping[str, Tensor]) -> dict[str, Value]:
     return sizes
 
 
-def _subject(name: str, module: RaeDecoder, provenance: dict[str, Any]) -> Subject:
+def _subject(name: str, module: RaeDecoder, encoder: str, provenance: dict[str, Any]) -> Subject:
     config = module.config
     latent = ("batch", config.hidden_size, config.latent_size, config.latent_size)
     image = ("batch", config.num_channels, config.image_size, config.image_size)
@@ -127,7 +131,7 @@ def _subject(name: str, module: RaeDecoder, provenance: dict[str, Any]) -> Subje
         inputs=(TensorSpec(name="z", dtype="float32", shape=latent),),
         outputs=(TensorSpec(name="image", dtype="float32", shape=image),),
         dsr=DsrSpec(),
-        config=dataclasses.asdict(config),
+        config={**dataclasses.asdict(config), ENCODER: encoder},
         provenance=provenance,
         fp32_modules=FP32_MODULES,
     )
@@ -144,15 +148,19 @@ def _moments(name: str, weight: Tensor) -> tuple[float, float]:
 
 
 def _check_options(name: str, options: Mapping[str, Value]) -> None:
-    known = (*_DEFAULTS, STATISTICS)
+    known = (*_DEFAULTS, STATISTICS, ENCODER)
     for key, value in options.items():
         if key not in known:
             names = "known options: " + ", ".join(known)
             near = did_you_mean(key, known)
             raise ExportError(f"{name} has no option '{key}'", hint=f"{near} {names}" if near else names)
-        wanted = str if key == STATISTICS else type(_DEFAULTS[key])
+        wanted = str if key in (STATISTICS, ENCODER) else type(_DEFAULTS[key])
         if type(value) is not wanted:
             raise ExportError(f"option {key}={value!r} is not of type {wanted.__name__}")
+    encoder = str(options.get(ENCODER, DEFAULT_ENCODER))
+    if encoder not in PREPARATIONS:
+        hint = did_you_mean(encoder, PREPARATIONS) or "known encoders: " + ", ".join(PREPARATIONS)
+        raise ExportError(f"how the pixels of the encoder '{encoder}' are scaled is not known", hint=hint)
 
 
 def _check_sizes(config: RaeDecoderConfig) -> None:

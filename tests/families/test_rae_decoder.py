@@ -180,11 +180,22 @@ def test_latent_statistics_are_undone(tmp_path: Path) -> None:
         ({"patch_size": 2.0}, "not of type int"),
         ({"layer_norm_eps": -1.0}, "layer_norm_eps"),
         ({"registers": 4}, "no registers"),
+        ({"encoder": "sigclip"}, "encoder 'sigclip'"),
+        ({"encoder": 3}, "not of type str"),
     ],
 )
 def test_options_that_cannot_be_built_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ExportError, match=message):
         load_subject("rae-decoder", random_weights=0, **{**TINY, **options})
+
+
+def test_the_encoder_is_recorded_and_changes_no_weight() -> None:
+    siglip, dino = (
+        load_subject("rae-decoder", random_weights=0, **TINY, **kind) for kind in ({}, {"encoder": "dinov2"})
+    )
+    assert (siglip.config["encoder"], dino.config["encoder"]) == ("siglip", "dinov2")
+    z = torch.randn(1, 6, 3, 3)
+    assert torch.equal(siglip.module(z), dino.module(z))
 
 
 @pytest.fixture(scope="module")
