@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 from dsr_export.bundle import manifest_parts as parts
-from dsr_export.bundle.canonical import parse_sealed, sealed_bytes
+from dsr_export.bundle.canonical import canonical_digest, parse_sealed, sealed_bytes
+from dsr_export.bundle.component_entries import ComponentEntry, read_components
 from dsr_export.bundle.manifest_parts import BundleTarget, FileEntry
 from dsr_export.bundle.schema import Fields
 from dsr_export.config import BatchRange
@@ -21,8 +22,9 @@ from dsr_export.sampling import SamplerSpec
 from graphs.artifacts import Precision, TensorSpec
 
 SCHEMA_VERSION = 1
+OPTIONAL = ("components",)  # bundles of one model are written without
 
-__all__ = ["SCHEMA_VERSION", "BundleTarget", "FileEntry", "Manifest"]
+__all__ = ["SCHEMA_VERSION", "BundleTarget", "ComponentEntry", "FileEntry", "Manifest"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +32,8 @@ class Manifest:
     """Everything a reader needs to know. Mappings hold JSON values.
 
     `model` has the keys of `manifest_parts.MODEL_KEYS`; `sampler` the fields of `SamplerSpec`; `tolerances` those of
-    `Tolerance`. `files` stays empty in what `write_bundle` is given: the writer measures them.
+    `Tolerance`; `components` are the other models of a pipeline, by role. `files` stays empty in what `write_bundle`
+    is given: the writer measures them.
     """
 
     name: str
@@ -48,6 +51,7 @@ class Manifest:
     build_key: str
     range_audit: Mapping[str, Any] = field(default_factory=dict)
     files: Mapping[str, FileEntry] = field(default_factory=dict)
+    components: Mapping[str, ComponentEntry] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 
     def as_dict(self) -> dict[str, Any]:
@@ -55,9 +59,15 @@ class Manifest:
         plain = {each.name: getattr(self, each.name) for each in fields(self)}
         for key in ("targets", "inputs", "outputs"):
             plain[key] = [asdict(item) for item in plain[key]]
-        plain["files"] = {path: asdict(entry) for path, entry in self.files.items()}
+        for key in ("files", "components"):
+            plain[key] = {name: asdict(entry) for name, entry in plain[key].items()}
         plain["batch"] = asdict(self.batch)
-        return plain
+        return {key: value for key, value in plain.items() if value or key not in OPTIONAL}
+
+    @property
+    def digest(self) -> str:
+        """What the manifest is sealed with: it stands for every byte of the bundle."""
+        return canonical_digest(self.as_dict())
 
     def to_bytes(self) -> bytes:
         """The file's content. ExportError where a field holds what JSON has no form for."""
@@ -78,8 +88,8 @@ class Manifest:
                 f"{where} has schema version {str(version)[:20]!r}, this dsr-export reads {SCHEMA_VERSION}",
                 hint="use the dsr-export that wrote the bundle, or build the bundle again with this one",
             )
-        read = Fields.of(value, at=str(where), keys=[each.name for each in fields(cls)])
-        return _manifest(read)
+        keys = [each.name for each in fields(cls) if each.name in value or each.name not in OPTIONAL]
+        return _manifest(Fields.of(value, at=str(where), keys=keys))
 
     def input_specs(self) -> tuple[TensorSpec, ...]:
         return self.inputs
@@ -113,4 +123,5 @@ def _manifest(read: Fields) -> Manifest:
         build_key=read.text("build_key", longest=parts.LONGEST_NAME),
         range_audit=read.mapping("range_audit"),
         files=files,
+        components=read_components(read, files),
     )

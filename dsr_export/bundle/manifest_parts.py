@@ -136,11 +136,15 @@ def read_tools(manifest: Fields) -> dict[str, str]:
     return {tool: tools.text(tool) for tool in tools.values}
 
 
-def _file_entry(entry: Fields) -> FileEntry:
-    digest = entry.text("sha256")
+def read_sha256(entry: Fields, key: str) -> str:
+    digest = entry.text(key)
     if not _SHA256.fullmatch(digest):
-        entry.fail("sha256", "64 hexadecimal digits")
-    return FileEntry(sha256=digest, size=entry.integer("size", 0, MAX_FILE_SIZE))
+        entry.fail(key, "64 hexadecimal digits")
+    return digest
+
+
+def _file_entry(entry: Fields) -> FileEntry:
+    return FileEntry(sha256=read_sha256(entry, "sha256"), size=entry.integer("size", 0, MAX_FILE_SIZE))
 
 
 def _target(read: Fields, files: Mapping[str, FileEntry]) -> BundleTarget:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
 from dsr_export.bundle.canonical import MAX_BYTES, parse_json, read_bounded
+from dsr_export.bundle.components import check_component
 from dsr_export.bundle.golden_file import read_npz
 from dsr_export.bundle.manifest import FileEntry, Manifest
 from dsr_export.bundle.model_file import check_model_file
@@ -31,10 +32,14 @@ _REBUILD = "copy the bundle again, or build it again with --force"
 
 @dataclass(frozen=True)
 class Bundle:
-    """A verified bundle folder. Files are read again when asked for: whoever may write there must be trusted."""
+    """A verified bundle folder. Files are read again when asked for: whoever may write there must be trusted.
+
+    `components` are the other models of a pipeline, by role: bundles too, and verified with the one around them.
+    """
 
     path: Path
     manifest: Manifest
+    components: Mapping[str, Bundle] = field(default_factory=dict)
 
     @classmethod
     def open(cls, path: Path | str) -> Bundle:
@@ -42,7 +47,8 @@ class Bundle:
 
         Raises:
             ExportError: it is no bundle; or a file, which is named, is missing, unlisted, a link, or has another size
-                or checksum than the manifest says; or `model.onnx` refers to anything outside the bundle.
+                or checksum than the manifest says; or a `model.onnx` refers to anything outside its bundle; or a
+                component is not the bundle that the manifest says.
         """
         folder = Path(path)
         try:
@@ -50,10 +56,19 @@ class Bundle:
             _check_entries(folder, manifest)
             for name, entry in manifest.files.items():
                 _check_file(folder / name, entry)
-            check_model_file(folder / MODEL, {name: entry.size for name, entry in manifest.files.items()})
+            _check_model(folder, manifest)
+            components = {role: _component(folder, manifest, role) for role in manifest.components}
         except OSError as error:
             raise ExportError(f"cannot read the bundle {folder}: {error}", hint=_REBUILD) from error
-        return cls(folder, manifest)
+        return cls(folder, manifest, components)
+
+    def component(self, role: str) -> Bundle:
+        """The component `role`. ExportError where the bundle has no such component."""
+        if role not in self.components:
+            held = "its components: " + ", ".join(self.components) if self.components else "it has no components"
+            near = did_you_mean(role, self.components) or "build it again with --component"
+            raise ExportError(f"{self.path} has no component '{role}'", hint=f"{held}; {near}")
+        return self.components[role]
 
     def file(self, name: str) -> Path:
         """Where the listed file `name` lies. ExportError where the bundle has no such file."""
@@ -106,6 +121,19 @@ def _manifest(folder: Path) -> Manifest:
     if MODEL not in manifest.files:
         raise ExportError(f"{path} does not list {MODEL}", hint=_REBUILD)
     return manifest
+
+
+def _component(folder: Path, outer: Manifest, role: str) -> Bundle:
+    """A component's files are files of `outer`, so they are verified already; what is left is that they belong."""
+    path = folder / outer.components[role].path
+    manifest = _manifest(path)
+    check_component(outer, role, manifest, where=path / MANIFEST)
+    _check_model(path, manifest)
+    return Bundle(path, manifest)
+
+
+def _check_model(folder: Path, manifest: Manifest) -> None:
+    check_model_file(folder / MODEL, {name: entry.size for name, entry in manifest.files.items()})
 
 
 def _check_entries(folder: Path, manifest: Manifest) -> None:

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from dsr_export.bundle.canonical import read_bounded
+from dsr_export.bundle.components import check_component
 from dsr_export.bundle.destination import Destination, absolute, aside, check_destination, temporary
 from dsr_export.bundle.manifest import FileEntry, Manifest
 from dsr_export.bundle.paths import MANIFEST, check_path_set, parents
@@ -27,7 +29,7 @@ def write_bundle(out: Path, manifest: Manifest, contents: Mapping[str, Path | by
 
     Raises:
         ExportError: as `check_destination`; a content is missing or its name is unsafe; the manifest is not one that
-            readers accept; the disk is full or cannot be written.
+            readers accept; a component is not the bundle that the manifest says; the disk is full or cannot be written.
     """
     place = absolute(out)
     check_path_set(contents, where=f"the plan for {out}")
@@ -66,10 +68,17 @@ def _fill(folder: Path, manifest: Manifest, contents: Mapping[str, Path | bytes]
         (folder / each).mkdir()
     files = {name: _put(content, folder / name) for name, content in sorted(contents.items())}
     data = replace(manifest, files=files).to_bytes()
-    Manifest.from_bytes(data, where=MANIFEST)  # what the reader would refuse must never ship
+    _check_readable(Manifest.from_bytes(data, where=MANIFEST), folder)
     write_durably(data, folder / MANIFEST)
     for each in (*reversed(folders), ""):
         flush_path(folder / each)
+
+
+def _check_readable(written: Manifest, folder: Path) -> None:
+    """What the reader would refuse must never ship: a component may have changed since it was opened."""
+    for role, entry in written.components.items():
+        path = folder / entry.path / MANIFEST
+        check_component(written, role, Manifest.from_bytes(read_bounded(path), where=path), where=path)
 
 
 def _put(content: Path | bytes, target: Path) -> FileEntry:
