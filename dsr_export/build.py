@@ -17,7 +17,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dsr_export.bundle.reader import Bundle
 from dsr_export.cache import CachedStage, StageCache, source_digest, tool_versions
+from dsr_export.chain import open_components
 from dsr_export.config import ExportConfig
 from dsr_export.errors import ExportError
 from dsr_export.installation import check_buildable
@@ -77,6 +79,11 @@ class Build:
         return find_source(self.config)
 
     @cached_property
+    def components(self) -> dict[str, Bundle]:
+        """The other models of the pipeline, by role; opened and verified."""
+        return open_components(self.config.components)
+
+    @cached_property
     def subject_key(self) -> dict[str, Any]:
         """Identifies model and weights, without loading them."""
         return self.source.key()
@@ -85,7 +92,8 @@ class Build:
     def key(self) -> str:
         """Digest of everything the bundle depends on; equal keys mean that there is nothing to do."""
         files = dict.fromkeys(("checkpoint", "config_file", "dsr", "model_dir", "out"))  # the subject's key has them
-        options = dataclasses.asdict(self.config) | files | {"force": False}
+        inside = {role: component.manifest.digest for role, component in self.components.items()}
+        options = dataclasses.asdict(self.config) | files | {"force": False, "components": inside}
         targets = [each.name for each in self.targets]
         checked = [each.name for each in self.runnable_targets]
         return _digest({"options": options, "targets": [targets, checked], "subject": self.subject_key, **self._tools})

@@ -58,7 +58,10 @@ class ModelRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class ExportConfig(ModelRequest):
-    """Everything one build is asked to do; see `dsr-export build --help`."""
+    """Everything one build is asked to do; see `dsr-export build --help`.
+
+    `components` are built bundles that go into this one: the denoiser's decoder and encoder.
+    """
 
     precision: Precision = "fp32"
     targets: tuple[str, ...] = ()
@@ -66,3 +69,4 @@ class ExportConfig(ModelRequest):
     out: Path | None = None
     force: bool = False
     trajectory_steps: int | None = None
+    components: tuple[Path, ...] = ()

@@ -12,6 +12,7 @@ from typing import Any
 from calibration.range_audit import RangeAudit
 from dsr_export import stages
 from dsr_export.build import Build
+from dsr_export.bundle.components import component_contents, component_entry
 from dsr_export.bundle.manifest import BundleTarget, Manifest
 from dsr_export.cache import CachedStage, tool_versions
 from dsr_export.parity.tolerances import TOLERANCES
@@ -20,7 +21,11 @@ from graphs.targets import Target
 
 
 def bundle_contents(
-    typed: CachedStage, reference: CachedStage, engines: Mapping[str, CachedStage], report: Mapping[str, Any]
+    build: Build,
+    typed: CachedStage,
+    reference: CachedStage,
+    engines: Mapping[str, CachedStage],
+    report: Mapping[str, Any],
 ) -> dict[str, Path | bytes]:
     """Path in the bundle -> where its bytes are."""
     contents: dict[str, Path | bytes] = {
@@ -30,6 +35,8 @@ def bundle_contents(
     for name, engine in engines.items():
         contents[plan_path(name)] = engine.path / stages.PLAN
     contents["report.json"] = json.dumps(report, indent=1, sort_keys=True, allow_nan=False).encode()
+    for role, component in build.components.items():
+        contents |= component_contents(role, component.path, component.manifest)
     return contents
 
 
@@ -55,6 +62,7 @@ def bundle_manifest(build: Build, card: SubjectCard, engines: Mapping[str, Cache
         provenance={**card.provenance, "git_revision": _git_revision()},
         build_key=build.key,
         range_audit={"kept_fp32": audit.wide_tensors(build.config.precision), "runs": audit.runs},
+        components={role: component_entry(role, each.manifest) for role, each in build.components.items()},
     )
 
 

@@ -9,6 +9,7 @@ from dsr_export.build import Build
 from dsr_export.bundle.destination import check_destination
 from dsr_export.bundle.reader import Bundle
 from dsr_export.bundle.writer import write_bundle
+from dsr_export.chain import check_chain
 from dsr_export.config import ExportConfig
 from dsr_export.contents import bundle_contents, bundle_manifest
 from dsr_export.locks import exclusive
@@ -41,6 +42,7 @@ def _export(build: Build) -> Bundle:
     traced = run("trace", build.subject_key, partial(stages.trace_subject, build.load))
     card = SubjectCard.load(traced.path / stages.CARD)
     card.check_batch(config.batch)
+    check_chain(card, build.components)
     sampler = stages.parity_sampler(card, config.batch, config.trajectory_steps)
 
     key = {"subject": build.subject_key, "batch": config.batch, "sampler": sampler}
@@ -74,6 +76,6 @@ def _export(build: Build) -> Bundle:
         parity.append(run("parity-engine", {"of": plan.digest, **key}, partial(check.engine, target, plan.path)))
 
     report = build_report(build, card, [lowered, optimized], typed, audit, engines, parity)
-    contents = bundle_contents(typed, reference, engines, report)
+    contents = bundle_contents(build, typed, reference, engines, report)
     manifest = bundle_manifest(build, card, engines, audit)
     return Bundle.open(write_bundle(build.out, manifest, contents, force=config.force))

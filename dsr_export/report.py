@@ -11,6 +11,7 @@ from typing import Any
 from calibration.range_audit import RangeAudit
 from dsr_export import stages
 from dsr_export.build import Build
+from dsr_export.bundle.reader import Bundle
 from dsr_export.cache import CachedStage, tool_versions
 from dsr_export.subject import SubjectCard
 from graphs.artifacts import Precision
@@ -33,12 +34,13 @@ def build_report(
     """The report of a finished build; `passed` is the verdict over parity and precision."""
     checked = [stages.read_json(stage.path / stages.FACTS) for stage in parity]
     typing = stages.read_json(typed.path / stages.FACTS)
-    precision = precision_check(build.config.precision, typing["half_weight_fraction"])
+    checks = [precision_check(build.config.precision, typing["half_weight_fraction"])]
+    checks += [component_check(role, component) for role, component in build.components.items()]
     rewrites = {k: v for stage in rewritten for k, v in stages.read_json(stage.path / stages.FACTS).items()}
     return {
         "schema_version": SCHEMA_VERSION,
         "bundle": str(build.out),
-        "passed": precision["passed"] and all(each["passed"] for each in checked),
+        "passed": all(each["passed"] for each in [*checks, *checked]),
         "precision": build.config.precision,
         "target": build.targets[0].name,
         "targets": [each.name for each in build.targets],
@@ -47,7 +49,8 @@ def build_report(
         "stages": list(build.log),
         "parity": [row for each in checked for row in each["rows"]],
         "trajectory_snr_db": checked[0]["trajectory_snr_db"],
-        "checks": [precision],
+        "checks": checks,
+        "components": components_summary(build.components),
         "rewrites": {name: facts["count"] for name, facts in rewrites.items()},
         "rewrite_details": rewrites,
         "typing": typing,
@@ -62,6 +65,18 @@ def precision_check(precision: Precision, half_fraction: float) -> dict[str, Any
     """Whether the weights have the type that was asked for."""
     limit = MIN_HALF_FRACTION if precision in ("fp16", "bf16") else 0.0
     return {"name": "half_weight_fraction", "value": half_fraction, "limit": limit, "passed": half_fraction >= limit}
+
+
+def component_check(role: str, component: Bundle) -> dict[str, Any]:
+    """Whether a component passed when it was built: a pipeline is no better than its parts."""
+    passed = component.report().get("passed") is True
+    return {"component": role, "name": "passed_when_built", "value": float(passed), "limit": 1.0, "passed": passed}
+
+
+def components_summary(components: Mapping[str, Bundle]) -> dict[str, Any]:
+    """Role -> what the component is."""
+    manifests = {role: component.manifest for role, component in components.items()}
+    return {role: {"name": each.name, "precision": each.precision} for role, each in manifests.items()}
 
 
 def peak_rss_bytes() -> int:

@@ -64,3 +64,30 @@ def digits_bundle(tmp_path_factory: pytest.TempPathFactory, stage_cache: Path) -
 
     out = tmp_path_factory.mktemp("bundles") / "digits.dsr"
     return export(ExportConfig(precision="fp16", out=out)).path
+
+
+@pytest.fixture(scope="session")
+def decoder_bundle(tmp_path_factory: pytest.TempPathFactory, stage_cache: Path) -> Path:
+    """A tiny decoder with random weights, for pixels as DINOv2 takes them."""
+    from dsr_export.pipeline import export
+    from tests.pipeline_parts import decoder_config
+
+    return export(decoder_config(tmp_path_factory.mktemp("bundles") / "decoder.dsr")).path
+
+
+@pytest.fixture(scope="session")
+def denoiser_bundle(tmp_path_factory: pytest.TempPathFactory, stage_cache: Path) -> Path:
+    """A tiny latent denoiser with random weights, alone."""
+    from dsr_export.pipeline import export
+    from tests.pipeline_parts import denoiser_config
+
+    return export(denoiser_config(tmp_path_factory.mktemp("bundles") / "denoiser.dsr")).path
+
+
+@pytest.fixture(scope="session")
+def pipeline_bundle(tmp_path_factory: pytest.TempPathFactory, decoder_bundle: Path) -> Path:
+    """The same denoiser with its decoder."""
+    from dsr_export.pipeline import export
+    from tests.pipeline_parts import denoiser_config
+
+    return export(denoiser_config(tmp_path_factory.mktemp("bundles") / "pipeline.dsr", decoder_bundle)).path

@@ -34,6 +34,14 @@ from dsr_export.config import BatchRange, ExportConfig
 @click.option(
     "--trajectory-steps", type=click.IntRange(min=2), help="Grid points of the parity walk. [default: the sampler's]"
 )
+@click.option(
+    "--component",
+    "components",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    metavar="BUNDLE",
+    help="Denoiser: a built decoder or encoder to put into the bundle; repeatable.",
+)
 @click.option("--out", type=click.Path(path_type=Path), help="Bundle folder. [default: ./MODEL.dsr]")
 @click.option("--force", is_flag=True, help="Replace an existing folder.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, and nothing else.")
@@ -51,6 +59,7 @@ def command(
     targets: tuple[str, ...],
     batch: str,
     trajectory_steps: int | None,
+    components: tuple[Path, ...],
     out: Path | None,
     force: bool,
     as_json: bool,
@@ -69,6 +78,7 @@ def command(
         targets=targets,
         batch=BatchRange.parse(batch),
         trajectory_steps=trajectory_steps,
+        components=components,
         out=out,
         force=force,
     )

@@ -42,15 +42,23 @@ def show_report(report: dict[str, Any], *, as_json: bool) -> None:
 
 def _print_report(report: dict[str, Any]) -> None:
     click.echo(f"{report['bundle']}  {report['precision']}  {', '.join(report['targets'])}")
+    width = max([7, *(len(_name(row, "output")) for row in report["parity"])])
     for row in report["parity"]:
-        click.echo(f"  {_verdict(row)}  {row['runtime']:<12} {row['check']:<11} {row['output']:<7} {_figures(row)}")
+        output = _name(row, "output").ljust(width)
+        click.echo(f"  {_verdict(row)}  {row['runtime']:<12} {row['check']:<11} {output} {_figures(row)}")
     for check in report["checks"]:
-        click.echo(f"  {_verdict(check)}  {check['name']}: {check['value']:.3f} (at least {check['limit']:.2f})")
+        figures = f"{check['value']:.3f} (at least {check['limit']:.2f})"
+        click.echo(f"  {_verdict(check)}  {_name(check, 'name')}: {figures}")
     click.echo("passed" if report["passed"] else "FAILED: see report.json in the bundle")
 
 
 def _verdict(row: dict[str, Any]) -> str:
     return "ok  " if row["passed"] else "FAIL"
+
+
+def _name(row: dict[str, Any], key: str) -> str:
+    """A component's rows say whose they are."""
+    return f"{row['component']}/{row[key]}" if "component" in row else str(row[key])
 
 
 def _figures(row: dict[str, Any]) -> str:
