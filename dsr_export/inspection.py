@@ -13,25 +13,25 @@ from graphs.builders import PREFIX
 from graphs.files import load_model
 from graphs.weights import typed_weights
 
+MANIFEST_KEYS = ("model", "dsr", "precision", "targets", "batch", "inputs", "outputs", "tools")
+
 
 def inspect_bundle(path: Path) -> dict[str, Any]:
-    """The manifest, the graph's summary and the recorded engine facts. Plans are never deserialised.
+    """The manifest, the graph's summary and the recorded engine facts, of components too. No plan is deserialised.
 
     Raises:
         ExportError: a file was altered or is missing.
     """
     bundle = Bundle.open(path)
+    components = {role: _facts(component) for role, component in bundle.components.items()}
+    files = bundle.manifest.as_dict()["files"]
+    return {"bundle": str(path), **_facts(bundle), "files": files, "components": components}
+
+
+def _facts(bundle: Bundle) -> dict[str, Any]:
     manifest = bundle.manifest.as_dict()
-    return {
-        "bundle": str(path),
-        **{
-            key: manifest[key]
-            for key in ("model", "dsr", "precision", "targets", "batch", "inputs", "outputs", "tools")
-        },
-        "passed": bundle.report()["passed"],
-        "files": manifest["files"],
-        "graph": graph_summary(load_model(bundle.file("model.onnx"), weights=False)),
-    }
+    graph = graph_summary(load_model(bundle.file("model.onnx"), weights=False))
+    return {**{key: manifest[key] for key in MANIFEST_KEYS}, "passed": bundle.report()["passed"], "graph": graph}
 
 
 def inspect_onnx(path: Path) -> dict[str, Any]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,8 @@ from dsr_export.bundle.reader import Bundle
 from dsr_export.parity.checks import ParityReport, check_parity
 from dsr_export.parity.golden import Golden, fitted_sampler
 from dsr_export.parity.tolerances import Tolerance
-from dsr_export.progress import Reporter, Silent
-from dsr_export.report import SCHEMA_VERSION, peak_rss_bytes, precision_check
+from dsr_export.progress import Bar, Reporter, Silent
+from dsr_export.report import SCHEMA_VERSION, components_summary, peak_rss_bytes, precision_check
 from dsr_export.runners import Runtime, bundle_runner, has_runnable_engine
 from dsr_export.sampling import SamplerSpec
 from graphs.files import load_model
@@ -20,34 +22,76 @@ from graphs.weights import low_precision_fraction
 
 
 def verify(path: Path, *, runtime: Runtime = "auto", reporter: Reporter | None = None) -> dict[str, Any]:
-    """Returns a report of the same form as a build's; `passed` is the verdict. Writes nothing.
+    """Returns a report of the same form as a build's; `passed` is the verdict over all components. Writes nothing.
 
     `auto` checks ONNX Runtime, and the engine as well where a GPU can run it.
 
     Raises:
         ExportError: a file was altered, or the runtime asked for can't run here.
     """
-    reporter = reporter or Silent()
-    log: list[dict[str, Any]] = []
-    with reporter.stage("hashes"), _Logged(log, "hashes"):
+    stages = _Stages(reporter or Silent())
+    with stages.stage("hashes", "hashes"):
         bundle = Bundle.open(path)
+    verdicts = [_judge(bundle, runtime, stages)]
+    for role, component in bundle.components.items():
+        verdicts.append(_judge(component, runtime, dataclasses.replace(stages, prefix=f"{role}/")).of(role))
+    return _report(bundle, verdicts, stages.log)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Stages:
+    """Shows each stage, and adds its seconds to a log; `prefix` says of which component they are."""
+
+    reporter: Reporter
+    log: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    prefix: str = ""
+
+    @contextmanager
+    def stage(self, name: str, title: str) -> Iterator[Bar]:
+        began = time.monotonic()
+        with self.reporter.stage(self.prefix + title) as bar:
+            yield bar
+        seconds = round(time.monotonic() - began, 3)
+        self.log.append({"name": self.prefix + name, "seconds": seconds, "cached": False})
+
+
+@dataclasses.dataclass(frozen=True)
+class _Verdict:
+    """What was found of one model: its rows and checks, as in the report."""
+
+    passed: bool
+    rows: list[dict[str, Any]]
+    checks: list[dict[str, Any]]
+    trajectory_snr_db: list[float]
+
+    def of(self, role: str) -> _Verdict:
+        """The same, each row and check marked as one of the component `role`."""
+        rows, checks = ([{"component": role, **each} for each in part] for part in (self.rows, self.checks))
+        return dataclasses.replace(self, rows=rows, checks=checks)
+
+
+def _judge(bundle: Bundle, runtime: Runtime, stages: _Stages) -> _Verdict:
+    """The golden vectors of one model in each runtime, and its precision."""
     golden = Golden.from_arrays(bundle.golden())
     runtimes: list[Runtime] = [runtime] if runtime != "auto" else ["onnxruntime"]
     if runtime == "auto" and has_runnable_engine(bundle):
         runtimes.append("auto")
-    checked = [_check(bundle, each, golden, reporter, log) for each in runtimes]
+    checked = [_check(bundle, each, golden, stages) for each in runtimes]
     fraction = low_precision_fraction(load_model(bundle.file("model.onnx"), weights=False), bundle.manifest.precision)
     precision = precision_check(bundle.manifest.precision, fraction)
-    return _report(bundle, checked, precision, log)
+    return _Verdict(
+        passed=precision["passed"] and all(each.passed for each in checked),
+        rows=[row.as_dict() for each in checked for row in each.rows],
+        checks=[precision],
+        trajectory_snr_db=list(checked[0].trajectory_snr_db),
+    )
 
 
-def _check(
-    bundle: Bundle, runtime: Runtime, golden: Golden, reporter: Reporter, log: list[dict[str, Any]]
-) -> ParityReport:
+def _check(bundle: Bundle, runtime: Runtime, golden: Golden, stages: _Stages) -> ParityReport:
     tolerance = Tolerance.from_dict(bundle.manifest.tolerances)
     sampler = golden_sampler(bundle, golden)
     runner = bundle_runner(bundle, runtime)
-    with reporter.stage(f"parity ({runner.name})") as bar, _Logged(log, f"parity-{runner.name}"), runner:
+    with stages.stage(f"parity-{runner.name}", f"parity ({runner.name})") as bar, runner:
         return check_parity(runner, golden, sampler, tolerance, bar)
 
 
@@ -60,37 +104,21 @@ def golden_sampler(bundle: Bundle, golden: Golden) -> SamplerSpec | None:
     return fitted_sampler(steps, bundle.manifest.batch_range())
 
 
-def _report(
-    bundle: Bundle, checked: list[ParityReport], precision: dict[str, Any], log: list[dict[str, Any]]
-) -> dict[str, Any]:
+def _report(bundle: Bundle, verdicts: list[_Verdict], log: list[dict[str, Any]]) -> dict[str, Any]:
+    """`verdicts` of the bundle's own model, and then of its components."""
     built = bundle.report()
     return {
         "schema_version": SCHEMA_VERSION,
         "bundle": str(bundle.path),
-        "passed": precision["passed"] and all(each.passed for each in checked),
+        "passed": all(each.passed for each in verdicts),
         "precision": bundle.manifest.precision,
         "target": built["target"],
         "targets": built["targets"],
         "stages": log,
-        "parity": [row.as_dict() for each in checked for row in each.rows],
-        "trajectory_snr_db": list(checked[0].trajectory_snr_db),
-        "checks": [precision],
+        "parity": [row for each in verdicts for row in each.rows],
+        "trajectory_snr_db": verdicts[0].trajectory_snr_db,
+        "checks": [check for each in verdicts for check in each.checks],
+        "components": components_summary(bundle.components),
         "rewrites": built["rewrites"],
         "peak_rss_bytes": peak_rss_bytes(),
     }
-
-
-@dataclasses.dataclass
-class _Logged:
-    """Adds a stage's seconds to a log."""
-
-    log: list[dict[str, Any]]
-    name: str
-    began: float = 0.0
-
-    def __enter__(self) -> None:
-        self.began = time.monotonic()
-
-    def __exit__(self, *_: object) -> None:
-        seconds = round(time.monotonic() - self.began, 3)
-        self.log.append({"name": self.name, "seconds": seconds, "cached": False})

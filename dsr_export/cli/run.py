@@ -19,12 +19,14 @@ from dsr_export.cli.output import Named
 @click.option(
     "--runtime", type=Named("auto", "onnxruntime", "tensorrt", "tensorrt-rtx"), default="auto", show_default=True
 )
-def command(bundle: Path, source: Path, output: Path, runtime: Any) -> None:
+@click.option("--component", type=Named("decoder", "encoder"), help="Run this component, not the denoiser.")
+def command(bundle: Path, source: Path, output: Path, runtime: Any, component: str | None) -> None:
     """Run BUNDLE once on the arrays of an npz file."""
     from dsr_export.arrays import load_arrays, save_arrays
     from dsr_export.bundle.reader import Bundle
 
-    with Bundle.open(bundle).runner(runtime) as runner:
+    opened = Bundle.open(bundle)
+    with (opened.component(component) if component else opened).runner(runtime) as runner:
         outputs = runner.infer(load_arrays(source))
     save_arrays(output, outputs)
     shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in outputs.items())
