@@ -28,7 +28,7 @@ def save_grid(images: Array, path: Path) -> None:
     if images.shape[1] not in (1, 3):
         raise ExportError(
             f"{images.shape[1]} channels are no picture: the model makes latents, which need their decoder",
-            hint="`dsr-export run` gives the raw outputs",
+            hint="build the bundle with --component DECODER.dsr; `dsr-export run` gives the raw outputs",
         )
     picture = Image.fromarray(_grid(_enlarged(_bytes(images))))
     with atomic_file(path) as temporary:

@@ -30,7 +30,7 @@ def draw(
     runtime: Runtime,
     progress: Bar,
 ) -> Array:
-    """`count` samples [count, C, H, W] float32 of class `label`, or of each class in turn.
+    """`count` samples [count, C, H, W] float32 of class `label`, or of each class in turn; latents of a latent model.
 
     Raises:
         ExportError: the bundle is no denoiser, or the label does not exist.

@@ -33,16 +33,23 @@ def command(
     runtime: Any,
     output: Path,
 ) -> None:
-    """Draw a PNG grid of samples from BUNDLE. The same seed gives the same noise on every runtime."""
+    """Draw a PNG grid of samples from BUNDLE, through its decoder where it holds one.
+
+    The same seed gives the same noise on every runtime.
+    """
     from dsr_export.bundle.reader import Bundle
+    from dsr_export.decoding import decode
     from dsr_export.pictures import save_grid
     from dsr_export.progress import reporter
     from dsr_export.samples import draw
 
-    opened = Bundle.open(bundle)
-    with reporter().stage("sample") as bar:
+    opened, shown = Bundle.open(bundle), reporter()
+    with shown.stage("sample") as bar:
         images = draw(
             opened, label=label, count=count, seed=seed, steps=steps, guidance=guidance, runtime=runtime, progress=bar
         )
+    if "decoder" in opened.components:
+        with shown.stage("decode") as bar:
+            images = decode(opened, images, runtime=runtime, progress=bar)
     save_grid(images, output)
     click.echo(f"{output}: {count} images of {images.shape[2]}x{images.shape[3]}")

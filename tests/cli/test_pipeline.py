@@ -5,22 +5,31 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import numpy_helper
+from PIL import Image
 
+from dsr_export.backends.base import as_denoiser
 from dsr_export.bundle.components import component_contents, component_entry
 from dsr_export.bundle.reader import Bundle
 from dsr_export.bundle.writer import write_bundle
 from dsr_export.errors import ExportError
+from dsr_export.families import load_subject
 from dsr_export.pipeline import export
 from dsr_export.progress import Silent
+from dsr_export.sampling import sample, seeded_noise
 from tests.conftest import Cli
-from tests.pipeline_parts import denoiser_config, rewritten
+from tests.pipeline_parts import DECODER, DENOISER, denoiser_config, rewritten
 
+WITHOUT_TORCH = "import sys; sys.modules['torch'] = None; from dsr_export.cli import main; main(sys.argv[1:])"
 DECODER_FILES = {"manifest.json", "model.onnx", "golden.npz", "report.json"}
 
 
@@ -177,3 +186,56 @@ def test_run_takes_a_component(pipeline_bundle: Path, denoiser_bundle: Path, cli
         done = cli("run", bundle, *files, "--component", role)
         assert (done.code, f"has no component '{role}'" in done.err) == (1, True)
     assert cli("run", pipeline_bundle, *files, "--component", "vocoder").code == 2
+
+
+# -- sample ---------------------------------------------------------------------------------------------------------
+
+
+def _torch_pictures(count: int, *, seed: int, steps: int) -> np.ndarray[Any, Any]:
+    """What PyTorch alone makes of the seed: [count, 16, 16, 3] bytes."""
+    denoiser = load_subject("rae-dit", random_weights=0, registers=4, **DENOISER)
+    decoder = load_subject("rae-decoder", random_weights=1, **DECODER)
+    assert denoiser.sampler is not None
+    spec = dataclasses.replace(denoiser.sampler, num_steps=steps)
+    with denoiser.reference() as runner, torch.inference_mode():
+        latents = sample(as_denoiser(runner), spec, seeded_noise(seed, count, (8, 4, 4)), np.arange(count) % 5)
+        images = decoder.module(torch.from_numpy(latents))
+        mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+        pixels = images.permute(0, 2, 3, 1) * std + mean
+        return (pixels.clamp(0, 1) * 255).round().byte().numpy()
+
+
+def _cells(path: Path, count: int, columns: int) -> np.ndarray[Any, Any]:
+    """The pictures of a grid of 16x16 images, which are shown fourfold."""
+    sheet = np.asarray(Image.open(path))
+    corners = [(66 * (i // columns), 66 * (i % columns)) for i in range(count)]
+    return np.stack([sheet[top : top + 64 : 4, left : left + 64 : 4] for top, left in corners])
+
+
+def test_samples_are_the_pictures_that_pytorch_makes(pipeline_bundle: Path, cli: Cli, tmp_path: Path) -> None:
+    """Five pictures: two batches of the denoiser, three of the decoder, the last of each filled up."""
+    done = cli("sample", pipeline_bundle, "--count", "5", "--seed", "7", "--steps", "6", "-o", tmp_path / "grid.png")
+    assert done.code == 0
+    assert "5 images of 16x16" in done.out
+    shown, expected = _cells(tmp_path / "grid.png", 5, 3).astype(int), _torch_pictures(5, seed=7, steps=6).astype(int)
+    assert np.abs(shown - expected).max() <= 1
+    assert expected.std() > 20
+    for other in range(1, 5):
+        assert np.abs(expected[0] - expected[other]).max() > 20  # or a mixed-up order would not show
+
+
+def test_sampling_a_pipeline_needs_no_torch(pipeline_bundle: Path, tmp_path: Path) -> None:
+    options = ["--count", "2", "--steps", "3", "-o", str(tmp_path / "grid.png")]
+    for arguments in (["sample", str(pipeline_bundle), *options], ["verify", str(pipeline_bundle)]):
+        command = [sys.executable, "-c", WITHOUT_TORCH, *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "grid.png").is_file()
+
+
+def test_latents_without_a_decoder_are_no_picture(denoiser_bundle: Path, cli: Cli, tmp_path: Path) -> None:
+    done = cli("sample", denoiser_bundle, "--count", "1", "--steps", "2", "-o", tmp_path / "grid.png")
+    assert done.code == 1
+    assert "8 channels are no picture" in done.err
+    assert "--component DECODER.dsr" in done.err
+    assert not list(tmp_path.iterdir())
