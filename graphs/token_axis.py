@@ -40,7 +40,7 @@ def moved(
     outer, inner = math.prod(before[:axis]) * mark.outer, mark.inner * math.prod(before[axis + 1 :])
     for i, size in enumerate(after):
         left, right = math.prod(after[:i]), math.prod(after[i + 1 :])
-        if outer % left == 0 and inner % right == 0 and size == outer // left * tokens * (inner // right):
+        if outer % left == 0 and size == outer // left * tokens * (inner // right):
             return i, TokenAxis(outer // left, inner // right)
     raise CannotFollow(f"it breaks the token axis up, from {describe(before)} to {describe(after)}")
 

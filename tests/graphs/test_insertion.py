@@ -249,6 +249,20 @@ FIXED: dict[str, tuple[Callable[[onnx.GraphProto], None], str]] = {
 }
 
 
+def _count_outside(graph: onnx.GraphProto) -> None:
+    """An output whose shape is computed from that of a tensor between the blocks."""
+    make = onnx.helper.make_node
+    graph.node.append(make("Shape", ["/blocks.0/attn/Transpose_output_0"], ["inner"], "/Shape_of_heads"))
+    graph.node.append(make("ConstantOfShape", ["inner"], ["zeros"], "/Zeros"))
+    graph.output.append(onnx.helper.make_tensor_value_info("zeros", 1, ["n", 4, 16, 6]))
+
+
+FIXED["a count outside"] = (
+    _count_outside,
+    r"'zeros' was to become \[batch, 4, 16, 6\], and is \[batch, 4, 18, 6\]",
+)
+
+
 @pytest.mark.parametrize("case", FIXED)
 def test_a_token_count_that_cannot_change_is_named(tmp_path: Path, case: str) -> None:
     edit, message = FIXED[case]

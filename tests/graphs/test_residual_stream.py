@@ -159,6 +159,16 @@ NONE: dict[str, tuple[Callable[[Path], Path], str]] = {
         lambda folder: export(plain_vit("post"), folder / "m.onnx"),
         r"near misses: blocks.0/Add: its branch reads the tokens without a norm before it, at blocks.0.attn.q/MatMul$",
     ),
+    "post-norm with cross-attention": (
+        _text(
+            "h0 = Add(x, c)" + BLOCK.format(i=0).replace("n0 = LayerNormalization(h0, g)", "n0 = Identity(h0)")
+            + "h1 = Add(k0, f0) y = LayerNormalization(h1, g) cq = MatMul(y, w) ck = MatMul(z, w) "
+            "ct = Transpose<perm=[0,2,1]>(ck) cs = MatMul(cq, ct) co = MatMul(cs, ck) cp = MatMul(co, w) "
+            "r = Add(y, cp) out = LayerNormalization(r, g)",
+            "(float[N,6,8] x, float[N,5,8] z) => (float[N,6,8] out)",
+        ),
+        r"no residual stream .*: its branch reads the tokens without a norm before it, at graph/MatMul",
+    ),
     "mlp-only": (
         lambda folder: export(plain_vit("mlp-only"), folder / "m.onnx"),
         r"near misses: blocks.0/Add: an MLP in a chain of residuals without attention$",
@@ -204,6 +214,12 @@ def test_an_embedder_before_the_first_attention_is_no_block(tmp_path: Path) -> N
     stream = _found(_written(tmp_path, TOKENS, body))
     assert len(stream.blocks) == 2 and stream.blocks[0].entry.name == "h0"
     assert [miss.reason for miss in stream.misses] == ["an MLP before the first attention: no block"]
+
+
+def test_what_may_lie_behind_the_last_weight(tmp_path: Path) -> None:
+    tail = "b = Add(f1, g) i = Identity(b) s = Mul(i, g) n = LayerNormalization(s, g) d = Dropout(n) out = Add(m1, d)"
+    block = _found(_written(tmp_path, TOKENS, _two(second=tail))).blocks[1]
+    assert isinstance(block.activation, Activation) and block.activation.tensor.name == "a1"
 
 
 NO_ACTIVATION = {
