@@ -42,8 +42,8 @@ class ModelRequest:
     """Which model, with which weights, and what is done to its tokens. Paths are used as given.
 
     `model` is a registered name, `package.module:callable`, a `.pt2` or a `.onnx` file; `model_dir` a diffusers folder
-    to take in its place; `config_file` a released YAML;
-    `dsr` a TOML file with a `DsrSpec`; `options` constructor arguments of the family.
+    to take in its place; `config_file` a released YAML; `dsr` a TOML file with a `DsrSpec`, whose sites are inserted
+    where the model is a `.onnx`; `options` constructor arguments of the family.
     """
 
     model: str = "digits"

@@ -1,7 +1,12 @@
-"""`OnnxSubject`: an ONNX file as a model to export. Its reference is the file itself, run without optimisations."""
+"""`OnnxSubject`: an ONNX file as a model to export. Its reference is the file itself, run without optimisations.
+
+Sites that `--dsr` declares are inserted twice: into our form of the graph, which is lowered, and into the file's own
+graph at its own opset, which the reference runs with the ops' definition at each site.
+"""
 
 from __future__ import annotations
 
+import tempfile
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,22 +20,29 @@ import onnx
 from dsr_export.backends.base import Array, Runner
 from dsr_export.backends.onnxruntime import OnnxRuntimeRunner
 from dsr_export.backends.segmented import SegmentedRunner
+from dsr_export.dsr_file import read_dsr_file
+from dsr_export.errors import ExportError
 from dsr_export.examples import Draw, draw_below, draw_inputs
+from dsr_export.onnx_insertion import insertable, with_sites
 from dsr_export.probing import Limits, probe_outputs
 from dsr_export.spec import DsrSpec
 from dsr_export.subject import SubjectCard
 from graphs.artifacts import TensorSpec, TracedModel
 from graphs.dsr_domain import DOMAIN
 from graphs.files import save_model
-from graphs.foreign import adapt, batch_size, foreign_inputs, read_foreign
+from graphs.foreign import adapt, batch_size, foreign_inputs, name_nodes, read_foreign
 from graphs.index_bounds import index_bounds
+from graphs.insertion import Retrofit
 
 SEED = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class OnnxSubject:
-    """An ONNX model, checked. `sites` counts its symbolic ops; the other fields are those of `Subject`."""
+    """An ONNX model, checked. `sites` counts its symbolic ops, those of `dsr` that are inserted or the file's own.
+
+    The other fields are those of `Subject`.
+    """
 
     name: str
     path: Path
@@ -64,14 +76,12 @@ class OnnxSubject:
 
     def trace(self, path: Path) -> TracedModel:
         """Writes the file in our form to `path`, weights included."""
-        model = adapt(read_foreign(self.path))
-        onnx.load_external_data_for_model(model, str(self.path.parent))
-        save_model(model, path)
+        save_model(_complete(adapt(read_foreign(self.path)), self.path.parent, self.dsr), path)
         return TracedModel(path=path, sites=self.sites)
 
     def reference(self) -> Runner:
-        """The original file in ONNX Runtime; segment by segment where it holds symbolic ops."""
-        return reference_runner(self.path, self.inputs, self.sites)
+        """The original graph in ONNX Runtime; segment by segment where it holds symbolic ops, or is given some."""
+        return reference_runner(self.path, self.inputs, self.sites, self.dsr)
 
     def release(self) -> None:
         """Nothing to give back: the weights stay in their file."""
@@ -81,22 +91,25 @@ class OnnxSubject:
         return draw_inputs(self.inputs, batch, seed=seed, draws=self.draws)
 
 
-def load_onnx(path: Path, *, name: str, provenance: Mapping[str, Any]) -> OnnxSubject:
-    """Checks the file and runs it once.
+def load_onnx(path: Path, *, name: str, provenance: Mapping[str, Any], dsr: Path | None = None) -> OnnxSubject:
+    """Checks the file, and the declaration `dsr` against its graph, and runs it once.
 
     Raises:
-        ExportError: a file that is refused (see `graphs.foreign`), or that ONNX Runtime cannot run.
+        ExportError: a file that is refused (see `graphs.foreign`), that ONNX Runtime cannot run, or whose graph has no
+            place for what `dsr` declares (see `graphs.insertion`).
     """
     model = read_foreign(path)
     inputs, size = foreign_inputs(model), batch_size(model)
-    sites = Counter(node.op_type for node in model.graph.node if node.domain == DOMAIN)
+    own = Counter(node.op_type for node in model.graph.node if node.domain == DOMAIN)
+    spec = DsrSpec() if dsr is None else _declared(dsr, own)
+    sites = own if dsr is None else spec.sites()
     draws = _draws(inputs, index_bounds(model))
     limits: Limits = (1, None) if size is None else (size, size)
 
     def example(batch: int) -> dict[str, Array]:
         return draw_inputs(inputs, batch, seed=SEED, draws=draws)
 
-    with reference_runner(path, inputs, sites) as runner:
+    with reference_runner(path, inputs, sites, spec) as runner:
         outputs = probe_outputs(runner.infer, example, limits)
     return OnnxSubject(
         name=name,
@@ -107,12 +120,44 @@ def load_onnx(path: Path, *, name: str, provenance: Mapping[str, Any]) -> OnnxSu
         batch_limits=limits,
         parameters=sum(prod(tensor.dims) for tensor in model.graph.initializer),
         draws=draws,
-        provenance=dict(provenance),
+        dsr=spec,
+        provenance={**provenance, **_counted(path, spec)},
     )
 
 
-def reference_runner(path: Path, inputs: tuple[TensorSpec, ...], sites: Mapping[str, int]) -> Runner:
-    """The file as written, FP32, node by node."""
+def _counted(path: Path, spec: DsrSpec) -> dict[str, str]:
+    """What the layers of `spec` were counted on."""
+    return {"residual_stream": Retrofit(_named(path), path.parent).stream.names} if any(spec.sites().values()) else {}
+
+
+def _declared(dsr: Path, own: Mapping[str, int]) -> DsrSpec:
+    if own:
+        found = ", ".join(f"{count} {op}" for op, count in sorted(own.items()))
+        raise ExportError(f"the graph holds symbolic dsr ops already ({found})", hint="build it without --dsr")
+    return insertable(read_dsr_file(dsr))
+
+
+def _named(path: Path) -> onnx.ModelProto:
+    """The file's own graph, with the node names of ours."""
+    model = read_foreign(path)
+    name_nodes(model)
+    return model
+
+
+def _complete(model: onnx.ModelProto, folder: Path, spec: DsrSpec) -> onnx.ModelProto:
+    """`model` with the sites that `spec` declares, and with its weights."""
+    if any(spec.sites().values()):
+        model = with_sites(Retrofit(model, folder), spec)
+    onnx.load_external_data_for_model(model, str(folder))
+    return model
+
+
+def reference_runner(path: Path, inputs: tuple[TensorSpec, ...], sites: Mapping[str, int], spec: DsrSpec) -> Runner:
+    """The file as written, FP32, node by node; with the sites of `spec`, if it declares any."""
+    if any(spec.sites().values()):
+        whole = _complete(_named(path), path.parent, spec)
+        with tempfile.TemporaryDirectory(prefix="dsr-reference-") as folder:  # the runner keeps what it has read
+            return SegmentedRunner(save_model(whole, Path(folder, "reference.onnx")), inputs=inputs)
     if any(sites.values()):
         return SegmentedRunner(path, inputs=inputs)
     return OnnxRuntimeRunner(path, inputs=inputs, optimize=False)

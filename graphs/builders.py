@@ -49,6 +49,13 @@ class NodeBuilder:
         return f"{self._prefix}/{role}" + (f"_{count}" if count > 1 else "")
 
 
+def site_of(node: gs.Node) -> str:
+    """The site of a symbolic node: `blocks.3` of `blocks.3/ReplaceOutliers`, and of `dsr/insert/blocks.3/...` too."""
+    name = str(node.name)
+    name = name.split("/", 2)[2] if name.startswith(PREFIX) else name
+    return name.rsplit("/", 1)[0]
+
+
 def replace_output(node: gs.Node, replacement: gs.Variable, graph: gs.Graph) -> None:
     """Gives everything that read `node`'s first output `replacement` instead; graph outputs keep their names."""
     redirect(node.outputs[0], replacement, graph, list(node.outputs[0].outputs))

@@ -14,6 +14,7 @@ import onnx_graphsurgeon as gs
 
 from graphs.builders import PREFIX
 
+LOWERED = f"{PREFIX}lower/"  # what is only inserted (rows appended and dropped) moves tokens, and keeps their type
 FP32_OPS: Mapping[str, str] = {
     **dict.fromkeys(
         ["ReduceMean", "ReduceSum", "ReduceL2", "ReduceProd", "Pow", "Sqrt", "Reciprocal"], "norm statistics"
@@ -67,7 +68,7 @@ def fp32_islands(graph: gs.Graph, policy: PrecisionPolicy) -> dict[str, str]:
 
 def _reason(node: gs.Node, policy: PrecisionPolicy) -> str | None:
     module = node.name.rsplit("/", 1)[0]
-    if node.name.startswith(PREFIX):
+    if node.name.startswith(LOWERED):
         return "outlier detection"
     if _NORM_MODULE.search(module):
         return "norm statistics"

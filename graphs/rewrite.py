@@ -30,6 +30,19 @@ class Miss:
     node: str
 
 
+SHOWN = 6  # near misses in a message; a model of 28 blocks repeats them
+
+
+def near(misses: Sequence[Miss]) -> str:
+    """`near misses: NODE: REASON; ...`, equal reasons once."""
+    if not misses:
+        return "near misses: none"
+    first = {miss.reason.split(", at ")[0]: miss for miss in reversed(misses)}
+    shown = [f"{miss.node}: {miss.reason}" for miss in reversed(first.values())]
+    more = f"; and {len(misses) - SHOWN} more" if len(shown) > SHOWN else ""
+    return "near misses: " + "; ".join(shown[:SHOWN]) + more
+
+
 class Rewrite(Protocol):
     """One graph transformation. `match` is pure; `None` says that the node is no candidate at all."""
 

@@ -23,7 +23,11 @@ from dsr_export.config import BatchRange, ExportConfig
 )
 @click.option("--model-dir", type=click.Path(path_type=Path), help="Folder of a diffusers transformer or pipeline.")
 @click.option("--registers", type=click.IntRange(min=0), help="Diffusion registers; 0 for none. [default: the model's]")
-@click.option("--dsr", type=click.Path(path_type=Path), help="TOML file: what is done to the model's tokens.")
+@click.option(
+    "--dsr",
+    type=click.Path(path_type=Path),
+    help="TOML file: what is done to the model's tokens; inserted into an .onnx.",
+)
 @click.option(
     "--latent-stats", type=click.Path(path_type=Path), help="Encoder, decoder: normalise latents by this file."
 )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dsr_export.config import ModelRequest
+from dsr_export.dsr_file import dsr_digest
 from dsr_export.sources.options import model_file, refuse_unused
 from graphs.artifacts import files_digest
 from graphs.external_data import external_files
@@ -19,22 +20,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class OnnxFileSource:
-    """A `.onnx` file, with its weights inside or beside it."""
+    """A `.onnx` file, with its weights inside or beside it, and a declaration of sites to insert, if any."""
 
     path: Path
+    dsr: Path | None = None
 
     @property
     def name(self) -> str:
         return self.path.stem
 
     def key(self) -> dict[str, Any]:
-        """The file and its external data by content. Raises `ExportError` for a file that is refused."""
-        return {"form": "onnx", **self._provenance}
+        """The files and their external data by content. Raises `ExportError` for a file that is refused."""
+        return {"form": "onnx", **self._provenance, "dsr_sha256": dsr_digest(self.dsr) if self.dsr else None}
 
     def load(self) -> OnnxSubject:
         from dsr_export.onnx_subject import load_onnx
 
-        return load_onnx(self.path, name=self.name, provenance=self._provenance)
+        return load_onnx(self.path, name=self.name, provenance=self._provenance, dsr=self.dsr)
 
     @cached_property
     def _provenance(self) -> dict[str, Any]:
@@ -49,5 +51,6 @@ def accepts(request: ModelRequest) -> bool:
 
 def source(request: ModelRequest) -> OnnxFileSource:
     """The source. Raises `ExportError` where the file is missing, or for options that only a PyTorch model takes."""
-    refuse_unused(request, "an ONNX file", hint="the file holds its weights; change them before it is exported")
-    return OnnxFileSource(model_file(request))
+    hint = "the file holds its weights; change them before it is exported"
+    refuse_unused(request, "an ONNX file", used=("dsr",), hint=hint)
+    return OnnxFileSource(model_file(request), request.dsr)

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
-from graphs.builders import NodeBuilder, redirect
+from graphs.builders import NodeBuilder, redirect, site_of
 from graphs.constants import constant_value
 from graphs.rewrite import Match, Miss
 from graphs.rewrites.lower_shift_register_neurons import LowerShiftRegisterNeurons, signed_max
@@ -47,7 +47,7 @@ class FoldRegisterNeurons:
 
     def apply(self, graph: gs.Graph, match: Match) -> None:
         node, gemm, tail = match.node, match.found["gemm"], match.found["tail"]
-        build = NodeBuilder(graph, "lower", node.name.rsplit("/", 1)[0])
+        build = NodeBuilder(graph, "lower", site_of(node))
         neurons, axis = sorted(set(node.attrs["neurons"])), int(gemm.attrs.get("transB", 0))
         weight = constant_value(gemm.inputs[1])
         assert weight is not None  # as matched

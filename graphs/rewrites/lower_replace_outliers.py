@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
-from graphs.builders import NodeBuilder, replace_output
+from graphs.builders import NodeBuilder, replace_output, site_of
 from graphs.constants import constant_value
 from graphs.outliers import TOPK_LIMIT, Detection, comparable_norms, is_finite, outlier_mask, token_norms
 from graphs.rewrite import Match, Miss
@@ -45,7 +45,7 @@ class LowerReplaceOutliers:
 
     def apply(self, graph: gs.Graph, match: Match) -> None:
         node, choice = match.node, match.node.attrs["choice"]
-        build = NodeBuilder(graph, "lower", node.name.rsplit("/", 1)[0])
+        build = NodeBuilder(graph, "lower", site_of(node))
         detection, rounds = match.found["detection"], int(node.attrs["rounds"])
         registers, *gate = (np.asarray(w, np.float32) for w in match.found["weights"] if w is not None)
         if choice == "nearest":

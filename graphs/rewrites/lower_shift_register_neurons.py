@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from graphs.builders import NodeBuilder, replace_output
+from graphs.builders import NodeBuilder, replace_output, site_of
 from graphs.rewrite import Match, Miss
 
 
@@ -33,7 +33,7 @@ class LowerShiftRegisterNeurons:
 
     def apply(self, graph: gs.Graph, match: Match) -> None:
         node, a = match.node, match.node.inputs[0]
-        build = NodeBuilder(graph, "lower", node.name.rsplit("/", 1)[0])
+        build = NodeBuilder(graph, "lower", site_of(node))
         rows, registers = match.found["rows"], int(node.attrs["registers"])
         columns = np.isin(np.arange(match.found["width"]), node.attrs["neurons"])[None, None]  # [1, 1, H]
         neurons = build.ints("neurons", *sorted(set(node.attrs["neurons"])))
