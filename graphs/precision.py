@@ -46,6 +46,7 @@ MOVERS = frozenset(
 SANDWICHED = frozenset(["Add", "Sub", "Mul", "Div", "Neg", "Where", "Min", "Max", "Clip", "Abs", "Sigmoid", "Cast"])
 """Cheap ops that join FP32 neighbours rather than force two casts. Graph inputs are FP32: a timestep that is scaled on
 its way to an FP32 embedder must not be rounded to 11 bits before it."""
+QUANTIZED = f"{PREFIX}quantize/"
 _NORM_MODULE = re.compile(r"(^|\.)\w*norm\w*$")
 
 
@@ -72,6 +73,9 @@ def _reason(node: gs.Node, policy: PrecisionPolicy) -> str | None:
         return "outlier detection"
     if _NORM_MODULE.search(module):
         return "norm statistics"
+    integer = _integer_boundary(node)
+    if integer:
+        return integer
     kept = [path for path in policy.fp32_modules if module == path or module.startswith(path + ".")]
     if kept:
         return f"module {kept[0]}"
@@ -79,6 +83,24 @@ def _reason(node: gs.Node, policy: PrecisionPolicy) -> str | None:
     if wide:
         return f"range of {wide[0]}: {policy.wide_tensors[wide[0]]}"
     return FP32_OPS.get(node.op)
+
+
+def _integer_boundary(node: gs.Node) -> str | None:
+    """FP32 scales around the integer product: FP16 has no room for small ones, and runtimes fuse the whole."""
+    if node.op in ("QuantizeLinear", "DequantizeLinear") or node.name.startswith(QUANTIZED):
+        return "INT8 boundary"
+    if _is_integer_gemm(node):
+        return "INT8 GEMM"
+    if node.op == "Add" and any(isinstance(tensor, gs.Constant) for tensor in node.inputs):
+        makers = [maker for tensor in node.inputs for maker in tensor.inputs]
+        if any(_is_integer_gemm(maker) or maker.name.startswith(QUANTIZED) for maker in makers):
+            return "bias of an INT8 GEMM"
+    return None
+
+
+def _is_integer_gemm(node: gs.Node) -> bool:
+    weight = node.inputs[1].inputs if node.op in ("MatMul", "Gemm") else []
+    return bool(weight) and weight[0].op == "DequantizeLinear"
 
 
 def _sandwiched(node: gs.Node, islands: Collection[str]) -> bool:

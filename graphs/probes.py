@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,3 +65,11 @@ def _reduced_elements(node: gs.Node) -> float:
     axes = np.asarray(node.inputs[1].values).ravel() if len(node.inputs) > 1 else range(len(shape))
     sizes = [shape[int(axis)] for axis in axes if int(axis) < len(shape)]
     return float(math.prod(size for size in sizes if isinstance(size, int)))
+
+
+def add_outputs(optimized: OptimizedModel, path: Path, tensors: Sequence[str]) -> Path:
+    """Writes a copy to `path` that also outputs `tensors`, by their names."""
+    graph = load_inferred_graph(optimized.path)
+    known, present = graph.tensors(), {id(output) for output in graph.outputs}
+    graph.outputs += [known[name] for name in tensors if id(known[name]) not in present]
+    return save_graph(graph, path)

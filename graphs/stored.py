@@ -24,10 +24,15 @@ ALIGNMENT = 4096  # runtimes map the file; a page boundary lets them use it in p
 
 
 class StoredValues(LazyValues):  # type: ignore[misc]
-    """Values of a constant that lie in a data file in `folder`, converted to the ONNX type `elem_type` when read."""
+    """Values of a constant that lie in a data file in `folder`.
 
-    def __init__(self, tensor: onnx.TensorProto, folder: Path, elem_type: int | None = None) -> None:
-        self.source, self.folder = tensor, folder
+    When read they are divided by `divisor`, where there is one, and converted to the ONNX type `elem_type`.
+    """
+
+    def __init__(
+        self, tensor: onnx.TensorProto, folder: Path, elem_type: int | None = None, divisor: Array | None = None
+    ) -> None:
+        self.source, self.folder, self.divisor = tensor, folder, divisor
         described = onnx.TensorProto(name=tensor.name, dims=tensor.dims, data_type=elem_type or tensor.data_type)
         described.external_data.extend(tensor.external_data)
         described.data_location = onnx.TensorProto.EXTERNAL
@@ -40,7 +45,7 @@ class StoredValues(LazyValues):  # type: ignore[misc]
 
     @property
     def converted(self) -> bool:
-        return bool(self.tensor.data_type != self.source.data_type)
+        return bool(self.tensor.data_type != self.source.data_type) or self.divisor is not None
 
     def load(self) -> Array:
         # Not by onnx, which refuses a data file that has several links, as those of the stage cache have.
@@ -48,12 +53,20 @@ class StoredValues(LazyValues):  # type: ignore[misc]
         stored = onnx.helper.tensor_dtype_to_np_dtype(self.source.data_type)
         count = math.prod(self.source.dims)
         values = np.fromfile(self.file, stored, count=count, offset=int(entries.get("offset", 0)))
+        values = values.reshape(tuple(self.source.dims))
+        if self.divisor is not None:
+            values = values / self.divisor
         wanted = onnx.helper.tensor_dtype_to_np_dtype(self.tensor.data_type)
-        return np.asarray(values.reshape(tuple(self.source.dims)).astype(wanted, copy=False))
+        return np.asarray(values.astype(wanted, copy=False))
 
     def as_type(self, elem_type: int) -> StoredValues:
         """The same values in another type; nothing is read."""
-        return StoredValues(self.source, self.folder, elem_type)
+        return StoredValues(self.source, self.folder, elem_type, self.divisor)
+
+    def divided(self, divisor: Array) -> StoredValues:
+        """The same values over `divisor`, which broadcasts against them; nothing is read."""
+        whole = divisor if self.divisor is None else self.divisor * divisor
+        return StoredValues(self.source, self.folder, self.tensor.data_type, whole)
 
 
 def keep_stored(graph: gs.Graph, folder: Path) -> gs.Graph:

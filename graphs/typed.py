@@ -22,11 +22,18 @@ from graphs.checks import StageSpec, defined_inputs, standard_ops, static_ops, u
 from graphs.errors import ExportError
 from graphs.files import load_inferred_graph, load_model, save_graph
 from graphs.precision import MOVERS, PrecisionPolicy, fp32_islands
+from graphs.quantizer_checks import paired_quantizers
 from graphs.stored import StoredValues
 from graphs.weights import LOW_TYPES, low_precision_fraction, typed_weights
 
 Array = npt.NDArray[Any]
 FLOAT = onnx.TensorProto.FLOAT
+AROUND: Mapping[Precision, int] = {
+    "fp16": onnx.TensorProto.FLOAT16,
+    "bf16": onnx.TensorProto.BFLOAT16,
+    "int8": onnx.TensorProto.FLOAT16,
+}
+"""Precision -> the type of everything outside of the islands."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +65,7 @@ def assign_precision(
     """
     graph = load_inferred_graph(optimized.path)
     islands = {} if precision == "fp32" else fp32_islands(graph, policy)
-    casts = 0 if precision == "fp32" else _Typing(graph, LOW_TYPES[precision], islands).run()
+    casts = 0 if precision == "fp32" else _Typing(graph, AROUND.get(precision, FLOAT), islands).run()
     save_graph(graph, path)
     model = load_model(path, weights=False)
     typed_spec(precision, islands).verify(model)
@@ -68,21 +75,22 @@ def assign_precision(
 
 def typed_spec(precision: Precision, islands: Mapping[str, str]) -> StageSpec:
     """Every weight of a GEMM or convolution outside the islands has the low type; graph I/O is FP32."""
-    wanted = LOW_TYPES.get(precision, FLOAT)
+    wanted = {AROUND.get(precision, FLOAT), LOW_TYPES.get(precision, FLOAT)}
 
     def weights(model: onnx.ModelProto) -> list[str]:
         return [
             f"{weight.node} has {onnx.TensorProto.DataType.Name(weight.type)} weights in a {precision} graph"
             for weight in typed_weights(model)
-            if weight.type != wanted and weight.node not in islands
+            if weight.type not in wanted and weight.node not in islands
         ]
 
     def boundary(model: onnx.ModelProto) -> list[str]:
         values = [*model.graph.input, *model.graph.output]
-        low = set(LOW_TYPES.values())
+        low = set(AROUND.values())
         return [f"{value.name} is not FP32" for value in values if value.type.tensor_type.elem_type in low]
 
-    return StageSpec("typed", (unique_names, defined_inputs, standard_ops, static_ops, weights, boundary))
+    checks = (unique_names, defined_inputs, standard_ops, static_ops, weights, boundary, paired_quantizers)
+    return StageSpec("typed", checks)
 
 
 class _Typing:

@@ -8,8 +8,12 @@ from dataclasses import dataclass
 
 import onnx
 
-LOW_TYPES: Mapping[str, int] = {"fp16": onnx.TensorProto.FLOAT16, "bf16": onnx.TensorProto.BFLOAT16}
-"""Precision -> the type of its weights; other precisions keep FP32."""
+LOW_TYPES: Mapping[str, int] = {
+    "fp16": onnx.TensorProto.FLOAT16,
+    "bf16": onnx.TensorProto.BFLOAT16,
+    "int8": onnx.TensorProto.INT8,
+}
+"""Precision -> the type of its weights; FP32 keeps its own. What surrounds INT8 GEMMs is FP16."""
 WEIGHTED = frozenset({"MatMul", "Gemm", "Conv"})
 
 
@@ -27,6 +31,9 @@ class Weight:
 def typed_weights(model: onnx.ModelProto) -> list[Weight]:
     """All weights, once each, in node order; needs no weight data."""
     initializers = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "DequantizeLinear" and node.input[0] in initializers:
+            initializers[node.output[0]] = initializers[node.input[0]]
     found: dict[str, Weight] = {}
     for node in model.graph.node:
         for name in node.input if node.op_type in WEIGHTED else ():
@@ -37,10 +44,11 @@ def typed_weights(model: onnx.ModelProto) -> list[Weight]:
 
 
 def low_precision_fraction(model: onnx.ModelProto, precision: str) -> float:
-    """Share of the float weight bytes that have the low type of `precision`, 0 to 1."""
+    """Share of the weights' bytes that have the low type of `precision`, 0 to 1; of their number for INT8."""
     weights = typed_weights(model)
-    low = sum(weight.bytes for weight in weights if weight.type == LOW_TYPES.get(precision))
-    return low / max(sum(weight.bytes for weight in weights), 1)
+    sizes = {weight.name: weight.elements if precision == "int8" else weight.bytes for weight in weights}
+    low = sum(sizes[weight.name] for weight in weights if weight.type == LOW_TYPES.get(precision))
+    return low / max(sum(sizes.values()), 1)
 
 
 def _weight(tensor: onnx.TensorProto, node: str) -> Weight:

@@ -1,0 +1,102 @@
+"""GEMMs with a constant weight: which there are, what they read, and what share of the arithmetic each does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import onnx_graphsurgeon as gs
+
+from graphs.builders import PREFIX
+from graphs.targets import module_of
+
+
+@dataclass(frozen=True)
+class WeightGemm:
+    """`activation [..., in_features] x weight`, of a MatMul or a Gemm.
+
+    `rows` counts the rows of one sample: its tokens, or 1 for a condition [batch, in_features]. `transposed` says that
+    the weight is stored [out_features, in_features].
+    """
+
+    node: gs.Node
+    activation: gs.Tensor
+    weight: gs.Constant
+    rows: int
+    in_features: int
+    out_features: int
+    transposed: bool
+
+    @property
+    def name(self) -> str:
+        """The module path, `blocks.3.attn.qkv`; the node's name where several GEMMs belong to one module."""
+        return module_of(self.node.name) if self.node.name.endswith(("/MatMul", "/Gemm")) else str(self.node.name)
+
+    @property
+    def flops(self) -> int:
+        """Multiplications and additions for one sample."""
+        return 2 * self.rows * self.in_features * self.out_features
+
+
+def weight_gemms(graph: gs.Graph) -> list[WeightGemm]:
+    """The model's own, in the order of the graph's nodes; none of detection. Shapes must have been inferred."""
+    own = (node for node in graph.nodes if not node.name.startswith(PREFIX))
+    return [found for node in own if (found := _weight_gemm(node)) is not None]
+
+
+def outer_gemms(graph: gs.Graph) -> set[str]:
+    """Node names of the GEMMs that no other weight lies before, or none behind: embedders and final layers."""
+    return set(_reached(graph.inputs, forward=True)) | set(_reached(graph.outputs, forward=False))
+
+
+def _weight_gemm(node: gs.Node) -> WeightGemm | None:
+    if node.op not in ("MatMul", "Gemm") or not isinstance(node.inputs[1], gs.Constant):
+        return None
+    activation, weight = node.inputs[0], node.inputs[1]
+    if len(weight.shape) != 2 or isinstance(activation, gs.Constant) or node.attrs.get("transA", 0):
+        return None
+    if len(node.inputs) > 2 and not isinstance(node.inputs[2], gs.Constant):
+        return None
+    transposed = bool(node.attrs.get("transB", 0))
+    first, second = (int(size) for size in weight.shape)
+    rows = _rows(activation)
+    if rows is None:
+        return None
+    width, outputs = (second, first) if transposed else (first, second)
+    return WeightGemm(node, activation, weight, rows, width, outputs, transposed)
+
+
+def _rows(activation: gs.Tensor) -> int | None:
+    """Rows of one sample; None where shape inference does not tell."""
+    shape = activation.shape
+    if shape is not None and len(shape) == 3 and isinstance(shape[1], int):
+        return shape[1]
+    if shape is None or len(shape) != 2:
+        return None
+    maker = activation.inputs[0] if activation.inputs else None
+    if maker is not None and maker.op == "Reshape":  # [batch, tokens, D] flattened for a Gemm
+        before = maker.inputs[0].shape
+        if before is not None and len(before) == 3:
+            return before[1] if isinstance(before[1], int) else None
+    return 1
+
+
+_WEIGHTED = ("MatMul", "Gemm", "Conv")
+
+
+def _reached(start: list[gs.Tensor], *, forward: bool) -> Iterator[str]:
+    """The first weighted nodes on every path from `start`."""
+    seen: set[int] = set()
+    pending = list(start)
+    while pending:
+        tensor = pending.pop()
+        for node in tensor.outputs if forward else tensor.inputs:
+            if id(node) in seen:
+                continue
+            seen.add(id(node))
+            if node.op == "Shape":
+                continue  # a batch size is no data
+            if node.op in _WEIGHTED and any(isinstance(each, gs.Constant) for each in node.inputs):
+                yield str(node.name)
+            else:
+                pending.extend(node.outputs if forward else node.inputs)
