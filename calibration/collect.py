@@ -1,0 +1,63 @@
+"""Collecting statistics: drives an injected model over calibration calls and hands every activation to its observer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from calibration.policy import Selection
+from calibration.roles import RegisterRows
+from calibration.stats import BUCKETS, ActivationStats
+
+Array = npt.NDArray[Any]
+Progress = Callable[[int, int], None]
+Infer = Callable[[dict[str, Array]], Mapping[str, Array]]
+LOW_NOISE_WEIGHT = 2.0  # outliers weaken as noise rises, and errors near the data are not undone by later steps
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of the model. `samples` [B] are ids that depend on neither order nor batch; `progress` [B] goes from
+    noise (0) to data (1)."""
+
+    inputs: dict[str, Array]
+    samples: Array
+    progress: Array
+
+    @property
+    def buckets(self) -> Array:
+        """The timestep bucket of each row, [B]."""
+        return np.minimum((self.progress * BUCKETS).astype(np.int64), BUCKETS - 1)
+
+    @property
+    def weights(self) -> Array:
+        """How much each row counts, [B]."""
+        return np.where(self.buckets == BUCKETS - 1, LOW_NOISE_WEIGHT, 1.0)
+
+
+class CalibrationData(Protocol):
+    """Inputs to calibrate with."""
+
+    def drive(self, answer: Callable[[Call], Array], progress: Progress) -> None:
+        """Makes every call, through `answer`, which returns the model's first output (a sampler goes on from it)."""
+        ...
+
+
+def new_stats(selection: Selection, registers: RegisterRows, *, hessians: bool) -> dict[str, ActivationStats]:
+    """An observer for each activation of the selected GEMMs, by name."""
+    return {
+        str(gemm.activation.name): ActivationStats(
+            str(gemm.activation.name), gemm.in_features, gemm.rows, registers, with_hessian=hessians
+        )
+        for gemm in selection.all
+    }
+
+
+def observe(stats: Mapping[str, ActivationStats], outputs: Mapping[str, Array], call: Call) -> None:
+    """Hands what one call made to the observers."""
+    for name, each in stats.items():
+        each.observe(outputs[name], call.samples, call.buckets, call.weights)

@@ -1,0 +1,56 @@
+"""Which GEMMs become INT8, and which keep their arithmetic and only store their weight in INT8.
+
+Sources: TensorRT's and ModelOpt's rules. Embedders and final layers stay as they are, GEMMs narrower than 16 too; a
+GEMM of few rows (a timestep's AdaLN at batch 1) is bound by reading its weight and gains nothing from integer
+arithmetic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import onnx_graphsurgeon as gs
+
+from graphs.targets import module_of
+from graphs.weight_gemms import WeightGemm, outer_gemms, weight_gemms
+
+NARROWEST = 16
+FEWEST_ROWS = 16
+LARGE_SHARE = 0.002  # of all weights: smaller ones are not worth an op
+
+
+@dataclass(frozen=True)
+class Selection:
+    """GEMMs by what becomes of them. `total_flops` counts every weight GEMM of one sample."""
+
+    integer: tuple[WeightGemm, ...]
+    weight_only: tuple[WeightGemm, ...]
+    total_flops: int
+
+    @property
+    def all(self) -> tuple[WeightGemm, ...]:
+        return (*self.integer, *self.weight_only)
+
+
+def select(graph: gs.Graph, fp32_modules: Collection[str]) -> Selection:
+    """Chooses by shape and place; a sensitivity pass may take GEMMs back later. Needs inferred shapes."""
+    found, outer = weight_gemms(graph), outer_gemms(graph)
+    inner = [gemm for gemm in found if not _kept(gemm, fp32_modules) and _wide(gemm)]
+    integer = tuple(g for g in inner if g.rows >= FEWEST_ROWS and g.node.name not in outer)
+    conditions = [gemm for gemm in inner if gemm.rows < FEWEST_ROWS]
+    return Selection(integer, tuple(_large(conditions, found)), sum(gemm.flops for gemm in found))
+
+
+def _kept(gemm: WeightGemm, modules: Collection[str]) -> bool:
+    module = module_of(gemm.node.name)
+    return any(module == path or module.startswith(path + ".") for path in modules)
+
+
+def _wide(gemm: WeightGemm) -> bool:
+    return min(gemm.in_features, gemm.out_features) >= NARROWEST
+
+
+def _large(gemms: Sequence[WeightGemm], everything: Sequence[WeightGemm]) -> list[WeightGemm]:
+    total = sum(gemm.in_features * gemm.out_features for gemm in everything)
+    return [gemm for gemm in gemms if gemm.in_features * gemm.out_features >= LARGE_SHARE * total]

@@ -1,0 +1,174 @@
+"""The calibration table: what was measured and chosen, as JSON that can be read, compared, merged and used again.
+
+It names the model it belongs to by the sha256 of its graph, and carries a digest of itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from calibration.choices import Choice
+from graphs.errors import ExportError
+from graphs.quantized import Activation
+
+SCHEMA_VERSION = 1
+LARGEST_FILE = 256 << 20
+_KEYS = {"schema_version", "model_sha256", "method", "data", "activations", "gemms", "digest"}
+_HINT = "give --calibration-table the calibration.json of an INT8 bundle of this model"
+
+
+@dataclass(frozen=True)
+class Table:
+    """JSON values. `activations` maps a tensor to its scales, factors and statistics by role; `gemms` a GEMM to what
+    became of it."""
+
+    model_sha256: str
+    method: str
+    data: Mapping[str, Any]
+    activations: Mapping[str, Mapping[str, Any]]
+    gemms: Mapping[str, Mapping[str, Any]]
+
+    def to_bytes(self) -> bytes:
+        """Canonical JSON: equal tables have equal bytes."""
+        content = {
+            "schema_version": SCHEMA_VERSION,
+            "model_sha256": self.model_sha256,
+            "method": self.method,
+            "data": dict(self.data),
+            "activations": {name: dict(entry) for name, entry in self.activations.items()},
+            "gemms": {name: dict(entry) for name, entry in self.gemms.items()},
+        }
+        return _canonical({**content, "digest": hashlib.sha256(_canonical(content)).hexdigest()})
+
+    def choices(self) -> dict[str, Choice]:
+        """Activation -> how it is quantised."""
+        return {name: choice_from(name, entry) for name, entry in self.activations.items()}
+
+
+def read_table(path: Path, *, model_sha256: str) -> Table:
+    """Reads a table for the model of that hash.
+
+    Raises:
+        ExportError: missing, no table, altered, or made for another model: both hashes are named.
+    """
+    try:
+        if path.stat().st_size > LARGEST_FILE:
+            raise ExportError(f"{path} is too large for a calibration table", hint=_HINT)
+        value = json.loads(path.read_bytes())
+    except OSError as error:
+        raise ExportError(f"{path} can't be read: {error.strerror}", hint=_HINT) from error
+    except (ValueError, RecursionError) as error:
+        raise ExportError(f"{path} is no JSON: {str(error)[:200]}", hint=_HINT) from error
+    if not isinstance(value, dict) or set(value) != _KEYS or value["schema_version"] != SCHEMA_VERSION:
+        raise ExportError(f"{path} is no calibration table of schema version {SCHEMA_VERSION}", hint=_HINT)
+    digest = hashlib.sha256(_canonical({key: each for key, each in value.items() if key != "digest"})).hexdigest()
+    if digest != value["digest"]:
+        raise ExportError(f"{path} was altered: its digest is {value['digest']}, its content has {digest}", hint=_HINT)
+    if value["model_sha256"] != model_sha256:
+        raise ExportError(
+            f"{path} was measured on the model {value['model_sha256']}, and this one is {model_sha256}",
+            hint="calibrate this model, or name the table of its own bundle",
+        )
+    return Table(*(value[key] for key in ("model_sha256", "method", "data", "activations", "gemms")))
+
+
+def merged(tables: Sequence[Table]) -> Table:
+    """One table of several runs on the same model: largest ranges, pooled statistics.
+
+    Where two runs chose different factors, the one that saw more tokens is taken.
+
+    Raises:
+        ExportError: tables of different models, methods or tensors.
+    """
+    first = tables[0]
+    for other in tables[1:]:
+        if (other.model_sha256, other.method, set(other.activations)) != (
+            first.model_sha256,
+            first.method,
+            set(first.activations),
+        ):
+            raise ExportError("calibration tables of different models or methods can't be merged", hint=_HINT)
+    activations = {name: _pooled([table.activations[name] for table in tables]) for name in first.activations}
+    data = {"merged": [dict(table.data) for table in tables]} if len(tables) > 1 else dict(first.data)
+    return Table(first.model_sha256, first.method, data, activations, first.gemms)
+
+
+def activation_entry(choice: Choice, **known: Any) -> dict[str, Any]:
+    """How a choice is written down; `known` are figures that go with it."""
+    activation = choice.activation
+    rows = None if activation.row_factors is None else [float(value) for value in activation.row_factors]
+    return {
+        "step": float(activation.step),
+        "rows": activation.rows,
+        "row_factors": rows,
+        "channel_factors": [float(value) for value in choice.factors] if choice.smooths else None,
+        "width": len(choice.factors),
+        "snr_db": choice.snr_db,
+        **known,
+    }
+
+
+def choice_from(name: str, entry: Mapping[str, Any]) -> Choice:
+    """The choice that was written down. Raises `ExportError` for values that can't be."""
+    try:
+        width, step = int(entry["width"]), float(entry["step"])
+        factors = entry["channel_factors"]
+        channels = np.ones(width, np.float32) if factors is None else np.asarray(factors, np.float32)
+        row_factors = None if entry["row_factors"] is None else np.asarray(entry["row_factors"], np.float32)
+        snr = float(entry["snr_db"])
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise ExportError(f"the calibration table's entry for '{name}' is incomplete: {error}", hint=_HINT) from error
+    arrays = [channels, *([] if row_factors is None else [row_factors])]
+    good = all(array.ndim == 1 and np.isfinite(array).all() and (array > 0).all() for array in arrays)
+    if not (good and channels.shape == (width,) and math.isfinite(step) and step > 0):
+        raise ExportError(f"the calibration table's entry for '{name}' holds impossible factors", hint=_HINT)
+    if entry["rows"] not in ("none", "static", "dynamic") or (entry["rows"] == "static") != (row_factors is not None):
+        raise ExportError(f"the calibration table's entry for '{name}' holds impossible row factors", hint=_HINT)
+    return Choice(
+        activation=Activation(step=step, rows=entry["rows"], row_factors=row_factors), factors=channels, snr_db=snr
+    )
+
+
+def _pooled(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    most = max(range(len(entries)), key=lambda i: _tokens(entries[i]))
+    chosen = dict(entries[most])
+    alike = [each for each in entries if all(each[key] == chosen[key] for key in ("rows", "channel_factors"))]
+    chosen["step"] = max(each["step"] for each in alike)
+    if chosen["row_factors"] is not None:
+        chosen["row_factors"] = [max(values) for values in zip(*(each["row_factors"] for each in alike), strict=True)]
+    chosen["roles"] = _pooled_roles([each["roles"] for each in entries])
+    return chosen
+
+
+def _tokens(entry: Mapping[str, Any]) -> int:
+    return sum(role["count"] for role in entry["roles"].values())
+
+
+def _pooled_roles(roles: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    names = sorted({name for each in roles for name in each})
+    return {name: _pooled_figures([each[name] for each in roles if name in each]) for name in names}
+
+
+def _pooled_figures(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    count = sum(part["count"] for part in parts)
+    squares = sum(part["count"] * part["rms"] ** 2 for part in parts)
+    figures: dict[str, Any] = {
+        "count": count,
+        "amax": max(part["amax"] for part in parts),
+        "rms": math.sqrt(squares / count) if count else 0.0,
+    }
+    if "buckets" in parts[0]:
+        figures["buckets"] = [_pooled_figures(bucket) for bucket in zip(*(p["buckets"] for p in parts), strict=True)]
+    return figures
+
+
+def _canonical(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, indent=1, allow_nan=False).encode()
