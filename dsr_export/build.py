@@ -88,12 +88,17 @@ class Build:
         """Identifies model and weights, without loading them."""
         return self.source.key()
 
+    @property
+    def is_int8(self) -> bool:
+        return self.config.precision == "int8"
+
     @cached_property
     def key(self) -> str:
         """Digest of everything the bundle depends on; equal keys mean that there is nothing to do."""
         files = dict.fromkeys(("checkpoint", "config_file", "dsr", "model_dir", "out"))  # the subject's key has them
         inside = {role: component.manifest.digest for role, component in self.components.items()}
         options = dataclasses.asdict(self.config) | files | {"force": False, "components": inside}
+        options["int8"] = {**self.config.int8.key(), "budget": self.config.int8.budget_db} if self.is_int8 else None
         targets = [each.name for each in self.targets]
         checked = [each.name for each in self.runnable_targets]
         return _digest({"options": options, "targets": [targets, checked], "subject": self.subject_key, **self._tools})

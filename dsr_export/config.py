@@ -7,7 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dsr_export.errors import ExportError
+from dsr_export.int8.options import Int8Options
 from graphs.artifacts import Precision
+
+NO_INT8_OPTIONS = Int8Options()
 
 
 @dataclass(frozen=True)
@@ -70,3 +73,11 @@ class ExportConfig(ModelRequest):
     force: bool = False
     trajectory_steps: int | None = None
     components: tuple[Path, ...] = ()
+    int8: Int8Options = NO_INT8_OPTIONS
+
+    def __post_init__(self) -> None:
+        if self.precision != "int8" and self.int8 != NO_INT8_OPTIONS:
+            raise ExportError(
+                f"calibration options do not apply to {self.precision}",
+                hint="give --precision int8 with them",
+            )

@@ -15,7 +15,10 @@ from dsr_export.build import Build
 from dsr_export.bundle.components import component_contents, component_entry
 from dsr_export.bundle.manifest import BundleTarget, Manifest
 from dsr_export.cache import CachedStage, tool_versions
-from dsr_export.parity.tolerances import TOLERANCES
+from dsr_export.config import ExportConfig
+from dsr_export.int8.calibrate import TABLE
+from dsr_export.int8.stages import int8_tolerance
+from dsr_export.parity.tolerances import TOLERANCES, Tolerance
 from dsr_export.subject import SubjectCard
 from graphs.targets import Target
 
@@ -26,6 +29,7 @@ def bundle_contents(
     reference: CachedStage,
     engines: Mapping[str, CachedStage],
     report: Mapping[str, Any],
+    calibration: tuple[CachedStage, CachedStage] | None,
 ) -> dict[str, Path | bytes]:
     """Path in the bundle -> where its bytes are."""
     contents: dict[str, Path | bytes] = {
@@ -35,9 +39,16 @@ def bundle_contents(
     for name, engine in engines.items():
         contents[plan_path(name)] = engine.path / stages.PLAN
     contents["report.json"] = json.dumps(report, indent=1, sort_keys=True, allow_nan=False).encode()
+    if calibration is not None:
+        contents[TABLE] = calibration[0].path / TABLE
     for role, component in build.components.items():
         contents |= component_contents(role, component.path, component.manifest)
     return contents
+
+
+def build_tolerance(config: ExportConfig) -> Tolerance:
+    """What the bundle is held to, by its builder and by everyone who verifies it."""
+    return int8_tolerance(config.int8) if config.precision == "int8" else TOLERANCES[config.precision]
 
 
 def plan_path(target: str) -> str:
@@ -57,7 +68,7 @@ def bundle_manifest(build: Build, card: SubjectCard, engines: Mapping[str, Cache
         outputs=card.outputs,
         batch=build.config.batch,
         sampler=None if card.sampler is None else asdict(card.sampler),
-        tolerances=TOLERANCES[build.config.precision].as_dict(),
+        tolerances=build_tolerance(build.config).as_dict(),
         tools=tool_versions(),
         provenance={**card.provenance, "git_revision": _git_revision()},
         build_key=build.key,

@@ -11,7 +11,8 @@ from dsr_export.bundle.reader import Bundle
 from dsr_export.bundle.writer import write_bundle
 from dsr_export.chain import check_chain
 from dsr_export.config import ExportConfig
-from dsr_export.contents import bundle_contents, bundle_manifest
+from dsr_export.contents import build_tolerance, bundle_contents, bundle_manifest
+from dsr_export.int8 import stages as int8
 from dsr_export.locks import exclusive
 from dsr_export.progress import Reporter, Silent
 from dsr_export.report import build_report
@@ -53,12 +54,14 @@ def _export(build: Build) -> Bundle:
     lowered = run("lower", {"of": traced.digest}, partial(stages.lower_graph, traced.path))
     optimized = run("optimize", {"of": lowered.digest}, partial(stages.optimize_graph, lowered.path))
 
-    key = {"of": optimized.digest, "golden": reference.digest}
-    audited = run("audit", key, partial(stages.audit_ranges, optimized.path, card, golden, sampler))
+    exact = int8.calibrated(build, card, optimized) if config.precision == "int8" else optimized
+    key = {"of": exact.digest, "golden": reference.digest}
+    audited = run("audit", key, partial(stages.audit_ranges, exact.path, card, golden, sampler))
     audit = stages.range_audit(audited.path)
 
-    key = {"of": optimized.digest, "audit": audited.digest, "precision": config.precision}
-    typed = run("type", key, partial(stages.type_graph, optimized.path, card, audit, config.precision))
+    ready = int8.quantized(build, card, exact, golden, reference) if config.precision == "int8" else exact
+    key = {"of": ready.digest, "audit": audited.digest, "precision": config.precision}
+    typed = run("type", key, partial(stages.type_graph, ready.path, card, audit, config.precision))
     for target in build.targets:  # before any engine is built: an unsupported op should not cost minutes
         check_model(typed.path / stages.MODEL, target)
 
@@ -68,14 +71,16 @@ def _export(build: Build) -> Bundle:
         job = partial(stages.compile_engine, typed.path, card, target, config.batch)
         engines[target.name] = run("engine", key, job)
 
-    check = stages.ParityJob(card=card, golden=golden, sampler=sampler, precision=config.precision)
-    key = {"golden": reference.digest, "precision": config.precision}
+    tolerance = build_tolerance(config)
+    check = stages.ParityJob(card=card, golden=golden, sampler=sampler, precision=config.precision, tolerance=tolerance)
+    key = {"golden": reference.digest, "precision": config.precision, "tolerance": tolerance}
     parity = [run("parity", {"of": typed.digest, **key}, partial(check.typed_graph, typed.path))]
     for target in build.runnable_targets:
         plan = engines[target.name]
         parity.append(run("parity-engine", {"of": plan.digest, **key}, partial(check.engine, target, plan.path)))
 
-    report = build_report(build, card, [lowered, optimized], typed, audit, engines, parity)
-    contents = bundle_contents(build, typed, reference, engines, report)
+    calibration = (exact, ready) if config.precision == "int8" else None
+    report = build_report(build, card, [lowered, optimized], typed, audit, engines, parity, calibration)
+    contents = bundle_contents(build, typed, reference, engines, report, calibration)
     manifest = bundle_manifest(build, card, engines, audit)
     return Bundle.open(write_bundle(build.out, manifest, contents, force=config.force))

@@ -18,8 +18,8 @@ from graphs.artifacts import Precision
 
 SCHEMA_VERSION = 1
 MIN_HALF_FRACTION = 0.5
-"""Of the GEMM and convolution weight bytes of an FP16 or BF16 graph. FP32 islands are small; below a half of the bytes,
-the precision asked for is not the precision delivered, whatever the parity."""
+"""Of the GEMM and convolution weight bytes of an FP16 or BF16 graph, or the weights of an INT8 one. FP32 islands are
+small; below a half, the precision asked for is not the precision delivered, whatever the parity."""
 
 
 def build_report(
@@ -30,6 +30,7 @@ def build_report(
     audit: RangeAudit,
     engines: Mapping[str, CachedStage],
     parity: Sequence[CachedStage],
+    calibration: tuple[CachedStage, CachedStage] | None,
 ) -> dict[str, Any]:
     """The report of a finished build; `passed` is the verdict over parity and precision."""
     checked = [stages.read_json(stage.path / stages.FACTS) for stage in parity]
@@ -55,6 +56,7 @@ def build_report(
         "rewrite_details": rewrites,
         "typing": typing,
         "range_audit": audit.as_dict(),
+        **({} if calibration is None else {"int8": stages.read_json(calibration[1].path / stages.FACTS)}),
         "engines": {name: stages.read_json(stage.path / stages.FACTS) for name, stage in engines.items()},
         "tools": tool_versions(),
         "peak_rss_bytes": peak_rss_bytes(),
@@ -63,8 +65,9 @@ def build_report(
 
 def precision_check(precision: Precision, half_fraction: float) -> dict[str, Any]:
     """Whether the weights have the type that was asked for."""
-    limit = MIN_HALF_FRACTION if precision in ("fp16", "bf16") else 0.0
-    return {"name": "half_weight_fraction", "value": half_fraction, "limit": limit, "passed": half_fraction >= limit}
+    limit = MIN_HALF_FRACTION if precision != "fp32" else 0.0
+    name = "int8_weight_fraction" if precision == "int8" else "half_weight_fraction"
+    return {"name": name, "value": half_fraction, "limit": limit, "passed": half_fraction >= limit}
 
 
 def component_check(role: str, component: Bundle) -> dict[str, Any]:

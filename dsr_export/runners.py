@@ -24,11 +24,14 @@ RTX_CAPABILITIES = ("8.0", "8.6", "8.9")
 
 
 def typed_runner(model: Path, inputs: Sequence[TensorSpec], precision: Precision) -> Runner:
-    """ONNX Runtime on a typed graph. Its CPU provider has no BF16 arithmetic, so that is emulated by rounding."""
+    """ONNX Runtime on a typed graph. Its CPU provider has no BF16 arithmetic, so that is emulated by rounding.
+
+    INT8 runs node by node, as written: fused integer kernels round differently from one processor to another.
+    """
     if precision == "bf16":
         emulated = emulate_bf16(load_model(model)).SerializeToString()
         return OnnxRuntimeRunner(emulated, inputs=inputs, optimize=False)
-    return OnnxRuntimeRunner(model, inputs=inputs)
+    return OnnxRuntimeRunner(model, inputs=inputs, optimize=precision != "int8")
 
 
 def bundle_runner(bundle: Bundle, runtime: Runtime) -> Runner:

@@ -20,7 +20,7 @@ from dsr_export.backends.onnxruntime import OnnxRuntimeRunner
 from dsr_export.config import BatchRange
 from dsr_export.parity.checks import check_parity
 from dsr_export.parity.golden import Golden, fitted_sampler, make_golden
-from dsr_export.parity.tolerances import TOLERANCES
+from dsr_export.parity.tolerances import Tolerance
 from dsr_export.progress import Bar
 from dsr_export.runners import typed_runner
 from dsr_export.sampling import SamplerSpec, trajectory
@@ -136,6 +136,7 @@ class ParityJob:
     golden: Golden
     sampler: SamplerSpec | None
     precision: Precision
+    tolerance: Tolerance
 
     def typed_graph(self, source: Folder, folder: Folder, bar: Bar) -> None:
         """ONNX Runtime on the typed graph."""
@@ -149,7 +150,7 @@ class ParityJob:
 
     def _check(self, runner: Runner, folder: Folder, bar: Bar) -> None:
         with runner:
-            report = check_parity(runner, self.golden, self.sampler, TOLERANCES[self.precision], bar)
+            report = check_parity(runner, self.golden, self.sampler, self.tolerance, bar)
         write_json(folder / FACTS, report.as_dict())
 
 

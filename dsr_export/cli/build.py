@@ -6,8 +6,10 @@ from pathlib import Path
 
 import click
 
+from dsr_export.cli.int8_options import int8_options
 from dsr_export.cli.output import Named, show_report
 from dsr_export.config import BatchRange, ExportConfig
+from dsr_export.int8.options import Int8Options
 
 
 @click.command("build")
@@ -32,7 +34,7 @@ from dsr_export.config import BatchRange, ExportConfig
     "--latent-stats", type=click.Path(path_type=Path), help="Encoder, decoder: normalise latents by this file."
 )
 @click.option("--encoder", metavar="FAMILY", help="Decoder: whose pixels it makes. [default: siglip]")
-@click.option("--precision", type=Named("fp32", "fp16", "bf16"), default="fp32", show_default=True)
+@click.option("--precision", type=Named("fp32", "fp16", "bf16", "int8"), default="fp32", show_default=True)
 @click.option("--target", "targets", multiple=True, help="Where it will run; repeatable. See `dsr-export doctor`.")
 @click.option("--batch", default="1,2,8", show_default=True, metavar="MIN,OPT,MAX", help="Batch sizes engines serve.")
 @click.option(
@@ -46,6 +48,7 @@ from dsr_export.config import BatchRange, ExportConfig
     metavar="BUNDLE",
     help="Denoiser: a built decoder or encoder to put into the bundle; repeatable.",
 )
+@int8_options
 @click.option("--out", type=click.Path(path_type=Path), help="Bundle folder. [default: ./MODEL.dsr]")
 @click.option("--force", is_flag=True, help="Replace an existing folder.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, and nothing else.")
@@ -67,6 +70,7 @@ def command(
     out: Path | None,
     force: bool,
     as_json: bool,
+    int8: Int8Options,
 ) -> None:
     """Build a verified bundle with engines from MODEL (default: the packaged `digits`)."""
     config = ExportConfig(
@@ -83,6 +87,7 @@ def command(
         batch=BatchRange.parse(batch),
         trajectory_steps=trajectory_steps,
         components=components,
+        int8=int8,
         out=out,
         force=force,
     )

@@ -1,0 +1,178 @@
+"""The stage `calibrate`: walks the data over the FP32 graph, chooses, folds channel factors and writes codes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from calibration.collect import CalibrationData, Call, new_stats, observe
+from calibration.methods import METHODS, Recipe
+from calibration.plan import Planned, activation_groups, fold_choices, graph_activations, quantised_gemms
+from calibration.policy import Selection, select
+from calibration.roles import RegisterRows
+from calibration.stats import ActivationStats
+from calibration.table import Table, activation_entry, merged, read_table
+from dsr_export.backends.onnxruntime import OnnxRuntimeRunner
+from dsr_export.errors import ExportError
+from dsr_export.int8.options import Int8Options
+from dsr_export.int8.plan_files import PlanWriter
+from dsr_export.progress import Bar
+from dsr_export.subject import SubjectCard
+from graphs.artifacts import OptimizedModel
+from graphs.files import load_inferred_graph, save_graph
+from graphs.probes import add_outputs
+
+Array = npt.NDArray[Any]
+MODEL, TABLE, CHECKS = "model.onnx", "calibration.json", "checks.npz"
+CHECKED_CALLS, CHECKED_ROWS = 3, 4
+
+
+def calibrate(
+    source: Path,
+    digest: str,
+    card: SubjectCard,
+    options: Int8Options,
+    data: CalibrationData | None,
+    folder: Path,
+    bar: Bar,
+) -> None:
+    """From the optimised graph in `source`: the same graph with channel factors folded, the plan, and the table.
+
+    `data` is None where `options` name tables to use instead. `digest` identifies the graph in the table.
+    """
+    recipe = METHODS[options.method]
+    graph = load_inferred_graph(source / MODEL)
+    selection = select(graph, card.fp32_modules)
+    if not selection.integer:
+        raise ExportError(
+            f"{card.name} has no GEMM that can become INT8: none of 16 or more rows and channels lies inside of it",
+            hint="build with --precision fp16",
+        )
+    given = _given(options, digest)
+    stats = {} if data is None else _measure(source, card, selection, recipe, data, folder, bar)
+    groups = activation_groups(selection)
+    choices = given.choices() if given else {}
+    _check_given(choices, groups)
+    chosen = fold_choices(groups, stats, recipe, choices, bar)
+    writer, written = PlanWriter(folder), []
+    for planned in quantised_gemms(groups, selection, stats, chosen, recipe):
+        writer.add(planned.gemm.name, planned.quantized)
+        written.append(dataclasses.replace(planned, quantized=dataclasses.replace(planned.quantized, codes=_NOTHING)))
+        bar(len(written), len(selection.all))
+    writer.close()
+    table = _table(digest, options, selection, stats, written, given)
+    (folder / TABLE).write_bytes(table.to_bytes())
+    save_graph(graph, folder / MODEL)
+
+
+_NOTHING = np.zeros((0, 0), np.int8)  # codes are on disk by then
+
+
+def register_rows(card: SubjectCard, selection: Selection) -> RegisterRows:
+    """Where the model keeps its registers: the longest sequence holds them."""
+    longest = max((gemm.rows for gemm in selection.integer), default=0)
+    encoder, denoiser = card.dsr["encoder"], card.dsr["denoiser"]
+    if encoder["kind"] == "test-time":
+        return RegisterRows(count=encoder["registers"], patches=longest - encoder["registers"], end="last")
+    count = denoiser["registers"] if denoiser["kind"] == "diffusion" else 0
+    return RegisterRows(count=count, patches=longest - count)
+
+
+def _measure(
+    source: Path,
+    card: SubjectCard,
+    selection: Selection,
+    recipe: Recipe,
+    data: CalibrationData,
+    folder: Path,
+    bar: Bar,
+) -> dict[str, ActivationStats]:
+    """Statistics of every activation that a selected GEMM reads; some calls are kept to check the budget with."""
+    stats = new_stats(selection, register_rows(card, selection), hessians=recipe.rounding)
+    tapped = add_outputs(
+        OptimizedModel(path=source / MODEL), folder / "tapped.onnx", list(graph_activations(selection))
+    )
+    kept, main = _Kept(), card.outputs[0].name
+    with OnnxRuntimeRunner(tapped, inputs=card.inputs) as runner:
+
+        def answer(call: Call) -> Array:
+            outputs = runner.infer(call.inputs)
+            observe(stats, outputs, call)
+            kept.offer(call, {spec.name: outputs[spec.name] for spec in card.outputs})
+            return outputs[main]
+
+        data.drive(answer, bar)
+    for path in folder.glob("tapped.onnx*"):
+        path.unlink()
+    kept.save(folder / CHECKS)
+    return stats
+
+
+@dataclasses.dataclass
+class _Kept:
+    """A few calls with what FP32 made of them: those nearest to evenly spaced places between noise and data."""
+
+    calls: dict[float, tuple[float, Call, Mapping[str, Array]]] = dataclasses.field(default_factory=dict)
+
+    def offer(self, call: Call, outputs: Mapping[str, Array]) -> None:
+        at = float(call.progress[0])
+        for place in np.linspace(0, 1, CHECKED_CALLS):
+            if place not in self.calls or abs(at - place) < self.calls[place][0]:
+                self.calls[float(place)] = abs(at - float(place)), call, outputs
+
+    def save(self, path: Path) -> None:
+        arrays: dict[str, Array] = {}
+        for i, (_, call, outputs) in enumerate({id(v[1]): v for v in self.calls.values()}.values()):
+            rows = np.unique(np.linspace(0, len(call.samples) - 1, CHECKED_ROWS).astype(int))
+            arrays |= {f"{i}/in/{name}": value[rows] for name, value in call.inputs.items()}
+            arrays |= {f"{i}/out/{name}": value[rows] for name, value in outputs.items()}
+        with path.open("wb") as stream:
+            np.savez(stream, **arrays)  # type: ignore[arg-type]
+
+
+def _given(options: Int8Options, digest: str) -> Table | None:
+    tables = [read_table(path, model_sha256=digest) for path in options.tables]
+    return merged(tables) if tables else None
+
+
+def _check_given(choices: Mapping[str, Any], groups: list[list[Any]]) -> None:
+    missing = [str(group[0].activation.name) for group in groups if str(group[0].activation.name) not in choices]
+    if choices and missing:
+        raise ExportError(f"the calibration table says nothing of '{missing[0]}'", hint="calibrate again")
+
+
+def _table(
+    digest: str,
+    options: Int8Options,
+    selection: Selection,
+    stats: Mapping[str, ActivationStats],
+    written: list[Planned],
+    given: Table | None,
+) -> Table:
+    if given is not None:
+        return given
+    activations, gemms = {}, {}
+    for each in written:
+        name = str(each.gemm.activation.name)
+        seen = stats[name]
+        if each.choice is not None:
+            activations[name] = activation_entry(
+                each.choice,
+                naive_snr_db=each.naive_snr_db,
+                clipped=each.clipped,
+                amax=seen.magnitudes.largest,
+                roles=seen.roles_as_dict(),
+            )
+        gemms[each.gemm.name] = {
+            "activation": name,
+            "weight_only": each.choice is None,
+            "flops_share": each.gemm.flops / selection.total_flops,
+        }
+    data = {"kind": options.data, "images": options.images, "steps": options.steps}
+    return Table(digest, options.method, json.loads(json.dumps(data)), activations, gemms)

@@ -1,0 +1,170 @@
+"""Calibration data: the model's own trajectories, a user's inputs, or seeded random ones where asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from calibration.collect import CalibrationData, Call, Progress
+from dsr_export.arrays import load_arrays
+from dsr_export.diagnosis.images import SUFFIXES, open_images
+from dsr_export.errors import ExportError
+from dsr_export.int8.options import TRAJECTORY, Int8Options
+from dsr_export.sampling import SamplerSpec, seeded_noise, trajectory
+from dsr_export.subject import SubjectCard
+from graphs.artifacts import TensorSpec
+
+Array = npt.NDArray[Any]
+SEED = 20_260_610
+ROWS = 8  # of one call
+RANDOM_ROWS = 16
+_GIVE = "give --calibration a folder or an npz file with the model's inputs by name"
+
+
+def open_data(
+    options: Int8Options,
+    card: SubjectCard,
+    sampler: SamplerSpec | None,
+    example: Callable[[int, int], Mapping[str, Array]],
+) -> CalibrationData:
+    """The data that `options` ask for. `example(rows, seed)` draws inputs; it is called for `random:SEED` alone.
+
+    Raises:
+        ExportError: no sampler to walk, or data that is empty, unreadable, of another shape or type, NaN or infinite.
+    """
+    if options.seed is not None:
+        return Arrays(dict(example(RANDOM_ROWS, options.seed)), _rows_a_call(card), card)
+    if options.data != TRAJECTORY:
+        return Arrays(_read(Path(options.data), card), _rows_a_call(card), card)
+    if sampler is None:
+        raise ExportError(f"{card.name} has no sampler, so it has no trajectories to calibrate with", hint=_GIVE)
+    return Trajectories(sampler, card, options.images)
+
+
+def _rows_a_call(card: SubjectCard) -> int:
+    """Few for a large model, whose activations fill memory; what it takes for a fixed batch."""
+    rows = ROWS if card.parameters <= 100_000_000 else 2
+    low, high = card.batch_limits
+    return min(max(rows, low), high or rows)
+
+
+@dataclass(frozen=True)
+class Trajectories:
+    """Seeded walks from noise to data, for labels from all over the classes.
+
+    Guidance gives each image its null label too; without it, every fourth image has that one.
+    """
+
+    sampler: SamplerSpec
+    card: SubjectCard
+    images: int
+
+    def drive(self, answer: Callable[[Call], Array], progress: Progress) -> None:
+        """Walks the images in groups that fit a call; the ids of rows do not depend on the groups."""
+        doubled = self.sampler.guidance != 1.0
+        size = max(1, _rows_a_call(self.card) // (2 if doubled else 1))
+        noise = seeded_noise(SEED, self.images, self.card.inputs[0].with_batch(1)[1:])
+        labels = self._labels(doubled)
+        steps, starts = self.sampler.num_steps - 1, range(0, self.images, size)
+        for group, start in enumerate(starts):
+            walk = _Walk(answer, np.arange(start, min(start + size, self.images)), steps)
+            chosen = slice(start, start + size)
+            for step in trajectory(walk, self.sampler, noise[chosen], labels[chosen]):
+                progress(group * steps + step.index + 1, len(starts) * steps)
+
+    def _labels(self, doubled: bool) -> Array:
+        labels = np.arange(self.images, dtype=np.int64) * max(self.card.num_classes, 1) // self.images
+        if not doubled and self.sampler.null_label is not None:
+            labels[3::4] = self.sampler.null_label
+        return labels
+
+
+@dataclass
+class _Walk:
+    """One group's denoiser: counts its steps and names its rows."""
+
+    answer: Callable[[Call], Array]
+    images: Array
+    steps: int
+    index: int = 0
+
+    def __call__(self, inputs: dict[str, Array]) -> Array:
+        rows = len(inputs["x"])
+        copy = np.repeat(np.arange(rows // len(self.images)), len(self.images))  # conditional, then null
+        image = np.tile(self.images, rows // len(self.images))
+        samples = (image * 2 + copy) * self.steps + self.index
+        done = np.full(rows, self.index / max(self.steps - 1, 1))
+        self.index += 1
+        return self.answer(Call(inputs, samples, done))
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """Inputs by name, [n, ...] each."""
+
+    values: dict[str, Array]
+    rows: int
+    card: SubjectCard
+
+    def drive(self, answer: Callable[[Call], Array], progress: Progress) -> None:
+        """Calls of equal size; a model of fixed batch leaves the last rows out where they fill none."""
+        count, fixed = len(next(iter(self.values.values()))), self.card.batch_limits[1] is not None
+        if fixed and count < self.rows:
+            raise ExportError(f"{count} calibration rows do not fill the batch of {self.rows}", hint="give more")
+        done = self._progress(count)
+        for start in range(0, count - self.rows + 1 if fixed else count, self.rows):
+            chosen = slice(start, start + self.rows)
+            inputs = {name: value[chosen] for name, value in self.values.items()}
+            answer(Call(inputs, np.arange(count)[chosen], done[chosen]))
+            progress(min(start + self.rows, count), count)
+
+    def _progress(self, count: int) -> Array:
+        """From noise to data by the time, where the model has one; which end is noise depends on its path."""
+        if "t" not in self.values:
+            return np.zeros(count)
+        times = np.asarray(self.values["t"], np.float64).reshape(count, -1)[:, 0]
+        span = float(times.max() - times.min()) or 1.0
+        late = (times - times.min()) / span
+        reverse = self.card.sampler is not None and self.card.sampler.path == "reversed"
+        return np.asarray(late if reverse else 1 - late)
+
+
+def _read(path: Path, card: SubjectCard) -> dict[str, Array]:
+    if path.is_dir() and any(file.suffix.lower() in SUFFIXES for file in path.iterdir()):
+        images = open_images(path, card.inputs[0].with_batch(1)[1:], card.family)
+        return {card.inputs[0].name: np.concatenate(list(images))}
+    if path.is_dir():
+        files = sorted(path.glob("*.npz"))
+        if not files:
+            raise ExportError(f"{path} holds no calibration data", hint="it takes npz files, or images for an encoder")
+        parts = [_checked(file, load_arrays(file), card.inputs) for file in files]
+        return {spec.name: np.concatenate([part[spec.name] for part in parts]) for spec in card.inputs}
+    return _checked(path, load_arrays(path), card.inputs)
+
+
+def _checked(path: Path, arrays: Mapping[str, Array], inputs: Sequence[TensorSpec]) -> dict[str, Array]:
+    missing = [spec.name for spec in inputs if spec.name not in arrays]
+    if missing:
+        raise ExportError(f"{path} lacks the input '{missing[0]}'", hint=f"it holds {', '.join(sorted(arrays))}")
+    counts = {len(arrays[spec.name]) if arrays[spec.name].ndim else 0 for spec in inputs}
+    if len(counts) != 1 or 0 in counts:
+        raise ExportError(f"{path} holds no rows, or not as many of each input", hint="give arrays [n, ...] of one n")
+    return {spec.name: _as_declared(path, arrays[spec.name], spec) for spec in inputs}
+
+
+def _as_declared(path: Path, array: Array, spec: TensorSpec) -> Array:
+    where = f"{path}: '{spec.name}'"
+    wanted = spec.with_batch(1)[1:]
+    if array.shape[1:] != wanted:
+        raise ExportError(f"{where} has the shape {list(array.shape)}, expected [n{''.join(f', {d}' for d in wanted)}]")
+    if np.dtype(spec.dtype).kind != array.dtype.kind:
+        raise ExportError(f"{where} is {array.dtype}, expected {spec.dtype}")
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        row = int(np.flatnonzero(~np.isfinite(array.reshape(len(array), -1)).all(axis=1))[0])
+        raise ExportError(f"{where} holds NaN or Inf in row {row}", hint="remove the row")
+    return array.astype(spec.dtype)

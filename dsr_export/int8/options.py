@@ -1,0 +1,82 @@
+"""What an INT8 build is asked to do."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from calibration.methods import METHODS
+from dsr_export.errors import ExportError, did_you_mean
+
+TRAJECTORY = "trajectory"
+RANDOM = "random:"
+MAX_IMAGES = 4096
+
+
+@dataclass(frozen=True, kw_only=True)
+class Int8Options:
+    """`data` is `trajectory`, a folder, an npz file, or `random:SEED`. `images` and `steps` bound a trajectory.
+
+    `tables` are calibration tables of earlier builds, merged and used instead of measuring again. `budget_db` is the
+    SNR that the output keeps, by leaving the worst GEMMs in FP16 (None: the precision's own tolerance).
+    """
+
+    method: str = "outlier-aware"
+    data: str = TRAJECTORY
+    images: int = 4
+    steps: int | None = None
+    tables: tuple[Path, ...] = ()
+    budget_db: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            guess = did_you_mean(self.method, METHODS) or ""
+            raise ExportError(
+                f"there is no calibration method '{self.method}'", hint=f"{guess} known: {', '.join(METHODS)}".strip()
+            )
+        if not 1 <= self.images <= MAX_IMAGES:
+            raise ExportError(f"{self.images} calibration images are asked for", hint=f"give 1 to {MAX_IMAGES}")
+
+    @property
+    def seed(self) -> int | None:
+        """The seed of random data, None for any other kind."""
+        if not self.data.startswith(RANDOM):
+            return None
+        text = self.data.removeprefix(RANDOM)
+        if not text.isdecimal():
+            raise ExportError(f"--calibration {self.data} has no seed", hint="write random:0")
+        return int(text)
+
+    def key(self) -> dict[str, Any]:
+        """For the stage cache: files count by content."""
+        paths = [] if self.data == TRAJECTORY or self.seed is not None else _files(Path(self.data))
+        return {
+            "method": self.method,
+            "data": self.data if not paths else _digest(paths),
+            "images": self.images,
+            "steps": self.steps,
+            "tables": _digest([*self.tables]),
+        }
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_dir():
+        return sorted(each for each in path.iterdir() if each.is_file())
+    if not path.is_file():
+        raise ExportError(
+            f"no such calibration data: {path}", hint="give --calibration trajectory, a folder or an npz file"
+        )
+    return [path]
+
+
+def _digest(paths: list[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in paths:
+        try:
+            content = hashlib.sha256(path.read_bytes()).digest()
+        except OSError as error:
+            raise ExportError(f"{path} can't be read: {error.strerror}", hint="check the path") from error
+        digest.update(path.suffix.encode() + content)
+    return digest.hexdigest()
