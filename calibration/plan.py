@@ -20,7 +20,7 @@ from calibration.methods import Recipe
 from calibration.policy import Selection
 from calibration.rounding import compensated, nearest, weight_steps
 from calibration.stats import ActivationStats
-from graphs.channel_division import apply_edits, divided_constant, division
+from graphs.channel_division import apply_edits, divide_constant, division
 from graphs.quantized import QuantizedGemm
 from graphs.stored import StoredValues
 from graphs.weight_gemms import WeightGemm
@@ -110,7 +110,7 @@ def _fold(group: list[WeightGemm], factors: Array) -> None:
     apply_edits(edits)
     for gemm in group:
         inverse = 1 / (factors[None, :] if gemm.transposed else factors[:, None])
-        gemm.node.inputs[1] = divided_constant(gemm.node.inputs[1], inverse)
+        divide_constant(gemm.node, 1, inverse)
 
 
 def _quantised(gemm: WeightGemm, stats: ActivationStats | None, recipe: Recipe, choice: Choice | None) -> QuantizedGemm:

@@ -48,12 +48,15 @@ def division(tensor: gs.Tensor, divisor: Array, readers: int = 1) -> list[Edit] 
 def apply_edits(edits: list[Edit]) -> None:
     """Writes divided copies of the constants; a constant that other nodes read too stays as it is for them."""
     for edit in edits:
-        edit.node.inputs[edit.index] = divided_constant(edit.node.inputs[edit.index], edit.divisor)
+        divide_constant(edit.node, edit.index, edit.divisor)
 
 
-def divided_constant(tensor: gs.Tensor, divisor: Array) -> gs.Constant:
-    """A constant of its own with the values of `tensor` over `divisor`; those in a file are not read."""
-    name = f"{tensor.name}.divided"
+def divide_constant(node: gs.Node, index: int, divisor: Array) -> None:
+    """Gives `node` a constant of its own for input `index`, divided; values in a file are not read."""
+    node.inputs[index] = _divided_constant(node.inputs[index], divisor, f"dsr/smooth/{node.name}/{index}")
+
+
+def _divided_constant(tensor: gs.Tensor, divisor: Array, name: str) -> gs.Constant:
     if isinstance(tensor, gs.Constant) and isinstance(tensor._values, StoredValues):
         return gs.Constant(name, tensor._values.divided(divisor))
     value = constant_value(tensor)
