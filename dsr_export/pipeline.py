@@ -15,6 +15,7 @@ from dsr_export.contents import bundle_contents, bundle_manifest
 from dsr_export.locks import exclusive
 from dsr_export.progress import Reporter, Silent
 from dsr_export.report import build_report
+from dsr_export.reports.files import report_files
 from dsr_export.subject import SubjectCard
 from graphs.targets import check_model
 
@@ -57,6 +58,9 @@ def _export(build: Build) -> Bundle:
     audited = run("audit", key, partial(stages.audit_ranges, optimized.path, card, golden, sampler))
     audit = stages.range_audit(audited.path)
 
+    key = {"of": optimized.digest, "golden": reference.digest}
+    norms = run("norms", key, partial(stages.measure_norms, optimized.path, card, golden))
+
     key = {"of": optimized.digest, "audit": audited.digest, "precision": config.precision}
     typed = run("type", key, partial(stages.type_graph, optimized.path, card, audit, config.precision))
     for target in build.targets:  # before any engine is built: an unsupported op should not cost minutes
@@ -75,7 +79,8 @@ def _export(build: Build) -> Bundle:
         plan = engines[target.name]
         parity.append(run("parity-engine", {"of": plan.digest, **key}, partial(check.engine, target, plan.path)))
 
-    report = build_report(build, card, [lowered, optimized], typed, audit, engines, parity)
-    contents = bundle_contents(build, typed, reference, engines, report)
+    contents = bundle_contents(build, typed, reference, engines)
+    report = build_report(build, card, [lowered, optimized], typed, audit, engines, parity, norms, contents)
+    contents |= report_files(report)
     manifest = bundle_manifest(build, card, engines, audit)
     return Bundle.open(write_bundle(build.out, manifest, contents, force=config.force))
