@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from calibration.range_audit import RangeAudit
 from dsr_export import stages
@@ -28,17 +26,15 @@ def bundle_contents(
     typed: CachedStage,
     reference: CachedStage,
     engines: Mapping[str, CachedStage],
-    report: Mapping[str, Any],
     calibration: tuple[CachedStage, CachedStage] | None,
 ) -> dict[str, Path | bytes]:
-    """Path in the bundle -> where its bytes are."""
+    """Path in the bundle -> where its bytes are; the report's files are still to come, since it lists these sizes."""
     contents: dict[str, Path | bytes] = {
         path.name: path for path in typed.path.iterdir() if path.name.startswith(stages.MODEL)
     }
     contents[stages.GOLDEN] = reference.path / stages.GOLDEN
     for name, engine in engines.items():
         contents[plan_path(name)] = engine.path / stages.PLAN
-    contents["report.json"] = json.dumps(report, indent=1, sort_keys=True, allow_nan=False).encode()
     if calibration is not None:
         contents[TABLE] = calibration[0].path / TABLE
     for role, component in build.components.items():

@@ -16,6 +16,7 @@ from dsr_export.int8 import stages as int8
 from dsr_export.locks import exclusive
 from dsr_export.progress import Reporter, Silent
 from dsr_export.report import build_report
+from dsr_export.reports.files import report_files
 from dsr_export.subject import SubjectCard
 from graphs.targets import check_model
 
@@ -59,6 +60,9 @@ def _export(build: Build) -> Bundle:
     audited = run("audit", key, partial(stages.audit_ranges, exact.path, card, golden, sampler))
     audit = stages.range_audit(audited.path)
 
+    key = {"of": optimized.digest, "golden": reference.digest}
+    norms = run("norms", key, partial(stages.measure_norms, optimized.path, card, golden))
+
     ready = int8.quantized(build, card, exact, golden, reference) if config.precision == "int8" else exact
     key = {"of": ready.digest, "audit": audited.digest, "precision": config.precision}
     typed = run("type", key, partial(stages.type_graph, ready.path, card, audit, config.precision))
@@ -80,7 +84,10 @@ def _export(build: Build) -> Bundle:
         parity.append(run("parity-engine", {"of": plan.digest, **key}, partial(check.engine, target, plan.path)))
 
     calibration = (exact, ready) if config.precision == "int8" else None
-    report = build_report(build, card, [lowered, optimized], typed, audit, engines, parity, calibration)
-    contents = bundle_contents(build, typed, reference, engines, report, calibration)
+    contents = bundle_contents(build, typed, reference, engines, calibration)
+    report = build_report(
+        build, card, [lowered, optimized], typed, audit, engines, parity, calibration, norms, contents
+    )
+    contents |= report_files(report)
     manifest = bundle_manifest(build, card, engines, audit)
     return Bundle.open(write_bundle(build.out, manifest, contents, force=config.force))

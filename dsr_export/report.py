@@ -6,6 +6,7 @@ import resource
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from calibration.range_audit import RangeAudit
@@ -31,6 +32,8 @@ def build_report(
     engines: Mapping[str, CachedStage],
     parity: Sequence[CachedStage],
     calibration: tuple[CachedStage, CachedStage] | None,
+    norms: CachedStage,
+    contents: Mapping[str, Path | bytes],
 ) -> dict[str, Any]:
     """The report of a finished build; `passed` is the verdict over parity and precision."""
     checked = [stages.read_json(stage.path / stages.FACTS) for stage in parity]
@@ -40,6 +43,7 @@ def build_report(
     rewrites = {k: v for stage in rewritten for k, v in stages.read_json(stage.path / stages.FACTS).items()}
     return {
         "schema_version": SCHEMA_VERSION,
+        "from_build": [],
         "bundle": str(build.out),
         "passed": all(each["passed"] for each in [*checks, *checked]),
         "precision": build.config.precision,
@@ -50,17 +54,24 @@ def build_report(
         "stages": list(build.log),
         "parity": [row for each in checked for row in each["rows"]],
         "trajectory_snr_db": checked[0]["trajectory_snr_db"],
+        "samples": [strip for each in checked for strip in each["samples"]],
         "checks": checks,
         "components": components_summary(build.components),
         "rewrites": {name: facts["count"] for name, facts in rewrites.items()},
         "rewrite_details": rewrites,
+        "token_norms": stages.read_json(norms.path / stages.FACTS),
         "typing": typing,
         "range_audit": audit.as_dict(),
         **({} if calibration is None else {"int8": stages.read_json(calibration[1].path / stages.FACTS)}),
         "engines": {name: stages.read_json(stage.path / stages.FACTS) for name, stage in engines.items()},
+        "files": {name: _size(content) for name, content in sorted(contents.items())},
         "tools": tool_versions(),
         "peak_rss_bytes": peak_rss_bytes(),
     }
+
+
+def _size(content: Path | bytes) -> int:
+    return len(content) if isinstance(content, bytes) else content.stat().st_size
 
 
 def precision_check(precision: Precision, half_fraction: float) -> dict[str, Any]:

@@ -22,9 +22,11 @@ from dsr_export.parity.checks import check_parity
 from dsr_export.parity.golden import Golden, fitted_sampler, make_golden
 from dsr_export.parity.tolerances import Tolerance
 from dsr_export.progress import Bar
+from dsr_export.reports.sample_strips import golden_strips
 from dsr_export.runners import typed_runner
 from dsr_export.sampling import SamplerSpec, trajectory
 from dsr_export.subject import SubjectCard
+from dsr_export.token_norms import measure_token_norms
 from graphs.artifacts import LoweredModel, OptimizedModel, Precision, TracedModel
 from graphs.lowering import lower, optimize
 from graphs.precision import PrecisionPolicy
@@ -110,6 +112,11 @@ def range_audit(folder: Folder) -> RangeAudit:
     return RangeAudit(**read_json(folder / FACTS))
 
 
+def measure_norms(source: Folder, card: SubjectCard, golden: Golden, folder: Folder, _: Bar) -> None:
+    """Token norms around the replacement sites; null where there are none."""
+    write_json(folder / FACTS, measure_token_norms(source / MODEL, card, golden, folder))
+
+
 def type_graph(
     source: Folder, card: SubjectCard, audit: RangeAudit, precision: Precision, folder: Folder, _: Bar
 ) -> None:
@@ -151,7 +158,8 @@ class ParityJob:
     def _check(self, runner: Runner, folder: Folder, bar: Bar) -> None:
         with runner:
             report = check_parity(runner, self.golden, self.sampler, self.tolerance, bar)
-        write_json(folder / FACTS, report.as_dict())
+        samples = golden_strips(self.golden, report.sample, runtime=runner.name)
+        write_json(folder / FACTS, {**report.as_dict(), "samples": samples})
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -10,15 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from dsr_export.bundle.reader import Bundle
+from dsr_export.cache import tool_versions
 from dsr_export.parity.checks import ParityReport, check_parity
 from dsr_export.parity.golden import Golden, fitted_sampler
 from dsr_export.parity.tolerances import Tolerance
 from dsr_export.progress import Bar, Reporter, Silent
 from dsr_export.report import SCHEMA_VERSION, components_summary, peak_rss_bytes, precision_check
+from dsr_export.reports.sample_strips import golden_strips
 from dsr_export.runners import Runtime, bundle_runner, has_runnable_engine
 from dsr_export.sampling import SamplerSpec
 from graphs.files import load_model
 from graphs.weights import low_precision_fraction
+
+CARRIED = ("model", "batch", "rewrites", "rewrite_details", "token_norms", "typing", "range_audit", "engines", "int8")
+"""What only the build could find out: its report's word for it, where it has one."""
 
 
 def verify(path: Path, *, runtime: Runtime = "auto", reporter: Reporter | None = None) -> dict[str, Any]:
@@ -63,6 +68,7 @@ class _Verdict:
     rows: list[dict[str, Any]]
     checks: list[dict[str, Any]]
     trajectory_snr_db: list[float]
+    samples: list[dict[str, Any]]
 
     def of(self, role: str) -> _Verdict:
         """The same, each row and check marked as one of the component `role`."""
@@ -76,7 +82,11 @@ def _judge(bundle: Bundle, runtime: Runtime, stages: _Stages) -> _Verdict:
     runtimes: list[Runtime] = [runtime] if runtime != "auto" else ["onnxruntime"]
     if runtime == "auto" and has_runnable_engine(bundle):
         runtimes.append("auto")
-    checked = [_check(bundle, each, golden, stages) for each in runtimes]
+    checked, samples = [], []
+    for each in runtimes:
+        runner, report = _check(bundle, each, golden, stages)
+        checked.append(report)
+        samples += golden_strips(golden, report.sample, runtime=runner)
     fraction = low_precision_fraction(load_model(bundle.file("model.onnx"), weights=False), bundle.manifest.precision)
     precision = precision_check(bundle.manifest.precision, fraction)
     return _Verdict(
@@ -84,15 +94,17 @@ def _judge(bundle: Bundle, runtime: Runtime, stages: _Stages) -> _Verdict:
         rows=[row.as_dict() for each in checked for row in each.rows],
         checks=[precision],
         trajectory_snr_db=list(checked[0].trajectory_snr_db),
+        samples=samples,
     )
 
 
-def _check(bundle: Bundle, runtime: Runtime, golden: Golden, stages: _Stages) -> ParityReport:
+def _check(bundle: Bundle, runtime: Runtime, golden: Golden, stages: _Stages) -> tuple[str, ParityReport]:
+    """The runner's name, and what was found."""
     tolerance = Tolerance.from_dict(bundle.manifest.tolerances)
     sampler = golden_sampler(bundle, golden)
     runner = bundle_runner(bundle, runtime)
     with stages.stage(f"parity-{runner.name}", f"parity ({runner.name})") as bar, runner:
-        return check_parity(runner, golden, sampler, tolerance, bar)
+        return runner.name, check_parity(runner, golden, sampler, tolerance, bar)
 
 
 def golden_sampler(bundle: Bundle, golden: Golden) -> SamplerSpec | None:
@@ -107,8 +119,11 @@ def golden_sampler(bundle: Bundle, golden: Golden) -> SamplerSpec | None:
 def _report(bundle: Bundle, verdicts: list[_Verdict], log: list[dict[str, Any]]) -> dict[str, Any]:
     """`verdicts` of the bundle's own model, and then of its components."""
     built = bundle.report()
+    carried = {key: built[key] for key in CARRIED if key in built}
     return {
+        **carried,
         "schema_version": SCHEMA_VERSION,
+        "from_build": sorted(carried),
         "bundle": str(bundle.path),
         "passed": all(each.passed for each in verdicts),
         "precision": bundle.manifest.precision,
@@ -117,8 +132,10 @@ def _report(bundle: Bundle, verdicts: list[_Verdict], log: list[dict[str, Any]])
         "stages": log,
         "parity": [row for each in verdicts for row in each.rows],
         "trajectory_snr_db": verdicts[0].trajectory_snr_db,
+        "samples": verdicts[0].samples,
         "checks": [check for each in verdicts for check in each.checks],
         "components": components_summary(bundle.components),
-        "rewrites": built["rewrites"],
+        "files": {name: entry.size for name, entry in sorted(bundle.manifest.files.items())},
+        "tools": tool_versions(),
         "peak_rss_bytes": peak_rss_bytes(),
     }

@@ -9,7 +9,7 @@ import onnx_graphsurgeon as gs
 from graphs.artifacts import LoweredModel, OptimizedModel, TracedModel
 from graphs.checks import lowered_spec, optimized_spec, traced_spec
 from graphs.files import load_graph, load_model, save_graph
-from graphs.rewrite import RewriteReport, run_first
+from graphs.rewrite import RewriteReport, operator_change, operator_counts, run_first
 from graphs.rewrites import LOWERINGS
 
 FOLD_LIMIT = 1 << 20  # bytes: a folded constant larger than this is not worth its place in the file
@@ -34,13 +34,14 @@ def lower(traced: TracedModel, path: Path) -> tuple[LoweredModel, list[RewriteRe
 def optimize(lowered: LoweredModel, path: Path) -> tuple[OptimizedModel, RewriteReport]:
     """Folds what depends on constants alone and drops dead nodes. The numbers stay the same."""
     graph = load_graph(lowered.path)
-    before, names = len(graph.nodes), {node.name for node in graph.nodes}
+    before, names, operators = len(graph.nodes), {node.name for node in graph.nodes}, operator_counts(graph)
     graph.fold_constants(size_threshold=FOLD_LIMIT)
     graph.cleanup(remove_unused_graph_inputs=False)
     folded = tuple(sorted(names - {node.name for node in graph.nodes}))
     save_graph(_named(graph), path)
     optimized_spec().verify(load_model(path, weights=False))
-    return OptimizedModel(path=path), RewriteReport("fold_constants", folded, (), before, len(graph.nodes))
+    change = operator_change(operators, operator_counts(graph))
+    return OptimizedModel(path=path), RewriteReport("fold_constants", folded, (), before, len(graph.nodes), change)
 
 
 def _named(graph: gs.Graph) -> gs.Graph:

@@ -5,6 +5,7 @@ A miss is data (a reason and the culprit node), so that an exporter can say whic
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -56,13 +57,17 @@ class Rewrite(Protocol):
 
 @dataclass(frozen=True)
 class RewriteReport:
-    """What one rewrite did: sites rewritten (their node names), near misses, and operator counts around it."""
+    """What one rewrite did: sites rewritten (their node names), near misses, and operator counts around it.
+
+    `operators` is the change in the number of nodes by operator type, where there is one.
+    """
 
     name: str
     sites: tuple[str, ...]
     misses: tuple[Miss, ...] = ()
     nodes_before: int = 0
     nodes_after: int = 0
+    operators: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def count(self) -> int:
@@ -75,6 +80,7 @@ class RewriteReport:
             "misses": [{"reason": miss.reason, "node": miss.node} for miss in self.misses],
             "nodes_before": self.nodes_before,
             "nodes_after": self.nodes_after,
+            "operators": dict(self.operators),
         }
 
 
@@ -84,7 +90,7 @@ def run(graph: gs.Graph, rewrite: Rewrite, *, expected: int | None = None) -> Re
     Raises:
         ExportError: `expected` is given and another number of sites matched; the message names the near misses.
     """
-    before = len(graph.nodes)
+    before, operators = len(graph.nodes), operator_counts(graph)
     results = [result for node in list(graph.nodes) if (result := rewrite.match(node)) is not None]
     matches = [result for result in results if isinstance(result, Match)]
     names = tuple(match.node.name for match in matches)
@@ -94,7 +100,18 @@ def run(graph: gs.Graph, rewrite: Rewrite, *, expected: int | None = None) -> Re
     for match in matches:
         rewrite.apply(graph, match)
     graph.cleanup(remove_unused_graph_inputs=False).toposort()
-    return RewriteReport(rewrite.name, names, misses, before, len(graph.nodes))
+    change = operator_change(operators, operator_counts(graph))
+    return RewriteReport(rewrite.name, names, misses, before, len(graph.nodes), change)
+
+
+def operator_counts(graph: gs.Graph) -> Counter[str]:
+    """Operator type -> number of nodes."""
+    return Counter(str(node.op) for node in graph.nodes)
+
+
+def operator_change(before: Counter[str], after: Counter[str]) -> dict[str, int]:
+    """Operator type -> how many more nodes of it `after` has; equal counts are left out."""
+    return {op: after[op] - before[op] for op in sorted(before | after) if after[op] != before[op]}
 
 
 def run_first(graph: gs.Graph, rewrites: Sequence[Rewrite], *, expected: int) -> list[RewriteReport]:

@@ -49,7 +49,8 @@ def _print_report(report: dict[str, Any]) -> None:
     for check in report["checks"]:
         figures = f"{check['value']:.3f} (at least {check['limit']:.2f})"
         click.echo(f"  {_verdict(check)}  {_name(check, 'name')}: {figures}")
-    click.echo("passed" if report["passed"] else "FAILED: see report.json in the bundle")
+    failed = "FAILED" if report["from_build"] else f"FAILED: see {report['bundle']}/report.html"
+    click.echo("passed" if report["passed"] else failed)
 
 
 def _verdict(row: dict[str, Any]) -> str:

@@ -15,10 +15,20 @@ from dsr_export.cli.output import Named, show_report
 @click.option(
     "--runtime", type=Named("auto", "onnxruntime", "tensorrt", "tensorrt-rtx"), default="auto", show_default=True
 )
+@click.option("--junit", type=click.Path(path_type=Path), metavar="FILE", help="Also write the verdicts as JUnit XML.")
+@click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Also write the report as a page.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, and nothing else.")
-def command(bundle: Path, runtime: Any, as_json: bool) -> None:
-    """Check BUNDLE: its hashes, its precision, and its numbers against FP32 PyTorch. Needs no torch, writes nothing."""
+def command(bundle: Path, runtime: Any, junit: Path | None, html: Path | None, as_json: bool) -> None:
+    """Check BUNDLE: its hashes, its precision, and its numbers against FP32 PyTorch.
+
+    Needs no torch, and writes nothing into the bundle.
+    """
     from dsr_export.progress import reporter
+    from dsr_export.reports.outputs import ReportOutputs
     from dsr_export.verify import verify
 
-    show_report(verify(bundle, runtime=runtime, reporter=reporter()), as_json=as_json)
+    outputs = ReportOutputs(junit=junit, html=html)
+    outputs.check(bundle)
+    report = verify(bundle, runtime=runtime, reporter=reporter())
+    outputs.write(report)
+    show_report(report, as_json=as_json)

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dsr_export.html.axes import Axis, bare_percent, every, label
+from dsr_export.html.axes import Axis, bare_percent, every
+from dsr_export.html.frames import BOTTOM, LEFT, RIGHT, TOP, captions, frame, svg, turned, vertical
 from dsr_export.html.markup import Markup, element, joined, text
 
 Array = npt.NDArray[Any]
-LEFT, RIGHT, TOP, BOTTOM = 58.0, 14.0, 22.0, 42.0
 HEAT_LEFT, HEAT_TOP = 44.0, 8.0
 
 
@@ -55,11 +55,11 @@ def histogram(
     tallest = max((y for s in series for y in s.y), default=1.0)
     across = Axis(min(xs), max(xs), LEFT, width - RIGHT, "log")
     up = Axis(0.8, max(tallest * 1.5, 10.0), height - BOTTOM, TOP, "log")
-    parts = [_frame(across, up, x_label, y_label)]
+    parts = [frame(across, up, x_label, y_label)]
     for s in series:
         parts += [_steps(s, across, up)]
     parts += [_mark(mark, across, up) for mark in marks]
-    return _svg(width, height, parts, f"{y_label} over {x_label}")
+    return svg(width, height, parts, f"{y_label} over {x_label}")
 
 
 def lines(
@@ -70,12 +70,12 @@ def lines(
     across = Axis(min(min(s.x) for s in series), max(max(s.x) for s in series), LEFT, width - RIGHT)
     top = max((y for s in series for y in s.y), default=1.0)
     up = Axis(0.0, top * 1.08 if top > 0 else 1.0, height - BOTTOM, TOP)
-    parts = [_frame(across, up, x_label, y_label)]
+    parts = [frame(across, up, x_label, y_label)]
     for s in series:
         points = " ".join(f"{across.place(x):.1f},{up.place(y):.1f}" for x, y in zip(s.x, s.y, strict=True))
         parts.append(element("polyline", points=points, class_=f"line {s.style}"))
     parts += [_mark(mark, across, up) for mark in marks]
-    return _svg(width, height, parts, f"{y_label} over {x_label}")
+    return svg(width, height, parts, f"{y_label} over {x_label}")
 
 
 def bars(values: Sequence[float], names: Sequence[str], *, y_label: str, x_label: str, width: float = 460) -> Markup:
@@ -83,9 +83,11 @@ def bars(values: Sequence[float], names: Sequence[str], *, y_label: str, x_label
     height = 220.0
     up = Axis(0.0, max([*values, 0.0]) * 1.08 or 1.0, height - BOTTOM, TOP)
     across = Axis(-0.5, len(values) - 0.5, LEFT, width - RIGHT)
-    slot, shown = (width - LEFT - RIGHT) / max(len(values), 1), every(len(values), 14)
+    broad = 8 * max((len(name) for name in names), default=1) + 8  # a label's width
+    slot = (width - LEFT - RIGHT) / max(len(values), 1)
+    shown = every(len(values), min(14, max(1, int((width - LEFT - RIGHT) / broad))))
     counts = all(float(value).is_integer() for value in values)
-    parts = [_vertical(up, across, y_label, whole=counts), _captions(across, up, x_label)]
+    parts = [vertical(up, across, y_label, whole=counts), captions(across, up, x_label)]
     for i, (value, name) in enumerate(zip(values, names, strict=True)):
         left, top = across.place(i) - 0.36 * slot, up.place(value)
         tip = element("title", text(f"{name}: {value:.4g}"))
@@ -93,7 +95,7 @@ def bars(values: Sequence[float], names: Sequence[str], *, y_label: str, x_label
         parts.append(element("rect", tip, x=left, y=top, class_="bar", **size))
         if i % shown == 0:
             parts.append(element("text", text(name), x=across.place(i), y=up.start + 16, text_anchor="middle"))
-    return _svg(width, height, parts, f"{y_label} by {x_label}")
+    return svg(width, height, parts, f"{y_label} by {x_label}")
 
 
 def heat_map(
@@ -120,8 +122,8 @@ def heat_map(
         parts.append(element("text", text(columns[j]), x=x, y=HEAT_TOP + tall * len(rows) + 15, text_anchor="middle"))
     middle = HEAT_LEFT + wide * len(columns) / 2
     parts.append(element("text", text(x_label), x=middle, y=height - 8, text_anchor="middle"))
-    parts.append(_turned(y_label, 12, HEAT_TOP + tall * len(rows) / 2))
-    return _svg(width, height, parts, f"{y_label} by {x_label}", fixed=True)
+    parts.append(turned(y_label, 12, HEAT_TOP + tall * len(rows) / 2))
+    return svg(width, height, parts, f"{y_label} by {x_label}", fixed=True)
 
 
 def _cell(
@@ -156,35 +158,6 @@ def _steps(series: Series, across: Axis, up: Axis) -> Markup:
     return joined(outline)
 
 
-def _frame(across: Axis, up: Axis, x_label: str, y_label: str) -> Markup:
-    ticks = [
-        element("text", text(label(x)), x=across.place(x), y=up.start + 16, text_anchor="middle")
-        for x in across.ticks()
-    ]
-    return joined([_vertical(up, across, y_label), *ticks, _captions(across, up, x_label)])
-
-
-def _vertical(up: Axis, across: Axis, y_label: str, *, whole: bool = False) -> Markup:
-    parts = []
-    for y in up.ticks():
-        if whole and y != int(y):
-            continue
-        place = up.place(y)
-        parts.append(element("line", x1=across.start, x2=across.end, y1=place, y2=place, class_="grid"))
-        parts.append(element("text", text(label(y)), x=across.start - 7, y=place + 4, text_anchor="end"))
-    return joined([*parts, _turned(y_label, 12, (up.start + up.end) / 2)])
-
-
-def _captions(across: Axis, up: Axis, x_label: str) -> Markup:
-    line = element("line", x1=across.start, x2=across.end, y1=up.start, y2=up.start, class_="axis")
-    middle = (across.start + across.end) / 2
-    return joined([line, element("text", text(x_label), x=middle, y=up.start + 35, text_anchor="middle")])
-
-
-def _turned(words: str, x: float, y: float) -> Markup:
-    return element("text", text(words), text_anchor="middle", transform=f"translate({x:.1f} {y:.1f}) rotate(-90)")
-
-
 def _mark(mark: Mark, across: Axis, up: Axis) -> Markup:
     x = across.place(mark.x)
     anchor = "end" if x > (across.start + across.end) / 2 else "start"
@@ -198,10 +171,3 @@ def _mark(mark: Mark, across: Axis, up: Axis) -> Markup:
 def _sample(style: str) -> Markup:
     line = element("line", x1=0, x2=26, y1=6, y2=6, class_=f"line {style}")
     return element("svg", line, width=26, height=12, aria_hidden="true")
-
-
-def _svg(width: float, height: float, parts: Sequence[Markup], name: str, *, fixed: bool = False) -> Markup:
-    """Fixed in size, or as wide as its figure."""
-    box, fluid = f"0 0 {width:.0f} {height:.0f}", None if fixed else "fluid"
-    size = {"width": width, "height": height} if fixed else {}
-    return element("svg", *parts, viewBox=box, role="img", aria_label=name, class_=fluid, **size)

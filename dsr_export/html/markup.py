@@ -9,7 +9,7 @@ from typing import NewType
 Markup = NewType("Markup", str)
 """Safe to put into a page. Made by `text`, `element` and `joined` alone."""
 
-_VOID = frozenset({"br", "hr", "image", "img", "line", "meta", "path", "polyline", "rect", "use"})
+_VOID = frozenset({"br", "hr", "image", "img", "line", "meta", "path", "polyline", "rect", "use", "wbr"})
 
 
 def text(value: object) -> Markup:

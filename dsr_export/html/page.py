@@ -14,7 +14,8 @@ Tone = Literal["good", "warn", "bad"]
 _STYLE = """
 :root { color-scheme: light dark;
   --paper: #fbfbf9; --card: #ffffff; --ink: #1d2126; --soft: #5d6670; --rule: #dfe2e5; --cell: #eef0f2;
-  --hot: #c8401a; --a: #c8401a; --b: #1f6fb4; --c: #128060; --good: #128060; --warn: #b35a00; --bad: #b3261e; }
+  --hot: #c8401a; --a: #c8401a; --b: #1f6fb4; --c: #128060; --good: #128060; --warn: #b35a00; --bad: #b3261e;
+  --outline: rgb(235, 64, 32); }
 @media (prefers-color-scheme: dark) { :root {
   --paper: #14171a; --card: #1c2024; --ink: #e8eaec; --soft: #9ea7b0; --rule: #343a40; --cell: #272c31;
   --hot: #ff7a4d; --a: #ff7a4d; --b: #62aee8; --c: #4cc49c; --good: #4cc49c; --warn: #f0a04b; --bad: #ff7b72; } }
@@ -59,6 +60,17 @@ svg image { image-rendering: pixelated; }
 .legend { display: flex; flex-wrap: wrap; gap: 4px 18px; color: var(--soft); font-size: .86rem; margin: 0 0 8px;
   align-items: center; }
 .legend svg { display: inline-block; vertical-align: middle; margin-right: 6px; }
+.strips { display: grid; gap: 12px; } .strips p { margin: 0 0 4px; font-size: .86rem; color: var(--soft); }
+.strips img { display: block; width: 100%; max-width: 460px; height: auto; image-rendering: pixelated; }
+td .good { color: var(--good); } td .bad { color: var(--bad); font-weight: 650; }
+.barcell { display: inline-flex; align-items: center; gap: 10px; } .track { display: inline-block; width: 96px;
+  height: 9px; background: var(--cell); border-radius: 3px; } .fill { display: block; height: 100%;
+  background: var(--b); border-radius: 3px; } .amount { min-width: 4.2em; text-align: right; }
+details { margin: 0 0 14px; } summary { cursor: pointer; color: var(--soft); font-size: .92rem; margin: 0 0 8px; }
+tbody th { color: var(--ink); font-weight: 500;
+  white-space: normal; }
+svg .dot { stroke: none; } svg .dot.a { fill: var(--a); } svg .dot.b { fill: var(--b); } svg .dot.c { fill: var(--c); }
+svg .outlined { fill: none; stroke: var(--outline); stroke-width: 2; }
 table { border-collapse: collapse; font-size: .9rem; width: 100%; }
 th, td { text-align: right; padding: 6px 10px; border-bottom: 1px solid var(--rule); white-space: nowrap; }
 th { color: var(--soft); font-weight: 600; } th:first-child, td:first-child { text-align: left; }

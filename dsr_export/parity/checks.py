@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -44,10 +44,14 @@ class ParityRow:
 
 @dataclass(frozen=True)
 class ParityReport:
-    """All rows of one candidate, and the error of its trajectory after each step (SNR in dB)."""
+    """All rows of one candidate, and the error of its trajectory after each step (SNR in dB).
+
+    `sample` is the candidate's own last state [n, C, H, W]; None where it has no trajectory or did not finish it.
+    """
 
     rows: tuple[ParityRow, ...]
     trajectory_snr_db: tuple[float, ...] = ()
+    sample: Array | None = field(default=None, compare=False)
 
     @property
     def passed(self) -> bool:
@@ -64,11 +68,11 @@ def check_parity(
     """Every golden batch, row equivariance, and the whole trajectory where the model has one."""
     rows = [row for size in golden.cases for row in _check_batch(runner, golden, size, tolerance)]
     rows += _check_rows(runner, golden, tolerance)
-    growth: tuple[float, ...] = ()
-    if sampler is not None and golden.trajectory is not None:
-        last, growth = _check_trajectory(runner, golden.trajectory, sampler, progress)
-        rows.append(_row("trajectory", "sample", runner.name, golden.reference, last, tolerance))
-    return ParityReport(tuple(rows), growth)
+    if sampler is None or golden.trajectory is None:
+        return ParityReport(tuple(rows))
+    last, growth, sample = _check_trajectory(runner, golden.trajectory, sampler, progress)
+    rows.append(_row("trajectory", "sample", runner.name, golden.reference, last, tolerance))
+    return ParityReport(tuple(rows), growth, sample)
 
 
 def _check_batch(runner: Runner, golden: Golden, size: int, tolerance: Tolerance) -> list[ParityRow]:
@@ -96,17 +100,19 @@ def _check_rows(runner: Runner, golden: Golden, tolerance: Tolerance) -> list[Pa
 
 def _check_trajectory(
     runner: Runner, walk: ReferenceTrajectory, sampler: SamplerSpec, progress: Progress
-) -> tuple[Comparison, tuple[float, ...]]:
+) -> tuple[Comparison, tuple[float, ...], Array | None]:
     growth: list[float] = []
+    state: Array | None = None
     last = Comparison(problem="the trajectory has no steps")
     try:
         for step in trajectory(as_denoiser(runner), sampler, walk.noise, walk.labels):
-            last = compare(walk.states[step.index], step.state)
+            state = step.state
+            last = compare(walk.states[step.index], state)
             growth.append(-IDENTICAL_DB if last.snr_db is None else last.snr_db)
             progress(step.index + 1, len(walk.states))
     except ExportError as error:  # a failing runtime is a failed check, with its reason in the report
-        last = Comparison(problem=error.message)
-    return last, tuple(growth)
+        last, state = Comparison(problem=error.message), None
+    return last, tuple(growth), state
 
 
 def _outputs(runner: Runner, inputs: Mapping[str, Array], names: Iterable[str]) -> dict[str, Array | str]:

@@ -23,7 +23,7 @@ from tests.conftest import Cli
 
 KEYS = {"bundle", "passed", "precision", "target", "stages", "parity", "rewrites", "peak_rss_bytes"}
 ROW = {"output", "runtime", "reference", "max_abs", "mean_abs", "cosine", "psnr_db", "snr_db", "tolerance", "passed"}
-STAGES = ["trace", "reference", "lower", "optimize", "audit", "type", "engine", "parity"]
+STAGES = ["trace", "reference", "lower", "optimize", "audit", "norms", "type", "engine", "parity"]
 COMMAND = [sys.executable, "-m", "dsr_export"]
 
 

@@ -30,7 +30,7 @@ from tests.conftest import Cli
 from tests.pipeline_parts import DECODER, DENOISER, denoiser_config, rewritten
 
 WITHOUT_TORCH = "import sys; sys.modules['torch'] = None; from dsr_export.cli import main; main(sys.argv[1:])"
-DECODER_FILES = {"manifest.json", "model.onnx", "golden.npz", "report.json"}
+DECODER_FILES = {"manifest.json", "model.onnx", "golden.npz", "report.json", "report.html", "junit.xml"}
 
 
 class Notes(Silent):

@@ -47,6 +47,7 @@ def test_a_match_is_applied_and_a_miss_is_reported() -> None:
     assert report.sites == ("positive/Abs",)
     assert report.misses == (Miss("not known to be positive", "other/Abs"),)
     assert (report.nodes_before, report.nodes_after) == (2, 2)
+    assert report.as_dict()["operators"] == {"Abs": -1, "Identity": 1}
     assert graph.nodes[0].name == "dsr/test/positive/Abs/same"
 
 

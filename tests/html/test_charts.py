@@ -62,6 +62,12 @@ def test_bars_name_their_values() -> None:
     assert "0.5" not in words(made)  # counts have whole ticks
 
 
+def test_long_names_of_bars_are_thinned() -> None:
+    names = [f"blocks.{i}.attn.qkv" for i in range(40)]
+    shown = set(words(bars([1.0] * 40, names, x_label="GEMM", y_label="%"))) & set(names)
+    assert 1 <= len(shown) <= 3
+
+
 def test_names_from_outside_are_escaped() -> None:
     made = legend([Series("<b>&", "a", (), ())])
     assert "<b>" not in made

@@ -56,3 +56,18 @@ def test_grids_and_legends() -> None:
     assert grid_of(257) == (1, 257)
     assert "outlier" in scale_bar("0", "2")
     assert "outlier" not in scale_bar("0", "2", outlier=None)
+
+
+def test_outlines_leave_the_value_to_be_seen() -> None:
+    values = np.zeros((1, 2, 9))
+    outliers = np.zeros((1, 2, 9), bool)
+    outliers[0, 1, 5] = True
+    options = {"highest": 1.0, "rows": ["r"], "columns": ["before", "after"], "x_label": "", "y_label": ""}
+    made = token_maps(values, outliers, outlined=True, **options)
+    assert not (picture(made)[..., :3] == OUTLIER).all(axis=-1).any()
+    (outline,) = (node for node in svg_of(made).iter("rect") if node.get("class") == "outlined")
+    image = next(svg_of(made).iter("image"))
+    pixel = int(outline.get("width") or 0)
+    x, y = (int(outline.get(axis) or 0) - int(image.get(axis) or 0) for axis in ("x", "y"))
+    assert (x // pixel, y // pixel) == (4 + 2, 1)  # behind the first map and its gap, in the third column
+    assert 'class="outlined"' in scale_bar("0", "1", outlined=True)

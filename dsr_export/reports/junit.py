@@ -1,0 +1,122 @@
+"""`junit.xml`: one test case for each comparison and each check, in the form that Jenkins, GitLab and GitHub read.
+
+The form: https://github.com/jenkinsci/xunit-plugin (junit-10.xsd); GitLab tells cases apart by class name and name.
+"""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from dsr_export.reports.wording import (
+    Row,
+    check_figures,
+    check_name,
+    model_name,
+    row_figures,
+    shortfalls,
+)
+
+_FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""What XML 1.0 has no form for; a runtime's message may hold it."""
+
+
+@dataclass(frozen=True)
+class _Case:
+    name: str
+    figures: str
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
+class _Suite:
+    """Test cases of one runtime, or the checks. The time is that of the stages they come from, in seconds."""
+
+    name: str
+    seconds: float
+    cases: Sequence[_Case]
+
+
+def junit(report: Row) -> str:
+    """The report as a JUnit document."""
+    suites = [*_runtimes(report), *_checks(report)]
+    root = ElementTree.Element("testsuites", {"name": "dsr-export", **_counts(suites)})
+    for suite in suites:
+        _add_suite(root, suite, report)
+    ElementTree.indent(root)
+    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
+
+
+def _runtimes(report: Row) -> Iterable[_Suite]:
+    """One suite for each runtime of each model, in the report's order."""
+    keys = dict.fromkeys((row.get("component"), row["runtime"]) for row in report["parity"])
+    for component, runtime in keys:
+        rows = [r for r in report["parity"] if (r.get("component"), r["runtime"]) == (component, runtime)]
+        name = runtime if component is None else f"{component}.{runtime}"
+        cases = _distinct([_row_case(row) for row in rows])
+        yield _Suite(name, _parity_seconds(report, component, runtime), cases)
+
+
+def _row_case(row: Row) -> _Case:
+    problem = None if row["passed"] else "; ".join(shortfalls(row)) or "failed"
+    return _Case(f"{row['check']} {row['output']}", row_figures(row), problem)
+
+
+def _distinct(cases: Sequence[_Case]) -> list[_Case]:
+    """Two engines of one runtime make the same comparisons; readers would take them for one."""
+    seen: dict[str, int] = {}
+    made = []
+    for case in cases:
+        count = seen[case.name] = seen.get(case.name, 0) + 1
+        made.append(case if count == 1 else _Case(f"{case.name} #{count}", case.figures, case.problem))
+    return made
+
+
+def _checks(report: Row) -> Iterable[_Suite]:
+    cases = [
+        _Case(check_name(check), check_figures(check), None if check["passed"] else check_figures(check))
+        for check in report["checks"]
+    ]
+    if cases:
+        yield _Suite("checks", 0.0, cases)
+
+
+def _parity_seconds(report: Row, component: str | None, runtime: str) -> float:
+    """A build calls its stages by what is compared, a verification by the runtime."""
+    prefix = "" if component is None else f"{component}/"
+    built = "parity" if runtime == "onnxruntime" else "parity-engine"
+    names = {f"{prefix}parity-{runtime}"} | ({built} if component is None else set())
+    return float(sum(stage["seconds"] for stage in report["stages"] if stage["name"] in names))
+
+
+def _counts(suites: Sequence[_Suite]) -> dict[str, str]:
+    cases = [case for suite in suites for case in suite.cases]
+    failures = sum(case.problem is not None for case in cases)
+    seconds = sum(suite.seconds for suite in suites)
+    return {"tests": str(len(cases)), "failures": str(failures), "errors": "0", "time": f"{seconds:.3f}"}
+
+
+def _add_suite(root: ElementTree.Element, suite: _Suite, report: Row) -> None:
+    made = ElementTree.SubElement(root, "testsuite", {"name": _clean(suite.name), "skipped": "0", **_counts([suite])})
+    properties = ElementTree.SubElement(made, "properties")
+    for name in ("precision", "target", "bundle"):
+        ElementTree.SubElement(properties, "property", name=name, value=_clean(str(report[name])))
+    for case in suite.cases:
+        _add_case(made, case, suite, report)
+
+
+def _add_case(suite: ElementTree.Element, case: _Case, of: _Suite, report: Row) -> None:
+    """The stage's time is shared evenly: a comparison is not timed for itself."""
+    package = re.sub(r"[^\w-]+", "-", model_name(report)).strip("-") or "model"
+    seconds = f"{of.seconds / len(of.cases):.3f}"
+    classname = _clean(f"{package}.{of.name}")
+    made = ElementTree.SubElement(suite, "testcase", classname=classname, name=_clean(case.name), time=seconds)
+    if case.problem is not None:
+        failure = ElementTree.SubElement(made, "failure", message=_clean(case.problem), type="OutOfTolerance")
+        failure.text = _clean(f"{case.problem}\nmeasured: {case.figures}")
+
+
+def _clean(value: str) -> str:
+    return _FORBIDDEN.sub("\N{REPLACEMENT CHARACTER}", value)

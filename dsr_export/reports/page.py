@@ -1,0 +1,56 @@
+"""`report.html`: the report as one page that stands alone. What a report does not hold is left out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import PurePath
+
+from dsr_export.html.page import Section, page
+from dsr_export.reports.cost_section import cost_section
+from dsr_export.reports.error_section import error_section
+from dsr_export.reports.graph_section import graph_section
+from dsr_export.reports.int8_section import int8_section
+from dsr_export.reports.norm_section import norm_section
+from dsr_export.reports.parity_section import parity_section
+from dsr_export.reports.sample_section import sample_section
+from dsr_export.reports.verdict import verdict
+from dsr_export.reports.wording import Row, decibels, duration, file_size, model_name
+
+SECTIONS: tuple[Callable[[Row], Section | None], ...] = (
+    parity_section,
+    error_section,  # where it comes from, before what it does to pictures
+    sample_section,
+    norm_section,
+    int8_section,
+    graph_section,
+    cost_section,
+)
+
+
+def report_page(report: Row) -> str:
+    """The whole document."""
+    sections = [section for make in SECTIONS if (section := make(report)) is not None]
+    kind = "Verification" if report["from_build"] else "Build report"
+    return page(f"{kind} of {model_name(report)}", verdict(report), _facts(report), sections, _foot(report))
+
+
+def _facts(report: Row) -> list[tuple[str, str]]:
+    finite = [row["snr_db"] for row in report["parity"] if row["snr_db"] is not None]
+    parameters = report.get("model", {}).get("parameters")
+    facts = [("precision", str(report["precision"]).upper()), ("target", ", ".join(report["targets"]))]
+    facts += [] if parameters is None else [("parameters", f"{parameters / 1e6:.3g} M")]
+    facts += [("lowest SNR", f"{decibels(min(finite))} dB")] if finite else []
+    model = sum(size for name, size in report["files"].items() if name.startswith("model.onnx"))
+    facts += [("graph and weights", file_size(model))] if model else []
+    facts.append(("time taken", duration(sum(stage["seconds"] for stage in report["stages"]))))
+    return facts
+
+
+def _foot(report: Row) -> str:
+    tools = ", ".join(f"{name} {version}" for name, version in sorted(report["tools"].items()) if name != "dsr-export")
+    said = (
+        "Rewrites, types, ranges, engines and token norms are as the build reported them. "
+        if report["from_build"]
+        else ""
+    )
+    return f"{PurePath(report['bundle']).name}. {said}{tools}. Made by"

@@ -1,0 +1,60 @@
+"""The candidate's last state is kept, so that a report can show it."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+import numpy as np
+
+from dsr_export.errors import ExportError
+from dsr_export.parity.checks import ParityReport, check_parity
+from dsr_export.parity.golden import Case, Golden, ReferenceTrajectory
+from dsr_export.parity.tolerances import TOLERANCES
+from dsr_export.sampling import SamplerSpec, trajectory
+
+SAMPLER = SamplerSpec(num_steps=4, prediction="data")
+
+
+class Scaled:
+    """A denoiser that predicts a multiple of its input, and fails after some calls."""
+
+    name = "fake"
+
+    def __init__(self, factor: float, calls: int = 1000) -> None:
+        self.factor, self.calls = np.float32(factor), calls
+
+    def __enter__(self) -> Scaled:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, t: TracebackType | None) -> None:
+        pass
+
+    def infer(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        self.calls -= 1
+        if self.calls < 0:
+            raise ExportError("out of calls")
+        return {"out": inputs["x"] * self.factor}
+
+
+def _report(candidate: Scaled) -> ParityReport:
+    noise = np.random.default_rng(0).standard_normal((2, 1, 4, 4)).astype(np.float32)
+    labels, reference = np.arange(2), Scaled(0.5)
+    states = np.stack([s.state for s in trajectory(lambda i: reference.infer(i)["out"], SAMPLER, noise, labels)])
+    inputs = {"x": noise, "t": np.ones(2, np.float32), "y": labels}
+    golden = Golden({2: Case(inputs, reference.infer(inputs))}, ReferenceTrajectory(noise, labels, states))
+    return check_parity(candidate, golden, SAMPLER, TOLERANCES["fp32"], lambda *_: None)
+
+
+def test_the_last_state_is_the_candidates_own() -> None:
+    same, other = _report(Scaled(0.5)), _report(Scaled(0.4))
+    assert same.passed and not other.passed
+    assert same.sample is not None and other.sample is not None
+    assert same.sample.shape == (2, 1, 4, 4)
+    assert not np.allclose(same.sample, other.sample)
+
+
+def test_a_run_that_breaks_off_has_no_sample() -> None:
+    broken = _report(Scaled(0.5, calls=3))  # one golden batch, the rows, and one step
+    assert broken.sample is None
+    assert broken.rows[-1].comparison.problem == "out of calls"
+    assert len(broken.trajectory_snr_db) == 1

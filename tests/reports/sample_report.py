@@ -1,0 +1,100 @@
+"""A report as it might come out of an INT8 build that failed, with every section filled."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from dsr_export.reports.sample_strips import sample_strips
+
+TOLERANCE = {"max_abs": None, "cosine": 0.995, "psnr_db": 30.0, "snr_db": 20.0, "reason": "W8A8 per tensor"}
+
+
+def parity_row(**other: Any) -> dict[str, Any]:
+    """A row that passed, but for what is given."""
+    names = {"check": "batch-8", "output": "out", "runtime": "onnxruntime", "reference": "torch-fp32"}
+    figures = {"max_abs": 0.02, "mean_abs": 0.001, "cosine": 0.999, "psnr_db": 41.0, "snr_db": 33.0, "range": 2.0}
+    return {**names, **figures, "problem": None, "tolerance": TOLERANCE, "passed": True, **other}
+
+
+def gemm(name: str, **other: Any) -> dict[str, Any]:
+    """One quantised GEMM."""
+    roles = {
+        "patch": {"count": 256, "amax": 4.0, "rms": 1.0},
+        "register": {"count": 16, "amax": 20.0, "rms": 4.0},
+        "outlier": {"count": 3, "amax": 300.0, "rms": 90.0},
+    }
+    made = {"name": name, "precision": "int8", "flops_share": 0.25, "rows": "static", "roles": roles}
+    return {**made, "snr_db": {"minmax": 18.0, "chosen": 31.0}, "sensitivity_db": 40.0, "clipped": 0.001, **other}
+
+
+def full_report() -> dict[str, Any]:
+    """Failed: one row misses its bounds, one holds NaN, one check is not met."""
+    rng = np.random.default_rng(0)
+    states = rng.uniform(-1, 1, (2, 1, 8, 8)).astype(np.float32)
+    strips = sample_strips(states, states + np.float32(0.1), np.array([3, 5]), runtime="onnxruntime")
+    rewrite = {"count": 2, "sites": ["a", "b"], "misses": [], "nodes_before": 10, "nodes_after": 14}
+    sites = [{"site": f"blocks.{i}", "module": f"blocks.{i}", "snr_db": 50.0 - 9 * i} for i in range(5)]
+    roles = {"patch": {"snr_db": 19.0, "max_abs": 0.7}, "outlier": {"snr_db": 6.0, "max_abs": 31.0}}
+    first = {"site": "blocks.4", "module": "blocks.4.attn", "snr_db": 14.0, "tolerance_db": 20.0, "roles": roles}
+    norms = {"site": "replacements.3", "before": [[1.0, 2.0, 3.0, 80.0]], "after": [[1.0, 2.0, 3.0, 2.5]]}
+    return {
+        "schema_version": 1,
+        "from_build": [],
+        "bundle": "some/dit.dsr",
+        "passed": False,
+        "precision": "int8",
+        "target": "rtx",
+        "targets": ["rtx"],
+        "model": {"name": "dit", "family": "rae-dit", "parameters": 2_000_000},
+        "batch": {"min": 1, "opt": 2, "max": 8},
+        "stages": [
+            {"name": "parity", "seconds": 4.0, "cached": False},
+            {"name": "parity-engine", "seconds": 1.0, "cached": True},
+        ],
+        "parity": [
+            parity_row(),
+            parity_row(check="trajectory", output="sample", snr_db=12.25, cosine=0.97, passed=False),
+            parity_row(
+                runtime="tensorrt_rtx",
+                passed=False,
+                problem="12 of 64 values are NaN \x1b[0m <&>",
+                **dict.fromkeys(("max_abs", "mean_abs", "cosine", "psnr_db", "snr_db", "range")),
+            ),
+        ],
+        "trajectory_snr_db": [60.0, 30.0, 12.25],
+        "samples": [strips],
+        "checks": [{"name": "half_weight_fraction", "value": 0.25, "limit": 0.5, "passed": False}],
+        "components": {},
+        "rewrites": {"lower_replace_outliers": 2},
+        "rewrite_details": {"lower_replace_outliers": {**rewrite, "operators": {"Where": 3, "ReplaceOutliers": -2}}},
+        "token_norms": {"case": "batch-8", "times": [0.5], "sites": [{**norms, "replaced": [[3]]}]},
+        "typing": {
+            "precision": "int8",
+            "half_weight_fraction": 0.25,
+            "casts": 3,
+            "fp32_nodes": 4,
+            "fp32_reasons": {"norm statistics": 4},
+        },
+        "range_audit": {
+            "limit": 16376.0,
+            "runs": 52,
+            "tensors": 9,
+            "kept_fp32": {"dsr/lower/a/squares": "|x| reaches 2e5"},
+            "widest": {"dsr/lower/a/squares": 2e5, "b": 3.0},
+            "widest_sums": {"c": 40.0},
+        },
+        "engines": {"rtx": {"plan_bytes": 13_000_000, "layers": 42, "seconds": 4.9, "version": "1.7"}},
+        "files": {"model.onnx": 4_900_000, "components/decoder/model.onnx": 7, "components/decoder/golden.npz": 3},
+        "tools": {"numpy": "2.4.6", "dsr-export": "0.1.0"},
+        "peak_rss_bytes": 1_000_000_000,
+        "sites": sites,
+        "bisection": {**first, "curve": sites[1:]},
+        "int8": {
+            "method": "mse",
+            "budget_snr_db": 26.0,
+            "int8_flops_share": 0.75,
+            "gemms": [gemm("blocks.0.qkv"), gemm("blocks.0.fc1", sensitivity_db=22.0, precision="fp16")],
+        },
+    }

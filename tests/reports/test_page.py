@@ -1,0 +1,161 @@
+"""report.html: it stands alone, says the verdict first, and draws whatever the report holds."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dsr_export.bundle.reader import Bundle
+from dsr_export.errors import ExportError
+from dsr_export.html.rasters import OUTLIER
+from dsr_export.reports.files import carried_page
+from dsr_export.reports.page import report_page
+from dsr_export.reports.sample_strips import sample_strips
+from tests.html.reading import check_document
+from tests.reports.sample_report import full_report, gemm, parity_row
+
+SECTIONS = ("Verdicts", "Where the error arises", "Samples", "Token norms", "INT8", "Graph", "Times and sizes")
+
+
+def _headings(page: str) -> list[str]:
+    return re.findall(r"<h2>(.*?)</h2>", page)
+
+
+def test_a_real_page_stands_alone_and_is_light(digits_bundle: Path) -> None:
+    page = (digits_bundle / "report.html").read_text()
+    tags = check_document(page)
+    assert {"main", "h1", "h2", "h3", "table", "th", "img", "svg", "footer"} <= tags
+    assert not re.search(r"""(?:src|href)\s*=\s*["']\s*(?:https?:)?//""", page)
+    assert all(re.search(r'\balt="[^"]+"', tag) for tag in re.findall(r"<img[^>]*>", page))
+    assert all("scope=" in tag for tag in re.findall(r"<th\b[^>]*>", page))
+    assert 'name="viewport"' in page and "prefers-color-scheme: dark" in page
+    assert len(page.encode()) < 500_000
+    assert page == report_page(Bundle.open(digits_bundle).report())
+
+
+def test_the_verdict_is_on_top_with_the_figures_behind_it() -> None:
+    page = report_page(full_report())
+    top = page[page.index("<main>") : page.index('class="facts"')]
+    assert "dit in INT8 failed: 2 of 3 comparisons out of tolerance and 1 of 1 check not met." in top
+    assert "The first site out of tolerance is blocks.4 (module blocks.4.attn), with an SNR of 14.0 dB" in top
+    assert "trajectory sample on onnxruntime: cosine 0.970000, at least 0.995 needed; SNR 12.2 dB" in top
+    assert 'class="verdict bad"' in top
+
+
+def test_a_pass_names_the_comparison_with_the_least_to_spare() -> None:
+    rows = [parity_row(), parity_row(check="batch-1", snr_db=21.0), parity_row(check="rows", snr_db=300.0)]
+    page = report_page({**full_report(), "passed": True, "parity": rows, "bundle": "a b.dsr"})
+    assert "dit in INT8 passed: every comparison is within its tolerance." in page
+    assert "Closest to its bound: batch-1 out on onnxruntime, SNR 21.0 dB where 20 dB are needed." in page
+    assert "dsr-export verify 'a b.dsr'" in page
+
+
+def test_every_section_is_drawn_from_what_is_there() -> None:
+    page = report_page(full_report())
+    check_document(page)
+    assert [next(s for s in SECTIONS if heading.startswith(s)) for heading in _headings(page)] == list(SECTIONS)
+    for said in (
+        "Layer by layer",
+        "Over the steps of a sampling run",
+        "Bisection",
+        "Errors by kind of token at blocks.4",
+        "1 of 2 GEMMs compute in INT8, 75 % of the FLOPs; ranges by mse",
+        "Where +3, ReplaceOutliers \N{MINUS SIGN}2",
+        "components/decoder/",
+        "1 of 4 tokens replaced. Their largest norm was 80 and is 2.5; the largest of the others is 3.",
+        "12 of 64 values are NaN",
+    ):
+        assert said in page, said
+
+
+def test_what_is_not_there_is_left_out() -> None:
+    optional = ("samples", "token_norms", "int8", "sites", "bisection", "rewrite_details", "typing", "range_audit")
+    bare = {key: value for key, value in full_report().items() if key not in (*optional, "engines", "model")}
+    page = report_page({**bare, "trajectory_snr_db": []})
+    check_document(page)
+    assert _headings(page) == ["Verdicts", "Times and sizes"]
+    assert "Build report of some/dit.dsr" in page
+
+
+def test_a_verification_says_what_it_took_from_the_build() -> None:
+    page = report_page({**full_report(), "from_build": ["rewrites"]})
+    assert "Verification of dit" in page
+    assert "are as the build reported them" in page
+    assert "are as the build reported them" not in report_page(full_report())
+
+
+def test_outliers_are_outlined_before_and_after() -> None:
+    assert report_page(full_report()).count('class="outlined"') == 3  # in both maps, and in the legend
+
+
+def test_the_worst_gemm_comes_first_and_long_lists_fold() -> None:
+    gemms = [gemm(f"gemm{i}", sensitivity_db=50.0 - i) for i in range(20)]
+    page = report_page({**full_report(), "int8": {**full_report()["int8"], "gemms": gemms}})
+    ranking = page[page.index("Sensitivity, worst first") :]
+    assert ranking.index(">gemm19<") < ranking.index(">gemm9<") < ranking.index("All 20 GEMMs")
+    assert ranking.index(">gemm0<") > ranking.index("All 20 GEMMs")
+
+
+def test_a_report_of_another_form_is_an_error_with_a_hint() -> None:
+    with pytest.raises(ExportError, match=r"report.json of some/dit.dsr can't be drawn: KeyError 'sites'"):
+        carried_page({**full_report(), "token_norms": {"case": "x"}})
+
+
+# -- samples --------------------------------------------------------------------------------------------------------
+
+
+def _pixels(uri: str) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.removeprefix("data:image/png;base64,")))))
+
+
+def _strips(reference: np.ndarray, candidate: np.ndarray) -> dict[str, Any]:
+    made = sample_strips(reference, candidate, np.arange(len(reference)), runtime="onnxruntime")
+    assert made is not None
+    return made
+
+
+def test_strips_show_what_they_are_given() -> None:
+    states = np.full((2, 1, 4, 4), -1.0, np.float32)
+    states[1] = 1.0
+    moved = states.copy()
+    moved[0, 0, 2, 3] += 0.5
+    made = _strips(states, moved)
+    strip = _pixels(made["reference"])
+    assert strip.shape == (4, 9, 4)
+    assert strip[0, 0].tolist() == [0, 0, 0, 255] and strip[0, 8].tolist() == [255, 255, 255, 255]
+    assert strip[0, 4, 3] == 0  # the gap is transparent
+    difference = _pixels(made["difference"])[..., :3].sum(axis=2).astype(int)
+    assert np.unravel_index(difference.argmax(), difference.shape) == (2, 3)
+    assert (made["kind"], made["difference_max"], made["not_finite"]) == ("picture", 0.5, 0)
+
+
+def test_values_that_are_not_finite_are_drawn_red() -> None:
+    states = np.zeros((1, 3, 4, 4), np.float32)
+    broken = states.copy()
+    broken[0, 1, 2, 3] = np.nan
+    made = _strips(states, broken)
+    assert tuple(_pixels(made["candidate"])[2, 3, :3]) == OUTLIER
+    assert tuple(_pixels(made["difference"])[2, 3, :3]) == OUTLIER
+    assert made["not_finite"] == 1
+    assert "Red: 1 values of the candidate are NaN" in report_page({**full_report(), "samples": [made]})
+
+
+def test_latents_are_said_to_be_latents(rng: np.random.Generator) -> None:
+    latents = rng.standard_normal((6, 16, 4, 4)).astype(np.float32)
+    made = _strips(latents, latents)
+    assert (made["kind"], made["labels"], made["difference_max"]) == ("latent", [0, 1, 2, 3], 0.0)
+    assert len(np.unique(_pixels(made["reference"])[..., :3].reshape(-1, 3), axis=0)) > 20
+    assert "first three channels" in report_page({**full_report(), "samples": [made]})
+    assert sample_strips(latents[:, 0], latents[:, 0], np.arange(6), runtime="x") is None
+
+
+def test_large_pictures_are_made_smaller(rng: np.random.Generator) -> None:
+    states = rng.uniform(-1, 1, (1, 3, 300, 300)).astype(np.float32)
+    assert _pixels(_strips(states, states)["candidate"]).shape == (100, 100, 4)
