@@ -1,8 +1,9 @@
-"""The rewrites, one per file. `LOWERINGS` and its order are the only order there is."""
+"""The rewrites, one per file. `LOWERINGS`, then `OPTIMIZATIONS`: this is the only order there is."""
 
 from __future__ import annotations
 
 from graphs.rewrite import Rewrite
+from graphs.rewrites.divide_by_root import DivideByRoot
 from graphs.rewrites.fold_register_neurons import FoldRegisterNeurons
 from graphs.rewrites.lower_replace_outliers import LowerReplaceOutliers
 from graphs.rewrites.lower_shift_register_neurons import LowerShiftRegisterNeurons
@@ -12,4 +13,9 @@ LOWERINGS: tuple[tuple[str, tuple[Rewrite, ...]], ...] = (
     # Neuron shifts first: replacement may read what they write. Folding before masks: it copies no [B, N, H] tensor.
     ("ShiftRegisterNeurons", (FoldRegisterNeurons(), LowerShiftRegisterNeurons())),
     ("ReplaceOutliers", (LowerReplaceOutliers(),)),
+)
+
+OPTIMIZATIONS: tuple[Rewrite, ...] = (
+    # Run over the whole lowered graph; none of them must match.
+    DivideByRoot(),
 )
