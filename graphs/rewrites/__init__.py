@@ -5,6 +5,7 @@ from __future__ import annotations
 from graphs.rewrite import Rewrite
 from graphs.rewrites.divide_by_root import DivideByRoot
 from graphs.rewrites.fold_register_neurons import FoldRegisterNeurons
+from graphs.rewrites.fold_reshape_shape import FoldReshapeShape
 from graphs.rewrites.lower_replace_outliers import LowerReplaceOutliers
 from graphs.rewrites.lower_shift_register_neurons import LowerShiftRegisterNeurons
 
@@ -18,4 +19,5 @@ LOWERINGS: tuple[tuple[str, tuple[Rewrite, ...]], ...] = (
 OPTIMIZATIONS: tuple[Rewrite, ...] = (
     # Run over the whole lowered graph; none of them must match.
     DivideByRoot(),
+    FoldReshapeShape(),
 )
