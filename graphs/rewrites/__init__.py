@@ -8,6 +8,7 @@ from graphs.rewrites.fold_register_neurons import FoldRegisterNeurons
 from graphs.rewrites.fold_reshape_shape import FoldReshapeShape
 from graphs.rewrites.lower_replace_outliers import LowerReplaceOutliers
 from graphs.rewrites.lower_shift_register_neurons import LowerShiftRegisterNeurons
+from graphs.rewrites.transpose_keys import TransposeKeys
 
 LOWERINGS: tuple[tuple[str, tuple[Rewrite, ...]], ...] = (
     # Symbolic op type -> its lowerings; each node takes the first that matches it.
@@ -20,4 +21,5 @@ OPTIMIZATIONS: tuple[Rewrite, ...] = (
     # Run over the whole lowered graph; none of them must match.
     DivideByRoot(),
     FoldReshapeShape(),
+    TransposeKeys(),
 )
