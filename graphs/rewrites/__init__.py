@@ -8,6 +8,7 @@ from graphs.rewrites.fold_register_neurons import FoldRegisterNeurons
 from graphs.rewrites.fold_reshape_shape import FoldReshapeShape
 from graphs.rewrites.lower_replace_outliers import LowerReplaceOutliers
 from graphs.rewrites.lower_shift_register_neurons import LowerShiftRegisterNeurons
+from graphs.rewrites.swap_pairs import SwapPairs
 from graphs.rewrites.transpose_keys import TransposeKeys
 
 LOWERINGS: tuple[tuple[str, tuple[Rewrite, ...]], ...] = (
@@ -22,4 +23,5 @@ OPTIMIZATIONS: tuple[Rewrite, ...] = (
     DivideByRoot(),
     FoldReshapeShape(),
     TransposeKeys(),
+    SwapPairs(),
 )

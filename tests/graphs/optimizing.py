@@ -35,12 +35,18 @@ def parsed(text: str, arrays: Mapping[str, Array]) -> onnx.ModelProto:
 
 
 def rewritten(model: onnx.ModelProto, rewrite: Rewrite) -> Rewritten:
-    """Runs `rewrite`, and checks that its result is a valid model."""
+    """Runs `rewrite`, and checks that its result is a valid model. Both have their nodes in graphsurgeon's order."""
     graph = gs.import_onnx(onnx.shape_inference.infer_shapes(model, data_prop=True))
+    before = _exported(graph)
     report = run(graph, rewrite)
-    after = gs.export_onnx(graph, do_type_check=False, ir_version=10)
-    onnx.checker.check_model(after, full_check=True)
-    return Rewritten(model, after, report)
+    return Rewritten(before, _exported(graph), report)
+
+
+def _exported(graph: gs.Graph) -> onnx.ModelProto:
+    graph.cleanup(remove_unused_graph_inputs=False).toposort()
+    model = gs.export_onnx(graph, do_type_check=False, ir_version=10)
+    onnx.checker.check_model(model, full_check=True)
+    return model
 
 
 def listing(model: onnx.ModelProto) -> str:
