@@ -6,6 +6,7 @@ from graphs.rewrite import Rewrite
 from graphs.rewrites.divide_by_root import DivideByRoot
 from graphs.rewrites.fold_register_neurons import FoldRegisterNeurons
 from graphs.rewrites.fold_reshape_shape import FoldReshapeShape
+from graphs.rewrites.hoist_unsqueeze import HoistUnsqueeze
 from graphs.rewrites.lower_replace_outliers import LowerReplaceOutliers
 from graphs.rewrites.lower_shift_register_neurons import LowerShiftRegisterNeurons
 from graphs.rewrites.swap_pairs import SwapPairs
@@ -24,4 +25,5 @@ OPTIMIZATIONS: tuple[Rewrite, ...] = (
     FoldReshapeShape(),
     TransposeKeys(),
     SwapPairs(),
+    HoistUnsqueeze(),
 )
