@@ -20,9 +20,9 @@ LOWERINGS: tuple[tuple[str, tuple[Rewrite, ...]], ...] = (
 )
 
 OPTIMIZATIONS: tuple[Rewrite, ...] = (
-    # Run over the whole lowered graph; none of them must match.
+    # Each runs over the whole lowered graph, and none must match: a model may have no such place.
     DivideByRoot(),
-    FoldReshapeShape(),
+    FoldReshapeShape(),  # in front of what drops or copies a Reshape: its shape is a constant by then
     TransposeKeys(),
     SwapPairs(),
     HoistUnsqueeze(),
