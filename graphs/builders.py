@@ -50,10 +50,15 @@ class NodeBuilder:
 
 
 def site_of(node: gs.Node) -> str:
-    """The site of a symbolic node: `blocks.3` of `blocks.3/ReplaceOutliers`, and of `dsr/insert/blocks.3/...` too."""
+    """The module a node belongs to: `blocks.3` of `blocks.3/ReplaceOutliers`, and of `dsr/insert/blocks.3/...` too."""
     name = str(node.name)
     name = name.split("/", 2)[2] if name.startswith(PREFIX) else name
     return name.rsplit("/", 1)[0]
+
+
+def own_name(node: gs.Node) -> str:
+    """A node's name within its module: `Mul_1` of `blocks.3.norm1/Mul_1`. What replaces it may carry it on."""
+    return str(node.name).rsplit("/", 1)[-1]
 
 
 def replace_output(node: gs.Node, replacement: gs.Variable, graph: gs.Graph) -> None:

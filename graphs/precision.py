@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import onnx_graphsurgeon as gs
 
-from graphs.builders import PREFIX
+from graphs.builders import PREFIX, site_of
 
 LOWERED = f"{PREFIX}lower/"  # what is only inserted (rows appended and dropped) moves tokens, and keeps their type
 FP32_OPS: Mapping[str, str] = {
@@ -68,7 +68,7 @@ def fp32_islands(graph: gs.Graph, policy: PrecisionPolicy) -> dict[str, str]:
 
 
 def _reason(node: gs.Node, policy: PrecisionPolicy) -> str | None:
-    module = node.name.rsplit("/", 1)[0]
+    module = site_of(node)  # of what a rewrite made, too: it computes in the type of what it replaces
     if node.name.startswith(LOWERED):
         return "outlier detection"
     if _NORM_MODULE.search(module):
