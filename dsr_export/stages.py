@@ -17,6 +17,7 @@ import numpy as np
 from calibration.range_audit import RangeAudit, RangeRecorder
 from dsr_export.backends.base import Runner
 from dsr_export.backends.onnxruntime import OnnxRuntimeRunner
+from dsr_export.bundle.engines import engine_entry
 from dsr_export.config import BatchRange
 from dsr_export.parity.checks import check_parity
 from dsr_export.parity.golden import Golden, fitted_sampler, make_golden
@@ -143,9 +144,12 @@ class ParityJob:
 
     def engine(self, target: Target, source: Folder, folder: Folder, bar: Bar) -> None:
         """The compiled engine, where a GPU is."""
+        from dsr_export.backends.engine_fit import EngineNeeds
         from dsr_export.backends.tensorrt_runner import TensorRTRunner
 
-        self._check(TensorRTRunner(source / PLAN, backend=target.backend, inputs=self.card.inputs), folder, bar)
+        needs = EngineNeeds.of_entry(engine_entry(target, read_json(source / FACTS)))
+        runner = TensorRTRunner(source / PLAN, backend=target.backend, inputs=self.card.inputs, needs=needs)
+        self._check(runner, folder, bar)
 
     def _check(self, runner: Runner, folder: Folder, bar: Bar) -> None:
         with runner:
