@@ -124,7 +124,7 @@ def _kept_rows(built: Mapping[str, Any], bundle: Bundle, made: Compiled) -> list
 
     def stale(row: Mapping[str, Any]) -> bool:
         of = row.get("target", name if held == {name} else None)  # rows of a build do not name their engine
-        return row["runtime"] == backend and of == name
+        return bool(row["runtime"] == backend and of == name)
 
     return [row for row in built.get("parity", []) if not stale(row)]
 
