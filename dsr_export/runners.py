@@ -40,7 +40,7 @@ def bundle_runner(bundle: Bundle, runtime: Runtime) -> Runner:
         ExportError: the bundle has no engine for the runtime, there is no GPU to run it, or the engine was built for
             another TensorRT, GPU or system; then with the command that rebuilds it.
     """
-    engine = _engine(bundle, runtime)
+    engine = chosen_engine(bundle, runtime)
     if engine is None:
         return typed_runner(bundle.file("model.onnx"), bundle.manifest.input_specs(), bundle.manifest.precision)
     from dsr_export.backends.tensorrt_runner import TensorRTRunner
@@ -51,7 +51,7 @@ def bundle_runner(bundle: Bundle, runtime: Runtime) -> Runner:
 
 def has_runnable_engine(bundle: Bundle) -> bool:
     """Whether `auto` would run an engine here."""
-    return _engine(bundle, "auto") is not None
+    return chosen_engine(bundle, "auto") is not None
 
 
 def runs_here(target: Target) -> bool:
@@ -64,7 +64,7 @@ def runs_here(target: Target) -> bool:
     return target.compute_capability in (None, "current", found)
 
 
-def _engine(bundle: Bundle, runtime: Runtime) -> BundleTarget | None:
+def chosen_engine(bundle: Bundle, runtime: Runtime) -> BundleTarget | None:
     """The engine to run: of those for the runtime (`auto`: for the GPU at hand), one that fits, or else the first,
     so that whoever opens it is told why it does not."""
     if runtime == "onnxruntime":

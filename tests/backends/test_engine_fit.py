@@ -118,7 +118,7 @@ def engines(digits_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("runtime", ["auto", "tensorrt-rtx"])
 def test_the_engine_that_fits_is_taken(engines: Bundle, runtime: Any) -> None:
-    found = runners._engine(engines, runtime)
+    found = runners.chosen_engine(engines, runtime)
     assert found is not None and found.name == "rtx"
 
 
@@ -127,7 +127,7 @@ def test_an_engine_for_this_gpu_of_another_version_is_refused_and_not_passed_ove
 ) -> None:
     """Silence would let `verify` succeed on a device without its engine ever being run."""
     monkeypatch.setattr(runners, "installed_version", lambda backend: "1.8.0")
-    found = runners._engine(engines, "auto")
+    found = runners.chosen_engine(engines, "auto")
     assert found is not None and found.name == "rtx:sm89"
     with pytest.raises(ExportError, match=r"1\.6\.0, and 1\.8\.0"):
         check_fit(EngineNeeds.of_entry(found), Machine.here("1.8.0"))
@@ -138,7 +138,7 @@ def test_without_a_gpu_or_a_fitting_engine_auto_takes_the_graph(
 ) -> None:
     for capability in (None, "8.7"):
         monkeypatch.setattr(runners, "compute_capability", lambda found=capability: found)
-        assert runners._engine(engines, "auto") is None
+        assert runners.chosen_engine(engines, "auto") is None
 
 
 def test_an_engine_that_is_not_there_names_the_command_that_makes_it(engines: Bundle) -> None:
