@@ -12,8 +12,15 @@ from dsr_export.markdown import check_outside, markdown
 from tests.conftest import Cli
 
 ROW: dict[str, Any] = {
-    "runtime": "onnxruntime", "check": "batch-1", "output": "out", "problem": None, "passed": True,
-    "snr_db": 69.24, "psnr_db": 77.6, "cosine": 0.9999999, "max_abs": 7.7e-4,
+    "runtime": "onnxruntime",
+    "check": "batch-1",
+    "output": "out",
+    "problem": None,
+    "passed": True,
+    "snr_db": 69.24,
+    "psnr_db": 77.6,
+    "cosine": 0.9999999,
+    "max_abs": 7.7e-4,
 }
 CHECK: dict[str, Any] = {"name": "half_weight_fraction", "value": 0.9, "limit": 0.5, "passed": True}
 
