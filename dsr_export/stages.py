@@ -16,6 +16,8 @@ import numpy as np
 
 from calibration.range_audit import RangeAudit, RangeRecorder
 from dsr_export.backends.base import Runner
+from dsr_export.backends.engine_fit import platform_facts
+from dsr_export.backends.gpu import compute_capability
 from dsr_export.backends.onnxruntime import OnnxRuntimeRunner
 from dsr_export.bundle.engines import engine_entry
 from dsr_export.config import BatchRange
@@ -117,6 +119,11 @@ def type_graph(
     policy = PrecisionPolicy(fp32_modules=card.fp32_modules, wide_tensors=audit.wide_tensors(precision))
     report = assign_precision(OptimizedModel(path=source / MODEL), folder / MODEL, precision, policy)[1]
     write_json(folder / FACTS, report.as_dict())
+
+
+def machine(target: Target) -> dict[str, str | None]:
+    """What an engine depends on beside its graph: a cache that is shared, or older than the GPU, must not serve it."""
+    return {**platform_facts(), "gpu": compute_capability() if target.needs_gpu_to_build else None}
 
 
 def compile_engine(

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dsr_export import runners
+from dsr_export import runners, stages
 from dsr_export.backends import engine_fit
 from dsr_export.backends.engine_fit import EngineNeeds, Machine, check_fit, misfits, rebuild_target
 from dsr_export.bundle.manifest import BundleTarget
@@ -88,6 +88,17 @@ def test_a_target_for_one_gpu_does_not_run_on_another(monkeypatch: pytest.Monkey
     monkeypatch.setattr(runners, "compute_capability", lambda: "8.6")
     names = ("rtx", "rtx:sm86", "rtx:sm89", "rtx:current", "jetson-orin", "trt10")
     assert [name for name in names if runners.runs_here(target(name))] == ["rtx", "rtx:sm86", "rtx:current", "trt10"]
+
+
+def test_the_cache_keeps_engines_of_different_machines_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    def keys(capability: str) -> list[dict[str, str | None]]:
+        monkeypatch.setattr(stages, "compute_capability", lambda: capability)
+        return [stages.machine(target(name)) for name in ("trt10", "rtx:current", "rtx")]
+
+    one, other = keys("8.9"), keys("8.6")
+    assert [a == b for a, b in zip(one, other, strict=True)] == [False, False, True]  # rtx is built ahead of time
+    monkeypatch.setattr(engine_fit.platform, "machine", lambda: "riscv64")
+    assert keys("8.6")[2] != other[2]
 
 
 # -- of a bundle ----------------------------------------------------------------------------------------------------
