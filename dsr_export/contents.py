@@ -11,6 +11,7 @@ from calibration.range_audit import RangeAudit
 from dsr_export import stages
 from dsr_export.build import Build
 from dsr_export.bundle.components import component_contents, component_entry
+from dsr_export.bundle.engines import engine_entry, plan_path
 from dsr_export.bundle.manifest import BundleTarget, Manifest
 from dsr_export.cache import CachedStage, tool_versions
 from dsr_export.config import ExportConfig
@@ -47,11 +48,6 @@ def build_tolerance(config: ExportConfig) -> Tolerance:
     return int8_tolerance(config.int8) if config.precision == "int8" else TOLERANCES[config.precision]
 
 
-def plan_path(target: str) -> str:
-    """`engines/<target>.plan`, with a dash for the colon that some file systems refuse."""
-    return f"engines/{target.replace(':', '-')}.plan"
-
-
 def bundle_manifest(build: Build, card: SubjectCard, engines: Mapping[str, CachedStage], audit: RangeAudit) -> Manifest:
     """The manifest but for its file list, which the writer measures."""
     return Manifest(
@@ -76,15 +72,7 @@ def bundle_manifest(build: Build, card: SubjectCard, engines: Mapping[str, Cache
 def _bundle_target(target: Target, engine: CachedStage | None) -> BundleTarget:
     if engine is None:
         return BundleTarget(name=target.name, backend=target.backend, version=_onnxruntime_version())
-    facts = stages.read_json(engine.path / stages.FACTS)
-    return BundleTarget(
-        name=target.name,
-        backend=target.backend,
-        version=facts["version"],
-        compute_capabilities=tuple(facts["compute_capabilities"]),
-        engine=plan_path(target.name),
-        facts=facts,
-    )
+    return engine_entry(target, stages.read_json(engine.path / stages.FACTS))
 
 
 def _onnxruntime_version() -> str:

@@ -54,9 +54,19 @@ def _missing(target: Target) -> tuple[str, str] | None:
         return None
     version = installed_version(target.backend)
     if version is None:
-        return f"needs the package {target.backend}:", f"pip install 'dsr-export[{EXTRAS[target.backend]}]'"
+        return f"needs the package {target.backend}:", _remedy(target)
+    if installed_version("polygraphy") is None:
+        return "needs the package polygraphy:", _remedy(target)
     if not target.accepts_version(version):
         return f"needs {target.backend} {target.version}, and {version} is installed;", "install that version"
     if target.needs_gpu_to_build and compute_capability() is None:
-        return "is built on its own GPU, and there is none here;", "build on the device, or use --target rtx"
+        remedy = f"on the device: dsr-export compile BUNDLE --target {target.name}; --target rtx builds anywhere"
+        return "is built on its own GPU, and there is none here;", remedy
     return None
+
+
+def _remedy(target: Target) -> str:
+    install = f"pip install 'dsr-export[{EXTRAS[target.backend]}]'"
+    if target.name != "jetson-orin":
+        return install
+    return f"JetPack brings tensorrt: python3 -m venv --system-site-packages, then {install}"

@@ -71,7 +71,7 @@ def _export(build: Build) -> Bundle:
 
     engines = {}
     for target in build.engine_targets:
-        key = {"of": typed.digest, "target": target.name, "batch": config.batch}
+        key = {"of": typed.digest, "target": target.name, "batch": config.batch, "on": stages.machine(target)}
         job = partial(stages.compile_engine, typed.path, card, target, config.batch)
         engines[target.name] = run("engine", key, job)
 

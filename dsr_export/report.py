@@ -83,7 +83,11 @@ def precision_check(precision: Precision, half_fraction: float) -> dict[str, Any
 
 def component_check(role: str, component: Bundle) -> dict[str, Any]:
     """Whether a component passed when it was built: a pipeline is no better than its parts."""
-    passed = component.report().get("passed") is True
+    return passed_when_built(role, component.report().get("passed") is True)
+
+
+def passed_when_built(role: str, passed: bool) -> dict[str, Any]:
+    """The check of a component whose own report has this verdict."""
     return {"component": role, "name": "passed_when_built", "value": float(passed), "limit": 1.0, "passed": passed}
 
 

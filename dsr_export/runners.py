@@ -7,20 +7,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from dsr_export.backends.base import Runner
+from dsr_export.backends.engine_fit import EngineNeeds, Machine, fits_gpu, misfits, portable_to
 from dsr_export.backends.gpu import compute_capability
 from dsr_export.backends.onnxruntime import OnnxRuntimeRunner
+from dsr_export.backends.vendor import installed_version
+from dsr_export.bundle.manifest_parts import BundleTarget
 from dsr_export.errors import ExportError
 from graphs.artifacts import Precision, TensorSpec
 from graphs.emulate import emulate_bf16
 from graphs.files import load_model
-from graphs.targets import Target, target
+from graphs.targets import Target
 
 if TYPE_CHECKING:
     from dsr_export.bundle.reader import Bundle
 
 Runtime = Literal["auto", "onnxruntime", "tensorrt", "tensorrt-rtx"]
-RTX_CAPABILITIES = ("8.0", "8.6", "8.9")
-"""What a portable TensorRT-RTX engine runs on, beside 12.0 and later: not 8.7 (Orin), not 9.0."""
+_TARGETS = {"tensorrt": "trt10", "tensorrt-rtx": "rtx"}
 
 
 def typed_runner(model: Path, inputs: Sequence[TensorSpec], precision: Precision) -> Runner:
@@ -35,23 +37,24 @@ def typed_runner(model: Path, inputs: Sequence[TensorSpec], precision: Precision
 
 
 def bundle_runner(bundle: Bundle, runtime: Runtime) -> Runner:
-    """A runner for `runtime`; `auto` takes an engine where a GPU can run it, else ONNX Runtime.
+    """A runner for `runtime`; `auto` takes an engine where one is for the GPU at hand, else ONNX Runtime.
 
     Raises:
-        ExportError: the bundle has no engine for the runtime, or there is no GPU to run it.
+        ExportError: the bundle has no engine for the runtime, there is no GPU to run it, or the engine was built for
+            another TensorRT, GPU or system; then with the command that rebuilds it.
     """
-    engine = _engine(bundle, runtime)
+    engine = chosen_engine(bundle, runtime)
     if engine is None:
         return typed_runner(bundle.file("model.onnx"), bundle.manifest.input_specs(), bundle.manifest.precision)
     from dsr_export.backends.tensorrt_runner import TensorRTRunner
 
-    backend, plan = engine
-    return TensorRTRunner(plan, backend=backend, inputs=bundle.manifest.input_specs())
+    plan, needs = bundle.file(str(engine.engine)), EngineNeeds.of_entry(engine, bundle=str(bundle.path))
+    return TensorRTRunner(plan, backend=engine.backend, inputs=bundle.manifest.input_specs(), needs=needs)
 
 
 def has_runnable_engine(bundle: Bundle) -> bool:
     """Whether `auto` would run an engine here."""
-    return _engine(bundle, "auto") is not None
+    return chosen_engine(bundle, "auto") is not None
 
 
 def runs_here(target: Target) -> bool:
@@ -59,20 +62,29 @@ def runs_here(target: Target) -> bool:
     found = compute_capability()
     if found is None:
         return False
-    if target.backend == "tensorrt_rtx":
-        return found in RTX_CAPABILITIES or float(found) >= 12
+    if target.backend == "tensorrt_rtx" and target.compute_capability is None:
+        return portable_to(found)
     return target.compute_capability in (None, "current", found)
 
 
-def _engine(bundle: Bundle, runtime: Runtime) -> tuple[str, Path] | None:
+def chosen_engine(bundle: Bundle, runtime: Runtime) -> BundleTarget | None:
+    """The engine to run: of those for the runtime (`auto`: for the GPU at hand), one that fits, or else the first,
+    so that whoever opens it is told why it does not."""
     if runtime == "onnxruntime":
         return None
     wanted = None if runtime == "auto" else runtime.replace("-", "_")
-    engines = [t for t in bundle.manifest.targets if t.engine is not None and wanted in (None, t.backend)]
+    engines = [each for each in bundle.manifest.targets if each.engine is not None and wanted in (None, each.backend)]
     if wanted is None:
-        engines = [each for each in engines if runs_here(target(each.name))]
+        found = compute_capability()
+        engines = [each for each in engines if fits_gpu(EngineNeeds.of_entry(each), found)]
     if not engines and wanted is not None:
         raise ExportError(
-            f"{bundle.path} holds no {runtime} engine", hint="build with --target rtx, or use --runtime onnxruntime"
+            f"{bundle.path} holds no {runtime} engine",
+            hint=f"dsr-export compile {bundle.path} --target {_TARGETS[runtime]}; or use --runtime onnxruntime",
         )
-    return (engines[0].backend, bundle.file(str(engines[0].engine))) if engines else None
+    fitting = [each for each in engines if not _misfits(each)]
+    return next(iter([*fitting, *engines]), None)
+
+
+def _misfits(engine: BundleTarget) -> list[str]:
+    return misfits(EngineNeeds.of_entry(engine), Machine.here(installed_version(engine.backend)))

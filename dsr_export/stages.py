@@ -16,7 +16,10 @@ import numpy as np
 
 from calibration.range_audit import RangeAudit, RangeRecorder
 from dsr_export.backends.base import Runner
+from dsr_export.backends.engine_fit import platform_facts
+from dsr_export.backends.gpu import compute_capability
 from dsr_export.backends.onnxruntime import OnnxRuntimeRunner
+from dsr_export.bundle.engines import engine_entry
 from dsr_export.config import BatchRange
 from dsr_export.parity.checks import check_parity
 from dsr_export.parity.golden import Golden, fitted_sampler, make_golden
@@ -125,6 +128,11 @@ def type_graph(
     write_json(folder / FACTS, report.as_dict())
 
 
+def machine(target: Target) -> dict[str, str | None]:
+    """What an engine depends on beside its graph: a cache that is shared, or older than the GPU, must not serve it."""
+    return {**platform_facts(), "gpu": compute_capability() if target.needs_gpu_to_build else None}
+
+
 def compile_engine(
     source: Folder, card: SubjectCard, target: Target, batch: BatchRange, folder: Folder, _: Bar
 ) -> None:
@@ -151,9 +159,12 @@ class ParityJob:
 
     def engine(self, target: Target, source: Folder, folder: Folder, bar: Bar) -> None:
         """The compiled engine, where a GPU is."""
+        from dsr_export.backends.engine_fit import EngineNeeds
         from dsr_export.backends.tensorrt_runner import TensorRTRunner
 
-        self._check(TensorRTRunner(source / PLAN, backend=target.backend, inputs=self.card.inputs), folder, bar)
+        needs = EngineNeeds.of_entry(engine_entry(target, read_json(source / FACTS)))
+        runner = TensorRTRunner(source / PLAN, backend=target.backend, inputs=self.card.inputs, needs=needs)
+        self._check(runner, folder, bar)
 
     def _check(self, runner: Runner, folder: Folder, bar: Bar) -> None:
         with runner:

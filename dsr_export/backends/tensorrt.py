@@ -16,6 +16,7 @@ from typing import Any
 import onnx
 
 from dsr_export.backends.engine_facts import ProfileShapes, layer_facts, profile_shapes, signature
+from dsr_export.backends.engine_fit import platform_facts
 from dsr_export.backends.gpu import compute_capability
 from dsr_export.backends.tensorrt_errors import build_error, parse_error
 from dsr_export.backends.vendor import Vendor, VendorLog, load_vendor
@@ -56,9 +57,9 @@ def build_engine(
 
     `inputs` must describe the model's inputs; axes named there take the batch sizes. `progress` is told what begins.
     The facts: `tool`, `version`, `polygraphy`, `target`, `compute_capabilities` (those asked for; empty for portable),
-    `plan_bytes`, `plan_sha256`, `profile` (input -> min, opt, max shape), `inputs` and `outputs` (name, and dtype and
-    shape as declared and in the engine), `layers`, `layer_output_types` (numpy name -> count), `strongly_typed`,
-    `tf32`, `warnings` (TensorRT's), `seconds`.
+    `platform` (`system` and `machine` it was built on), `plan_bytes`, `plan_sha256`, `profile` (input -> min, opt, max
+    shape), `inputs` and `outputs` (name, and dtype and shape as declared and in the engine), `layers`,
+    `layer_output_types` (numpy name -> count), `strongly_typed`, `tf32`, `warnings` (TensorRT's), `seconds`.
 
     Raises:
         ExportError: a missing package, an unsupported op, unsafe external data, or a build that fails; with the node,
@@ -84,6 +85,7 @@ def build_engine(
             "version": vendor.version,
             "polygraphy": vendor.polygraphy_version,
             "target": target.name,
+            "platform": platform_facts(),
             "plan_bytes": len(plan),
             "plan_sha256": hashlib.sha256(plan).hexdigest(),
             "profile": profile,

@@ -12,6 +12,7 @@ import numpy as np
 
 from dsr_export.backends.base import Array
 from dsr_export.backends.engine_facts import numpy_name
+from dsr_export.backends.engine_fit import EngineNeeds, Machine, check_fit
 from dsr_export.backends.gpu import compute_capability, gpu_available
 from dsr_export.backends.inputs import check_inputs
 from dsr_export.backends.vendor import Vendor, load_vendor
@@ -30,8 +31,12 @@ class TensorRTRunner:
     Polygraphy is not used to load it, because its loaders allow that.
     """
 
-    def __init__(self, plan: Path | bytes, *, backend: str, inputs: Sequence[TensorSpec]) -> None:
+    def __init__(
+        self, plan: Path | bytes, *, backend: str, inputs: Sequence[TensorSpec], needs: EngineNeeds | None = None
+    ) -> None:
         """`backend` is `tensorrt_rtx` or `tensorrt`; `inputs` are what callers are checked against.
+
+        `needs` is what the plan was built for, checked before it is read; None for one that this process built.
 
         Raises:
             ExportError: no GPU, a missing package, a plan of another version or GPU, or other inputs than `inputs`.
@@ -41,6 +46,8 @@ class TensorRTRunner:
         self.name = backend
         self._specs = tuple(inputs)
         self._vendor = load_vendor(backend)
+        if needs is not None:
+            check_fit(needs, Machine.here(self._vendor.version))
         self._resources = contextlib.ExitStack()
         self._buffers: dict[str, Any] = {}
         with self._vendor.quietly():
@@ -144,7 +151,7 @@ def _load(vendor: Vendor, plan: bytes) -> tuple[Any, Any, Any]:
         raise ExportError(
             f"{vendor.backend} {vendor.version} cannot load this engine on a GPU of compute capability "
             f"{compute_capability()}: {said}",
-            hint="build it here: dsr-export compile BUNDLE; or use --runtime onnxruntime",
+            hint="build it here: dsr-export compile BUNDLE --target TARGET; or use --runtime onnxruntime",
         )
     return runtime, engine, context
 

@@ -17,9 +17,11 @@ from graphs.errors import ExportError
 COMMANDS = {
     "build": "Build a verified bundle with engines from a model.",
     "verify": "Check a bundle's files and numbers; works without torch.",
+    "compile": "Build an engine from a bundle's graph, on the machine it will run on.",
     "run": "Run a bundle on inputs from an npz file.",
     "sample": "Draw samples from a bundle as a PNG grid.",
     "inspect": "Show what is in a bundle or an ONNX file.",
+    "diff": "Show how two bundles differ, and whether the second is worse.",
     "bench": "Time graphs side by side in ONNX Runtime.",
     "diagnose": "Find a model's outlier tokens, and what to do about them.",
     "models": "List the registered models.",

@@ -17,8 +17,13 @@ from dsr_export.cli.output import Named, show_report
 )
 @click.option("--junit", type=click.Path(path_type=Path), metavar="FILE", help="Also write the verdicts as JUnit XML.")
 @click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Also write the report as a page.")
+@click.option(
+    "--markdown", type=click.Path(path_type=Path), metavar="FILE", help="Also write a table, for a CI summary."
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, and nothing else.")
-def command(bundle: Path, runtime: Any, junit: Path | None, html: Path | None, as_json: bool) -> None:
+def command(
+    bundle: Path, runtime: Any, junit: Path | None, html: Path | None, markdown: Path | None, as_json: bool
+) -> None:
     """Check BUNDLE: its hashes, its precision, and its numbers against FP32 PyTorch.
 
     Needs no torch, and writes nothing into the bundle.
@@ -27,7 +32,7 @@ def command(bundle: Path, runtime: Any, junit: Path | None, html: Path | None, a
     from dsr_export.reports.outputs import ReportOutputs
     from dsr_export.verify import verify
 
-    outputs = ReportOutputs(junit=junit, html=html)
+    outputs = ReportOutputs(junit=junit, html=html, markdown=markdown)
     outputs.check(bundle)
     report = verify(bundle, runtime=runtime, reporter=reporter())
     outputs.write(report)

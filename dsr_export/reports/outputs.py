@@ -9,6 +9,7 @@ from dsr_export.atomic import atomic_file
 from dsr_export.errors import ExportError
 from dsr_export.reports.files import carried_page
 from dsr_export.reports.junit import junit
+from dsr_export.reports.markdown import markdown_table
 from dsr_export.reports.wording import Row
 
 
@@ -18,11 +19,13 @@ class ReportOutputs:
 
     junit: Path | None = None
     html: Path | None = None
+    markdown: Path | None = None
 
     def check(self, bundle: Path) -> None:
         """Raises ExportError where a file would go into the bundle, onto the other one, or nowhere."""
-        asked = [(name, path) for name, path in (("--junit", self.junit), ("--html", self.html)) if path is not None]
-        for name, path in asked:
+        files = {"--junit": self.junit, "--html": self.html, "--markdown": self.markdown}
+        asked = {name: path for name, path in files.items() if path is not None}
+        for name, path in asked.items():
             if path.resolve().is_relative_to(bundle.resolve()):
                 raise ExportError(
                     f"{name} {path} lies in the bundle, which verify leaves as it is", hint="write it elsewhere"
@@ -30,8 +33,9 @@ class ReportOutputs:
             if path.is_dir() or not path.parent.is_dir():
                 problem = "is a folder" if path.is_dir() else f"lies in {path.parent}, which is no folder"
                 raise ExportError(f"{name} {path} {problem}", hint="give the path of a file in an existing folder")
-        if len({path.resolve() for _, path in asked}) < len(asked):
-            raise ExportError(f"--junit and --html are both {self.html}", hint="give two files")
+        if len({path.resolve() for path in asked.values()}) < len(asked):
+            listed = ", ".join(f"{name} {path}" for name, path in asked.items())
+            raise ExportError(f"two reports would go into the same file: {listed}", hint="give each its own")
 
     def write(self, report: Row) -> None:
         """Each file whole or not at all. Raises ExportError where one can't be written."""
@@ -39,6 +43,8 @@ class ReportOutputs:
             _write(self.junit, junit(report))
         if self.html is not None:
             _write(self.html, carried_page(report))
+        if self.markdown is not None:
+            _write(self.markdown, markdown_table(report))
 
 
 def _write(path: Path, content: str) -> None:

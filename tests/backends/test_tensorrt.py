@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import importlib.util
 import json
+import platform
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -66,6 +67,7 @@ def test_the_facts_say_what_was_built(tmp_path: Path) -> None:
     facts = json.loads(json.dumps(engine.facts))
     assert facts["tool"] == "tensorrt_rtx" and facts["version"].startswith("1.")
     assert facts["target"] == "rtx:sm89"
+    assert facts["platform"] == {"system": platform.system(), "machine": platform.machine()}
     assert facts["plan_sha256"] == hashlib.sha256(engine.plan).hexdigest()
     assert facts["profile"] == {"x": {"min": [1, 16], "opt": [2, 16], "max": [4, 16]}}
     assert facts["tf32"] is False and facts["strongly_typed"] is True

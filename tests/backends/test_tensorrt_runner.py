@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dsr_export.backends import gpu, tensorrt_runner
+from dsr_export.backends import engine_fit, gpu, tensorrt_runner
+from dsr_export.backends.engine_fit import EngineNeeds, platform_facts
 from dsr_export.backends.tensorrt_runner import TensorRTRunner, gpu_available
 from dsr_export.backends.vendor import load_vendor
 from dsr_export.errors import ExportError
@@ -136,6 +137,12 @@ def opened(plan: Path | bytes = b"plan") -> TensorRTRunner:
     return TensorRTRunner(plan, backend="tensorrt_rtx", inputs=SPECS)
 
 
+def fitted(**differing: Any) -> EngineNeeds:
+    """What the plan would need if it had been built here, but for `differing`."""
+    built = {"target": "rtx", "backend": "tensorrt_rtx", "version": "1.2.3", "compute_capabilities": ()}
+    return EngineNeeds(**{**built, **platform_facts(), **differing})
+
+
 def rows(count: int, start: float = 0) -> np.ndarray:
     return (np.arange(count * 3, dtype=np.float32) + start).reshape(count, 3)
 
@@ -187,6 +194,31 @@ def test_a_plan_from_elsewhere_is_refused(engine: Doubling, tmp_path: Path) -> N
     assert "dsr-export compile" in (caught.value.hint or "")
     with pytest.raises(ExportError, match="cannot read the engine"):
         opened(tmp_path / "missing.plan")
+
+
+def test_a_plan_built_for_this_machine_is_opened(engine: Doubling, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_fit, "compute_capability", lambda: "8.9")
+    with TensorRTRunner(b"plan", backend="tensorrt_rtx", inputs=SPECS, needs=fitted()) as runner:
+        np.testing.assert_array_equal(runner.infer({"x": rows(2)})["y"], 2 * rows(2))
+
+
+@pytest.mark.parametrize(
+    ("differing", "said"),
+    [
+        ({"version": "1.2.4"}, "built with tensorrt_rtx 1.2.4, and 1.2.3 is installed"),
+        ({"compute_capabilities": ("8.6",)}, "for compute capability 8.6, and this GPU has 8.9"),
+        ({"machine": "riscv64"}, "built on .* riscv64, and this is"),
+    ],
+)
+def test_a_foreign_plan_never_reaches_the_runtime(
+    engine: Doubling, monkeypatch: pytest.MonkeyPatch, differing: dict[str, Any], said: str
+) -> None:
+    monkeypatch.setattr(engine_fit, "compute_capability", lambda: "8.9")
+    needs = fitted(bundle="big.dsr", **differing)
+    with pytest.raises(ExportError, match=said) as caught:
+        TensorRTRunner(b"plan", backend="tensorrt_rtx", inputs=SPECS, needs=needs)
+    assert "dsr-export compile big.dsr --target rtx;" in str(caught.value.hint)
+    assert engine.host_code_allowed is None  # deserialize_cuda_engine was not called
 
 
 def test_declared_inputs_must_be_the_engines(engine: Doubling) -> None:

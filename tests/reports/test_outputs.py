@@ -73,7 +73,7 @@ def test_a_bundle_of_before_is_still_verified(denoiser_bundle: Path, cli: Cli, t
         (None, "link/page.html", "lies in the bundle"),
         ("nowhere/j.xml", None, "which is no folder"),
         (None, "folder", "is a folder"),
-        ("same", "same", "are both"),
+        ("same", "same", "same file"),
     ],
 )
 def test_bad_places_are_refused_before_the_work(

@@ -1,0 +1,26 @@
+"""The engines of a bundle: where a plan lies, and what the manifest says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from dsr_export.bundle.manifest_parts import BundleTarget
+from graphs.targets import Target
+
+
+def plan_path(target: str) -> str:
+    """`engines/<target>.plan`, with a dash for the colon that some file systems refuse."""
+    return f"engines/{target.replace(':', '-')}.plan"
+
+
+def engine_entry(target: Target, facts: Mapping[str, Any]) -> BundleTarget:
+    """The manifest's entry of an engine that was built with these facts (those of `build_engine`)."""
+    return BundleTarget(
+        name=target.name,
+        backend=target.backend,
+        version=facts["version"],
+        compute_capabilities=tuple(facts["compute_capabilities"]),
+        engine=plan_path(target.name),
+        facts=facts,
+    )

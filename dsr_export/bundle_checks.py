@@ -1,0 +1,141 @@
+"""The checks of one bundle, each with a name that is known before anything is run: what a test runner needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from dsr_export.bundle.reader import Bundle
+from dsr_export.errors import ExportError
+from dsr_export.parity.golden import Golden
+from dsr_export.runners import Runtime, chosen_engine
+from dsr_export.verify import golden_sampler, verify
+
+METRICS = (("SNR", "snr_db", "{:.1f} dB"), ("PSNR", "psnr_db", "{:.1f} dB"), ("cosine", "cosine", "{:.6f}"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One row of the report that `verify` will give. `check` is None for the precision of a model."""
+
+    component: str | None = None
+    runtime: str | None = None
+    check: str | None = None
+    output: str | None = None
+
+    @property
+    def name(self) -> str:
+        prefix = f"{self.component}/" if self.component else ""
+        return prefix + ("precision" if self.check is None else f"parity[{self.runtime}-{self.check}-{self.output}]")
+
+
+@dataclass
+class BundleChecks:
+    """The bundle at `path` and its checks. Opening verifies every file; the numbers are computed once, when asked."""
+
+    path: Path
+    runtime: Runtime
+    _error: ExportError | None = field(default=None, init=False)
+
+    @cached_property
+    def problem(self) -> ExportError | None:
+        """Why the bundle cannot be opened."""
+        try:
+            self.bundle  # noqa: B018 (opened for its errors)
+        except ExportError as error:
+            return error
+        return None
+
+    @cached_property
+    def bundle(self) -> Bundle:
+        return Bundle.open(self.path)
+
+    def planned(self) -> list[Check]:
+        """What `verify` will check of the bundle and its components, in its order."""
+        models: list[tuple[str | None, Bundle]] = [(None, self.bundle), *self.bundle.components.items()]
+        return [check for role, model in models for check in _planned(model, role, self.runtime)]
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """The report of `verify`. Raises ExportError, the same each time, where it could not be made."""
+        if self._error is not None:
+            raise self._error
+        try:
+            return self._report
+        except ExportError as error:
+            self._error = error
+            raise
+
+    @cached_property
+    def _report(self) -> dict[str, Any]:
+        return verify(self.path, runtime=self.runtime)
+
+    def failure(self, check: Check) -> str | None:
+        """What is wrong with a check, in a few lines; None where it passed."""
+        found = _precision(self.report, check) if check.check is None else _row(self.report, check)
+        if found is None:
+            return f"{self.path}: the verification did not come to {check.name}"
+        if found["passed"]:
+            return None
+        return "\n".join([f"{self.path}: {check.name} failed", *_reasons(found)])
+
+    def unplanned_failures(self) -> list[str]:
+        """What failed and is no planned check: nothing may fail without a test that does."""
+        planned = set(self.planned())
+        rows = [(_check_of(row), row) for row in self.report["parity"]]
+        rows += [(Check(component=row.get("component")), row) for row in self.report["checks"]]
+        return [check.name for check, row in rows if not row["passed"] and check not in planned]
+
+
+def _planned(model: Bundle, role: str | None, runtime: Runtime) -> Iterator[Check]:
+    yield Check(component=role)
+    golden = Golden.from_arrays(model.golden())
+    pairs = [(f"batch-{size}", name) for size, case in golden.cases.items() for name in case.outputs]
+    pairs += [("rows", name) for name in golden.cases[max(golden.cases)].outputs]
+    pairs += [] if golden_sampler(model, golden) is None else [("trajectory", "sample")]
+    for name in _runtimes(model, runtime):
+        yield from (Check(component=role, runtime=name, check=check, output=output) for check, output in pairs)
+
+
+def _runtimes(model: Bundle, runtime: Runtime) -> list[str]:
+    """As their runners are called."""
+    if runtime != "auto":
+        return [runtime.replace("-", "_")]
+    engine = chosen_engine(model, "auto")
+    return ["onnxruntime", *([engine.backend] if engine else [])]
+
+
+def _precision(report: dict[str, Any], check: Check) -> dict[str, Any] | None:
+    return next((row for row in report["checks"] if row.get("component") == check.component), None)
+
+
+def _row(report: dict[str, Any], check: Check) -> dict[str, Any] | None:
+    return next((row for row in report["parity"] if _check_of(row) == check), None)
+
+
+def _check_of(row: dict[str, Any]) -> Check:
+    return Check(component=row.get("component"), runtime=row["runtime"], check=row["check"], output=row["output"])
+
+
+def _reasons(row: dict[str, Any]) -> Iterator[str]:
+    """The figures beside their bounds, those out of bounds marked."""
+    if "value" in row:
+        yield f"  {row['name']} is {row['value']:.3f}, at least {row['limit']:.3f} is required"
+    elif row["problem"] is not None:
+        yield f"  {row['problem']}"
+    else:
+        bounds = row["tolerance"]
+        for title, key, form in METRICS:
+            figures = f"{form.format(row[key])}, at least {form.format(bounds[key])}"
+            yield _line(title, figures, row[key] >= bounds[key])
+        if bounds["max_abs"] is not None:
+            limit = bounds["max_abs"] * max(1.0, row["range"])
+            yield _line("max abs", f"{row['max_abs']:.3g}, at most {limit:.3g}", row["max_abs"] <= limit)
+        yield f"  against {row['reference']}; the tolerance allows for {bounds['reason']}"
+
+
+def _line(title: str, figures: str, good: bool) -> str:
+    return f"  {title:<8}{figures}" + ("" if good else "   <- out of tolerance")

@@ -1,0 +1,42 @@
+"""`dsr-export compile`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from dsr_export.cli.output import Named, show_report
+
+
+@click.command("compile")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--target", required=True, help="Where the engine will run; see `dsr-export doctor`.")
+@click.option(
+    "--component", type=Named("decoder", "encoder"), help="Compile this component. [default: the bundle's own model]"
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Bundle folder to write; BUNDLE itself, with --force, to replace it. [default: ./NAME-TARGET.dsr]",
+)
+@click.option("--force", is_flag=True, help="Replace an existing folder.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, and nothing else.")
+def command(bundle: Path, target: str, component: str | None, out: Path | None, force: bool, as_json: bool) -> None:
+    """Build an engine from BUNDLE's graph with the TensorRT of this machine; needs no torch.
+
+    The result is a whole bundle: graph, golden vectors and components as they were, the engine added or replaced, and
+    sealed again. Where a GPU can run the engine, its numbers are checked, and exit code 3 means that they failed.
+    """
+    from dsr_export.progress import reporter
+    from dsr_export.recompile import CompileRequest, recompile
+
+    request = CompileRequest(bundle=bundle, target=target, out=out, component=component, force=force)
+    made = recompile(request, reporter=reporter())
+    report = {**made.report(), "bundle": str(made.path)}
+    if not as_json:
+        for name, facts in report["compiled"].items():
+            state = "verified here" if facts["verified"] else f"not run: {facts['not_run']}"
+            size = f"{facts['plan_bytes'] / 1e6:.1f} MB"
+            click.echo(f"engine {name}: {size}, {facts['tool']} {facts['version']}, {facts['seconds']:.1f} s, {state}")
+    show_report(report, as_json=as_json)

@@ -1,0 +1,37 @@
+"""`dsr-export diff`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from dsr_export.cli.output import PARITY_FAILED
+
+
+@click.command("diff")
+@click.argument("a", type=click.Path(path_type=Path))
+@click.argument("b", type=click.Path(path_type=Path))
+@click.option(
+    "--tolerance-db",
+    type=click.FloatRange(min=0),
+    default=3.0,
+    show_default=True,
+    help="How far an SNR may drop; above 60 dB any drop is fine.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, and nothing else.")
+def command(a: Path, b: Path, tolerance_db: float, as_json: bool) -> None:
+    """Show how bundle B differs from bundle A: manifest, graph, weights, parity, engines, and what both compute.
+
+    Runs both on A's golden inputs in ONNX Runtime; needs no torch. Exit code 3 where B is worse: other inputs or
+    outputs, a check that passed and now fails, or an SNR that dropped by more than --tolerance-db to below 60 dB.
+    """
+    from dsr_export.diff.bundles import diff_bundles
+    from dsr_export.diff.text import diff_lines
+    from dsr_export.progress import reporter
+
+    found = diff_bundles(a, b, margin_db=tolerance_db, reporter=reporter())
+    click.echo(json.dumps(found, sort_keys=True) if as_json else "\n".join(diff_lines(found)))
+    if found["regressions"]:
+        raise click.exceptions.Exit(PARITY_FAILED)

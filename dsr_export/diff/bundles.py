@@ -1,0 +1,77 @@
+"""Two bundles, A and B, compared as a whole: one JSON value. Needs no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from dsr_export.bundle.reader import MODEL, Bundle
+from dsr_export.diff.fields import differing
+from dsr_export.diff.figures import check_difference, engine_difference, parity_difference, stage_difference
+from dsr_export.diff.graph import graph_difference
+from dsr_export.diff.outputs import output_difference
+from dsr_export.diff.verdict import FLOOR_DB, MARGIN_DB, regressions
+from dsr_export.diff.weights import WeightFile, weight_difference
+from dsr_export.progress import Reporter, Silent
+from graphs.files import load_model
+
+FIELDS = ("name", "model", "dsr", "precision", "inputs", "outputs", "batch", "sampler", "tolerances", "tools")
+MORE_FIELDS = ("provenance", "range_audit")
+
+
+def diff_bundles(a: Path, b: Path, *, margin_db: float = MARGIN_DB, reporter: Reporter | None = None) -> dict[str, Any]:
+    """How B differs from A; `regressions` says in words what makes it worse, see `verdict.regressions`.
+
+    Raises:
+        ExportError: one of them is no bundle, or was altered.
+    """
+    say = reporter or Silent()
+    with say.stage("hashes"):
+        left, right = Bundle.open(a), Bundle.open(b)
+    found = _difference(left, right, margin_db, say, "")
+    return {"a": str(a), "b": str(b), "margin_db": margin_db, "floor_db": FLOOR_DB, **found}
+
+
+def _difference(a: Bundle, b: Bundle, margin_db: float, say: Reporter, prefix: str) -> dict[str, Any]:
+    if a.manifest.digest == b.manifest.digest:  # it stands for every byte
+        return {"identical": True, "regressions": [], "components": {}}
+    facts = {**_told(a, b), **_graphs(a, b, say, prefix)}
+    with say.stage(f"{prefix}outputs") as bar:
+        facts["outputs"] = output_difference(a, b, bar)
+    common = [role for role in a.components if role in b.components]
+    components = {
+        role: _difference(a.components[role], b.components[role], margin_db, say, f"{role}/") for role in common
+    }
+    worse = regressions(a.manifest, b.manifest, facts, margin_db)
+    worse += [f"{role}: {text}" for role, part in components.items() for text in part["regressions"]]
+    return {"identical": False, "regressions": worse, **facts, "components": components}
+
+
+def _told(a: Bundle, b: Bundle) -> dict[str, Any]:
+    """What manifests and reports say."""
+    manifests = [each.manifest.as_dict() for each in (a, b)]
+    said = [{key: manifest[key] for key in (*FIELDS, *MORE_FIELDS)} for manifest in manifests]
+    for own, manifest in zip(said, manifests, strict=True):  # by name, and their facts apart
+        own["targets"] = {each["name"]: _described(each) for each in manifest["targets"]}
+    reports = [each.report() for each in (a, b)]
+    parity, checks, stages = ([report.get(key, []) for report in reports] for key in ("parity", "checks", "stages"))
+    return {
+        "manifest": differing(*said),
+        "parity": parity_difference(*parity),
+        "checks": check_difference(*checks),
+        "engines": engine_difference(a, b),
+        "stages": stage_difference(*stages),
+    }
+
+
+def _described(target: dict[str, Any]) -> dict[str, Any]:
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in target.items() if key != "facts"}
+
+
+def _graphs(a: Bundle, b: Bundle, say: Reporter, prefix: str) -> dict[str, Any]:
+    with say.stage(f"{prefix}graphs"):
+        models = [load_model(each.file(MODEL), weights=False) for each in (a, b)]
+        weights = [
+            WeightFile(model, each.path, each.manifest.files) for model, each in zip(models, (a, b), strict=True)
+        ]
+        return {"graph": graph_difference(*models), "weights": weight_difference(*weights)}

@@ -1,0 +1,66 @@
+"""Which differences make B worse than A. Everything else is a difference and no more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from dsr_export.bundle.manifest import Manifest
+from graphs.artifacts import TensorSpec
+
+MARGIN_DB = 3.0
+"""A drop of the SNR that is no noise: half of the signal's accuracy, in power."""
+FLOOR_DB = 60.0
+"""Above this an error is one of summation order, and how large it is says nothing: FP32 kernels differ by 40 dB."""
+
+
+def regressions(a: Manifest, b: Manifest, facts: Mapping[str, Any], margin_db: float) -> list[str]:
+    """In words: other inputs or outputs, checks that passed and now fail, and an SNR that dropped by more than
+    `margin_db` to below `FLOOR_DB`."""
+    found = [*_interface(a, b)]
+    for row in facts["parity"]:
+        name = f"{row['check']} {row['output']} ({row['runtime']})"
+        if row["a"] is not None and row["b"] is not None:  # a runtime that one side never had proves nothing
+            found += _worse(name, row["a"], row["b"], margin_db)
+    for check in facts["checks"]:
+        if check["a"] and check["b"] and check["a"]["passed"] and not check["b"]["passed"]:
+            found.append(f"{check['name']} passed in A, and in B it is {check['b']['value']:.3f} and fails")
+    for row in facts["outputs"]:
+        found += _worse(f"golden batch {row['batch']} {row['output']}, run here", row["a"], row["b"], margin_db)
+    return found
+
+
+def _worse(name: str, a: Mapping[str, Any], b: Mapping[str, Any], margin_db: float) -> Iterator[str]:
+    if b["problem"] is not None and a["problem"] is None:
+        yield f"{name}: {b['problem']}"
+    elif a["passed"] and not b["passed"]:
+        yield f"{name} passed in A and fails in B: SNR {_db(a)} -> {_db(b)}"
+    elif a["snr_db"] is not None and b["snr_db"] is not None:
+        dropped = a["snr_db"] - b["snr_db"]
+        if dropped > margin_db and b["snr_db"] < FLOOR_DB:
+            yield f"{name}: SNR {_db(a)} -> {_db(b)}, a drop of more than {margin_db:g} dB to below {FLOOR_DB:g} dB"
+
+
+def _interface(a: Manifest, b: Manifest) -> Iterator[str]:
+    """What a program written for A would trip over."""
+    for kind, left, right in (("inputs", a.inputs, b.inputs), ("outputs", a.outputs, b.outputs)):
+        if _forms(left) != _forms(right):
+            yield f"{kind} differ: {_shown(left)} -> {_shown(right)}"
+    if b.batch.min > a.batch.min or b.batch.max < a.batch.max:
+        yield f"B takes batches {b.batch.min} to {b.batch.max}, and A took {a.batch.min} to {a.batch.max}"
+    for role in a.components:
+        if role not in b.components:
+            yield f"B has no component '{role}'"
+
+
+def _forms(specs: Sequence[TensorSpec]) -> dict[str, Any]:
+    """By name; what a dynamic axis is called does not matter."""
+    return {s.name: (s.dtype, [None if isinstance(dim, str) else dim for dim in s.shape]) for s in specs}
+
+
+def _shown(specs: Sequence[TensorSpec]) -> str:
+    return ", ".join(f"{s.name} {s.dtype}{list(s.shape)}" for s in specs)
+
+
+def _db(side: Mapping[str, Any]) -> str:
+    return "none" if side["snr_db"] is None else f"{side['snr_db']:.1f} dB"

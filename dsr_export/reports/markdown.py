@@ -1,0 +1,51 @@
+"""The verdict of a build or a verification as a Markdown table: for a CI summary, or a comment on a change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+HEADER = (
+    "| | runtime | check | output | SNR | PSNR | cosine | max abs |",
+    "|---|---|---|---|---:|---:|---:|---:|",
+)
+
+
+def markdown_table(report: Mapping[str, Any]) -> str:
+    """A heading with the verdict, a row per comparison, and a line per other check."""
+    verdict = "passed" if report["passed"] else "**failed**"
+    title = f"{_text(Path(report['bundle']).name)} ({report['precision']}, {', '.join(report['targets'])})"
+    lines = [f"### {title}: {verdict}", "", *HEADER, *map(_row, report["parity"]), "", *_checks(report["checks"])]
+    return "\n".join(lines) + "\n"
+
+
+def _row(row: Mapping[str, Any]) -> str:
+    names = [_mark(row), row["runtime"], row["check"], _name(row, "output")]
+    if row["problem"] is not None:
+        return _cells([*names, row["problem"], "", "", ""])
+    figures = [f"{row['snr_db']:.1f} dB", f"{row['psnr_db']:.1f} dB", f"{row['cosine']:.6f}", f"{row['max_abs']:.2e}"]
+    return _cells([*names, *figures])
+
+
+def _checks(checks: list[Mapping[str, Any]]) -> Iterator[str]:
+    for check in checks:
+        figures = f"{check['value']:.3f} (at least {check['limit']:.2f})"
+        yield f"- {_mark(check)} {_text(_name(check, 'name'))}: {figures}"
+
+
+def _mark(row: Mapping[str, Any]) -> str:
+    return "ok" if row["passed"] else "**FAIL**"
+
+
+def _name(row: Mapping[str, Any], key: str) -> str:
+    return f"{row['component']}/{row[key]}" if "component" in row else str(row[key])
+
+
+def _cells(texts: list[str]) -> str:
+    return f"| {' | '.join(map(_text, texts))} |"
+
+
+def _text(text: str) -> str:
+    """In one cell of a table, and as text only: names of outputs and messages come from models."""
+    return " ".join(text.replace("|", "\\|").replace("<", "&lt;").split())

@@ -1,0 +1,64 @@
+"""`verify --markdown`: the table of a report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from dsr_export.reports.markdown import markdown_table
+from tests.conftest import Cli
+
+ROW: dict[str, Any] = {
+    "runtime": "onnxruntime",
+    "check": "batch-1",
+    "output": "out",
+    "problem": None,
+    "passed": True,
+    "snr_db": 69.24,
+    "psnr_db": 77.6,
+    "cosine": 0.9999999,
+    "max_abs": 7.7e-4,
+}
+CHECK: dict[str, Any] = {"name": "half_weight_fraction", "value": 0.9, "limit": 0.5, "passed": True}
+
+
+def report(**changes: Any) -> dict[str, Any]:
+    names = {"bundle": "/x/digits.dsr", "precision": "fp16", "targets": ["rtx"]}
+    return {**names, "passed": True, "parity": [ROW], "checks": [CHECK], **changes}
+
+
+def test_a_report_as_a_table() -> None:
+    assert markdown_table(report()).splitlines() == [
+        "### digits.dsr (fp16, rtx): passed",
+        "",
+        "| | runtime | check | output | SNR | PSNR | cosine | max abs |",
+        "|---|---|---|---|---:|---:|---:|---:|",
+        "| ok | onnxruntime | batch-1 | out | 69.2 dB | 77.6 dB | 1.000000 | 7.70e-04 |",
+        "",
+        "- ok half_weight_fraction: 0.900 (at least 0.50)",
+    ]
+
+
+def test_failures_stand_out_and_names_cannot_break_the_table() -> None:
+    bad = {**ROW, "component": "decoder", "output": "a|b\n<img>", "problem": "3 values are NaN", "passed": False}
+    lines = markdown_table(report(parity=[bad], checks=[{**CHECK, "passed": False}], passed=False)).splitlines()
+    assert lines[0].endswith(": **failed**")
+    assert lines[4] == r"| **FAIL** | onnxruntime | batch-1 | decoder/a\|b &lt;img> | 3 values are NaN |  |  |  |"
+    assert lines[-1].startswith("- **FAIL** half_weight_fraction")
+
+
+def test_verify_writes_it_whole_or_not_at_all(denoiser_bundle: Path, cli: Cli, tmp_path: Path) -> None:
+    done = cli("verify", denoiser_bundle, "--markdown", tmp_path / "table.md")
+    assert done.code == 0, done.err
+    lines = (tmp_path / "table.md").read_text().splitlines()
+    assert lines[0] == "### denoiser.dsr (fp32, onnxruntime): passed"
+    assert sum(line.startswith("| ok | onnxruntime |") for line in lines) == 5
+    missing = cli("verify", denoiser_bundle, "--markdown", tmp_path / "no" / "table.md")
+    assert (missing.code, "table.md" in missing.err) == (1, True)
+    assert [path.name for path in tmp_path.iterdir()] == ["table.md"]
+
+
+def test_nothing_is_written_into_the_bundle(denoiser_bundle: Path, cli: Cli) -> None:
+    done = cli("verify", denoiser_bundle, "--markdown", denoiser_bundle / "table.md")
+    assert (done.code, "lies in the bundle" in done.err) == (1, True)
+    assert not (denoiser_bundle / "table.md").exists()
