@@ -79,8 +79,8 @@ def lower_graph(source: Folder, folder: Folder, _: Bar) -> None:
 
 
 def optimize_graph(source: Folder, folder: Folder, _: Bar) -> None:
-    report = optimize(LoweredModel(path=source / MODEL), folder / MODEL)[1]
-    write_json(folder / FACTS, {report.name: report.as_dict()})
+    reports = optimize(LoweredModel(path=source / MODEL), folder / MODEL)[1]
+    write_json(folder / FACTS, {report.name: report.as_dict() for report in reports})
 
 
 def audit_ranges(

@@ -1,4 +1,6 @@
-"""TracedModel -> LoweredModel -> OptimizedModel: `dsr` ops become static standard ops, then constants are folded."""
+"""TracedModel -> LoweredModel -> OptimizedModel: `dsr` ops become static standard ops, then constants are folded and
+spelt-out norms fused.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +10,9 @@ import onnx_graphsurgeon as gs
 
 from graphs.artifacts import LoweredModel, OptimizedModel, TracedModel
 from graphs.checks import lowered_spec, optimized_spec, traced_spec
-from graphs.files import load_graph, load_model, save_graph
-from graphs.rewrite import RewriteReport, run_first
-from graphs.rewrites import LOWERINGS
+from graphs.files import load_graph, load_inferred_graph, load_model, save_graph
+from graphs.rewrite import RewriteReport, run, run_first
+from graphs.rewrites import LOWERINGS, OPTIMIZATIONS
 
 FOLD_LIMIT = 1 << 20  # bytes: a folded constant larger than this is not worth its place in the file
 
@@ -31,16 +33,24 @@ def lower(traced: TracedModel, path: Path) -> tuple[LoweredModel, list[RewriteRe
     return LoweredModel(path=path), reports
 
 
-def optimize(lowered: LoweredModel, path: Path) -> tuple[OptimizedModel, RewriteReport]:
-    """Folds what depends on constants alone and drops dead nodes. The numbers stay the same."""
+def optimize(lowered: LoweredModel, path: Path) -> tuple[OptimizedModel, list[RewriteReport]]:
+    """Folds what depends on constants alone, drops dead nodes, fuses norms. The numbers stay the same, to rounding."""
     graph = load_graph(lowered.path)
+    folded = _fold_constants(graph)
+    save_graph(graph, path)
+    graph = load_inferred_graph(path)  # an axis counted from the front is the last one only in a known shape
+    reports = [folded, *(run(graph, rewrite) for rewrite in OPTIMIZATIONS)]
+    save_graph(graph, path)
+    optimized_spec().verify(load_model(path, weights=False))
+    return OptimizedModel(path=path), reports
+
+
+def _fold_constants(graph: gs.Graph) -> RewriteReport:
     before, names = len(graph.nodes), {node.name for node in graph.nodes}
     graph.fold_constants(size_threshold=FOLD_LIMIT)
     graph.cleanup(remove_unused_graph_inputs=False)
     folded = tuple(sorted(names - {node.name for node in graph.nodes}))
-    save_graph(_named(graph), path)
-    optimized_spec().verify(load_model(path, weights=False))
-    return OptimizedModel(path=path), RewriteReport("fold_constants", folded, (), before, len(graph.nodes))
+    return RewriteReport("fold_constants", folded, (), before, len(_named(graph).nodes))
 
 
 def _named(graph: gs.Graph) -> gs.Graph:

@@ -1,9 +1,10 @@
-"""The rewrites, one per file. `LOWERINGS` and its order are the only order there is."""
+"""The rewrites, one per file. `LOWERINGS` and `OPTIMIZATIONS` and their order are the only order there is."""
 
 from __future__ import annotations
 
 from graphs.rewrite import Rewrite
 from graphs.rewrites.fold_register_neurons import FoldRegisterNeurons
+from graphs.rewrites.fuse_layer_norm import FuseLayerNorm
 from graphs.rewrites.lower_replace_outliers import LowerReplaceOutliers
 from graphs.rewrites.lower_shift_register_neurons import LowerShiftRegisterNeurons
 
@@ -13,3 +14,6 @@ LOWERINGS: tuple[tuple[str, tuple[Rewrite, ...]], ...] = (
     ("ShiftRegisterNeurons", (FoldRegisterNeurons(), LowerShiftRegisterNeurons())),
     ("ReplaceOutliers", (LowerReplaceOutliers(),)),
 )
+
+OPTIMIZATIONS: tuple[Rewrite, ...] = (FuseLayerNorm(),)
+"""Run once constants are folded: axes, exponents and epsilons are then values, not nodes."""
