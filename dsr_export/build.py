@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import dataclasses
 import gc
 import hashlib
 import json
 import re
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -17,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dsr_export import heap
 from dsr_export.bundle.reader import Bundle
 from dsr_export.cache import CachedStage, StageCache, source_digest, tool_versions
 from dsr_export.chain import open_components
@@ -119,9 +117,7 @@ class Build:
             self._subject.release()
         self._subject = None
         gc.collect()
-        if sys.platform == "linux":  # glibc keeps freed weights for itself otherwise
-            with contextlib.suppress(OSError, AttributeError):
-                ctypes.CDLL(None).malloc_trim(0)
+        heap.trim()
 
     def stage(self, name: str, key: Mapping[str, Any], produce: Callable[[Path, Bar], None]) -> CachedStage:
         """Runs one cached stage under a progress bar and logs it."""

@@ -69,10 +69,10 @@ def translations() -> dict[Any, Callable[..., Any]]:
     dsr, standard = Opset(DOMAIN, VERSION), Opset("", OPSET)
 
     def replace(x, registers, choice, gate, bias, rule, threshold, rounds, choose, exclude):  # type: ignore[no-untyped-def]
+        rows = {"exclude": list(exclude)} if exclude else {}  # an empty list has no type, which onnxscript would log
         return dsr.ReplaceOutliers(
-            x, registers, choice, gate, bias,
-            rule=rule, threshold=threshold, rounds=rounds, choice=choose, exclude=list(exclude),
-        )  # fmt: skip
+            x, registers, choice, gate, bias, rule=rule, threshold=threshold, rounds=rounds, choice=choose, **rows
+        )
 
     def shift(a, neurons, registers, scale, normal_values):  # type: ignore[no-untyped-def]
         return dsr.ShiftRegisterNeurons(

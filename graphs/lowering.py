@@ -36,9 +36,11 @@ def optimize(lowered: LoweredModel, path: Path) -> tuple[OptimizedModel, list[Re
 
     The numbers stay the same, to FP32 rounding.
     """
-    graph = load_inferred_graph(lowered.path)
-    reports = [_fold_constants(graph)]
-    reports += [run(graph, rewrite) for rewrite in OPTIMIZATIONS]
+    graph = load_graph(lowered.path)
+    folded = _fold_constants(graph)
+    save_graph(graph, path)
+    graph = load_inferred_graph(path)  # an axis counted from the front is the last one only in a known shape
+    reports = [folded, *(run(graph, rewrite) for rewrite in OPTIMIZATIONS)]
     save_graph(_named(graph), path)
     optimized_spec().verify(load_model(path, weights=False))
     return OptimizedModel(path=path), reports
@@ -50,7 +52,7 @@ def _fold_constants(graph: gs.Graph) -> RewriteReport:
     graph.cleanup(remove_unused_graph_inputs=False)
     folded = tuple(sorted(names - {node.name for node in graph.nodes}))
     change = operator_change(operators, operator_counts(graph))
-    return RewriteReport("fold_constants", folded, (), before, len(graph.nodes), change)
+    return RewriteReport("fold_constants", folded, (), before, len(_named(graph).nodes), change)
 
 
 def _named(graph: gs.Graph) -> gs.Graph:

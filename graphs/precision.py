@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import onnx_graphsurgeon as gs
 
 from graphs.builders import PREFIX, site_of
+from graphs.norm_islands import spelt_norms
 
 LOWERED = f"{PREFIX}lower/"  # what is only inserted (rows appended and dropped) moves tokens, and keeps their type
 FP32_OPS: Mapping[str, str] = {
@@ -59,8 +60,9 @@ class PrecisionPolicy:
 
 
 def fp32_islands(graph: gs.Graph, policy: PrecisionPolicy) -> dict[str, str]:
-    """Node name -> the reason it computes in FP32, for all nodes that do."""
+    """Node name -> the reason it computes in FP32, for all nodes that do. Nodes must be in topological order."""
     islands = {node.name: why for node in graph.nodes if (why := _reason(node, policy)) is not None}
+    islands |= dict.fromkeys(sorted(spelt_norms(graph) - islands.keys()), "norm statistics")
     for node in graph.nodes:
         if node.name not in islands and node.op in SANDWICHED and _sandwiched(node, islands):
             islands[node.name] = "between FP32 nodes"

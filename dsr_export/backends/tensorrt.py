@@ -15,6 +15,7 @@ from typing import Any
 
 import onnx
 
+from dsr_export import heap
 from dsr_export.backends.engine_facts import ProfileShapes, layer_facts, profile_shapes, signature
 from dsr_export.backends.engine_fit import platform_facts
 from dsr_export.backends.gpu import compute_capability
@@ -30,9 +31,9 @@ from graphs.targets import Target, check_model
 
 @dataclass(frozen=True, kw_only=True)
 class Engine:
-    """`plan`: the vendor's bytes, nothing added. `facts`: JSON values, see `build_engine`."""
+    """`plan`: the vendor's bytes, nothing added, in the vendor's memory. `facts`: JSON values, see `build_engine`."""
 
-    plan: bytes
+    plan: memoryview
     facts: dict[str, Any]
 
 
@@ -73,6 +74,7 @@ def build_engine(
     check_model(model, target)
     vendor = _vendor(target)
     began = time.monotonic()
+    heap.release_large_blocks()  # the builder copies every weight several times
     with vendor.quietly() as log:
         say(f"parsing {model.name}")
         parsed = _parse(vendor, model, proto)
@@ -141,7 +143,7 @@ def _compile(
     profile: ProfileShapes,
     proto: onnx.ModelProto,
     log: VendorLog,
-) -> tuple[bytes, dict[str, Any]]:
+) -> tuple[memoryview, dict[str, Any]]:
     shapes = vendor.polygraphy.Profile()
     for name, sizes in profile.items():
         shapes.add(name, **{key: tuple(shape) for key, shape in sizes.items()})
@@ -154,7 +156,7 @@ def _compile(
 
     loader = vendor.polygraphy.EngineBytesFromNetwork((parsed.builder, parsed.network, parsed.parser), config=configure)
     try:
-        return bytes(loader()), settings
+        return memoryview(loader()).cast("B"), settings  # no copy: a plan is as large as the weights
     except vendor.failure as error:
         raise build_error(proto, target, log, error) from error
 

@@ -6,6 +6,7 @@ from graphs.rewrite import Rewrite
 from graphs.rewrites.divide_by_root import DivideByRoot
 from graphs.rewrites.fold_register_neurons import FoldRegisterNeurons
 from graphs.rewrites.fold_reshape_shape import FoldReshapeShape
+from graphs.rewrites.fuse_layer_norm import FuseLayerNorm
 from graphs.rewrites.hoist_unsqueeze import HoistUnsqueeze
 from graphs.rewrites.lower_replace_outliers import LowerReplaceOutliers
 from graphs.rewrites.lower_shift_register_neurons import LowerShiftRegisterNeurons
@@ -20,7 +21,8 @@ LOWERINGS: tuple[tuple[str, tuple[Rewrite, ...]], ...] = (
 )
 
 OPTIMIZATIONS: tuple[Rewrite, ...] = (
-    # Each runs over the whole lowered graph, and none must match: a model may have no such place.
+    # Each runs over the whole lowered graph, once constants are folded; none must match: a model may have no such place.
+    FuseLayerNorm(),
     DivideByRoot(),
     FoldReshapeShape(),  # in front of what drops or copies a Reshape: its shape is a constant by then
     TransposeKeys(),

@@ -260,7 +260,7 @@ def test_an_engine_runs_on_this_gpu(tmp_path: Path, rng: np.random.Generator) ->
     specs = tiny_models.specs(path)
     engine = build_engine(path, target("rtx:current"), batch=BatchRange(1, 2, 4), inputs=specs)
     weights = np.random.default_rng(0).standard_normal((16, 16)) / 4
-    with TensorRTRunner(engine.plan, backend="tensorrt_rtx", inputs=specs) as runner:
+    with TensorRTRunner(bytes(engine.plan), backend="tensorrt_rtx", inputs=specs) as runner:
         for count in (1, 4, 2):
             x = rng.standard_normal((count, 16)).astype(np.float32)
             np.testing.assert_allclose(runner.infer({"x": x})["y"], np.maximum(x @ weights, 0), atol=1e-4)

@@ -10,11 +10,14 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from graphs.artifacts import OptimizedModel
+from graphs.artifacts import LoweredModel, OptimizedModel
 from graphs.emulate import emulate_bf16
 from graphs.errors import ExportError
+from graphs.lowering import optimize
 from graphs.precision import PrecisionPolicy
 from graphs.typed import TypingReport, assign_precision
+from tests.graphs.spelt_norms import SPELT, spelt_norm
+from tests.graphs.spelt_norms import WIDTH as SPELT_WIDTH
 
 WIDTH = 32
 
@@ -124,3 +127,19 @@ def test_an_input_scaled_on_its_way_to_an_fp32_module_is_not_rounded(tmp_path: P
     t = np.array([0.7003], np.float32)
     session = onnxruntime.InferenceSession(str(typed.path), providers=["CPUExecutionProvider"])
     np.testing.assert_allclose(session.run(["out"], {"t": t})[0], np.sin(t * 1000), atol=1e-4)
+
+
+@pytest.mark.parametrize("style", SPELT)
+def test_a_spelt_norm_computes_in_fp32(tmp_path: Path, rng: np.random.Generator, style: str) -> None:
+    """Whatever its module is called, and although ONNX Runtime fuses norms itself, regardless of their types."""
+    path = spelt_norm(tmp_path / "m.onnx", style)
+    source = optimize(LoweredModel(path=path), tmp_path / "optimized.onnx")[0]
+    typed, report = assign_precision(source, tmp_path / "typed.onnx", "fp16", PrecisionPolicy())
+    model = onnx.load(typed.path)
+    assert report.half_fraction == 1.0
+    assert set(report.islands) == {node.name for node in model.graph.node if node.op_type not in ("MatMul", "Cast")}
+    a = (10 * rng.standard_normal((3, 4, SPELT_WIDTH))).astype(np.float32)
+    exact = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    half = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    expected, found = (each.run(None, {"a": a})[0] for each in (exact, half))
+    assert 0 < np.abs(found - expected).max() < 5e-3

@@ -139,7 +139,7 @@ def test_a_gate_comes_from_the_file(tmp_path: Path) -> None:
         _load(tmp_path / "m.onnx", dsr)
 
 
-@pytest.mark.parametrize(("precision", "opset"), [("fp32", 13), ("fp16", 20)])
+@pytest.mark.parametrize(("precision", "opset"), [("fp32", 13), ("fp16", 13), ("fp16", 20)])
 def test_a_build_with_test_time_registers(
     tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch, precision: str, opset: int
 ) -> None:
