@@ -127,6 +127,6 @@ def _judge(model: Bundle, where: Target, engine: Engine, say: Reporter) -> Parit
     golden = Golden.from_arrays(model.golden())
     tolerance = Tolerance.from_dict(model.manifest.tolerances)
     needs = EngineNeeds.of_entry(engine_entry(where, engine.facts))
-    runner = TensorRTRunner(engine.plan, backend=where.backend, inputs=model.manifest.inputs, needs=needs)
+    runner = TensorRTRunner(bytes(engine.plan), backend=where.backend, inputs=model.manifest.inputs, needs=needs)
     with say.stage(f"parity ({where.name})") as bar, runner:
         return check_parity(runner, golden, golden_sampler(model, golden), tolerance, bar)

@@ -17,6 +17,7 @@ from dsr_export.bundle.paths import MANIFEST
 from dsr_export.bundle.reader import REPORT, Bundle
 from dsr_export.cache import tool_versions
 from dsr_export.parity.checks import ParityReport
+from dsr_export.reports.files import report_files
 from graphs.targets import Target
 
 if TYPE_CHECKING:
@@ -55,8 +56,8 @@ def contents_with_engine(bundle: Bundle, made: Compiled) -> tuple[Manifest, Cont
     old, name = bundle.manifest, made.target.name
     entry = engine_entry(made.target, made.engine.facts)
     contents = _files(bundle)
-    contents[plan_path(name)] = made.engine.plan
-    contents[REPORT] = _bytes(_report(bundle, made))
+    contents[plan_path(name)] = bytes(made.engine.plan)
+    contents |= _report_files(old, _report(bundle, made))
     manifest = replace(
         old,
         targets=(*(each for each in old.targets if each.name != name), entry),
@@ -75,7 +76,7 @@ def contents_with_component(
     outer = _files(bundle)
     outer |= {f"{folder}/{name}": content for name, content in contents.items()}
     outer[f"{folder}/{MANIFEST}"] = manifest.to_bytes()
-    outer[REPORT] = _bytes(_outer_report(bundle, role, contents, made))
+    outer |= _report_files(old, _outer_report(bundle, role, contents, made))
     changed = replace(
         old,
         build_key=made.key,
@@ -160,5 +161,6 @@ def _all_passed(verdicts: list[dict[str, Any]]) -> bool:
     return bool(verdicts) and all(each["passed"] is True for each in verdicts)
 
 
-def _bytes(report: Mapping[str, Any]) -> bytes:
-    return json.dumps(report, indent=1, sort_keys=True, allow_nan=False).encode()
+def _report_files(old: Manifest, report: Mapping[str, Any]) -> Contents:
+    """The report in the forms that the bundle has: one from before there was a page gets none."""
+    return {name: content for name, content in report_files(report).items() if name in old.files}

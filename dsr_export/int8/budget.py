@@ -54,14 +54,16 @@ class Measure:
     def __init__(self, model: Path, plan: Mapping[str, QuantizedGemm], inputs: Any, checks: Checks) -> None:
         self._model, self._plan, self._inputs, self._checks = model, plan, inputs, checks
 
-    def __call__(self, names: Sequence[str]) -> float:
+    def __call__(self, names: Sequence[str], *, cases: int | None = None) -> float:
+        """For the GEMMs `names`, over all checks or the last `cases` of them."""
+        checked = self._checks.cases[-cases:] if cases else self._checks.cases
         with tempfile.TemporaryDirectory(prefix="dsr-int8-") as scratch:
             path = Path(scratch) / "model.onnx"
             graph = load_inferred_graph(self._model)
             quantize_gemms(graph, {name: self._plan[name] for name in names})
             save_graph(graph, path)
             with OnnxRuntimeRunner(path, inputs=self._inputs) as runner:
-                return min(_worst_db(truth, runner.infer(dict(fed))) for fed, truth in self._checks.cases)
+                return min(_worst_db(truth, runner.infer(dict(fed))) for fed, truth in checked)
 
 
 def within_budget(
@@ -69,15 +71,16 @@ def within_budget(
     measure: Callable[[Sequence[str]], float],
     budget_db: float,
     *,
+    alone: Callable[[str], float],
     rank: Mapping[str, float] | None,
     bar: Bar,
 ) -> Verdict:
     """Ranks GEMMs, and leaves the worst in FP16 until the budget holds with a margin; all of them, if need be.
 
-    `rank` (name -> dB) spares a large model the measurement of each one alone.
+    `alone` measures one GEMM; `rank` (name -> dB) spares a large model the measurement of each one alone.
     """
     wanted = budget_db + MARGIN_DB
-    sensitivity = dict(rank) if rank is not None else _sensitivity(names, measure, bar)
+    sensitivity = dict(rank) if rank is not None else _sensitivity(names, alone, bar)
     worst_first = sorted(names, key=lambda name: sensitivity[name])
     count, reached = 0, measure(names)
     while reached < wanted and count < len(names):
@@ -87,10 +90,10 @@ def within_budget(
     return Verdict(tuple(worst_first[:count]), reached, sensitivity)
 
 
-def _sensitivity(names: Sequence[str], measure: Callable[[Sequence[str]], float], bar: Bar) -> dict[str, float]:
+def _sensitivity(names: Sequence[str], alone: Callable[[str], float], bar: Bar) -> dict[str, float]:
     found = {}
     for i, name in enumerate(names):
-        found[name] = measure([name])
+        found[name] = alone(name)
         bar(i + 1, len(names))
     return found
 

@@ -71,11 +71,17 @@ def _quantize(source: Path, card: SubjectCard, golden: Golden, budget_db: float,
     integer = [name for name, gemm in plan.items() if gemm.activation is not None]
     measure = Measure(source / stages.MODEL, plan, card.inputs, _checks(source, golden))
     rank = _local_rank(table.gemms, table.activations, integer) if card.parameters > stages.LARGE else None
-    verdict = within_budget(integer, measure, budget_db, rank=rank, bar=bar)
+    alone = partial(_alone, measure)
+    verdict = within_budget(integer, measure, budget_db, alone=alone, rank=rank, bar=bar)
     graph = load_inferred_graph(source / stages.MODEL)
     quantize_gemms(graph, {name: gemm for name, gemm in plan.items() if name not in verdict.kept})
     save_graph(graph, folder / stages.MODEL)
     stages.write_json(folder / stages.FACTS, _facts(table.method, table, budget_db, verdict, measured=rank is None))
+
+
+def _alone(measure: Measure, name: str) -> float:
+    """One case is enough to rank by."""
+    return measure([name], cases=1)
 
 
 def _model_of(source: Path) -> str:

@@ -21,11 +21,11 @@ def parity_row(**other: Any) -> dict[str, Any]:
 def gemm(name: str, **other: Any) -> dict[str, Any]:
     """One quantised GEMM."""
     roles = {
-        "patch": {"count": 256, "amax": 4.0, "rms": 1.0},
+        "patch": {"count": 256, "amax": 4.0, "rms": 1.0, "buckets": [{"count": 64, "amax": 4.0, "rms": 1.0}] * 4},
         "register": {"count": 16, "amax": 20.0, "rms": 4.0},
         "outlier": {"count": 3, "amax": 300.0, "rms": 90.0},
     }
-    made = {"name": name, "precision": "int8", "flops_share": 0.25, "rows": "static", "roles": roles}
+    made = {"name": name, "precision": "int8", "flops_share": 0.25, "rows": "static", "roles": roles, "smoothed": True}
     return {**made, "snr_db": {"minmax": 18.0, "chosen": 31.0}, "sensitivity_db": 40.0, "clipped": 0.001, **other}
 
 
@@ -58,6 +58,7 @@ def full_report() -> dict[str, Any]:
             parity_row(check="trajectory", output="sample", snr_db=12.25, cosine=0.97, passed=False),
             parity_row(
                 runtime="tensorrt_rtx",
+                target="rtx:sm89",
                 passed=False,
                 problem="12 of 64 values are NaN \x1b[0m <&>",
                 **dict.fromkeys(("max_abs", "mean_abs", "cosine", "psnr_db", "snr_db", "range")),
@@ -85,6 +86,7 @@ def full_report() -> dict[str, Any]:
             "widest": {"dsr/lower/a/squares": 2e5, "b": 3.0},
             "widest_sums": {"c": 40.0},
         },
+        "compiled": {"rtx:sm89": {"version": "1.7", "seconds": 4.0, "verified": False, "not_run": "no GPU"}},
         "engines": {"rtx": {"plan_bytes": 13_000_000, "layers": 42, "seconds": 4.9, "version": "1.7"}},
         "files": {"model.onnx": 4_900_000, "components/decoder/model.onnx": 7, "components/decoder/golden.npz": 3},
         "tools": {"numpy": "2.4.6", "dsr-export": "0.1.0"},
@@ -94,6 +96,8 @@ def full_report() -> dict[str, Any]:
         "int8": {
             "method": "mse",
             "budget_snr_db": 26.0,
+            "reached_snr_db": 27.5,
+            "sensitivity": "measured",
             "int8_flops_share": 0.75,
             "gemms": [gemm("blocks.0.qkv"), gemm("blocks.0.fc1", sensitivity_db=22.0, precision="fp16")],
         },
