@@ -119,7 +119,7 @@ def quantised_rows(rows: Array, activation: Activation, tokens: Array) -> Array:
     elif activation.rows == "static":
         assert activation.row_factors is not None
         factors = activation.row_factors[tokens, None]
-    codes = np.clip(np.rint(rows / factors / activation.step), -CODES, CODES)
+    codes = np.clip(np.rint(rows / factors / activation.step), -CODES - 1, CODES)  # as QuantizeLinear saturates
     return np.asarray(codes * activation.step * factors, np.float32)
 
 

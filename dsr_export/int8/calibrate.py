@@ -26,9 +26,11 @@ from dsr_export.progress import Bar
 from dsr_export.subject import SubjectCard
 from graphs.artifacts import OptimizedModel
 from graphs.files import load_inferred_graph, save_graph
+from graphs.gate_padding import pad_gated_mlps
 from graphs.probes import add_outputs
 
 Array = npt.NDArray[Any]
+PADDED = "padded.onnx"
 MODEL, TABLE, CHECKS = "model.onnx", "calibration.json", "checks.npz"
 CHECKED_CALLS, CHECKED_ROWS = 3, 4
 
@@ -47,7 +49,8 @@ def calibrate(
     `data` is None where `options` name tables to use instead. `digest` identifies the graph in the table.
     """
     recipe = METHODS[options.method]
-    graph = load_inferred_graph(source / MODEL)
+    model = _padded(source / MODEL, folder)
+    graph = load_inferred_graph(model)
     selection = select(graph, card.fp32_modules)
     if not selection.integer:
         raise ExportError(
@@ -55,7 +58,7 @@ def calibrate(
             hint="build with --precision fp16",
         )
     given = _given(options, digest)
-    stats = {} if data is None else _measure(source, card, selection, recipe, data, folder, bar)
+    stats = {} if data is None else _measure(model, card, selection, recipe, data, folder, bar)
     groups = activation_groups(selection)
     choices = given.choices() if given else {}
     _check_given(choices, groups)
@@ -69,6 +72,14 @@ def calibrate(
     table = _table(digest, options, selection, stats, written, given)
     (folder / TABLE).write_bytes(table.to_bytes())
     save_graph(graph, folder / MODEL)
+    for path in folder.glob(f"{PADDED}*"):
+        path.unlink()
+
+
+def _padded(model: Path, folder: Path) -> Path:
+    """The model with gated MLPs widened to what integer kernels like, where any needs it."""
+    graph = load_inferred_graph(model)
+    return save_graph(graph, folder / PADDED) if pad_gated_mlps(graph) else model
 
 
 _NOTHING = np.zeros((0, 0), np.int8)  # codes are on disk by then
@@ -85,7 +96,7 @@ def register_rows(card: SubjectCard, selection: Selection) -> RegisterRows:
 
 
 def _measure(
-    source: Path,
+    model: Path,
     card: SubjectCard,
     selection: Selection,
     recipe: Recipe,
@@ -95,9 +106,7 @@ def _measure(
 ) -> dict[str, ActivationStats]:
     """Statistics of every activation that a selected GEMM reads; some calls are kept to check the budget with."""
     stats = new_stats(selection, register_rows(card, selection), hessians=recipe.rounding)
-    tapped = add_outputs(
-        OptimizedModel(path=source / MODEL), folder / "tapped.onnx", list(graph_activations(selection))
-    )
+    tapped = add_outputs(OptimizedModel(path=model), folder / "tapped.onnx", list(graph_activations(selection)))
     kept, main = _Kept(), card.outputs[0].name
     with OnnxRuntimeRunner(tapped, inputs=card.inputs) as runner:
 

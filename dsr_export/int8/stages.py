@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from calibration.table import choice_from, read_table
+from calibration.table import Table, choice_from, read_table
 from dsr_export import stages
 from dsr_export.build import Build
 from dsr_export.cache import CachedStage
@@ -27,6 +27,7 @@ from dsr_export.subject import SubjectCard
 from graphs.artifacts import OptimizedModel
 from graphs.files import load_inferred_graph, save_graph
 from graphs.quantized import quantize_gemms
+from graphs.weight_gemms import weight_gemms
 
 Array = npt.NDArray[Any]
 
@@ -74,9 +75,10 @@ def _quantize(source: Path, card: SubjectCard, golden: Golden, budget_db: float,
     alone = partial(_alone, measure)
     verdict = within_budget(integer, measure, budget_db, alone=alone, rank=rank, bar=bar)
     graph = load_inferred_graph(source / stages.MODEL)
+    order = [gemm.name for gemm in weight_gemms(graph) if gemm.name in plan]
     quantize_gemms(graph, {name: gemm for name, gemm in plan.items() if name not in verdict.kept})
     save_graph(graph, folder / stages.MODEL)
-    stages.write_json(folder / stages.FACTS, _facts(table.method, table, budget_db, verdict, measured=rank is None))
+    stages.write_json(folder / stages.FACTS, _facts(order, table, budget_db, verdict, measured=rank is None))
 
 
 def _alone(measure: Measure, name: str) -> float:
@@ -104,9 +106,9 @@ def _local_rank(
     return {name: choice_from(name, activations[gemms[name]["activation"]]).snr_db for name in names}
 
 
-def _facts(method: str, table: Any, budget_db: float, verdict: Verdict, *, measured: bool) -> dict[str, Any]:
-    gemms = []
-    for name, known in table.gemms.items():
+def _facts(order: list[str], table: Table, budget_db: float, verdict: Verdict, *, measured: bool) -> dict[str, Any]:
+    gemms: list[dict[str, Any]] = []
+    for name, known in ((name, table.gemms[name]) for name in order):
         entry = table.activations.get(known["activation"], {}) if not known["weight_only"] else {}
         in_fp16 = name in verdict.kept
         gemms.append(
@@ -123,7 +125,7 @@ def _facts(method: str, table: Any, budget_db: float, verdict: Verdict, *, measu
             }
         )
     return {
-        "method": method,
+        "method": table.method,
         "budget_snr_db": budget_db,
         "reached_snr_db": verdict.snr_db,
         "sensitivity": "measured" if measured else "local",

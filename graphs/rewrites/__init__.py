@@ -21,7 +21,7 @@ LOWERINGS: tuple[tuple[str, tuple[Rewrite, ...]], ...] = (
 )
 
 OPTIMIZATIONS: tuple[Rewrite, ...] = (
-    # Each runs over the whole lowered graph, once constants are folded. None must match: a model may have no such place.
+    # Each runs over the whole lowered graph, once constants are folded; that none matches is no error.
     FuseLayerNorm(),
     DivideByRoot(),
     FoldReshapeShape(),  # in front of what drops or copies a Reshape: its shape is a constant by then

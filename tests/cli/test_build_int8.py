@@ -1,0 +1,93 @@
+"""`dsr-export build --precision int8`, on the packaged model with planted outliers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from dsr_export.bundle.reader import Bundle
+from tests.conftest import Cli
+
+FEW = ("--trajectory-steps", "9", "--calibration-images", "2", "--batch", "1,2,2")
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory, stage_cache: Path) -> Path:
+    from dsr_export.config import BatchRange, ExportConfig
+    from dsr_export.int8.options import Int8Options
+    from dsr_export.pipeline import export
+
+    out = tmp_path_factory.mktemp("int8") / "d.dsr"
+    config = ExportConfig(
+        model="digits-outliers",
+        precision="int8",
+        targets=("rtx", "onnxruntime"),
+        batch=BatchRange(1, 2, 2),
+        trajectory_steps=9,
+        int8=Int8Options(images=2),
+        out=out,
+    )
+    return export(config).path
+
+
+def test_the_numbers_hold_and_nearly_all_arithmetic_is_int8(bundle: Path) -> None:
+    report = Bundle.open(bundle).report()
+    assert report["passed"] is True
+    assert min(row["snr_db"] for row in report["parity"]) > 35  # plain per-tensor ranges end below 30 here
+    assert report["int8"]["int8_flops_share"] > 0.9
+    gemms = {gemm["name"]: gemm for gemm in report["int8"]["gemms"]}
+    assert list(gemms).index("blocks.2.attn.qkv") < list(gemms).index("blocks.7.attn.qkv")
+    assert set(gemms["blocks.7.attn.qkv"]["roles"]) >= {"register", "patch"}
+    assert "register" not in gemms["blocks.0.attn.qkv"]["roles"]  # they join at block 2
+    assert report["engines"]["rtx"]["layer_output_types"]["int8"] >= 32
+
+
+def test_the_artefact_is_what_was_asked_for(bundle: Path) -> None:
+    model = onnx.load(bundle / "model.onnx")
+    integer = [
+        node
+        for node in model.graph.node
+        if node.op_type == "MatMul" and all(name.endswith(("values", "dequantized_weight")) for name in node.input)
+    ]
+    assert len(integer) == 32
+    assert {tensor.data_type for tensor in model.graph.initializer if tensor.name.endswith("/weight")} == {3}
+
+
+def test_the_table_ships_and_can_be_used_again(bundle: Path, cli: Cli, tmp_path: Path) -> None:
+    table = bundle / "calibration.json"
+    args = ("build", "digits-outliers", "--precision", "int8", "--target", "onnxruntime", "--json", *FEW)
+    done = cli(*args, "--calibration-table", table, "--out", tmp_path / "again.dsr")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["passed"] is True
+    assert (tmp_path / "again.dsr" / "calibration.json").read_bytes() == table.read_bytes()
+
+
+def test_a_table_of_another_model_is_refused_by_hash(bundle: Path, cli: Cli, tmp_path: Path) -> None:
+    done = cli(
+        "build", "digits", "--precision", "int8", "--target", "onnxruntime", *FEW,
+        "--calibration-table", bundle / "calibration.json", "--out", tmp_path / "no.dsr",
+    )  # fmt: skip
+    known = json.loads((bundle / "calibration.json").read_bytes())["model_sha256"]
+    assert (done.code, known in done.err) == (1, True)
+    assert not (tmp_path / "no.dsr").exists()
+
+
+def test_an_impossible_budget_ends_with_the_best_found(cli: Cli, tmp_path: Path) -> None:
+    done = cli(
+        "build", "digits-outliers", "--precision", "int8", "--target", "onnxruntime", "--json", *FEW,
+        "--int8-budget", "95", "--out", tmp_path / "b.dsr",
+    )  # fmt: skip
+    report = json.loads(done.out)
+    assert (done.code, report["passed"]) == (3, False)
+    assert report["int8"]["int8_flops_share"] == 0
+    assert all(gemm["precision"] != "int8" for gemm in report["int8"]["gemms"])
+    assert np.isfinite(report["int8"]["reached_snr_db"])
+
+
+def test_calibration_options_without_int8_are_refused(cli: Cli, tmp_path: Path) -> None:
+    done = cli("build", "--precision", "fp16", "--int8-budget", "30", "--out", tmp_path / "no.dsr")
+    assert (done.code, "give --precision int8" in done.err) == (1, True)
