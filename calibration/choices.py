@@ -20,13 +20,17 @@ from calibration.methods.magnitudes import CODES
 from calibration.rounding import nearest, weight_steps
 from calibration.smoothing import ALPHAS, smoothing_factors
 from calibration.stats import ActivationStats, token_weights
-from graphs.quantized import SMALLEST_ROW, Activation, Rows
+from graphs.quantizers import SMALLEST_ROW, Activation, Rows
 
 Array = npt.NDArray[Any]
 MARGIN_DB: Mapping[Rows, float] = {"none": 1.5, "static": 1.0, "dynamic": 0.0}
 """By how much a kind of row factor must be better than those that nothing can exceed."""
+NORMALISED_DB: Mapping[Rows, float] = {"none": 0.0, "static": 0.5, "dynamic": 3.0}
+"""The same behind a norm, which bounds every token: there a constant range is safe, and saves passes over the output of
+the widest GEMMs."""
+HEADROOM = 1.1  # of a constant range, for labels and timesteps that were not seen
 JUDGED_OUTPUTS = 512  # columns of the weight, evenly spaced, are enough to tell candidates apart
-SHARES = np.linspace(0.7, 1.0, 13)  # of the exact maximum; less than that gains little and clips hard
+SHARES = np.linspace(0.9, 1.0, 5)  # of the range with headroom: less would clip what was seen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,13 +46,16 @@ class Choice:
         return bool((self.factors != 1).any())
 
 
-def choose(stats: ActivationStats, weight: Array, recipe: Recipe, *, foldable: bool) -> Choice:
+def choose(
+    stats: ActivationStats, weight: Array, recipe: Recipe, *, foldable: bool, normalised: bool = False
+) -> Choice:
     """The best candidate for an activation and its weights side by side [K, N].
 
-    `foldable` says that channel factors can move into what made the activation.
+    `foldable` says that channel factors can move into what made the activation, `normalised` that a norm did.
     """
+    margin = NORMALISED_DB if normalised else MARGIN_DB
     candidates = _candidates(stats, weight, recipe, foldable=foldable)
-    return max(candidates, key=lambda each: each.snr_db - MARGIN_DB[each.activation.rows])
+    return max(candidates, key=lambda each: each.snr_db - margin[each.activation.rows])
 
 
 def naive_snr_db(stats: ActivationStats, weight: Array) -> float:
@@ -88,7 +95,7 @@ def _step(stats: ActivationStats, rows: Array, weight: Array, factors: Array, re
 
     The largest magnitude stays exact either way: that of each channel over its factor.
     """
-    largest = max(float((stats.channel_largest / factors).max(initial=0.0)), SMALLEST_ROW)
+    largest = max(float((stats.channel_largest / factors).max(initial=0.0)) * HEADROOM, SMALLEST_ROW)
     if not recipe.smoothing:
         return max(recipe.range_of(stats.magnitudes), SMALLEST_ROW) / CODES
     return _best_step(rows, weight, largest)

@@ -21,7 +21,8 @@ from calibration.policy import Selection
 from calibration.rounding import compensated, nearest, weight_steps
 from calibration.stats import ActivationStats
 from graphs.channel_division import apply_edits, divide_constant, division
-from graphs.quantized import QuantizedGemm
+from graphs.normalised import is_normalised
+from graphs.quantizers import QuantizedGemm
 from graphs.stored import StoredValues
 from graphs.weight_gemms import WeightGemm
 
@@ -62,7 +63,8 @@ def fold_choices(
         name = str(group[0].activation.name)
         weight = np.concatenate([stored_weight(gemm) for gemm in group], axis=1)
         foldable = _foldable(group)
-        choice = given.get(name) or choose(stats[name], weight, recipe, foldable=foldable)
+        normalised = is_normalised(group[0].activation)
+        choice = given.get(name) or choose(stats[name], weight, recipe, foldable=foldable, normalised=normalised)
         chosen[name] = choice, naive_snr_db(stats[name], weight) if name in stats else 0.0
         if choice.smooths:
             _fold(group, choice.factors)
@@ -85,7 +87,7 @@ def quantised_gemms(
             quantized = _quantised(gemm, seen, recipe, choice)
             clipped = clipped_fraction(seen, choice) if seen is not None else 0.0
             yield Planned(gemm, quantized, choice, naive, clipped)
-    for gemm in selection.weight_only:
+    for gemm in selection.conditions:
         quantized = _quantised(gemm, stats.get(str(gemm.activation.name)), recipe, None)
         yield Planned(gemm, quantized, None, None, 0.0)
 
@@ -125,9 +127,8 @@ def _quantised(gemm: WeightGemm, stats: ActivationStats | None, recipe: Recipe, 
     shift = None
     if recipe.bias_correction and stats is not None and known:
         shift = (stats.mean / factors) @ (weight - codes * steps)
-    keeps_layout = choice is None and gemm.transposed
     return QuantizedGemm(
-        codes=np.ascontiguousarray(codes.T) if keeps_layout else codes,
+        codes=codes,
         weight_steps=steps,
         activation=None if choice is None else choice.activation,
         bias_shift=None if shift is None else np.asarray(shift, np.float32),

@@ -1,8 +1,7 @@
-"""Which GEMMs become INT8, and which keep their arithmetic and only store their weight in INT8.
+"""Which GEMMs become INT8, and which of them have conditions for inputs.
 
-Sources: TensorRT's and ModelOpt's rules. Embedders and final layers stay as they are, GEMMs narrower than 16 too; a
-GEMM of few rows (a timestep's AdaLN at batch 1) is bound by reading its weight and gains nothing from integer
-arithmetic.
+Sources: TensorRT's and ModelOpt's rules. Embedders and final layers stay as they are, GEMMs narrower than 16 too. A
+GEMM of few rows (a timestep's AdaLN) is bound by reading its weight, so that its input can have twice the bits.
 """
 
 from __future__ import annotations
@@ -25,12 +24,12 @@ class Selection:
     """GEMMs by what becomes of them. `total_flops` counts every weight GEMM of one sample."""
 
     integer: tuple[WeightGemm, ...]
-    weight_only: tuple[WeightGemm, ...]
+    conditions: tuple[WeightGemm, ...]
     total_flops: int
 
     @property
     def all(self) -> tuple[WeightGemm, ...]:
-        return (*self.integer, *self.weight_only)
+        return (*self.integer, *self.conditions)
 
 
 def select(graph: gs.Graph, fp32_modules: Collection[str]) -> Selection:

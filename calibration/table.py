@@ -17,7 +17,7 @@ import numpy as np
 
 from calibration.choices import Choice
 from graphs.errors import ExportError
-from graphs.quantized import Activation
+from graphs.quantizers import Activation
 
 SCHEMA_VERSION = 1
 LARGEST_FILE = 256 << 20

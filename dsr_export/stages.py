@@ -31,8 +31,9 @@ from dsr_export.sampling import SamplerSpec, trajectory
 from dsr_export.subject import SubjectCard
 from dsr_export.token_norms import measure_token_norms
 from graphs.artifacts import LoweredModel, OptimizedModel, Precision, TracedModel
+from graphs.files import load_model
 from graphs.lowering import lower, optimize
-from graphs.precision import PrecisionPolicy
+from graphs.precision import PrecisionPolicy, sinusoidal_modules
 from graphs.probes import RANGES, add_range_probes
 from graphs.targets import Target
 from graphs.typed import assign_precision
@@ -123,7 +124,10 @@ def measure_norms(source: Folder, card: SubjectCard, golden: Golden, folder: Fol
 def type_graph(
     source: Folder, card: SubjectCard, audit: RangeAudit, precision: Precision, folder: Folder, _: Bar
 ) -> None:
-    policy = PrecisionPolicy(fp32_modules=card.fp32_modules, wide_tensors=audit.wide_tensors(precision))
+    modules = card.fp32_modules
+    if precision == "int8":  # beside 8-bit GEMMs, FP16 embedders and final layers cost no accuracy, and half the bytes
+        modules = sinusoidal_modules(load_model(source / MODEL, weights=False), modules)
+    policy = PrecisionPolicy(fp32_modules=modules, wide_tensors=audit.wide_tensors(precision))
     report = assign_precision(OptimizedModel(path=source / MODEL), folder / MODEL, precision, policy)[1]
     write_json(folder / FACTS, report.as_dict())
 

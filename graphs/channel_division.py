@@ -61,7 +61,10 @@ def _divided_constant(tensor: gs.Tensor, divisor: Array, name: str) -> gs.Consta
         return gs.Constant(name, tensor._values.divided(divisor))
     value = constant_value(tensor)
     assert value is not None  # as `division` found it
-    return gs.Constant(name, np.asarray(value / divisor, np.float32))
+    divided = np.asarray(value / divisor, np.float32)
+    if divided.size == value.size:  # runtimes know a norm by the shape of its weight
+        divided = divided.reshape(value.shape)
+    return gs.Constant(name, divided)
 
 
 def _divide(tensor: gs.Tensor, by: Array, readers: int = 1) -> list[Edit] | None:

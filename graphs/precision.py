@@ -10,10 +10,12 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import onnx
 import onnx_graphsurgeon as gs
 
 from graphs.builders import PREFIX, site_of
 from graphs.norm_islands import spelt_norms
+from graphs.targets import module_of
 
 LOWERED = f"{PREFIX}lower/"  # what is only inserted (rows appended and dropped) moves tokens, and keeps their type
 FP32_OPS: Mapping[str, str] = {
@@ -57,6 +59,12 @@ class PrecisionPolicy:
 
     fp32_modules: Sequence[str] = ()
     wide_tensors: Mapping[str, str] = field(default_factory=dict)
+
+
+def sinusoidal_modules(model: onnx.ModelProto, modules: Sequence[str]) -> tuple[str, ...]:
+    """Those of `modules` that take sines: their angles need more than FP16's 11 bits."""
+    sines = [module_of(node.name) for node in model.graph.node if node.op_type in ("Sin", "Cos")]
+    return tuple(path for path in modules if any(each == path or each.startswith(path + ".") for each in sines))
 
 
 def fp32_islands(graph: gs.Graph, policy: PrecisionPolicy) -> dict[str, str]:

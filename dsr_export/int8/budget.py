@@ -14,7 +14,8 @@ import numpy.typing as npt
 from dsr_export.backends.onnxruntime import OnnxRuntimeRunner
 from dsr_export.progress import Bar
 from graphs.files import load_inferred_graph, save_graph
-from graphs.quantized import QuantizedGemm, quantize_gemms
+from graphs.quantized import quantize_gemms
+from graphs.quantizers import QuantizedGemm
 
 Array = npt.NDArray[Any]
 MARGIN_DB = 1.0  # the calls that are checked here are not those of the parity checks

@@ -180,7 +180,7 @@ def _table(
             )
         gemms[each.gemm.name] = {
             "activation": name,
-            "weight_only": each.choice is None,
+            "condition": each.choice is None,
             "flops_share": each.gemm.flops / selection.total_flops,
         }
     data = {"kind": options.data, "images": options.images, "steps": options.steps}

@@ -109,12 +109,12 @@ def _local_rank(
 def _facts(order: list[str], table: Table, budget_db: float, verdict: Verdict, *, measured: bool) -> dict[str, Any]:
     gemms: list[dict[str, Any]] = []
     for name, known in ((name, table.gemms[name]) for name in order):
-        entry = table.activations.get(known["activation"], {}) if not known["weight_only"] else {}
+        entry = table.activations.get(known["activation"], {}) if not known["condition"] else {}
         in_fp16 = name in verdict.kept
         gemms.append(
             {
                 "name": name,
-                "precision": "fp16" if in_fp16 else "weight-only" if known["weight_only"] else "int8",
+                "precision": "fp16" if in_fp16 else "int8",
                 "flops_share": known["flops_share"],
                 "rows": entry.get("rows"),
                 "smoothed": entry.get("channel_factors") is not None,

@@ -14,8 +14,9 @@ from graphs.artifacts import OptimizedModel
 from graphs.errors import ExportError
 from graphs.files import load_inferred_graph, save_graph
 from graphs.precision import PrecisionPolicy
-from graphs.quantized import Activation, QuantizedGemm, quantize_gemms
+from graphs.quantized import quantize_gemms
 from graphs.quantizer_checks import paired_quantizers
+from graphs.quantizers import Activation, QuantizedGemm
 from graphs.typed import assign_precision
 from graphs.weights import low_precision_fraction
 
@@ -139,10 +140,25 @@ def test_a_gemm_with_a_stored_bias_becomes_a_product_and_a_sum(tmp_path: Path) -
     assert "Gemm" not in {node.op_type for node in onnx.load(tmp_path / "q.onnx").graph.node}
 
 
-def test_a_weight_alone_keeps_its_gemm(tmp_path: Path) -> None:
-    made = onnx.load(_quantised(tmp_path, _planned(None)))
-    assert [node.op_type for node in made.graph.node] == ["DequantizeLinear", "MatMul", "Add"]
-    assert list(paired_quantizers(made)) == []
+def test_a_condition_has_twice_the_bits(tmp_path: Path) -> None:
+    model = onnx.parser.parse_model(
+        f'<ir_version: 10, opset_import: ["": 20]> g (float[N,{WIDTH}] x) => (float[N,{OUT}] out) '
+        "{ out = Gemm<transB=1>(x, wt, b) }"
+    )
+    rng = np.random.default_rng(0)
+    weight, bias = rng.standard_normal((WIDTH, OUT)), rng.standard_normal(OUT)
+    arrays = {"wt": np.ascontiguousarray(weight.T), "b": bias}
+    model.graph.initializer.extend(numpy_helper.from_array(a.astype(np.float32), n) for n, a in arrays.items())
+    model.graph.node[0].name = "fc0/Gemm"
+    onnx.save(model, tmp_path / "m.onnx")
+    graph, planned = load_inferred_graph(tmp_path / "m.onnx"), _planned(None, shift=True)
+    quantize_gemms(graph, {"fc0": planned})
+    made = save_graph(graph, tmp_path / "q.onnx")
+    assert list(paired_quantizers(onnx.load(made))) == []
+    x = rng.standard_normal((4, WIDTH)).astype(np.float32) * np.array([[1], [100], [1e-3], [0]], np.float32)
+    exact = x @ (planned.codes * planned.weight_steps) + bias + planned.bias_shift
+    error = np.abs(_run(made, x) - exact).max(axis=1)
+    assert (error <= 3e-4 * np.abs(x).max(axis=1) + 1e-5).all()  # a hundredth of what 8 bits leave
 
 
 def test_everything_else_becomes_fp16_and_the_weights_count_as_int8(tmp_path: Path) -> None:
