@@ -17,6 +17,7 @@ from dsr_export.bundle.manifest import BundleTarget, Manifest
 from dsr_export.cache import CachedStage, tool_versions
 from dsr_export.parity.tolerances import TOLERANCES
 from dsr_export.subject import SubjectCard
+from dsr_export.tap_stages import TAPS
 from graphs.targets import Target
 
 
@@ -24,6 +25,7 @@ def bundle_contents(
     build: Build,
     typed: CachedStage,
     reference: CachedStage,
+    taps: CachedStage,
     engines: Mapping[str, CachedStage],
     report: Mapping[str, Any],
 ) -> dict[str, Path | bytes]:
@@ -32,6 +34,7 @@ def bundle_contents(
         path.name: path for path in typed.path.iterdir() if path.name.startswith(stages.MODEL)
     }
     contents[stages.GOLDEN] = reference.path / stages.GOLDEN
+    contents[TAPS] = taps.path / TAPS
     for name, engine in engines.items():
         contents[plan_path(name)] = engine.path / stages.PLAN
     contents["report.json"] = json.dumps(report, indent=1, sort_keys=True, allow_nan=False).encode()

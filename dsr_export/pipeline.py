@@ -16,6 +16,7 @@ from dsr_export.locks import exclusive
 from dsr_export.progress import Reporter, Silent
 from dsr_export.report import build_report
 from dsr_export.subject import SubjectCard
+from dsr_export.tap_stages import TAPS, make_taps
 from graphs.targets import check_model
 
 
@@ -68,14 +69,25 @@ def _export(build: Build) -> Bundle:
         job = partial(stages.compile_engine, typed.path, card, target, config.batch)
         engines[target.name] = run("engine", key, job)
 
-    check = stages.ParityJob(card=card, golden=golden, sampler=sampler, precision=config.precision)
-    key = {"golden": reference.digest, "precision": config.precision}
+    key = {"of": optimized.digest, "golden": reference.digest, "batch": config.batch}
+    job = partial(make_taps, optimized.path, reference.path, card, golden, sampler, config.batch)
+    taps = run("taps", key, job)
+
+    check = stages.ParityJob(
+        card=card,
+        golden=golden,
+        sampler=sampler,
+        precision=config.precision,
+        batch=config.batch,
+        taps=taps.path / TAPS,
+    )
+    key = {"golden": reference.digest, "taps": taps.digest, "precision": config.precision, "batch": config.batch}
     parity = [run("parity", {"of": typed.digest, **key}, partial(check.typed_graph, typed.path))]
     for target in build.runnable_targets:
         plan = engines[target.name]
         parity.append(run("parity-engine", {"of": plan.digest, **key}, partial(check.engine, target, plan.path)))
 
     report = build_report(build, card, [lowered, optimized], typed, audit, engines, parity)
-    contents = bundle_contents(build, typed, reference, engines, report)
+    contents = bundle_contents(build, typed, reference, taps, engines, report)
     manifest = bundle_manifest(build, card, engines, audit)
     return Bundle.open(write_bundle(build.out, manifest, contents, force=config.force))

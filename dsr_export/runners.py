@@ -13,6 +13,7 @@ from dsr_export.errors import ExportError
 from graphs.artifacts import Precision, TensorSpec
 from graphs.emulate import emulate_bf16
 from graphs.files import load_model
+from graphs.taps import Tap, TappedModel, add_taps
 from graphs.targets import Target, target
 
 if TYPE_CHECKING:
@@ -29,6 +30,17 @@ def typed_runner(model: Path, inputs: Sequence[TensorSpec], precision: Precision
         emulated = emulate_bf16(load_model(model)).SerializeToString()
         return OnnxRuntimeRunner(emulated, inputs=inputs, optimize=False)
     return OnnxRuntimeRunner(model, inputs=inputs)
+
+
+def tapped_runner(
+    model: Path, inputs: Sequence[TensorSpec], precision: Precision, taps: Sequence[Tap]
+) -> tuple[Runner, TappedModel]:
+    """`typed_runner` on a copy in memory that also outputs samples at `taps`; nothing is written."""
+    loaded = load_model(model, weights=precision == "bf16")
+    tapped = add_taps(emulate_bf16(loaded) if precision == "bf16" else loaded, taps)
+    return OnnxRuntimeRunner(
+        tapped.model.SerializeToString(), inputs=inputs, optimize=precision != "bf16", weights=model.parent
+    ), tapped
 
 
 def bundle_runner(bundle: Bundle, runtime: Runtime) -> Runner:

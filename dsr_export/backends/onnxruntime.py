@@ -49,15 +49,18 @@ class OnnxRuntimeRunner:
         optimize: bool = True,
         threads: int | None = None,
         providers: Sequence[str] = CPU,
+        weights: Path | None = None,
     ) -> None:
         """`optimize=False` runs the graph node by node as written (the reference numerics of a Q/DQ graph).
+
+        `weights` is the folder in which a serialised model's external weights lie.
 
         Raises:
             ExportError: an unreadable model, an op without an implementation, a provider that does not start, or
                 inputs other than `inputs`.
         """
         self._specs = tuple(inputs)
-        self._session: Any = _session(model, optimize, threads, list(providers))
+        self._session: Any = _session(model, optimize, threads, list(providers), weights)
         _check_declared(self._session, self._specs)
         self._outputs = [output.name for output in self._session.get_outputs()]
 
@@ -81,7 +84,9 @@ class OnnxRuntimeRunner:
         return {name: np.asarray(result) for name, result in zip(self._outputs, results, strict=True)}
 
 
-def _session(model: Path | bytes, optimize: bool, threads: int | None, providers: list[str]) -> Any:
+def _session(
+    model: Path | bytes, optimize: bool, threads: int | None, providers: list[str], weights: Path | None
+) -> Any:
     import onnxruntime
 
     missing = [name for name in providers if name not in onnxruntime.get_available_providers()]
@@ -96,6 +101,8 @@ def _session(model: Path | bytes, optimize: bool, threads: int | None, providers
     # In the file's order, where range probes stand next to what they read: the default order runs them last and keeps
     # every tensor alive until then (12 GB instead of 3 for a model of 676 M parameters).
     options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
+    if weights is not None:
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(weights))
     if isinstance(model, Path) and _is_large(model):  # its packed copy of the weights would double the memory
         options.add_session_config_entry("session.disable_prepacking", "1")
         options.enable_cpu_mem_arena = False

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from dsr_export.cli.bisection import bisection_lines
 from graphs.errors import did_you_mean
 
 PARITY_FAILED = 3
@@ -49,6 +50,9 @@ def _print_report(report: dict[str, Any]) -> None:
     for check in report["checks"]:
         figures = f"{check['value']:.3f} (at least {check['limit']:.2f})"
         click.echo(f"  {_verdict(check)}  {_name(check, 'name')}: {figures}")
+    if report.get("bisection") is not None:
+        for line in bisection_lines(report["bisection"]):
+            click.echo(line)
     click.echo("passed" if report["passed"] else "FAILED: see report.json in the bundle")
 
 

@@ -1,0 +1,96 @@
+"""The stages of a build that look inside the model: reference values at every site, and a candidate's error there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dsr_export.backends.onnxruntime import OnnxRuntimeRunner
+from dsr_export.bundle.golden_file import read_npz
+from dsr_export.config import BatchRange
+from dsr_export.errors import ExportError
+from dsr_export.parity.bisection import bisect
+from dsr_export.parity.golden import Golden
+from dsr_export.parity.module_outputs import load_module_outputs, save_module_outputs
+from dsr_export.parity.roles import RegisterRows
+from dsr_export.parity.site_errors import curve, site_errors
+from dsr_export.parity.tap_file import Taps
+from dsr_export.parity.tap_inputs import in_batches, tap_inputs
+from dsr_export.parity.tap_reference import reference_taps
+from dsr_export.parity.tolerances import TOLERANCES
+from dsr_export.progress import Bar
+from dsr_export.runners import tapped_runner
+from dsr_export.sampling import SamplerSpec
+from dsr_export.subject import Subject, SubjectCard
+from graphs.artifacts import Precision
+from graphs.files import load_model
+from graphs.sites import Site, find_sites
+from graphs.tap_samples import INNER_VALUES, OUTER_VALUES, Layout, Sample
+from graphs.taps import Tap, add_taps
+
+if TYPE_CHECKING:
+    from dsr_export.subject import ExportSubject
+
+LARGE = 100_000_000  # parameters
+MODEL, TAPS, MODULES = "model.onnx", "taps.npz", "modules.npz"
+ROWS = 2  # images of the golden batch, and of the trajectory; one each of a large model
+
+
+def record_reference(
+    subject: ExportSubject, golden: Golden, sampler: SamplerSpec | None, batch: BatchRange, folder: Path
+) -> None:
+    """What each module of a PyTorch subject returns; nothing for a subject that is an ONNX file."""
+    if not isinstance(subject, Subject):
+        return
+    from dsr_export.backends.torch_modules import record_modules
+
+    rows = _rows(sum(weight.numel() for weight in subject.module.parameters()))
+    inputs = tap_inputs(golden, sampler, rows)
+    save_module_outputs(record_modules(subject, inputs, batch), folder / MODULES)
+
+
+def make_taps(
+    optimized: Path,
+    reference: Path,
+    card: SubjectCard,
+    golden: Golden,
+    sampler: SamplerSpec | None,
+    batch: BatchRange,
+    folder: Path,
+    _: Bar,
+) -> None:
+    """The FP32 graph, node by node as written, at all of its sites; PyTorch's values wherever a module returns them."""
+    inputs = tap_inputs(golden, sampler, _rows(card.parameters))
+    taps = [_tap(site) for site in find_sites(optimized / MODEL)]
+    tapped = add_taps(load_model(optimized / MODEL, weights=False), taps)
+    model = tapped.model.SerializeToString()
+    with OnnxRuntimeRunner(model, inputs=card.inputs, optimize=False, weights=optimized) as runner:
+        made = in_batches(runner.infer, inputs, batch)
+    found = [(taps[i].site, Sample(made[values], made[norms])) for i, (values, norms) in tapped.outputs.items()]
+    modules = load_module_outputs(reference / MODULES)
+    reference_taps(inputs, found, modules).save(folder / TAPS)
+
+
+def check_sites(
+    taps: Path, model: Path, card: SubjectCard, precision: Precision, batch: BatchRange, *, passed: bool
+) -> dict[str, Any]:
+    """`sites` and `tensors` of the report, and `bisection` where the candidate failed."""
+    reference = Taps.from_arrays(read_npz(taps), where=taps)
+    try:
+        runner, tapped = tapped_runner(model, card.inputs, precision, [tap.tap for tap in reference.taps])
+        errors = site_errors(runner, tapped, reference, batch)
+    except ExportError as error:  # a graph that does not run has failed parity already, with its reason
+        return {"sites": [], "tensors": [], "bisection": {"site": None, "problem": error.message}}
+    registers = RegisterRows.of(card.dsr, [tap.site for tap in reference.taps])
+    found = None if passed else bisect(errors, registers, TOLERANCES[precision], {}).as_dict()
+    tensors = [error.as_dict() for error in errors if not error.lost]
+    return {"sites": curve(errors), "tensors": tensors, "bisection": found}
+
+
+def _tap(site: Site) -> Tap:
+    values = OUTER_VALUES if site.outer else INNER_VALUES
+    return Tap(site, Layout.of((1, *site.shape)).channels_for(values))
+
+
+def _rows(parameters: int) -> int:
+    return 1 if parameters > LARGE else ROWS
