@@ -49,6 +49,7 @@ def build_report(
         "stages": list(build.log),
         "parity": [row for each in checked for row in each["rows"]],
         "trajectory_snr_db": checked[0]["trajectory_snr_db"],
+        "images": [row for each in checked for row in each["images"]],
         **{key: checked[0][key] for key in ("sites", "tensors", "bisection")},
         "checks": checks,
         "components": components_summary(build.components),

@@ -68,6 +68,7 @@ class _Verdict:
     rows: list[dict[str, Any]]
     checks: list[dict[str, Any]]
     trajectory_snr_db: list[float]
+    images: list[dict[str, Any]]
     bisection: dict[str, Any] | None
 
     def of(self, role: str) -> _Verdict:
@@ -97,6 +98,7 @@ def _judge(bundle: Bundle, runtime: Runtime, sites: bool, stages: _Stages) -> _V
         rows=[row.as_dict() for each in checked for row in each.rows],
         checks=[precision],
         trajectory_snr_db=list(checked[0].trajectory_snr_db),
+        images=[row.as_dict() for each in checked for row in each.images],
     )
 
 
@@ -136,6 +138,7 @@ def _report(bundle: Bundle, verdicts: list[_Verdict], log: list[dict[str, Any]])
         "stages": log,
         "parity": [row for each in verdicts for row in each.rows],
         "trajectory_snr_db": verdicts[0].trajectory_snr_db,
+        "images": verdicts[0].images,
         "bisection": _first_fault(verdicts),
         "checks": [check for each in verdicts for check in each.checks],
         "components": components_summary(bundle.components),

@@ -23,6 +23,8 @@ SMALL = 1024  # values of one image: cheap to keep whatever they are (modulation
 _PARTS = frozenset(["Pow", "Sqrt", "Reciprocal", "ReduceMean", "ReduceSum", "Sigmoid", "Neg", "Cast", "Abs"])
 """Steps inside an activation or a norm: their module's output says as much."""
 
+_UNORDERED = frozenset(["TopK"])  # a runtime may give its values in any order
+
 
 @dataclass(frozen=True, kw_only=True)
 class Site:
@@ -91,10 +93,12 @@ def _telling(tensor: gs.Variable, containers: set[str]) -> bool:
     The inside of a lowered replacement decides more than it returns: its limits say which tokens are outliers.
     """
     node, module = tensor.inputs[0], module_of(tensor.inputs[0].name)
-    small = math.prod(tensor.shape[1:]) <= SMALL
+    small = bool(math.prod(tensor.shape[1:]) <= SMALL)
+    if node.op in _UNORDERED:
+        return False
     if node.name.startswith(LOWERED):
         return small
-    if module in containers and (small or node.op not in MOVERS | _PARTS):
+    if module in containers and (small or str(node.op) not in MOVERS | _PARTS):
         return True
-    moved = node.op in MOVERS
+    moved = bool(node.op in MOVERS)
     return not moved and any(module_of(reader.name) != module for reader in tensor.outputs)

@@ -39,12 +39,13 @@ class Bisection:
         }
 
     def _with_tokens(self, fault: SiteError) -> SiteError:
-        """`fault`, or the outer site it leads to: what is modulation, or lost, has no tokens to count."""
+        """`fault`, or else the next outer site: what is modulation, or lost, has no tokens to count."""
         site = fault.reference.site
         if fault.sample is not None and len(site.shape) > 1 and site.shape[0] > 1:
             return fault
-        ends = [each for each in self.errors if each.reference.site.outer and each.reference.site.group == site.group]
-        return ends[0] if ends and ends[0].sample is not None else fault
+        outer = [each for each in self.errors if each.reference.site.outer]
+        own = next((i for i, each in enumerate(outer) if each.reference.site.group == site.group), len(outer))
+        return next((each for each in outer[own:] if each.sample is not None), fault)
 
 
 def bisect(
@@ -64,7 +65,15 @@ def bisect(
     fault = _first(errors, within, bad, inherits=not built)
     if fault is None:
         return Bisection(errors, registers)
+    fault = _end_of_lost(errors, fault, bad)
     return Bisection(errors, registers, errors[fault], limits[fault])
+
+
+def _end_of_lost(errors: Sequence[SiteError], fault: int, bad: set[int]) -> int:
+    """Where nobody reads a branch any more, what stands last in it, since that is where it was cut off."""
+    group = errors[fault].reference.site.group
+    lost = [i for i in bad if errors[i].lost and errors[i].reference.site.group == group]
+    return max(lost) if errors[fault].lost else fault
 
 
 def _limits(errors: Sequence[SiteError], tolerance: Tolerance, built: Mapping[str, float]) -> dict[int, float]:
