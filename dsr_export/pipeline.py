@@ -70,7 +70,7 @@ def _export(build: Build) -> Bundle:
         engines[target.name] = run("engine", key, job)
 
     key = {"of": optimized.digest, "golden": reference.digest, "batch": config.batch}
-    job = partial(make_taps, optimized.path, reference.path, card, golden, sampler, config.batch)
+    job = partial(make_taps, optimized.path, reference.path, card, config.batch)
     taps = run("taps", key, job)
 
     check = stages.ParityJob(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from dsr_export.backends.onnxruntime import OnnxRuntimeRunner
 from dsr_export.bundle.golden_file import read_npz
 from dsr_export.config import BatchRange
@@ -15,7 +17,7 @@ from dsr_export.parity.module_outputs import load_module_outputs, save_module_ou
 from dsr_export.parity.roles import RegisterRows
 from dsr_export.parity.site_errors import curve, site_errors
 from dsr_export.parity.tap_file import Taps
-from dsr_export.parity.tap_inputs import in_batches, tap_inputs
+from dsr_export.parity.tap_inputs import candidate_inputs, chosen_rows, in_batches, taken
 from dsr_export.parity.tap_reference import reference_taps
 from dsr_export.parity.tolerances import TOLERANCES
 from dsr_export.progress import Bar
@@ -32,35 +34,49 @@ if TYPE_CHECKING:
     from dsr_export.subject import ExportSubject
 
 LARGE = 100_000_000  # parameters
-MODEL, TAPS, MODULES = "model.onnx", "taps.npz", "modules.npz"
-ROWS = 2  # images of the golden batch, and of the trajectory; one each of a large model
+MODEL, TAPS, MODULES, INPUTS = "model.onnx", "taps.npz", "modules.npz", "inputs.npz"
 
 
 def record_reference(
     subject: ExportSubject, golden: Golden, sampler: SamplerSpec | None, batch: BatchRange, folder: Path
 ) -> None:
-    """What each module of a PyTorch subject returns; nothing for a subject that is an ONNX file."""
-    if not isinstance(subject, Subject):
+    """The images that taps are for, and what each module of a PyTorch subject returns for them."""
+    groups = candidate_inputs(golden, sampler)
+    counts = _rows(subject.card().parameters, len(groups))
+    if not isinstance(subject, Subject):  # an ONNX file: its graph is all there is
+        unseen = [np.zeros((len(next(iter(group.values()))), 0)) for group in groups]
+        _save_inputs(taken(groups, [chosen_rows(*each) for each in zip(unseen, counts, strict=True)]), folder)
         return
-    from dsr_export.backends.torch_modules import record_modules
+    from dsr_export.backends.torch_modules import record_modules, replaced_tokens
 
-    rows = _rows(sum(weight.numel() for weight in subject.module.parameters()))
-    inputs = tap_inputs(golden, sampler, rows)
+    seen = [replaced_tokens(subject, group, batch) for group in groups]
+    inputs = taken(groups, [chosen_rows(*each) for each in zip(seen, counts, strict=True)])
+    _save_inputs(inputs, folder)
     save_module_outputs(record_modules(subject, inputs, batch), folder / MODULES)
+
+
+def _rows(parameters: int, groups: int) -> tuple[int, ...]:
+    """Images of each group: without a trajectory, two drawn ones."""
+    if groups == 1:
+        return (2,)
+    return (1, 1, 1) if parameters > LARGE else (1, 2, 1)
+
+
+def _save_inputs(inputs: dict[str, Any], folder: Path) -> None:
+    with (folder / INPUTS).open("wb") as stream:
+        np.savez_compressed(stream, **inputs)
 
 
 def make_taps(
     optimized: Path,
     reference: Path,
     card: SubjectCard,
-    golden: Golden,
-    sampler: SamplerSpec | None,
     batch: BatchRange,
     folder: Path,
     _: Bar,
 ) -> None:
     """The FP32 graph, node by node as written, at all of its sites; PyTorch's values wherever a module returns them."""
-    inputs = tap_inputs(golden, sampler, _rows(card.parameters))
+    inputs = read_npz(reference / INPUTS)
     taps = [_tap(site) for site in find_sites(optimized / MODEL)]
     tapped = add_taps(load_model(optimized / MODEL, weights=False), taps)
     model = tapped.model.SerializeToString()
@@ -90,7 +106,3 @@ def check_sites(
 def _tap(site: Site) -> Tap:
     values = OUTER_VALUES if site.outer else INNER_VALUES
     return Tap(site, Layout.of((1, *site.shape)).channels_for(values))
-
-
-def _rows(parameters: int) -> int:
-    return 1 if parameters > LARGE else ROWS

@@ -33,7 +33,8 @@ class _Groups:
         after, before = self._reached(), self._needed()
         for node in self._nodes:
             self._settle(node, after)
-        first = next((self.found[id(n)] for n in self._nodes if self.found.get(id(n)) in self.blocks), None)
+        ends = {self.found[id(node)]: i for i, node in enumerate(self._nodes) if id(node) in self.found}
+        first = min(self.blocks & ends.keys(), key=lambda block: ends[block], default=None)
         for node in reversed(self._nodes):
             if id(node) not in self.found:
                 self.found[id(node)] = self._used_by(node, id(node) in after, id(node) in before, first)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import numpy.typing as npt
 
 from dsr_export.backends.torch import TorchRunner
@@ -38,6 +39,34 @@ def record_modules(subject: Subject, inputs: Mapping[str, Array], batch: BatchRa
         ModuleOutput(path, shape, Sample(made[f"values{i}"], made[f"norms{i}"]))
         for i, (path, shape) in enumerate(shapes)
     ]
+
+
+def replaced_tokens(subject: Subject, inputs: Mapping[str, Array], batch: BatchRange) -> Array:
+    """How many tokens of each image every replacement of the model changes, [images, sites]."""
+    from dsr_export.registers import RecursiveReplacement
+
+    counts: list[Array] = []
+
+    def record(_: nn.Module, given: Any, made: Any) -> None:
+        counts.append((given[0] != made).any(dim=-1).sum(dim=-1).numpy())
+
+    modules = [each for each in subject.module.modules() if isinstance(each, RecursiveReplacement)]
+    handles = [each.register_forward_hook(record) for each in modules]
+
+    def infer(fed: dict[str, Array]) -> dict[str, Array]:
+        counts.clear()
+        runner.infer(fed)
+        return {"counts": np.stack(counts, axis=1)}
+
+    rows = len(next(iter(inputs.values())))
+    if not modules:
+        return np.zeros((rows, 0), np.int64)
+    try:
+        with TorchRunner(subject) as runner:
+            return in_batches(infer, inputs, batch)["counts"]
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @contextmanager

@@ -67,9 +67,11 @@ def ssim(truth: Array, picture: Array, span: float) -> float:
 
 
 def ssim_floor(tolerance: Tolerance) -> float:
-    """What noise at the PSNR that `tolerance` allows leaves of a flat picture, where it shows most."""
-    noise = 10 ** (-tolerance.psnr_db / 10)
-    return K2**2 / (K2**2 + noise)
+    """What an error at the PSNR that `tolerance` allows may leave of a dark, flat picture, all of it an offset.
+
+    A picture that is below it is wrong in its structure, whatever its PSNR.
+    """
+    return K1**2 / (K1**2 + 10 ** (-tolerance.psnr_db / 10))
 
 
 def _psnr(truth: Array, picture: Array, span: float) -> float:

@@ -135,13 +135,13 @@ def final_shift_and_scale_swapped(graph: Graph, block: int) -> None:
     scale.input[0], shift.input[0] = shift.input[0], scale.input[0]
 
 
-def norm_in_half(graph: Graph, block: int) -> None:
-    """The FP32 island of a norm is missing: squares of large tokens overflow."""
-    square = f"blocks.{block}.norm1/Pow"
-    low = helper.make_node("Cast", [square], [f"{square}.half"], f"{square}.half", to=TensorProto.FLOAT16)
-    back = helper.make_node("Cast", [f"{square}.half"], [f"{square}.back"], f"{square}.back", to=TensorProto.FLOAT)
-    graph.redirect(square, f"{square}.back")
-    graph.after(square, low, back)
+def detection_in_half(graph: Graph, block: int) -> None:
+    """The FP32 island of a detection is missing: the squared norms of outliers overflow."""
+    squares = f"dsr/lower/replacements.{block}/squares"
+    low = helper.make_node("Cast", [squares], [f"{squares}.half"], f"{squares}.half", to=TensorProto.FLOAT16)
+    back = helper.make_node("Cast", [f"{squares}.half"], [f"{squares}.back"], f"{squares}.back", to=TensorProto.FLOAT)
+    graph.redirect(squares, f"{squares}.back")
+    graph.after(squares, low, back)
 
 
 def weight_transposed(module: str) -> Edit:
@@ -264,34 +264,38 @@ def positions_shifted(graph: Graph, block: int) -> None:
     graph.change(graph.node("root/Add").input[1], lambda rows: np.roll(rows, 1, axis=-2))
 
 
-def _defect(name: str, model: str, edit: Edit, block: int, site: str | None = None) -> Defect:
-    return Defect(name, model, edit, block, site or f"blocks.{block}")
+def _in_block(name: str, model: str, edit: Edit, block: int) -> Defect:
+    return Defect(name, model, edit, block, f"blocks.{block}")
 
 
-KINDS: list[tuple[str, Edit, str]] = [
-    ("shift_and_scale_swapped", shift_and_scale_swapped, "both"),
-    ("norm_in_half", norm_in_half, "both"),
-    ("proj_transposed", weight_transposed("attn.proj"), "both"),
-    ("qkv_bias_zeroed", bias_zeroed("attn.qkv"), "both"),
-    ("w12_bias_zeroed", bias_zeroed("mlp.w12"), "both"),
-    ("w3_bias_zeroed", bias_zeroed("mlp.w3"), "both"),
-    ("modulation_bias_zeroed", bias_zeroed("adaLN_modulation.1"), "both"),
-    ("rope_tables_exchanged", rope_tables_exchanged, "both"),
-    ("heads_permuted", heads_permuted, "both"),
-    ("wrong_epsilon", wrong_epsilon, "both"),
-    ("gate_dropped", gate_dropped, "both"),
-    ("mlp_gate_of_attention", mlp_gate_of_attention, "both"),
-    ("stale_quantiser", stale_quantiser, "both"),
-    ("attention_scale_wrong", attention_scale_wrong, "both"),
-    ("residual_subtracted", residual_subtracted, "both"),
-    ("halves_swapped", halves_swapped, "both"),
-    ("modulation_of_a_neighbour", modulation_of_a_neighbour, "both"),
-    ("norm_weight_lost", norm_weight_lost, "both"),
-    ("softmax_over_queries", softmax_over_queries, "both"),
-    ("wrong_register_index", wrong_register_index, "replace"),
-    ("threshold_low", threshold_off(0.9), "replace"),
-    ("threshold_high", threshold_off(1.1), "replace"),
-    ("replacement_dropped", replacement_dropped, "replace"),
-    ("replacement_bypassed", replacement_bypassed, "replace"),
-    ("register_norms_stale", register_norms_stale, "replace"),
-]
+DEFECTS = (
+    _in_block("wrong-register-index", "digits-outliers", wrong_register_index, 3),
+    _in_block("threshold-10-percent-low", "digits", threshold_off(0.9), 2),
+    _in_block("threshold-10-percent-low", "digits", threshold_off(0.9), 4),
+    _in_block("replacement-dropped", "digits-outliers", replacement_dropped, 3),
+    _in_block("replacement-bypassed", "digits-outliers", replacement_bypassed, 3),
+    _in_block("register-norms-stale", "digits-outliers", register_norms_stale, 3),
+    _in_block("shift-and-scale-swapped", "digits", shift_and_scale_swapped, 5),
+    _in_block("shift-and-scale-swapped", "digits-outliers", shift_and_scale_swapped, 1),
+    _in_block("detection-in-half", "digits-outliers", detection_in_half, 3),
+    _in_block("proj-transposed", "digits", weight_transposed("attn.proj"), 7),
+    _in_block("proj-transposed", "digits-outliers", weight_transposed("attn.proj"), 0),
+    _in_block("modulation-bias-zeroed", "digits", bias_zeroed("adaLN_modulation.1"), 6),
+    _in_block("rope-tables-exchanged", "digits", rope_tables_exchanged, 3),
+    _in_block("rope-tables-exchanged", "digits-outliers", rope_tables_exchanged, 0),
+    _in_block("heads-permuted", "digits", heads_permuted, 4),
+    _in_block("wrong-epsilon", "digits-outliers", wrong_epsilon, 7),
+    _in_block("gate-dropped", "digits", gate_dropped, 2),
+    _in_block("gate-dropped", "digits-outliers", gate_dropped, 6),
+    _in_block("mlp-gate-of-attention", "digits", mlp_gate_of_attention, 1),
+    _in_block("stale-quantiser", "digits", stale_quantiser, 5),
+    _in_block("attention-scale-wrong", "digits", attention_scale_wrong, 3),
+    _in_block("residual-subtracted", "digits-outliers", residual_subtracted, 4),
+    _in_block("halves-swapped", "digits", halves_swapped, 2),
+    _in_block("modulation-of-a-neighbour", "digits-outliers", modulation_of_a_neighbour, 6),
+    _in_block("norm-weight-lost", "digits", norm_weight_lost, 2),
+    _in_block("softmax-over-queries", "digits-outliers", softmax_over_queries, 5),
+    Defect("final-shift-and-scale-swapped", "digits", final_shift_and_scale_swapped, 8, "final_layer"),
+    Defect("time-bias-zeroed", "digits-outliers", time_bias_zeroed, 0, "t_embedder"),
+    Defect("positions-shifted", "digits", positions_shifted, 0, "root"),
+)
