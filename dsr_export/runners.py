@@ -17,6 +17,7 @@ from graphs.taps import Tap, TappedModel, add_taps
 from graphs.targets import Target, target
 
 if TYPE_CHECKING:
+    from dsr_export.bundle.manifest import BundleTarget
     from dsr_export.bundle.reader import Bundle
 
 Runtime = Literal["auto", "onnxruntime", "tensorrt", "tensorrt-rtx"]
@@ -49,18 +50,18 @@ def bundle_runner(bundle: Bundle, runtime: Runtime) -> Runner:
     Raises:
         ExportError: the bundle has no engine for the runtime, or there is no GPU to run it.
     """
-    engine = _engine(bundle, runtime)
-    if engine is None:
+    if runtime == "onnxruntime" or (runtime == "auto" and not has_runnable_engine(bundle)):
         return typed_runner(bundle.file("model.onnx"), bundle.manifest.input_specs(), bundle.manifest.precision)
     from dsr_export.backends.tensorrt_runner import TensorRTRunner
 
-    backend, plan = engine
-    return TensorRTRunner(plan, backend=backend, inputs=bundle.manifest.input_specs())
+    engine = bundle_engine(bundle, runtime)
+    plan = bundle.file(str(engine.engine))
+    return TensorRTRunner(plan, backend=engine.backend, inputs=bundle.manifest.input_specs())
 
 
 def has_runnable_engine(bundle: Bundle) -> bool:
     """Whether `auto` would run an engine here."""
-    return _engine(bundle, "auto") is not None
+    return bool(_engines(bundle, "auto"))
 
 
 def runs_here(target: Target) -> bool:
@@ -73,15 +74,17 @@ def runs_here(target: Target) -> bool:
     return target.compute_capability in (None, "current", found)
 
 
-def _engine(bundle: Bundle, runtime: Runtime) -> tuple[str, Path] | None:
-    if runtime == "onnxruntime":
-        return None
-    wanted = None if runtime == "auto" else runtime.replace("-", "_")
-    engines = [t for t in bundle.manifest.targets if t.engine is not None and wanted in (None, t.backend)]
-    if wanted is None:
-        engines = [each for each in engines if runs_here(target(each.name))]
-    if not engines and wanted is not None:
+def bundle_engine(bundle: Bundle, runtime: Runtime) -> BundleTarget:
+    """The engine that `runtime` runs; `auto` takes the first that the GPU at hand can run. ExportError without one."""
+    engines = _engines(bundle, runtime)
+    if not engines:
         raise ExportError(
             f"{bundle.path} holds no {runtime} engine", hint="build with --target rtx, or use --runtime onnxruntime"
         )
-    return (engines[0].backend, bundle.file(str(engines[0].engine))) if engines else None
+    return engines[0]
+
+
+def _engines(bundle: Bundle, runtime: Runtime) -> list[BundleTarget]:
+    wanted = None if runtime == "auto" else runtime.replace("-", "_")
+    engines = [t for t in bundle.manifest.targets if t.engine is not None and wanted in (None, t.backend)]
+    return [each for each in engines if wanted is not None or runs_here(target(each.name))]

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from dsr_export.subject import ExportSubject
 
 LARGE = 100_000_000  # parameters
+LARGE_RICHNESS = 8
 MODEL, TAPS, MODULES, INPUTS = "model.onnx", "taps.npz", "modules.npz", "inputs.npz"
 
 
@@ -52,7 +53,13 @@ def record_reference(
     seen = [replaced_tokens(subject, group, batch) for group in groups]
     inputs = taken(groups, [chosen_rows(*each) for each in zip(seen, counts, strict=True)])
     _save_inputs(inputs, folder)
-    save_module_outputs(record_modules(subject, inputs, batch), folder / MODULES)
+    values = OUTER_VALUES * _richness(subject.card().parameters)
+    save_module_outputs(record_modules(subject, inputs, batch, values), folder / MODULES)
+
+
+def _richness(parameters: int) -> int:
+    """How many times the values of a small model a large one keeps: it has more tokens, and room for them."""
+    return LARGE_RICHNESS if parameters > LARGE else 1
 
 
 def _rows(parameters: int, groups: int) -> tuple[int, ...]:
@@ -77,7 +84,7 @@ def make_taps(
 ) -> None:
     """The FP32 graph, node by node as written, at all of its sites; PyTorch's values wherever a module returns them."""
     inputs = read_npz(reference / INPUTS)
-    taps = [_tap(site) for site in find_sites(optimized / MODEL)]
+    taps = [_tap(site, card.parameters) for site in find_sites(optimized / MODEL)]
     tapped = add_taps(load_model(optimized / MODEL, weights=False), taps)
     model = tapped.model.SerializeToString()
     with OnnxRuntimeRunner(model, inputs=card.inputs, optimize=False, weights=optimized) as runner:
@@ -103,6 +110,6 @@ def check_sites(
     return {"sites": curve(errors), "tensors": tensors, "bisection": found}
 
 
-def _tap(site: Site) -> Tap:
-    values = OUTER_VALUES if site.outer else INNER_VALUES
+def _tap(site: Site, parameters: int) -> Tap:
+    values = (OUTER_VALUES if site.outer else INNER_VALUES) * _richness(parameters)
     return Tap(site, Layout.of((1, *site.shape)).channels_for(values))

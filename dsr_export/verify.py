@@ -91,7 +91,7 @@ def _judge(bundle: Bundle, runtime: Runtime, sites: bool, stages: _Stages) -> _V
     bisection = None
     if sites or not in_tolerance:
         with stages.stage("sites", "site by site"):
-            bisection = search_sites(bundle, failed=not in_tolerance)
+            bisection = search_sites(bundle, failed=not in_tolerance, engine=_failing_engine(runtimes, checked))
     return _Verdict(
         passed=precision["passed"] and in_tolerance,
         bisection=bisection,
@@ -100,6 +100,13 @@ def _judge(bundle: Bundle, runtime: Runtime, sites: bool, stages: _Stages) -> _V
         trajectory_snr_db=list(checked[0].trajectory_snr_db),
         images=[row.as_dict() for each in checked for row in each.images],
     )
+
+
+def _failing_engine(runtimes: list[Runtime], checked: list[ParityReport]) -> Runtime | None:
+    """The engine, where it fails and ONNX Runtime does not."""
+    passed = {runtime: report.passed for runtime, report in zip(runtimes, checked, strict=True)}
+    engines = [runtime for runtime in runtimes if runtime != "onnxruntime" and not passed[runtime]]
+    return engines[0] if engines and passed.get("onnxruntime", True) else None
 
 
 def _check(bundle: Bundle, runtime: Runtime, golden: Golden, stages: _Stages) -> ParityReport:

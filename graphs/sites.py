@@ -98,6 +98,8 @@ def _telling(tensor: gs.Variable, containers: set[str]) -> bool:
         return False
     if node.name.startswith(LOWERED):
         return small
+    if node.op in MOVERS and any(reader.op in MOVERS for reader in tensor.outputs):
+        return False  # on its way to one that is kept
     if module in containers and (small or str(node.op) not in MOVERS | _PARTS):
         return True
     moved = bool(node.op in MOVERS)

@@ -18,8 +18,8 @@ Array = npt.NDArray[Any]
 SEED = 20_260_505
 MOST_TOKENS = 1024
 EDGE = 128  # tokens at either end that are always kept: registers are the first rows, or the last
-OUTER_VALUES, INNER_VALUES = 8192, 1024  # values of one image that are kept of a block's output, and inside a block
-FEWEST_CHANNELS = 8  # whatever the number of tokens
+OUTER_VALUES, INNER_VALUES = 2048, 256  # of one image, that are kept of a block's output, and inside a block
+FEWEST_CHANNELS = 4  # whatever the number of tokens
 
 
 @dataclass(frozen=True)

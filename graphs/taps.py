@@ -59,8 +59,8 @@ def add_taps(model: onnx.ModelProto, taps: Sequence[Tap]) -> TappedModel:
         for name in node.output:
             tapped.graph.node.extend(made.get(name, ()))
     tapped.graph.initializer.extend(_constants(taps, outputs))
-    names = [name for pair in outputs.values() for name in pair]
-    tapped.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names)
+    for i, names in outputs.items():
+        tapped.graph.output.extend(_declared(names, taps[i], _batch(model.graph)))
     return TappedModel(tapped, outputs, lost)
 
 
@@ -76,6 +76,19 @@ def _nodes(tap: Tap, stem: str) -> Iterator[onnx.NodeProto]:
     yield helper.make_node(
         "ReduceL2", [f"{stem}/tokens", f"{stem}/last"], [f"{stem}_norms"], f"{stem}/norms", keepdims=0
     )
+
+
+def _declared(names: tuple[str, str], tap: Tap, batch: str | int) -> Iterator[onnx.ValueInfoProto]:
+    layout = Layout.of((1, *tap.site.shape))
+    shapes = [batch, len(layout.token_rows()), tap.channels], [batch, layout.tokens]
+    for name, shape in zip(names, shapes, strict=True):
+        yield helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+
+
+def _batch(graph: onnx.GraphProto) -> str | int:
+    """The first axis of the inputs, as they call it."""
+    axis = graph.input[0].type.tensor_type.shape.dim[0]
+    return str(axis.dim_param) or int(axis.dim_value)
 
 
 def _constants(taps: Sequence[Tap], outputs: dict[int, tuple[str, str]]) -> Iterator[onnx.TensorProto]:

@@ -103,7 +103,7 @@ def _session(
     options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
     if weights is not None:
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(weights))
-    if isinstance(model, Path) and _is_large(model):  # its packed copy of the weights would double the memory
+    if _is_large(model, weights):  # its packed copy of the weights would double the memory
         options.add_session_config_entry("session.disable_prepacking", "1")
         options.enable_cpu_mem_arena = False
     try:
@@ -117,9 +117,13 @@ def _session(
     return session
 
 
-def _is_large(model: Path) -> bool:
-    weights = model.with_name(model.name + ".data")
-    return weights.is_file() and weights.stat().st_size > LARGE_BYTES
+def _is_large(model: Path | bytes, folder: Path | None) -> bool:
+    """Whether weights beside the model, or in the folder of a serialised one, are large."""
+    if isinstance(model, Path):
+        files = [model.with_name(model.name + ".data")]
+    else:
+        files = [] if folder is None else list(folder.glob("*.data"))
+    return sum(each.stat().st_size for each in files if each.is_file()) > LARGE_BYTES
 
 
 def _check_declared(session: Any, specs: Sequence[TensorSpec]) -> None:

@@ -14,7 +14,7 @@ from dsr_export.config import BatchRange
 from dsr_export.parity.module_outputs import ModuleOutput
 from dsr_export.parity.tap_inputs import in_batches
 from dsr_export.subject import Subject
-from graphs.tap_samples import OUTER_VALUES, Sample
+from graphs.tap_samples import Sample
 
 if TYPE_CHECKING:
     from torch import nn
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 Array = npt.NDArray[Any]
 
 
-def record_modules(subject: Subject, inputs: Mapping[str, Array], batch: BatchRange) -> list[ModuleOutput]:
-    """Calls of all modules by all their names, in order, for the images in `inputs`."""
+def record_modules(subject: Subject, inputs: Mapping[str, Array], batch: BatchRange, values: int) -> list[ModuleOutput]:
+    """Calls of all modules by all their names, in order, for the images in `inputs`; about `values` of each image."""
     shapes: list[tuple[str, tuple[int, ...]]] = []
-    with TorchRunner(subject) as runner, _hooks(subject.module) as calls:
+    with TorchRunner(subject) as runner, _hooks(subject.module, values) as calls:
 
         def infer(fed: dict[str, Array]) -> dict[str, Array]:
             calls.clear()
@@ -70,13 +70,15 @@ def replaced_tokens(subject: Subject, inputs: Mapping[str, Array], batch: BatchR
 
 
 @contextmanager
-def _hooks(module: nn.Module) -> Iterator[list[ModuleOutput]]:
+def _hooks(module: nn.Module, values: int) -> Iterator[list[ModuleOutput]]:
     """The list grows by one entry per call, tensor and name of a module while the context is open."""
     calls: list[ModuleOutput] = []
     names: dict[nn.Module, list[str]] = {}
     for name, each in module.named_modules(remove_duplicate=False):
         names.setdefault(each, []).append(name)
-    handles = [each.register_forward_hook(_hook(paths, calls)) for each, paths in names.items() if paths != [""]]
+    handles = [
+        each.register_forward_hook(_hook(paths, calls, values)) for each, paths in names.items() if paths != [""]
+    ]
     try:
         yield calls
     finally:
@@ -84,7 +86,7 @@ def _hooks(module: nn.Module) -> Iterator[list[ModuleOutput]]:
             handle.remove()
 
 
-def _hook(paths: list[str], calls: list[ModuleOutput]) -> Callable[..., None]:
+def _hook(paths: list[str], calls: list[ModuleOutput], values: int) -> Callable[..., None]:
     import torch
 
     def record(_: nn.Module, __: Any, made: Any) -> None:
@@ -93,7 +95,7 @@ def _hook(paths: list[str], calls: list[ModuleOutput]) -> Callable[..., None]:
                 continue
             if all(value.shape):
                 array = value.detach().float().numpy()
-                sample = Sample.of(array, OUTER_VALUES)
+                sample = Sample.of(array, values)
                 calls.extend(ModuleOutput(path, tuple(array.shape[1:]), sample) for path in paths)
 
     return record

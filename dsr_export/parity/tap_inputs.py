@@ -33,7 +33,11 @@ def candidate_inputs(golden: Golden, sampler: SamplerSpec | None) -> list[dict[s
 
 def _step(like: Mapping[str, Array], x: Array, t: float, labels: Array) -> dict[str, Array]:
     """The inputs of one step, in the order of `like`."""
-    step = {"x": x.astype(np.float32), "t": np.full(len(x), t, np.float32), "y": labels.astype(np.int64)}
+    step: dict[str, Array] = {
+        "x": x.astype(np.float32),
+        "t": np.full(len(x), t, np.float32),
+        "y": labels.astype(np.int64),
+    }
     return {name: step[name] for name in like}
 
 

@@ -41,7 +41,7 @@ def test_the_curve_of_a_build_is_in_its_report(digits_bundle: Path) -> None:
 
 
 def test_the_bundle_stays_small(digits_bundle: Path) -> None:
-    assert (digits_bundle / "taps.npz").stat().st_size < 6_000_000
+    assert (digits_bundle / "taps.npz").stat().st_size < 2_000_000
     assert sum(path.stat().st_size for path in digits_bundle.rglob("*") if path.is_file()) < 20_000_000
 
 
