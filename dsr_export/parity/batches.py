@@ -23,6 +23,7 @@ Made = Mapping[str, "Array | str"]
 Infer = Callable[[Mapping[str, Array]], Made]
 ROW_MARGIN_DB = 20.0  # equal rows run the same arithmetic and may differ by its order only
 IN_BETWEEN = 2
+ITSELF = "itself"  # the reference of a check that compares a candidate with its own earlier result
 
 
 def stricter(tolerance: Tolerance) -> Tolerance:
@@ -53,9 +54,7 @@ def check_determinism(
     """The smallest batch again; `first` is what the candidate made of it before. 300 dB: not a bit differs."""
     again = infer(golden.cases[min(golden.cases)].inputs)
     for name, before in first.items():
-        yield ParityRow.of(
-            "determinism", name, runtime, "first run", _between(before, again[name]), stricter(tolerance)
-        )
+        yield ParityRow.of("determinism", name, runtime, ITSELF, _between(before, again[name]), stricter(tolerance))
 
 
 def check_invariance(
@@ -79,7 +78,7 @@ def check_invariance(
         else:
             same = np.concatenate([together[end] for end in ends])
             found = compare(same, np.concatenate([np.asarray(part) for part in parts]))
-        yield ParityRow.of("batch-invariance", name, runtime, f"in a batch of {high}", found, held)
+        yield ParityRow.of("batch-invariance", name, runtime, ITSELF, found, held)
 
 
 def judge(truth: Array, candidate: Array | str) -> Comparison:
