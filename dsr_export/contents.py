@@ -19,6 +19,7 @@ from dsr_export.int8.calibrate import TABLE
 from dsr_export.int8.stages import int8_tolerance
 from dsr_export.parity.tolerances import TOLERANCES, Tolerance
 from dsr_export.subject import SubjectCard
+from dsr_export.tap_stages import TAPS
 from graphs.targets import Target
 
 
@@ -26,6 +27,7 @@ def bundle_contents(
     build: Build,
     typed: CachedStage,
     reference: CachedStage,
+    taps: CachedStage,
     engines: Mapping[str, CachedStage],
     calibration: tuple[CachedStage, CachedStage] | None,
 ) -> dict[str, Path | bytes]:
@@ -34,6 +36,7 @@ def bundle_contents(
         path.name: path for path in typed.path.iterdir() if path.name.startswith(stages.MODEL)
     }
     contents[stages.GOLDEN] = reference.path / stages.GOLDEN
+    contents[TAPS] = taps.path / TAPS
     for name, engine in engines.items():
         contents[plan_path(name)] = engine.path / stages.PLAN
     if calibration is not None:

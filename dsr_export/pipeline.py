@@ -18,6 +18,7 @@ from dsr_export.progress import Reporter, Silent
 from dsr_export.report import build_report
 from dsr_export.reports.files import report_files
 from dsr_export.subject import SubjectCard
+from dsr_export.tap_stages import TAPS, make_taps
 from graphs.targets import check_model
 
 
@@ -75,16 +76,28 @@ def _export(build: Build) -> Bundle:
         job = partial(stages.compile_engine, typed.path, card, target, config.batch)
         engines[target.name] = run("engine", key, job)
 
+    key = {"of": optimized.digest, "golden": reference.digest, "batch": config.batch}
+    job = partial(make_taps, optimized.path, reference.path, card, config.batch)
+    taps = run("taps", key, job)
+
     tolerance = build_tolerance(config)
-    check = stages.ParityJob(card=card, golden=golden, sampler=sampler, precision=config.precision, tolerance=tolerance)
-    key = {"golden": reference.digest, "precision": config.precision, "tolerance": tolerance}
+    check = stages.ParityJob(
+        card=card,
+        golden=golden,
+        sampler=sampler,
+        precision=config.precision,
+        tolerance=tolerance,
+        batch=config.batch,
+        taps=taps.path / TAPS,
+    )
+    key = {"golden": reference.digest, "taps": taps.digest, "tolerance": tolerance, "batch": config.batch}
     parity = [run("parity", {"of": typed.digest, **key}, partial(check.typed_graph, typed.path))]
     for target in build.runnable_targets:
         plan = engines[target.name]
         parity.append(run("parity-engine", {"of": plan.digest, **key}, partial(check.engine, target, plan.path)))
 
     calibration = (exact, ready) if config.precision == "int8" else None
-    contents = bundle_contents(build, typed, reference, engines, calibration)
+    contents = bundle_contents(build, typed, reference, taps, engines, calibration)
     report = build_report(
         build, card, [lowered, optimized], typed, audit, engines, parity, calibration, norms, contents
     )

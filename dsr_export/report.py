@@ -55,6 +55,8 @@ def build_report(
         "parity": [row for each in checked for row in each["rows"]],
         "trajectory_snr_db": checked[0]["trajectory_snr_db"],
         "samples": [strip for each in checked for strip in each["samples"]],
+        "images": [row for each in checked for row in each["images"]],
+        **{key: checked[0][key] for key in ("sites", "tensors", "bisection")},
         "checks": checks,
         "components": components_summary(build.components),
         "rewrites": {name: facts["count"] for name, facts in rewrites.items()},

@@ -16,9 +16,11 @@ from dsr_export.errors import ExportError
 from graphs.artifacts import Precision, TensorSpec
 from graphs.emulate import emulate_bf16
 from graphs.files import load_model
+from graphs.taps import Tap, TappedModel, add_taps
 from graphs.targets import Target
 
 if TYPE_CHECKING:
+    from dsr_export.bundle.manifest import BundleTarget
     from dsr_export.bundle.reader import Bundle
 
 Runtime = Literal["auto", "onnxruntime", "tensorrt", "tensorrt-rtx"]
@@ -34,6 +36,20 @@ def typed_runner(model: Path, inputs: Sequence[TensorSpec], precision: Precision
         emulated = emulate_bf16(load_model(model)).SerializeToString()
         return OnnxRuntimeRunner(emulated, inputs=inputs, optimize=False)
     return OnnxRuntimeRunner(model, inputs=inputs, optimize=precision != "int8")
+
+
+def tapped_runner(
+    model: Path, inputs: Sequence[TensorSpec], precision: Precision, taps: Sequence[Tap]
+) -> tuple[Runner, TappedModel]:
+    """`typed_runner` on a copy in memory that also outputs samples at `taps`; nothing is written."""
+    loaded = load_model(model, weights=precision == "bf16")
+    tapped = add_taps(emulate_bf16(loaded) if precision == "bf16" else loaded, taps)
+    return OnnxRuntimeRunner(
+        tapped.model.SerializeToString(),
+        inputs=inputs,
+        optimize=precision not in ("bf16", "int8"),
+        weights=model.parent,
+    ), tapped
 
 
 def bundle_runner(bundle: Bundle, runtime: Runtime) -> Runner:

@@ -29,6 +29,7 @@ from dsr_export.reports.sample_strips import golden_strips
 from dsr_export.runners import typed_runner
 from dsr_export.sampling import SamplerSpec, trajectory
 from dsr_export.subject import SubjectCard
+from dsr_export.tap_stages import LARGE, check_sites, record_reference
 from dsr_export.token_norms import measure_token_norms
 from graphs.artifacts import LoweredModel, OptimizedModel, Precision, TracedModel
 from graphs.files import load_model
@@ -44,8 +45,7 @@ if TYPE_CHECKING:
 Folder = Path
 LoadSubject = Callable[[], "ExportSubject"]
 MODEL, CARD, GOLDEN, FACTS, PLAN = "model.onnx", "card.json", "golden.npz", "facts.json", "engine.plan"
-LARGE = 100_000_000  # parameters; walking a larger model over its whole sampler would take a CPU an hour
-LARGE_STEPS = 6
+LARGE_STEPS = 6  # walking a large model over its whole sampler would take a CPU an hour
 
 
 def trace_subject(load: LoadSubject, folder: Folder, _: Bar) -> None:
@@ -63,7 +63,9 @@ def make_reference(load: LoadSubject, batch: BatchRange, sampler: SamplerSpec | 
     """Golden vectors from the FP32 reference."""
     subject = load()
     with subject.reference() as runner:
-        make_golden(subject, runner, batch=batch, sampler=sampler, progress=bar).save(folder / GOLDEN)
+        golden = make_golden(subject, runner, batch=batch, sampler=sampler, progress=bar)
+    golden.save(folder / GOLDEN)
+    record_reference(subject, golden, sampler, batch, folder)
 
 
 def golden(folder: Folder) -> Golden:
@@ -149,17 +151,22 @@ def compile_engine(
 
 @dataclass(frozen=True, kw_only=True)
 class ParityJob:
-    """What every candidate of one build is compared with."""
+    """What every candidate of one build is compared with. `taps` is the file of the reference's values inside."""
 
     card: SubjectCard
     golden: Golden
     sampler: SamplerSpec | None
     precision: Precision
     tolerance: Tolerance
+    batch: BatchRange
+    taps: Path
 
     def typed_graph(self, source: Folder, folder: Folder, bar: Bar) -> None:
-        """ONNX Runtime on the typed graph."""
-        self._check(typed_runner(source / MODEL, self.card.inputs, self.precision), folder, bar)
+        """ONNX Runtime on the typed graph, and the error at each of its sites."""
+        report = self._check(typed_runner(source / MODEL, self.card.inputs, self.precision), bar)
+        passed = bool(report["passed"])
+        sites = check_sites(self.taps, source / MODEL, self.card, self.precision, self.batch, passed=passed)
+        write_json(folder / FACTS, report | sites)
 
     def engine(self, target: Target, source: Folder, folder: Folder, bar: Bar) -> None:
         """The compiled engine, where a GPU is."""
@@ -168,13 +175,13 @@ class ParityJob:
 
         needs = EngineNeeds.of_entry(engine_entry(target, read_json(source / FACTS)))
         runner = TensorRTRunner(source / PLAN, backend=target.backend, inputs=self.card.inputs, needs=needs)
-        self._check(runner, folder, bar)
+        write_json(folder / FACTS, self._check(runner, bar))
 
-    def _check(self, runner: Runner, folder: Folder, bar: Bar) -> None:
+    def _check(self, runner: Runner, bar: Bar) -> dict[str, Any]:
         with runner:
             report = check_parity(runner, self.golden, self.sampler, self.tolerance, bar)
         samples = golden_strips(self.golden, report.sample, runtime=runner.name)
-        write_json(folder / FACTS, {**report.as_dict(), "samples": samples})
+        return {**report.as_dict(), "samples": samples}
 
 
 def write_json(path: Path, value: Any) -> None:

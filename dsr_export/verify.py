@@ -19,6 +19,7 @@ from dsr_export.report import SCHEMA_VERSION, components_summary, peak_rss_bytes
 from dsr_export.reports.sample_strips import golden_strips
 from dsr_export.runners import Runtime, bundle_runner, has_runnable_engine
 from dsr_export.sampling import SamplerSpec
+from dsr_export.site_search import search_sites
 from graphs.files import load_model
 from graphs.weights import low_precision_fraction
 
@@ -26,10 +27,13 @@ CARRIED = ("model", "batch", "rewrites", "rewrite_details", "token_norms", "typi
 """What only the build could find out: its report's word for it, where it has one."""
 
 
-def verify(path: Path, *, runtime: Runtime = "auto", reporter: Reporter | None = None) -> dict[str, Any]:
+def verify(
+    path: Path, *, runtime: Runtime = "auto", sites: bool = False, reporter: Reporter | None = None
+) -> dict[str, Any]:
     """Returns a report of the same form as a build's; `passed` is the verdict over all components. Writes nothing.
 
-    `auto` checks ONNX Runtime, and the engine as well where a GPU can run it.
+    `auto` checks ONNX Runtime, and the engine as well where a GPU can run it. A model that fails is compared site by
+    site with the reference, to find where it goes wrong; with `sites`, one that passes is too.
 
     Raises:
         ExportError: a file was altered, or the runtime asked for can't run here.
@@ -37,9 +41,10 @@ def verify(path: Path, *, runtime: Runtime = "auto", reporter: Reporter | None =
     stages = _Stages(reporter or Silent())
     with stages.stage("hashes", "hashes"):
         bundle = Bundle.open(path)
-    verdicts = [_judge(bundle, runtime, stages)]
+    verdicts = [_judge(bundle, runtime, sites, stages)]
     for role, component in bundle.components.items():
-        verdicts.append(_judge(component, runtime, dataclasses.replace(stages, prefix=f"{role}/")).of(role))
+        inner = dataclasses.replace(stages, prefix=f"{role}/")
+        verdicts.append(_judge(component, runtime, sites, inner).of(role))
     return _report(bundle, verdicts, stages.log)
 
 
@@ -69,14 +74,17 @@ class _Verdict:
     checks: list[dict[str, Any]]
     trajectory_snr_db: list[float]
     samples: list[dict[str, Any]]
+    images: list[dict[str, Any]]
+    bisection: dict[str, Any] | None
 
     def of(self, role: str) -> _Verdict:
         """The same, each row and check marked as one of the component `role`."""
         rows, checks = ([{"component": role, **each} for each in part] for part in (self.rows, self.checks))
-        return dataclasses.replace(self, rows=rows, checks=checks)
+        bisection = None if self.bisection is None else {"component": role, **self.bisection}
+        return dataclasses.replace(self, rows=rows, checks=checks, bisection=bisection)
 
 
-def _judge(bundle: Bundle, runtime: Runtime, stages: _Stages) -> _Verdict:
+def _judge(bundle: Bundle, runtime: Runtime, sites: bool, stages: _Stages) -> _Verdict:
     """The golden vectors of one model in each runtime, and its precision."""
     golden = Golden.from_arrays(bundle.golden())
     runtimes: list[Runtime] = [runtime] if runtime != "auto" else ["onnxruntime"]
@@ -89,13 +97,27 @@ def _judge(bundle: Bundle, runtime: Runtime, stages: _Stages) -> _Verdict:
         samples += golden_strips(golden, report.sample, runtime=runner)
     fraction = low_precision_fraction(load_model(bundle.file("model.onnx"), weights=False), bundle.manifest.precision)
     precision = precision_check(bundle.manifest.precision, fraction)
+    in_tolerance = all(each.passed for each in checked)
+    bisection = None
+    if sites or not in_tolerance:
+        with stages.stage("sites", "site by site"):
+            bisection = search_sites(bundle, failed=not in_tolerance, engine=_failing_engine(runtimes, checked))
     return _Verdict(
-        passed=precision["passed"] and all(each.passed for each in checked),
+        passed=precision["passed"] and in_tolerance,
+        bisection=bisection,
         rows=[row.as_dict() for each in checked for row in each.rows],
         checks=[precision],
         trajectory_snr_db=list(checked[0].trajectory_snr_db),
         samples=samples,
+        images=[row.as_dict() for each in checked for row in each.images],
     )
+
+
+def _failing_engine(runtimes: list[Runtime], checked: list[ParityReport]) -> Runtime | None:
+    """The engine, where it fails and ONNX Runtime does not."""
+    passed = {runtime: report.passed for runtime, report in zip(runtimes, checked, strict=True)}
+    engines = [runtime for runtime in runtimes if runtime != "onnxruntime" and not passed[runtime]]
+    return engines[0] if engines and passed.get("onnxruntime", True) else None
 
 
 def _check(bundle: Bundle, runtime: Runtime, golden: Golden, stages: _Stages) -> tuple[str, ParityReport]:
@@ -116,6 +138,12 @@ def golden_sampler(bundle: Bundle, golden: Golden) -> SamplerSpec | None:
     return fitted_sampler(steps, bundle.manifest.batch_range())
 
 
+def _first_fault(verdicts: list[_Verdict]) -> dict[str, Any] | None:
+    """Of the first model that has one; else what was measured of the bundle's own."""
+    found = [each.bisection for each in verdicts if each.bisection is not None]
+    return next((each for each in found if each["site"] is not None), found[0] if found else None)
+
+
 def _report(bundle: Bundle, verdicts: list[_Verdict], log: list[dict[str, Any]]) -> dict[str, Any]:
     """`verdicts` of the bundle's own model, and then of its components."""
     built = bundle.report()
@@ -133,6 +161,8 @@ def _report(bundle: Bundle, verdicts: list[_Verdict], log: list[dict[str, Any]])
         "parity": [row for each in verdicts for row in each.rows],
         "trajectory_snr_db": verdicts[0].trajectory_snr_db,
         "samples": verdicts[0].samples,
+        "images": verdicts[0].images,
+        "bisection": _first_fault(verdicts),
         "checks": [check for each in verdicts for check in each.checks],
         "components": components_summary(bundle.components),
         "files": {name: entry.size for name, entry in sorted(bundle.manifest.files.items())},

@@ -49,15 +49,18 @@ class OnnxRuntimeRunner:
         optimize: bool = True,
         threads: int | None = None,
         providers: Sequence[str] = CPU,
+        weights: Path | None = None,
     ) -> None:
         """`optimize=False` runs the graph node by node as written (the reference numerics of a Q/DQ graph).
+
+        `weights` is the folder in which a serialised model's external weights lie.
 
         Raises:
             ExportError: an unreadable model, an op without an implementation, a provider that does not start, or
                 inputs other than `inputs`.
         """
         self._specs = tuple(inputs)
-        self._session: Any = _session(model, optimize, threads, list(providers))
+        self._session: Any = _session(model, optimize, threads, list(providers), weights)
         _check_declared(self._session, self._specs)
         self._outputs = [output.name for output in self._session.get_outputs()]
 
@@ -81,7 +84,9 @@ class OnnxRuntimeRunner:
         return {name: np.asarray(result) for name, result in zip(self._outputs, results, strict=True)}
 
 
-def _session(model: Path | bytes, optimize: bool, threads: int | None, providers: list[str]) -> Any:
+def _session(
+    model: Path | bytes, optimize: bool, threads: int | None, providers: list[str], weights: Path | None
+) -> Any:
     import onnxruntime
 
     missing = [name for name in providers if name not in onnxruntime.get_available_providers()]
@@ -96,7 +101,9 @@ def _session(model: Path | bytes, optimize: bool, threads: int | None, providers
     # In the file's order, where range probes stand next to what they read: the default order runs them last and keeps
     # every tensor alive until then (12 GB instead of 3 for a model of 676 M parameters).
     options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
-    if isinstance(model, Path) and _is_large(model):  # its packed copy of the weights would double the memory
+    if weights is not None:
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(weights))
+    if _is_large(model, weights):  # its packed copy of the weights would double the memory
         options.add_session_config_entry("session.disable_prepacking", "1")
         options.enable_cpu_mem_arena = False
     try:
@@ -110,9 +117,13 @@ def _session(model: Path | bytes, optimize: bool, threads: int | None, providers
     return session
 
 
-def _is_large(model: Path) -> bool:
-    weights = model.with_name(model.name + ".data")
-    return weights.is_file() and weights.stat().st_size > LARGE_BYTES
+def _is_large(model: Path | bytes, folder: Path | None) -> bool:
+    """Whether weights beside the model, or in the folder of a serialised one, are large."""
+    if isinstance(model, Path):
+        files = [model.with_name(model.name + ".data")]
+    else:
+        files = [] if folder is None else list(folder.glob("*.data"))
+    return sum(each.stat().st_size for each in files if each.is_file()) > LARGE_BYTES
 
 
 def _check_declared(session: Any, specs: Sequence[TensorSpec]) -> None:

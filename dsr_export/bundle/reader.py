@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from dsr_export.runners import Runtime
 
 Array = npt.NDArray[Any]
-MODEL, GOLDEN, REPORT = "model.onnx", "golden.npz", "report.json"
+MODEL, GOLDEN, TAPS, REPORT = "model.onnx", "golden.npz", "taps.npz", "report.json"
 
 _REBUILD = "copy the bundle again, or build it again with --force"
 
@@ -80,6 +80,10 @@ class Bundle:
     def golden(self) -> dict[str, Array]:
         """The golden vectors by name. ExportError where they are missing or unreadable."""
         return read_npz(self.file(GOLDEN))
+
+    def taps(self) -> dict[str, Array]:
+        """The reference's values inside the model. ExportError where they are missing or unreadable."""
+        return read_npz(self.file(TAPS))
 
     def runner(self, runtime: Runtime = "auto") -> Runner:
         """A context manager with `infer(dict) -> dict`; `auto` takes an engine where a GPU can run it.

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import click
 
+from dsr_export.cli.bisection import bisection_lines
 from graphs.errors import did_you_mean
 
 PARITY_FAILED = 3
@@ -45,12 +47,26 @@ def _print_report(report: dict[str, Any]) -> None:
     width = max([7, *(len(_name(row, "output")) for row in report["parity"])])
     for row in report["parity"]:
         output = _name(row, "output").ljust(width)
-        click.echo(f"  {_verdict(row)}  {row['runtime']:<12} {row['check']:<11} {output} {_figures(row)}")
+        click.echo(f"  {_verdict(row)}  {row['runtime']:<12} {row['check']:<16} {output} {_figures(row)}")
+    for line in _images(report.get("images", [])):
+        click.echo(line)
     for check in report["checks"]:
         figures = f"{check['value']:.3f} (at least {check['limit']:.2f})"
         click.echo(f"  {_verdict(check)}  {_name(check, 'name')}: {figures}")
+    if report.get("bisection") is not None:
+        for line in bisection_lines(report["bisection"]):
+            click.echo(line)
     failed = "FAILED" if report["from_build"] else f"FAILED: see {report['bundle']}/report.html"
     click.echo("passed" if report["passed"] else failed)
+
+
+def _images(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """One line per runtime: the worst of its pictures."""
+    for runtime in dict.fromkeys(row["runtime"] for row in rows):
+        own = [row for row in rows if row["runtime"] == runtime]
+        verdict = _verdict({"passed": all(row["passed"] for row in own)})
+        psnr, ssim = min(row["psnr_db"] for row in own), min(row["ssim"] for row in own)
+        yield f"  {verdict}  {runtime:<12} {len(own)} pictures: PSNR {psnr:.1f} dB  SSIM {ssim:.6f} (the worst of each)"
 
 
 def _verdict(row: dict[str, Any]) -> str:

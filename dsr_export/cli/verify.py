@@ -15,6 +15,7 @@ from dsr_export.cli.output import Named, show_report
 @click.option(
     "--runtime", type=Named("auto", "onnxruntime", "tensorrt", "tensorrt-rtx"), default="auto", show_default=True
 )
+@click.option("--bisect", is_flag=True, help="Compare site by site even where all checks pass, as where one fails.")
 @click.option("--junit", type=click.Path(path_type=Path), metavar="FILE", help="Also write the verdicts as JUnit XML.")
 @click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Also write the report as a page.")
 @click.option(
@@ -22,7 +23,13 @@ from dsr_export.cli.output import Named, show_report
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, and nothing else.")
 def command(
-    bundle: Path, runtime: Any, junit: Path | None, html: Path | None, markdown: Path | None, as_json: bool
+    bundle: Path,
+    runtime: Any,
+    bisect: bool,
+    junit: Path | None,
+    html: Path | None,
+    markdown: Path | None,
+    as_json: bool,
 ) -> None:
     """Check BUNDLE: its hashes, its precision, and its numbers against FP32 PyTorch.
 
@@ -34,6 +41,6 @@ def command(
 
     outputs = ReportOutputs(junit=junit, html=html, markdown=markdown)
     outputs.check(bundle)
-    report = verify(bundle, runtime=runtime, reporter=reporter())
+    report = verify(bundle, runtime=runtime, sites=bisect, reporter=reporter())
     outputs.write(report)
     show_report(report, as_json=as_json)

@@ -24,6 +24,7 @@ from dsr_export.parity.golden import Golden
 from dsr_export.parity.tolerances import TOLERANCES, Tolerance
 from dsr_export.progress import Bar
 from dsr_export.subject import SubjectCard
+from dsr_export.tap_stages import LARGE
 from graphs.artifacts import OptimizedModel
 from graphs.files import load_inferred_graph, save_graph
 from graphs.quantized import quantize_gemms
@@ -71,7 +72,7 @@ def _quantize(source: Path, card: SubjectCard, golden: Golden, budget_db: float,
     table = read_table(source / TABLE, model_sha256=_model_of(source))
     integer = [name for name, gemm in plan.items() if gemm.activation is not None]
     measure = Measure(source / stages.MODEL, plan, card.inputs, _checks(source, golden))
-    rank = _local_rank(table.gemms, table.activations, integer) if card.parameters > stages.LARGE else None
+    rank = _local_rank(table.gemms, table.activations, integer) if card.parameters > LARGE else None
     alone = partial(_alone, measure)
     verdict = within_budget(integer, measure, budget_db, alone=alone, rank=rank, bar=bar)
     graph = load_inferred_graph(source / stages.MODEL)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,75 +11,73 @@ import numpy.typing as npt
 
 from dsr_export.backends.base import Runner, as_denoiser
 from dsr_export.errors import ExportError
+from dsr_export.parity.batches import check_between, check_determinism, check_invariance, judge, stricter
 from dsr_export.parity.golden import Golden, ReferenceTrajectory
 from dsr_export.parity.metrics import IDENTICAL_DB, Comparison, compare
+from dsr_export.parity.pictures import PictureRow, picture_rows
+from dsr_export.parity.rows import ParityRow
 from dsr_export.parity.tolerances import Tolerance
 from dsr_export.sampling import SamplerSpec, trajectory
 
 Array = npt.NDArray[Any]
 Progress = Callable[[int, int], None]
-ROW_MARGIN_DB = 20.0  # equal rows run the same arithmetic and may differ by its order only
-
-
-@dataclass(frozen=True, kw_only=True)
-class ParityRow:
-    """One comparison and its verdict. `check` is `batch-N`, `rows` or `trajectory`."""
-
-    check: str
-    output: str
-    runtime: str
-    reference: str
-    comparison: Comparison
-    tolerance: Tolerance
-
-    @property
-    def passed(self) -> bool:
-        return self.comparison.within(self.tolerance)
-
-    def as_dict(self) -> dict[str, Any]:
-        figures = self.comparison.as_dict()
-        names = {"check": self.check, "output": self.output, "runtime": self.runtime, "reference": self.reference}
-        return {**names, **figures, "tolerance": self.tolerance.as_dict(), "passed": self.passed}
+Outputs = dict[str, "Array | str"]
 
 
 @dataclass(frozen=True)
 class ParityReport:
-    """All rows of one candidate, and the error of its trajectory after each step (SNR in dB).
+    """All rows of one candidate, the error of its trajectory after each step (SNR in dB), and its final pictures.
 
     `sample` is the candidate's own last state [n, C, H, W]; None where it has no trajectory or did not finish it.
     """
 
     rows: tuple[ParityRow, ...]
     trajectory_snr_db: tuple[float, ...] = ()
+    images: tuple[PictureRow, ...] = ()
     sample: Array | None = field(default=None, compare=False)
 
     @property
     def passed(self) -> bool:
-        return bool(self.rows) and all(row.passed for row in self.rows)
+        pictures = all(image.passed for image in self.images)
+        return bool(self.rows) and all(row.passed for row in self.rows) and pictures
 
     def as_dict(self) -> dict[str, Any]:
-        rows = [row.as_dict() for row in self.rows]
-        return {"passed": self.passed, "rows": rows, "trajectory_snr_db": list(self.trajectory_snr_db)}
+        rows, images = ([row.as_dict() for row in part] for part in (self.rows, self.images))
+        growth = list(self.trajectory_snr_db)
+        return {"passed": self.passed, "rows": rows, "trajectory_snr_db": growth, "images": images}
 
 
 def check_parity(
     runner: Runner, golden: Golden, sampler: SamplerSpec | None, tolerance: Tolerance, progress: Progress
 ) -> ParityReport:
-    """Every golden batch, row equivariance, and the whole trajectory where the model has one."""
-    rows = [row for size in golden.cases for row in _check_batch(runner, golden, size, tolerance)]
+    """Every golden batch and sizes in between, batches against each other, and the whole trajectory of a denoiser."""
+    names = tuple(next(iter(golden.cases.values())).outputs)
+
+    def infer(inputs: Mapping[str, Array]) -> Outputs:
+        return _outputs(runner, inputs, names)
+
+    made = {size: infer(case.inputs) for size, case in golden.cases.items()}
+    rows = [row for size in golden.cases for row in _check_batch(runner, golden, size, made[size], tolerance)]
+    rows += check_between(infer, golden, runner.name, tolerance)
     rows += _check_rows(runner, golden, tolerance)
+    rows += check_determinism(infer, golden, made[min(made)], runner.name, tolerance)
+    rows += check_invariance(infer, golden, made[max(made)], runner.name, tolerance)
     if sampler is None or golden.trajectory is None:
         return ParityReport(tuple(rows))
-    last, growth, sample = _check_trajectory(runner, golden.trajectory, sampler, progress)
-    rows.append(_row("trajectory", "sample", runner.name, golden.reference, last, tolerance))
-    return ParityReport(tuple(rows), growth, sample)
+    walk = _walk(runner, golden.trajectory, sampler, progress)
+    rows.append(ParityRow.of("trajectory", "sample", runner.name, golden.reference, walk.last, tolerance))
+    truth = golden.trajectory.states[len(walk.growth) - 1]
+    complete = walk.sample is not None and walk.last.problem is None and truth.ndim == 4
+    images = picture_rows(truth, walk.sample, runner.name, tolerance) if complete and walk.sample is not None else []
+    return ParityReport(tuple(rows), tuple(walk.growth), tuple(images), walk.sample)
 
 
-def _check_batch(runner: Runner, golden: Golden, size: int, tolerance: Tolerance) -> list[ParityRow]:
+def _check_batch(
+    runner: Runner, golden: Golden, size: int, made: Mapping[str, Array | str], tolerance: Tolerance
+) -> list[ParityRow]:
     case = golden.cases[size]
-    outputs = _outputs(runner, case.inputs, case.outputs)
     return [
-        _row(f"batch-{size}", name, runner.name, golden.reference, _judge(truth, outputs[name]), tolerance)
+        ParityRow.of(f"batch-{size}", name, runner.name, golden.reference, judge(truth, made[name]), tolerance)
         for name, truth in case.outputs.items()
     ]
 
@@ -88,49 +86,40 @@ def _check_rows(runner: Runner, golden: Golden, tolerance: Tolerance) -> list[Pa
     """Equal rows must give equal rows: at the largest batch, all rows against the first."""
     size = max(golden.cases)
     same = {name: np.repeat(value[:1], size, axis=0) for name, value in golden.cases[size].inputs.items()}
-    margin = ROW_MARGIN_DB
-    strict = replace(tolerance, psnr_db=tolerance.psnr_db + margin, snr_db=tolerance.snr_db + margin)
     rows = []
     for name, got in _outputs(runner, same, golden.cases[size].outputs).items():
         first = got if isinstance(got, str) else np.repeat(got[:1], size, axis=0)
-        comparison = Comparison(problem=first) if isinstance(first, str) else _judge(first, got)
-        rows.append(_row("rows", name, runner.name, "row 0", comparison, strict))
+        comparison = Comparison(problem=first) if isinstance(first, str) else judge(first, got)
+        rows.append(ParityRow.of("rows", name, runner.name, "row 0", comparison, stricter(tolerance)))
     return rows
 
 
-def _check_trajectory(
-    runner: Runner, walk: ReferenceTrajectory, sampler: SamplerSpec, progress: Progress
-) -> tuple[Comparison, tuple[float, ...], Array | None]:
+@dataclass(frozen=True)
+class _Walk:
+    """A candidate's trajectory: SNR after each step, and the last state with its comparison."""
+
+    growth: list[float]
+    last: Comparison
+    sample: Array | None
+
+
+def _walk(runner: Runner, walk: ReferenceTrajectory, sampler: SamplerSpec, progress: Progress) -> _Walk:
     growth: list[float] = []
-    state: Array | None = None
-    last = Comparison(problem="the trajectory has no steps")
+    sample, last = None, Comparison(problem="the trajectory has no steps")
     try:
         for step in trajectory(as_denoiser(runner), sampler, walk.noise, walk.labels):
-            state = step.state
-            last = compare(walk.states[step.index], state)
+            sample, last = step.state, compare(walk.states[step.index], step.state)
             growth.append(-IDENTICAL_DB if last.snr_db is None else last.snr_db)
             progress(step.index + 1, len(walk.states))
     except ExportError as error:  # a failing runtime is a failed check, with its reason in the report
-        last, state = Comparison(problem=error.message), None
-    return last, tuple(growth), state
+        sample, last = None, Comparison(problem=error.message)
+    return _Walk(growth, last, sample)
 
 
-def _outputs(runner: Runner, inputs: Mapping[str, Array], names: Iterable[str]) -> dict[str, Array | str]:
+def _outputs(runner: Runner, inputs: Mapping[str, Array], names: Iterable[str]) -> Outputs:
     """What the runner makes of `inputs`; in place of a missing output, or of all where the call fails, the reason."""
     try:
         made = runner.infer(dict(inputs))
     except ExportError as error:
         return dict.fromkeys(names, error.message)
     return {name: made.get(name, "the candidate has no such output") for name in names}
-
-
-def _judge(truth: Array, candidate: Array | str) -> Comparison:
-    return Comparison(problem=candidate) if isinstance(candidate, str) else compare(truth, candidate)
-
-
-def _row(
-    check: str, output: str, runtime: str, reference: str, comparison: Comparison, tolerance: Tolerance
-) -> ParityRow:
-    return ParityRow(
-        check=check, output=output, runtime=runtime, reference=reference, comparison=comparison, tolerance=tolerance
-    )

@@ -23,7 +23,7 @@ from tests.conftest import Cli
 
 KEYS = {"bundle", "passed", "precision", "target", "stages", "parity", "rewrites", "peak_rss_bytes"}
 ROW = {"output", "runtime", "reference", "max_abs", "mean_abs", "cosine", "psnr_db", "snr_db", "tolerance", "passed"}
-STAGES = ["trace", "reference", "lower", "optimize", "audit", "norms", "type", "engine", "parity"]
+STAGES = ["trace", "reference", "lower", "optimize", "audit", "norms", "type", "engine", "taps", "parity"]
 COMMAND = [sys.executable, "-m", "dsr_export"]
 
 
@@ -38,7 +38,9 @@ def test_json_holds_the_promised_keys_and_nothing_else_is_on_stdout(digits_bundl
     assert set(report) >= KEYS
     assert report["passed"] is True
     assert all(set(row) >= ROW for row in report["parity"])
-    assert {row["check"] for row in report["parity"]} == {"batch-1", "batch-2", "batch-8", "rows", "trajectory"}
+    sizes = {f"batch-{size}" for size in (1, 2, 4, 6, 8)}
+    others = {"rows", "determinism", "batch-invariance", "trajectory"}
+    assert {row["check"] for row in report["parity"]} == sizes | others
     assert report["rewrites"]["lower_replace_outliers"] == 2
     assert "up to date" in done.err
 

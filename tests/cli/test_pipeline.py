@@ -30,7 +30,7 @@ from tests.conftest import Cli
 from tests.pipeline_parts import DECODER, DENOISER, denoiser_config, rewritten
 
 WITHOUT_TORCH = "import sys; sys.modules['torch'] = None; from dsr_export.cli import main; main(sys.argv[1:])"
-DECODER_FILES = {"manifest.json", "model.onnx", "golden.npz", "report.json", "report.html", "junit.xml"}
+DECODER_FILES = {"manifest.json", "model.onnx", "golden.npz", "taps.npz", "report.json", "report.html", "junit.xml"}
 
 
 class Notes(Silent):
@@ -124,7 +124,11 @@ def test_verify_checks_the_component_too(pipeline_bundle: Path, cli: Cli) -> Non
     report = json.loads(cli("verify", pipeline_bundle, "--json").out)
     assert report["passed"] is True
     rows = [(row.get("component"), row["check"], row["output"]) for row in report["parity"]]
-    assert {row[1:] for row in rows if row[0] == "decoder"} == {("batch-2", "image"), ("rows", "image")}
+    assert {row[1:] for row in rows if row[0] == "decoder"} == {
+        ("batch-2", "image"),
+        ("rows", "image"),
+        ("determinism", "image"),
+    }
     assert {row[2] for row in rows if row[0] is None} == {"out", "sample"}
     assert [check.get("component") for check in report["checks"]] == [None, "decoder"]
     assert "decoder/parity-onnxruntime" in {stage["name"] for stage in report["stages"]}

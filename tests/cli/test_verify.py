@@ -37,7 +37,11 @@ def test_verify_passes_without_torch_and_writes_nothing(copy: Path) -> None:
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert report["passed"] is True
-    assert {row["check"] for row in report["parity"]} == {"batch-1", "batch-2", "batch-8", "rows", "trajectory"}
+    sizes = {f"batch-{size}" for size in (1, 2, 4, 6, 8)}
+    others = {"rows", "determinism", "batch-invariance", "trajectory"}
+    assert {row["check"] for row in report["parity"]} == sizes | others
+    assert [row["image"] for row in report["images"]] == [0, 1, 2, 3]
+    assert all(row["passed"] and row["ssim"] > 0.999 for row in report["images"])
     assert {path: path.stat().st_mtime_ns for path in copy.rglob("*")} == before
 
 
@@ -87,6 +91,38 @@ def test_a_drifted_weight_fails_with_exit_code_3(digits_bundle: Path, cli: Cli, 
     report = json.loads(done.out)
     assert (done.code, report["passed"]) == (3, False)
     assert any(not row["passed"] for row in report["parity"])
+    (reader,) = (node.name for node in model.graph.node if weights[5].name in node.input)
+    assert report["bisection"]["site"] == ".".join(reader.split(".")[:2])
+    assert reader.startswith(report["bisection"]["module"])
+
+
+def test_bisect_shows_the_error_after_each_block_without_torch(digits_bundle: Path) -> None:
+    done = _run_without_torch("verify", digits_bundle, "--bisect", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)["bisection"]
+    assert (found["site"], found["module"], found["roles"]) == (None, None, {})
+    sites = [point["site"] for point in found["curve"]]
+    assert [site for site in sites if site.startswith("blocks.")] == [f"blocks.{i}" for i in range(8)]
+    assert all(point["snr_db"] > 50 for point in found["curve"])
+
+
+def test_a_failed_verification_names_the_module_unasked(digits_bundle: Path, cli: Cli, tmp_path: Path) -> None:
+    model = onnx.load(digits_bundle / "model.onnx")
+    (bias,) = (t for t in model.graph.initializer if t.name == "final_layer.linear.bias")
+    bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + np.float32(0.5), bias.name))
+    done = cli("verify", _rehashed(digits_bundle, model, tmp_path / "bias.dsr"))
+    assert done.code == 3
+    assert "first site at fault: final_layer, in module final_layer.linear" in done.out
+    assert "patch    256 tokens: SNR" in done.out
+
+
+def test_a_bundle_without_taps_is_verified_all_the_same(digits_bundle: Path, cli: Cli, tmp_path: Path) -> None:
+    opened = Bundle.open(digits_bundle)
+    contents = {name: opened.file(name) for name in opened.manifest.files if name != "taps.npz"}
+    old = write_bundle(tmp_path / "old.dsr", dataclasses.replace(opened.manifest, files={}), contents)
+    done = cli("verify", old, "--bisect")
+    assert done.code == 0
+    assert "the bundle has no taps.npz" in done.out
 
 
 def test_nan_fails_with_its_reason(digits_bundle: Path, cli: Cli, tmp_path: Path) -> None:

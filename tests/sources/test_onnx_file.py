@@ -134,13 +134,13 @@ def test_a_build_end_to_end(tmp_path: Path, cli: Cli, monkeypatch: pytest.Monkey
     assert done.code == 0, done.err
     report = json.loads(done.out)
     assert report["passed"] is True
-    assert {row["reference"] for row in report["parity"]} == {"onnxruntime-fp32", "row 0"}
+    assert {row["reference"] for row in report["parity"]} == {"onnxruntime-fp32", "row 0", "itself"}
     assert any(row["max_abs"] > 0 for row in report["parity"])  # FP16 differs, so two things were compared
     bundle = Bundle.open(Path("my.dsr"))
     assert bundle.manifest.model["family"] == "onnx"
     assert set(bundle.manifest.provenance) >= {"onnx_sha256"}
     verified = cli("verify", "my.dsr", "--json")
-    assert {row["reference"] for row in json.loads(verified.out)["parity"]} == {"onnxruntime-fp32", "row 0"}
+    assert {row["reference"] for row in json.loads(verified.out)["parity"]} == {"onnxruntime-fp32", "row 0", "itself"}
     assert "up to date" in cli("build", "my.onnx", "--target", "onnxruntime", "--precision", "fp16").err
 
 

@@ -151,7 +151,7 @@ def test_a_build_with_test_time_registers(
     assert built.code == 0, built.err
     report = json.loads(built.out)
     assert report["passed"] is True and report["rewrites"]["fold_register_neurons"] == 2
-    assert {row["reference"] for row in report["parity"]} == {"onnx-segments-fp32", "row 0"}
+    assert {row["reference"] for row in report["parity"]} == {"onnx-segments-fp32", "row 0", "itself"}
     manifest = Bundle.open(tmp_path / "vit.dsr").manifest
     assert manifest.dsr["encoder"]["neurons"] == {"0": [3, 31], "2": [7]}
     assert manifest.provenance["residual_stream"] == "3 blocks of [batch, 16, 24]: blocks.0 to blocks.2"

@@ -1,0 +1,115 @@
+"""The stages of a build that look inside the model: reference values at every site, and a candidate's error there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dsr_export.backends.onnxruntime import OnnxRuntimeRunner
+from dsr_export.bundle.golden_file import read_npz
+from dsr_export.config import BatchRange
+from dsr_export.errors import ExportError
+from dsr_export.parity.bisection import bisect
+from dsr_export.parity.golden import Golden
+from dsr_export.parity.module_outputs import load_module_outputs, save_module_outputs
+from dsr_export.parity.roles import RegisterRows
+from dsr_export.parity.site_errors import curve, site_errors
+from dsr_export.parity.tap_file import Taps
+from dsr_export.parity.tap_inputs import candidate_inputs, chosen_rows, in_batches, taken
+from dsr_export.parity.tap_reference import reference_taps
+from dsr_export.parity.tolerances import TOLERANCES
+from dsr_export.progress import Bar
+from dsr_export.runners import tapped_runner
+from dsr_export.sampling import SamplerSpec
+from dsr_export.subject import Subject, SubjectCard
+from graphs.artifacts import Precision
+from graphs.files import load_model
+from graphs.sites import Site, find_sites
+from graphs.tap_samples import INNER_VALUES, OUTER_VALUES, Layout, Sample
+from graphs.taps import Tap, add_taps
+
+if TYPE_CHECKING:
+    from dsr_export.subject import ExportSubject
+
+LARGE = 100_000_000  # parameters
+LARGE_RICHNESS = 8
+MODEL, TAPS, MODULES, INPUTS = "model.onnx", "taps.npz", "modules.npz", "inputs.npz"
+
+
+def record_reference(
+    subject: ExportSubject, golden: Golden, sampler: SamplerSpec | None, batch: BatchRange, folder: Path
+) -> None:
+    """The images that taps are for, and what each module of a PyTorch subject returns for them."""
+    groups = candidate_inputs(golden, sampler)
+    counts = _rows(subject.card().parameters, len(groups))
+    if not isinstance(subject, Subject):  # an ONNX file: its graph is all there is
+        unseen = [np.zeros((len(next(iter(group.values()))), 0)) for group in groups]
+        _save_inputs(taken(groups, [chosen_rows(*each) for each in zip(unseen, counts, strict=True)]), folder)
+        return
+    from dsr_export.backends.torch_modules import record_modules, replaced_tokens
+
+    seen = [replaced_tokens(subject, group, batch) for group in groups]
+    inputs = taken(groups, [chosen_rows(*each) for each in zip(seen, counts, strict=True)])
+    _save_inputs(inputs, folder)
+    values = OUTER_VALUES * _richness(subject.card().parameters)
+    save_module_outputs(record_modules(subject, inputs, batch, values), folder / MODULES)
+
+
+def _richness(parameters: int) -> int:
+    """How many times the values of a small model a large one keeps: it has more tokens, and room for them."""
+    return LARGE_RICHNESS if parameters > LARGE else 1
+
+
+def _rows(parameters: int, groups: int) -> tuple[int, ...]:
+    """Images of each group: without a trajectory, two drawn ones."""
+    if groups == 1:
+        return (2,)
+    return (1, 1, 1) if parameters > LARGE else (1, 2, 1)
+
+
+def _save_inputs(inputs: dict[str, Any], folder: Path) -> None:
+    with (folder / INPUTS).open("wb") as stream:
+        np.savez_compressed(stream, **inputs)
+
+
+def make_taps(
+    optimized: Path,
+    reference: Path,
+    card: SubjectCard,
+    batch: BatchRange,
+    folder: Path,
+    _: Bar,
+) -> None:
+    """The FP32 graph, node by node as written, at all of its sites; PyTorch's values wherever a module returns them."""
+    inputs = read_npz(reference / INPUTS)
+    taps = [_tap(site, card.parameters) for site in find_sites(optimized / MODEL)]
+    tapped = add_taps(load_model(optimized / MODEL, weights=False), taps)
+    model = tapped.model.SerializeToString()
+    with OnnxRuntimeRunner(model, inputs=card.inputs, optimize=False, weights=optimized) as runner:
+        made = in_batches(runner.infer, inputs, batch)
+    found = [(taps[i].site, Sample(made[values], made[norms])) for i, (values, norms) in tapped.outputs.items()]
+    modules = load_module_outputs(reference / MODULES)
+    reference_taps(inputs, found, modules).save(folder / TAPS)
+
+
+def check_sites(
+    taps: Path, model: Path, card: SubjectCard, precision: Precision, batch: BatchRange, *, passed: bool
+) -> dict[str, Any]:
+    """`sites` and `tensors` of the report, and `bisection` where the candidate failed."""
+    reference = Taps.from_arrays(read_npz(taps), where=taps)
+    try:
+        runner, tapped = tapped_runner(model, card.inputs, precision, [tap.tap for tap in reference.taps])
+        errors = site_errors(runner, tapped, reference, batch)
+    except ExportError as error:  # a graph that does not run has failed parity already, with its reason
+        return {"sites": [], "tensors": [], "bisection": {"site": None, "problem": error.message}}
+    registers = RegisterRows.of(card.dsr, [tap.site for tap in reference.taps])
+    found = None if passed else bisect(errors, registers, TOLERANCES[precision], {}).as_dict()
+    tensors = [error.as_dict() for error in errors if not error.lost]
+    return {"sites": curve(errors), "tensors": tensors, "bisection": found}
+
+
+def _tap(site: Site, parameters: int) -> Tap:
+    values = (OUTER_VALUES if site.outer else INNER_VALUES) * _richness(parameters)
+    return Tap(site, Layout.of((1, *site.shape)).channels_for(values))
