@@ -25,9 +25,6 @@ from graphs.quantizers import SMALLEST_ROW, Activation, Rows
 Array = npt.NDArray[Any]
 MARGIN_DB: Mapping[Rows, float] = {"none": 1.5, "static": 1.0, "dynamic": 0.0}
 """By how much a kind of row factor must be better than those that nothing can exceed."""
-NORMALISED_DB: Mapping[Rows, float] = {"none": 0.0, "static": 0.5, "dynamic": 3.0}
-"""The same behind a norm, which bounds every token: there a constant range is safe, and saves passes over the output of
-the widest GEMMs."""
 HEADROOM = 1.1  # of a constant range, for labels and timesteps that were not seen
 JUDGED_OUTPUTS = 512  # columns of the weight, evenly spaced, are enough to tell candidates apart
 SHARES = np.linspace(0.9, 1.0, 5)  # of the range with headroom: less would clip what was seen
@@ -46,16 +43,13 @@ class Choice:
         return bool((self.factors != 1).any())
 
 
-def choose(
-    stats: ActivationStats, weight: Array, recipe: Recipe, *, foldable: bool, normalised: bool = False
-) -> Choice:
+def choose(stats: ActivationStats, weight: Array, recipe: Recipe, *, foldable: bool) -> Choice:
     """The best candidate for an activation and its weights side by side [K, N].
 
-    `foldable` says that channel factors can move into what made the activation, `normalised` that a norm did.
+    `foldable` says that channel factors can move into what made the activation.
     """
-    margin = NORMALISED_DB if normalised else MARGIN_DB
     candidates = _candidates(stats, weight, recipe, foldable=foldable)
-    return max(candidates, key=lambda each: each.snr_db - margin[each.activation.rows])
+    return max(candidates, key=lambda each: each.snr_db - MARGIN_DB[each.activation.rows])
 
 
 def naive_snr_db(stats: ActivationStats, weight: Array) -> float:

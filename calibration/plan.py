@@ -21,7 +21,6 @@ from calibration.policy import Selection
 from calibration.rounding import compensated, nearest, weight_steps
 from calibration.stats import ActivationStats
 from graphs.channel_division import apply_edits, divide_constant, division
-from graphs.normalised import is_normalised
 from graphs.quantizers import QuantizedGemm
 from graphs.stored import StoredValues
 from graphs.weight_gemms import WeightGemm
@@ -63,8 +62,7 @@ def fold_choices(
         name = str(group[0].activation.name)
         weight = np.concatenate([stored_weight(gemm) for gemm in group], axis=1)
         foldable = _foldable(group)
-        normalised = is_normalised(group[0].activation)
-        choice = given.get(name) or choose(stats[name], weight, recipe, foldable=foldable, normalised=normalised)
+        choice = given.get(name) or choose(stats[name], weight, recipe, foldable=foldable)
         chosen[name] = choice, naive_snr_db(stats[name], weight) if name in stats else 0.0
         if choice.smooths:
             _fold(group, choice.factors)

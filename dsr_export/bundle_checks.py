@@ -10,10 +10,13 @@ from typing import Any
 
 from dsr_export.bundle.reader import Bundle
 from dsr_export.errors import ExportError
+from dsr_export.parity.batches import sizes_between
 from dsr_export.parity.golden import Golden
 from dsr_export.runners import Runtime, chosen_engine
 from dsr_export.verify import golden_sampler, verify
 
+ONCE = ("rows", "determinism", "batch-invariance")
+"""What is checked once for each output."""
 METRICS = (("SNR", "snr_db", "{:.1f} dB"), ("PSNR", "psnr_db", "{:.1f} dB"), ("cosine", "cosine", "{:.6f}"))
 
 
@@ -93,8 +96,9 @@ class BundleChecks:
 def _planned(model: Bundle, role: str | None, runtime: Runtime) -> Iterator[Check]:
     yield Check(component=role)
     golden = Golden.from_arrays(model.golden())
-    pairs = [(f"batch-{size}", name) for size, case in golden.cases.items() for name in case.outputs]
-    pairs += [("rows", name) for name in golden.cases[max(golden.cases)].outputs]
+    names = tuple(golden.cases[max(golden.cases)].outputs)
+    kinds = [*(f"batch-{size}" for size in (*golden.cases, *sizes_between(golden))), *ONCE]
+    pairs = [(kind, name) for kind in kinds for name in names]
     pairs += [] if golden_sampler(model, golden) is None else [("trajectory", "sample")]
     for name in _runtimes(model, runtime):
         yield from (Check(component=role, runtime=name, check=check, output=output) for check, output in pairs)

@@ -23,7 +23,19 @@ from dsr_export.site_search import search_sites
 from graphs.files import load_model
 from graphs.weights import low_precision_fraction
 
-CARRIED = ("model", "batch", "rewrites", "rewrite_details", "token_norms", "typing", "range_audit", "engines", "int8")
+CARRIED = (
+    "model",
+    "batch",
+    "rewrites",
+    "rewrite_details",
+    "token_norms",
+    "typing",
+    "range_audit",
+    "engines",
+    "int8",
+    "sites",
+    "tensors",
+)
 """What only the build could find out: its report's word for it, where it has one."""
 
 

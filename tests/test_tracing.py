@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,8 @@ def test_a_site_without_excluded_rows_is_traced_without_a_word(
         replace=[ReplaceSpec(layers=(0, 1), rule="median", threshold=1.3, rounds=2)],
     )  # fmt: skip
     traced = subject.trace(tmp_path / "traced.onnx")
-    assert ([record.getMessage() for record in caplog.records], *capfd.readouterr()) == ([], "", "")
+    said = [record.getMessage() for record in caplog.records if record.levelno > logging.DEBUG]  # torch traces itself
+    assert (said, *capfd.readouterr()) == ([], "", "")
 
     sites = [node for node in onnx.load(traced.path).graph.node if node.domain == "dsr"]
     assert [_excluded(node) for node in sites] == [None, [0, 1, 2, 3]]

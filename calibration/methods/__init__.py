@@ -1,4 +1,4 @@
-"""Calibration methods: how a range is chosen, and which of the other measures go with it. `METHODS` names them all."""
+"""Calibration methods: how a range is chosen, and which of the other measures go with it. `METHODS` has them all."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from calibration.methods import METHODS
+from calibration.method_names import METHOD_NAMES
 from dsr_export.cli.output import Named
 
 _NAMES = ("calibration", "calibration_images", "calibration_steps", "calibration_tables", "int8_method", "int8_budget")
@@ -38,7 +38,7 @@ _OPTIONS = (
         multiple=True,
         help="INT8: calibration.json of an earlier build of this model, in place of data; several are merged.",
     ),
-    click.option("--int8-method", type=Named(*METHODS), default="outlier-aware", show_default=True),
+    click.option("--int8-method", type=Named(*METHOD_NAMES), default="outlier-aware", show_default=True),
     click.option(
         "--int8-budget",
         type=click.FloatRange(0, 100),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from calibration.methods import METHODS
+from calibration.method_names import METHOD_NAMES
 from dsr_export.errors import ExportError, did_you_mean
 
 TRAJECTORY = "trajectory"
@@ -31,10 +31,11 @@ class Int8Options:
     budget_db: float | None = None
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            guess = did_you_mean(self.method, METHODS) or ""
+        if self.method not in METHOD_NAMES:
+            guess = did_you_mean(self.method, METHOD_NAMES) or ""
             raise ExportError(
-                f"there is no calibration method '{self.method}'", hint=f"{guess} known: {', '.join(METHODS)}".strip()
+                f"there is no calibration method '{self.method}'",
+                hint=f"{guess} known: {', '.join(METHOD_NAMES)}".strip(),
             )
         if not 1 <= self.images <= MAX_IMAGES:
             raise ExportError(f"{self.images} calibration images are asked for", hint=f"give 1 to {MAX_IMAGES}")

@@ -22,8 +22,8 @@ LOWERINGS: tuple[tuple[str, tuple[Rewrite, ...]], ...] = (
 
 OPTIMIZATIONS: tuple[Rewrite, ...] = (
     # Each runs over the whole lowered graph, once constants are folded; that none matches is no error.
-    FuseLayerNorm(),
     DivideByRoot(),
+    FuseLayerNorm(),  # behind it: ONNX Runtime's own fusion takes a Div for a norm, and mixes its types
     FoldReshapeShape(),  # in front of what drops or copies a Reshape: its shape is a constant by then
     TransposeKeys(),
     SwapPairs(),

@@ -154,7 +154,16 @@ def test_a_gpu_verifies_the_new_engine(gpu: SimpleNamespace, denoiser_bundle: Pa
     assert (done.code, gpu.opened) == (0, 1)
     assert report["compiled"]["rtx"]["verified"] is True and report["compiled"]["rtx"]["not_run"] is None
     rows = [row for row in report["parity"] if row["runtime"] == "tensorrt_rtx"]
-    assert {row["check"] for row in rows} == {"batch-1", "batch-2", "batch-4", "rows", "trajectory"}
+    assert {row["check"] for row in rows} == {
+        "batch-1",
+        "batch-2",
+        "batch-3",
+        "batch-4",
+        "rows",
+        "determinism",
+        "batch-invariance",
+        "trajectory",
+    }
     assert {row["target"] for row in rows} == {"rtx"}
 
     gpu.gain = 1.5  # compiled again, and wrong: exit 3, and the old engine's rows are gone

@@ -126,13 +126,17 @@ def replacement_bypassed(graph: Graph, block: int) -> None:
 
 
 def shift_and_scale_swapped(graph: Graph, block: int) -> None:
-    scale, shift = graph.node(f"blocks.{block}/Unsqueeze_1"), graph.node(f"blocks.{block}/Unsqueeze_2")
-    scale.input[0], shift.input[0] = shift.input[0], scale.input[0]
+    _swap_modulation(graph, f"blocks.{block}/Add", f"blocks.{block}/Add_1")
 
 
 def final_shift_and_scale_swapped(graph: Graph, block: int) -> None:
-    scale, shift = graph.node("final_layer/Unsqueeze"), graph.node("final_layer/Unsqueeze_1")
-    scale.input[0], shift.input[0] = shift.input[0], scale.input[0]
+    _swap_modulation(graph, "final_layer/Add", "final_layer/Add_1")
+
+
+def _swap_modulation(graph: Graph, scaled: str, shifted: str) -> None:
+    """`scaled` adds one to the scale, `shifted` adds the shift to what was scaled."""
+    scale, shift = graph.node(scaled), graph.node(shifted)
+    scale.input[0], shift.input[1] = shift.input[1], scale.input[0]
 
 
 def detection_in_half(graph: Graph, block: int) -> None:
@@ -160,12 +164,18 @@ def bias_zeroed(module: str) -> Edit:
 
 def rope_tables_exchanged(graph: Graph, block: int) -> None:
     """Sines where cosines belong, for queries and keys of one block; tables are shared between blocks."""
+    tables = [tensor.name for tensor in graph.graph.initializer if "freqs_" in tensor.name]
+    exchanged = {a: b for a in tables for b in tables if a != b and _rope(a) == _rope(b)}
     for place in range(len(graph.graph.node)):
         node = graph.graph.node[place]
         if "feat_rope" in node.name and _feeds(graph, node, f"blocks.{block}.attn/"):
             for i, name in enumerate(node.input):
-                other = name.replace("freqs_cos", "freqs_#").replace("freqs_sin", "freqs_cos")
-                node.input[i] = other.replace("freqs_#", "freqs_sin")
+                node.input[i] = exchanged.get(name, name)
+
+
+def _rope(table: str) -> str:
+    """`feat_rope` or `feat_rope_incontext`, whose sines and cosines belong together."""
+    return table.split(".freqs_")[0].rsplit("/", 1)[-1]
 
 
 def _feeds(graph: Graph, node: onnx.NodeProto, prefix: str) -> bool:
@@ -202,7 +212,7 @@ def gate_dropped(graph: Graph, block: int) -> None:
 
 def mlp_gate_of_attention(graph: Graph, block: int) -> None:
     """Both branches take the gate of the first."""
-    graph.node(f"blocks.{block}/Mul_3").input[0] = f"blocks.{block}/Unsqueeze"
+    graph.node(f"blocks.{block}/Mul_3").input[0] = graph.node(f"blocks.{block}/Mul_1").input[0]
 
 
 def stale_quantiser(graph: Graph, block: int) -> None:

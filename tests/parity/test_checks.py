@@ -54,7 +54,7 @@ def test_the_last_state_is_the_candidates_own() -> None:
 
 
 def test_a_run_that_breaks_off_has_no_sample() -> None:
-    broken = _report(Scaled(0.5, calls=3))  # one golden batch, the rows, and one step
+    broken = _report(Scaled(0.5, calls=4))  # enough for the batches, and one step
     assert broken.sample is None
     assert broken.rows[-1].comparison.problem == "out of calls"
     assert len(broken.trajectory_snr_db) == 1

@@ -38,6 +38,9 @@ def full_report() -> dict[str, Any]:
     sites = [{"site": f"blocks.{i}", "module": f"blocks.{i}", "snr_db": 50.0 - 9 * i} for i in range(5)]
     roles = {"patch": {"snr_db": 19.0, "max_abs": 0.7}, "outlier": {"snr_db": 6.0, "max_abs": 31.0}}
     first = {"site": "blocks.4", "module": "blocks.4.attn", "snr_db": 14.0, "tolerance_db": 20.0, "roles": roles}
+    first |= {"tensor": "blocks.4.attn/MatMul", "problem": None, "roles_at": "blocks.4/Add", "component": "decoder"}
+    image = {"runtime": "onnxruntime", "image": 0, "psnr_db": 40.0, "ssim": 0.99, "passed": True}
+    image |= {"psnr_floor_db": 30.0, "ssim_floor": 0.5}
     norms = {"site": "replacements.3", "before": [[1.0, 2.0, 3.0, 80.0]], "after": [[1.0, 2.0, 3.0, 2.5]]}
     return {
         "schema_version": 1,
@@ -92,6 +95,8 @@ def full_report() -> dict[str, Any]:
         "tools": {"numpy": "2.4.6", "dsr-export": "0.1.0"},
         "peak_rss_bytes": 1_000_000_000,
         "sites": sites,
+        "tensors": [{**site, "tensor": "blocks.0/Add"} for site in sites],
+        "images": [image],
         "bisection": {**first, "curve": sites[1:]},
         "int8": {
             "method": "mse",

@@ -52,7 +52,7 @@ def test_verify_writes_it_whole_or_not_at_all(denoiser_bundle: Path, cli: Cli, t
     assert done.code == 0, done.err
     lines = (tmp_path / "table.md").read_text().splitlines()
     assert lines[0] == "### denoiser.dsr (fp32, onnxruntime): passed"
-    assert sum(line.startswith("| ok | onnxruntime |") for line in lines) == 5
+    assert sum(line.startswith("| ok | onnxruntime |") for line in lines) == 8
     missing = cli("verify", denoiser_bundle, "--markdown", tmp_path / "no" / "table.md")
     assert (missing.code, "table.md" in missing.err) == (1, True)
     assert [path.name for path in tmp_path.iterdir()] == ["table.md"]
