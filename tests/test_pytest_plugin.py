@@ -42,8 +42,9 @@ def _drifted(bundle: Path, out: Path) -> Path:
 
 def test_each_check_is_a_test(pytester: pytest.Pytester, pipeline_bundle: Path) -> None:
     result = pytester.runpytest_inprocess(*PLUGIN, "--dsr-bundle", str(pipeline_bundle), "-v", "--strict-markers")
-    # hashes, verdict; precision, three batches, rows, trajectory; and of the decoder: precision, one batch, rows
-    result.assert_outcomes(passed=11)
+    # hashes, verdict; precision, four batches, rows, repeats, invariance, trajectory; of the decoder: precision, one
+    # batch, rows, repeats
+    result.assert_outcomes(passed=15)
     result.stdout.fnmatch_lines_random(
         [
             "*pipeline.dsr::hashes PASSED*",
@@ -61,11 +62,11 @@ def test_bundles_stand_beside_other_tests_and_can_be_chosen(
 ) -> None:
     pytester.makepyfile("def test_own(): pass")
     both = ("--dsr-bundle", str(denoiser_bundle), "--dsr-bundle", str(decoder_bundle))
-    pytester.runpytest_inprocess(*PLUGIN, *both).assert_outcomes(passed=1 + 8 + 5)
+    pytester.runpytest_inprocess(*PLUGIN, *both).assert_outcomes(passed=1 + 11 + 6)
     pytester.runpytest_inprocess(*PLUGIN, *both, "-m", "dsr_bundle", "-k", "hashes").assert_outcomes(
-        passed=2, deselected=12
+        passed=2, deselected=16
     )
-    pytester.runpytest_inprocess(*PLUGIN, *both, "-m", "not dsr_bundle").assert_outcomes(passed=1, deselected=13)
+    pytester.runpytest_inprocess(*PLUGIN, *both, "-m", "not dsr_bundle").assert_outcomes(passed=1, deselected=17)
 
 
 def test_a_failure_says_what_was_measured_and_what_is_required(
@@ -73,7 +74,7 @@ def test_a_failure_says_what_was_measured_and_what_is_required(
 ) -> None:
     drifted = _drifted(denoiser_bundle, tmp_path / "drifted.dsr")
     result = pytester.runpytest_inprocess(*PLUGIN, "--dsr-bundle", str(drifted))
-    result.assert_outcomes(passed=4, failed=4)  # equal rows still give equal rows
+    result.assert_outcomes(passed=6, failed=5)  # equal rows still give equal rows
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(
         [
@@ -100,7 +101,7 @@ def test_a_runtime_that_is_not_there_fails_and_a_misspelt_one_is_a_usage_error(
 ) -> None:
     bundle = ("--dsr-bundle", str(denoiser_bundle))
     result = pytester.runpytest_inprocess(*PLUGIN, *bundle, "--dsr-runtime", "tensorrt")
-    result.assert_outcomes(passed=1, failed=7)
+    result.assert_outcomes(passed=1, failed=10)
     result.stdout.fnmatch_lines(["*holds no tensorrt engine", "hint: dsr-export compile *"])
     wrong = pytester.runpytest_inprocess(*PLUGIN, *bundle, "--dsr-runtime", "cuda")
     assert wrong.ret == pytest.ExitCode.USAGE_ERROR
@@ -113,7 +114,7 @@ def test_a_failure_without_a_test_of_its_own_fails_the_verdict(
     planned = bundle_checks._planned
     monkeypatch.setattr(bundle_checks, "_planned", lambda *given: [c for c in planned(*given) if c.check != "batch-2"])
     result = pytester.runpytest_inprocess(*PLUGIN, "--dsr-bundle", str(drifted), "-k", "verdict")
-    result.assert_outcomes(failed=1, deselected=6)
+    result.assert_outcomes(failed=1, deselected=9)
     result.stdout.fnmatch_lines(["*without a test of its own: parity[[]onnxruntime-batch-2-out]"])
 
 
