@@ -21,10 +21,6 @@ INGREDIENTS = ("smoothing", "rows", "rounding", "bias_correction")
 RECIPES: Mapping[str, Recipe] = {
     "outlier-aware": OUTLIER_AWARE,
     **{f"without {each}": dataclasses.replace(OUTLIER_AWARE, **{each: False}) for each in INGREDIENTS},
-    **{
-        f"{each} alone": dataclasses.replace(OUTLIER_AWARE, **{k: k == each for k in INGREDIENTS})
-        for each in INGREDIENTS
-    },
     "none: least squared error per tensor": METHODS["mse"],
     "none: largest magnitude per tensor": METHODS["minmax"],
 }

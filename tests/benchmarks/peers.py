@@ -19,7 +19,7 @@ Make = Callable[[Path, Path, Path], None]
 """FP32 graph, npz of calibration rows, where the quantised graph goes."""
 METHODS = ("max", "entropy")  # ModelOpt's names
 SCRIPT = Path(__file__).with_name("modelopt_script.py")
-ROWS = 8  # of one call of ONNX Runtime's calibrators
+MOST_ROWS = 8  # of one call of ONNX Runtime's calibrators
 
 
 def all_peers(python: str) -> Mapping[str, Make]:
@@ -63,13 +63,14 @@ def _products_of_activations(source: Path) -> list[str]:
 
 
 class _Reader:
-    """What `quantize_static` takes: calls one after another, then None."""
+    """What `quantize_static` takes: calls one after another, then None; of equal size, or its histograms fail."""
 
     def __init__(self, rows: Path) -> None:
         with np.load(rows) as arrays:
             values = dict(arrays)
         count = len(next(iter(values.values())))
-        self._calls = iter([{k: v[i : i + ROWS] for k, v in values.items()} for i in range(0, count, ROWS)])
+        size = max(size for size in range(1, MOST_ROWS + 1) if count % size == 0)
+        self._calls = iter([{k: v[i : i + size] for k, v in values.items()} for i in range(0, count, size)])
 
     def get_next(self) -> dict[str, np.ndarray] | None:
         return next(self._calls, None)
