@@ -89,6 +89,8 @@ def merged(tables: Sequence[Table]) -> Table:
         ExportError: tables of different models, methods or tensors.
     """
     first = tables[0]
+    if len(tables) == 1:
+        return first
     for other in tables[1:]:
         if (other.model_sha256, other.method, set(other.activations)) != (
             first.model_sha256,
@@ -97,7 +99,7 @@ def merged(tables: Sequence[Table]) -> Table:
         ):
             raise ExportError("calibration tables of different models or methods can't be merged", hint=_HINT)
     activations = {name: _pooled([table.activations[name] for table in tables]) for name in first.activations}
-    data = {"merged": [dict(table.data) for table in tables]} if len(tables) > 1 else dict(first.data)
+    data = {"merged": [dict(table.data) for table in tables]}
     return Table(first.model_sha256, first.method, data, activations, first.gemms)
 
 
@@ -123,18 +125,16 @@ def choice_from(name: str, entry: Mapping[str, Any]) -> Choice:
         factors = entry["channel_factors"]
         channels = np.ones(width, np.float32) if factors is None else np.asarray(factors, np.float32)
         row_factors = None if entry["row_factors"] is None else np.asarray(entry["row_factors"], np.float32)
-        snr = float(entry["snr_db"])
+        snr, rows = float(entry["snr_db"]), entry["rows"]
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ExportError(f"the calibration table's entry for '{name}' is incomplete: {error}", hint=_HINT) from error
     arrays = [channels, *([] if row_factors is None else [row_factors])]
     good = all(array.ndim == 1 and np.isfinite(array).all() and (array > 0).all() for array in arrays)
     if not (good and channels.shape == (width,) and math.isfinite(step) and step > 0):
         raise ExportError(f"the calibration table's entry for '{name}' holds impossible factors", hint=_HINT)
-    if entry["rows"] not in ("none", "static", "dynamic") or (entry["rows"] == "static") != (row_factors is not None):
+    if rows not in ("none", "static", "dynamic") or (rows == "static") != (row_factors is not None):
         raise ExportError(f"the calibration table's entry for '{name}' holds impossible row factors", hint=_HINT)
-    return Choice(
-        activation=Activation(step=step, rows=entry["rows"], row_factors=row_factors), factors=channels, snr_db=snr
-    )
+    return Choice(activation=Activation(step=step, rows=rows, row_factors=row_factors), factors=channels, snr_db=snr)
 
 
 def _pooled(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -136,6 +136,9 @@ class Arrays:
 
 def _read(path: Path, card: SubjectCard) -> dict[str, Array]:
     if path.is_dir() and any(file.suffix.lower() in SUFFIXES for file in path.iterdir()):
+        if len(card.inputs) > 1:
+            names = ", ".join(spec.name for spec in card.inputs)
+            raise ExportError(f"{path} holds pictures, and {card.name} takes {names}", hint=_GIVE)
         images = open_images(path, card.inputs[0].with_batch(1)[1:], card.family)
         return {card.inputs[0].name: np.concatenate(list(images))}
     if path.is_dir():
