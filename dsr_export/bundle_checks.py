@@ -10,7 +10,7 @@ from typing import Any
 
 from dsr_export.bundle.reader import Bundle
 from dsr_export.errors import ExportError
-from dsr_export.parity.golden import Golden
+from dsr_export.parity.golden_reader import read_golden
 from dsr_export.runners import Runtime, chosen_engine
 from dsr_export.verify import golden_sampler, verify
 
@@ -92,7 +92,7 @@ class BundleChecks:
 
 def _planned(model: Bundle, role: str | None, runtime: Runtime) -> Iterator[Check]:
     yield Check(component=role)
-    golden = Golden.from_arrays(model.golden())
+    golden = read_golden(model)
     pairs = [(f"batch-{size}", name) for size, case in golden.cases.items() for name in case.outputs]
     pairs += [("rows", name) for name in golden.cases[max(golden.cases)].outputs]
     pairs += [] if golden_sampler(model, golden) is None else [("trajectory", "sample")]
