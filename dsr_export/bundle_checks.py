@@ -11,7 +11,7 @@ from typing import Any
 from dsr_export.bundle.reader import Bundle
 from dsr_export.errors import ExportError
 from dsr_export.parity.batches import sizes_between
-from dsr_export.parity.golden import Golden
+from dsr_export.parity.golden_reader import read_golden
 from dsr_export.runners import Runtime, chosen_engine
 from dsr_export.verify import golden_sampler, verify
 
@@ -95,7 +95,7 @@ class BundleChecks:
 
 def _planned(model: Bundle, role: str | None, runtime: Runtime) -> Iterator[Check]:
     yield Check(component=role)
-    golden = Golden.from_arrays(model.golden())
+    golden = read_golden(model)
     names = tuple(golden.cases[max(golden.cases)].outputs)
     kinds = [*(f"batch-{size}" for size in (*golden.cases, *sizes_between(golden))), *ONCE]
     kinds += ["batch-invariance"] if len(golden.cases) > 1 else []

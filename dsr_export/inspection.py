@@ -31,7 +31,7 @@ def inspect_bundle(path: Path) -> dict[str, Any]:
 def _facts(bundle: Bundle) -> dict[str, Any]:
     manifest = bundle.manifest.as_dict()
     graph = graph_summary(load_model(bundle.file("model.onnx"), weights=False))
-    return {**{key: manifest[key] for key in MANIFEST_KEYS}, "passed": bundle.report()["passed"], "graph": graph}
+    return {**{key: manifest[key] for key in MANIFEST_KEYS}, "passed": bundle.passed_when_built(), "graph": graph}
 
 
 def inspect_onnx(path: Path) -> dict[str, Any]:
@@ -40,10 +40,9 @@ def inspect_onnx(path: Path) -> dict[str, Any]:
 
 def graph_summary(model: onnx.ModelProto) -> dict[str, Any]:
     """Opsets, operators, weight bytes by type, and the DSR sites by name."""
-    names = onnx.TensorProto.DataType.Name
     by_type: Counter[str] = Counter()
     for weight in typed_weights(model):
-        by_type[names(weight.type).lower()] += weight.bytes
+        by_type[onnx.TensorProto.DataType.Name(weight.type).lower()] += weight.bytes
     sites = {
         "/".join(node.name.split("/")[2:-1]) for node in model.graph.node if node.name.startswith(PREFIX + "lower")
     }

@@ -17,7 +17,7 @@ from dsr_export.errors import ExportError
 from dsr_export.installation import check_buildable
 from dsr_export.locks import exclusive
 from dsr_export.parity.checks import ParityReport, check_parity
-from dsr_export.parity.golden import Golden
+from dsr_export.parity.golden_reader import read_golden
 from dsr_export.parity.tolerances import Tolerance
 from dsr_export.progress import Reporter, Silent
 from dsr_export.recompiled import Compiled, contents_with_component, contents_with_engine
@@ -124,7 +124,7 @@ def _judge(model: Bundle, where: Target, engine: Engine, say: Reporter) -> Parit
     from dsr_export.backends.engine_fit import EngineNeeds
     from dsr_export.backends.tensorrt_runner import TensorRTRunner
 
-    golden = Golden.from_arrays(model.golden())
+    golden = read_golden(model)
     tolerance = Tolerance.from_dict(model.manifest.tolerances)
     needs = EngineNeeds.of_entry(engine_entry(where, engine.facts))
     runner = TensorRTRunner(bytes(engine.plan), backend=where.backend, inputs=model.manifest.inputs, needs=needs)

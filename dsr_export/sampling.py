@@ -80,7 +80,7 @@ def trajectory(denoiser: Denoiser, spec: SamplerSpec, noise: Array, labels: Arra
     x, grid = (noise * spec.noise_scale).astype(np.float32), spec.grid
     for i in range(len(grid) - 1):
         inputs = _inputs(spec, x, float(grid[i]), labels)
-        prediction = _guided(denoiser(inputs)[:, : x.shape[1]], spec)
+        prediction = _guided(_prediction(denoiser, inputs), spec)
         x = _advanced(x, prediction, grid[i], grid[i + 1], spec).astype(np.float32)
         yield Step(i, inputs, x)
 
@@ -104,6 +104,17 @@ def _inputs(spec: SamplerSpec, x: Array, t: float, labels: Array) -> dict[str, A
         x = np.concatenate([x, x])
         labels = np.concatenate([labels, np.full_like(labels, spec.null_label or 0)])
     return {"x": x, "t": np.full(len(x), t, np.float32), "y": labels.astype(np.int64)}
+
+
+def _prediction(denoiser: Denoiser, inputs: dict[str, Array]) -> Array:
+    """Its first channels, as many as the state has. ExportError where they do not fit the state."""
+    made, x = denoiser(inputs), inputs["x"]
+    fits = made.ndim == x.ndim and made.shape[1] >= x.shape[1]
+    if not fits or (len(made), *made.shape[2:]) != (len(x), *x.shape[2:]):
+        raise ExportError(
+            f"the model gives {list(made.shape)} for a state of {list(x.shape)}", hint="build the bundle again"
+        )
+    return made[:, : x.shape[1]]
 
 
 def _guided(prediction: Array, spec: SamplerSpec) -> Array:

@@ -57,4 +57,9 @@ def _built(report: Mapping[str, Any]) -> dict[str, float]:
     rows = report.get("tensors")
     if report.get("passed") is not True or not isinstance(rows, list):
         return {}
-    return {str(row["tensor"]): float(row["snr_db"]) for row in rows if {"tensor", "snr_db"} <= row.keys()}
+    # what a row lacks, or says in other types, was not measured: `bisect` then judges without it
+    return {
+        str(row["tensor"]): float(row["snr_db"])
+        for row in rows
+        if isinstance(row, dict) and "tensor" in row and type(row.get("snr_db")) in (int, float)
+    }

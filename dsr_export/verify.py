@@ -13,6 +13,7 @@ from dsr_export.bundle.reader import Bundle
 from dsr_export.cache import tool_versions
 from dsr_export.parity.checks import ParityReport, check_parity
 from dsr_export.parity.golden import Golden, fitted_sampler
+from dsr_export.parity.golden_reader import read_golden
 from dsr_export.parity.tolerances import Tolerance
 from dsr_export.progress import Bar, Reporter, Silent
 from dsr_export.report import SCHEMA_VERSION, components_summary, peak_rss_bytes, precision_check
@@ -98,7 +99,7 @@ class _Verdict:
 
 def _judge(bundle: Bundle, runtime: Runtime, sites: bool, stages: _Stages) -> _Verdict:
     """The golden vectors of one model in each runtime, and its precision."""
-    golden = Golden.from_arrays(bundle.golden())
+    golden = read_golden(bundle)
     runtimes: list[Runtime] = [runtime] if runtime != "auto" else ["onnxruntime"]
     if runtime == "auto" and has_runnable_engine(bundle):
         runtimes.append("auto")
@@ -167,8 +168,8 @@ def _report(bundle: Bundle, verdicts: list[_Verdict], log: list[dict[str, Any]])
         "bundle": str(bundle.path),
         "passed": all(each.passed for each in verdicts),
         "precision": bundle.manifest.precision,
-        "target": built["target"],
-        "targets": built["targets"],
+        "target": bundle.manifest.targets[0].name,
+        "targets": [each.name for each in bundle.manifest.targets],
         "stages": log,
         "parity": [row for each in verdicts for row in each.rows],
         "trajectory_snr_db": verdicts[0].trajectory_snr_db,

@@ -22,9 +22,10 @@ def load_model(path: Path, *, weights: bool = True) -> onnx.ModelProto:
     try:
         return onnx.load(path, load_external_data=weights)
     except FileNotFoundError as error:
-        raise ExportError(f"{path} does not exist") from error
+        raise ExportError(f"{path} does not exist", hint="check the path") from error
     except (DecodeError, onnx.checker.ValidationError) as error:
-        raise ExportError(f"{path} is not a readable ONNX model: {error}") from error
+        hint = "the file is damaged or no ONNX: export it again, or build the bundle again"
+        raise ExportError(f"{path} is not a readable ONNX model: {error}", hint=hint) from error
 
 
 def graph_inputs(model: onnx.ModelProto) -> list[TensorSpec]:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import onnx
 
+from graphs.errors import ExportError
+
 LOW_TYPES: Mapping[str, int] = {
     "fp16": onnx.TensorProto.FLOAT16,
     "bf16": onnx.TensorProto.BFLOAT16,
@@ -53,5 +55,11 @@ def low_precision_fraction(model: onnx.ModelProto, precision: str) -> float:
 
 def _weight(tensor: onnx.TensorProto, node: str) -> Weight:
     elements = math.prod(tensor.dims)
-    width: int = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    try:
+        width: int = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    except KeyError:
+        raise ExportError(
+            f"tensor {tensor.name[:80]!r} has the element type {tensor.data_type}, which ONNX does not know",
+            hint="the model is damaged: export it again, or build the bundle again",
+        ) from None
     return Weight(tensor.name, node, elements, elements * width, tensor.data_type)

@@ -156,10 +156,13 @@ def _creation_error(error: Exception) -> ExportError:
 
 
 def _failures() -> tuple[type[Exception], ...]:
-    """Its exception types, which have no common base but Exception; versions differ in which exist."""
+    """Its exception types, which have no common base but Exception; versions differ in which exist.
+
+    A message that quotes a damaged name is no UTF-8, and arrives as the failure to decode it.
+    """
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-    return tuple(getattr(state, name) for name in _FAILURES if hasattr(state, name))
+    return (UnicodeDecodeError, *(getattr(state, name) for name in _FAILURES if hasattr(state, name)))
 
 
 def _reason(error: Exception) -> str:

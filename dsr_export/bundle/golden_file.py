@@ -17,6 +17,8 @@ from dsr_export.errors import ExportError
 Array = npt.NDArray[Any]
 LARGEST_TOTAL = 4 << 30  # bytes, unpacked
 MOST_MEMBERS = 4096
+UNPACKED_ANYWAY = 256 << 20  # bytes; beyond these, what shrinks as no reference values do is a trap
+HIGHEST_RATIO = 100
 
 _HINT = "build the bundle again"
 _ZIP_ERRORS = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
@@ -28,8 +30,8 @@ def read_npz(path: Path) -> dict[str, Array]:
     """All arrays of an npz, by name.
 
     Raises:
-        ExportError: it is no npz, is damaged, holds objects, or would unpack to more than `LARGEST_TOTAL` bytes or to
-            more than it declares.
+        ExportError: it is no npz, is damaged, holds objects, or would unpack to more than `LARGEST_TOTAL` bytes, to
+            far more than its own size, or to more than it declares.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -44,6 +46,8 @@ def _check_members(path: Path, members: list[zipfile.ZipInfo]) -> None:
     total, names = sum(member.file_size for member in members), {member.filename for member in members}
     if total > LARGEST_TOTAL:
         raise ExportError(f"{path} unpacks to {total} bytes, more than the {LARGEST_TOTAL} allowed", hint=_HINT)
+    if total > max(UNPACKED_ANYWAY, HIGHEST_RATIO * path.stat().st_size):
+        raise ExportError(f"{path} unpacks to {total} bytes, far more than its own size", hint=_HINT)
     if len(members) > MOST_MEMBERS or len(names) != len(members):
         raise ExportError(f"{path} holds too many arrays, or two of one name", hint=_HINT)
     for member in members:

@@ -23,6 +23,7 @@ TARGET_KEYS = ("name", "backend", "version", "compute_capabilities", "engine", "
 TENSOR_KEYS = ("name", "dtype", "shape")
 SAMPLER_KEYS = ("num_steps", "prediction", "shift_dim", "shift_base", "guidance", "null_label")
 SAMPLER_OPTIONAL = ("path", "noise_scale")  # bundles of the linear path were written without them
+TOLERANCE_KEYS = ("max_abs", "cosine", "psnr_db", "snr_db", "reason")
 DTYPES = frozenset(
     {"bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"}
     | {"float16", "bfloat16", "float32", "float64"}
@@ -121,12 +122,11 @@ def _read_path(sampler: Fields) -> None:
 
 
 def read_tolerances(manifest: Fields) -> dict[str, Any]:
-    """Metric -> bound, None for unbounded; `reason` is text."""
-    bounds = Fields(manifest.name("tolerances"), manifest.mapping("tolerances"))
-    for metric, bound in bounds.values.items():
-        if metric == "reason":
-            bounds.text(metric)
-        elif bound is not None:
+    """The fields of `Tolerance`: metric -> bound, where `max_abs` may be None for unbounded; `reason` is text."""
+    bounds = manifest.child("tolerances", TOLERANCE_KEYS)
+    bounds.text("reason")
+    for metric in TOLERANCE_KEYS[:-1]:
+        if metric != "max_abs" or bounds.values[metric] is not None:
             bounds.number(metric)
     return dict(bounds.values)
 

@@ -33,6 +33,7 @@ def check_model_file(path: Path, sizes: Mapping[str, int]) -> None:
         raise ExportError(f"{path} is larger than an ONNX file can be", hint=_HINT)
     nodes, tensors = _parts(_load(path))
     for node in nodes:
+        _check_text(path, node)
         if node.domain not in STANDARD_DOMAINS:
             kind = f"{node.domain}.{node.op_type}"
             raise ExportError(f"{path}: node {node.name[:80]!r} is {kind[:80]!r}, no standard op", hint=_HINT)
@@ -48,6 +49,13 @@ def _load(path: Path) -> onnx.ModelProto:
     if not model.graph.node:  # protobuf takes an empty file for an empty model
         raise ExportError(f"{path} is no ONNX model, or one without nodes", hint=_HINT)
     return model
+
+
+def _check_text(path: Path, node: onnx.NodeProto) -> None:
+    """protobuf hands out bytes where a string is no UTF-8, and everything that reads names would meet them."""
+    for text in (node.name, node.op_type, node.domain, *node.input, *node.output):
+        if not isinstance(text, str):
+            raise ExportError(f"{path} has a node with {text[:40]!r} in it, which is no text", hint=_HINT)
 
 
 def _check_external(tensor: onnx.TensorProto, path: Path, sizes: Mapping[str, int]) -> None:

@@ -103,6 +103,13 @@ class Bundle:
             raise ExportError(f"{path} is no JSON object", hint=_REBUILD)
         return value
 
+    def passed_when_built(self) -> bool:
+        """The verdict of the build's report. ExportError where it has none."""
+        passed = self.report().get("passed")
+        if type(passed) is not bool:
+            raise ExportError(f"{self.file(REPORT)} does not say whether the build passed", hint=_REBUILD)
+        return passed
+
     def engine(self, target: str) -> Path | None:
         """The plan built for `target`, None where that runtime takes `model.onnx`. ExportError for another target."""
         targets = {each.name: each for each in self.manifest.targets}

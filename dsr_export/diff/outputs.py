@@ -10,6 +10,7 @@ import numpy.typing as npt
 from dsr_export.bundle.reader import MODEL, Bundle
 from dsr_export.errors import ExportError
 from dsr_export.parity.golden import Golden
+from dsr_export.parity.golden_reader import read_golden
 from dsr_export.parity.metrics import Comparison, compare
 from dsr_export.parity.tolerances import Tolerance
 from dsr_export.progress import Bar
@@ -21,7 +22,7 @@ Made = dict[int, dict[str, Array] | str]
 
 def output_difference(a: Bundle, b: Bundle, bar: Bar) -> list[dict[str, Any]]:
     """One row per golden batch and output. One model is in memory at a time; equal graphs are run once."""
-    golden = Golden.from_arrays(a.golden())
+    golden = read_golden(a)
     steps = 2 * len(golden.cases)
     first = _run(a, golden, lambda done: bar(done, steps))
     again = _ran(a) == _ran(b)

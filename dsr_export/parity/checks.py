@@ -122,4 +122,14 @@ def _outputs(runner: Runner, inputs: Mapping[str, Array], names: Iterable[str]) 
         made = runner.infer(dict(inputs))
     except ExportError as error:
         return dict.fromkeys(names, error.message)
-    return {name: made.get(name, "the candidate has no such output") for name in names}
+    rows = len(next(iter(inputs.values())))
+    return {name: _output(made.get(name), rows) for name in names}
+
+
+def _output(made: Array | None, rows: int) -> Array | str:
+    """What can be compared row by row, or why it cannot."""
+    if made is None:
+        return "the candidate has no such output"
+    if not made.ndim or len(made) != rows:
+        return f"shape {made.shape} where {rows} rows are expected"
+    return made

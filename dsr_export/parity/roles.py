@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dsr_export.errors import ExportError
 from dsr_export.parity.metrics import IDENTICAL_DB, compare
 from dsr_export.parity.site_errors import SiteError
 from graphs.sites import Site
@@ -32,11 +33,11 @@ class RegisterRows:
         """`dsr` is the manifest's: a denoiser's registers come first, an encoder's test-time registers last."""
         outer = [site for site in sites if site.outer and len(site.shape) == 2]
         blocks = [site for site in outer if site.group.rsplit(".", 1)[-1].isdecimal()]
-        denoiser, encoder = dsr.get("denoiser", {}), dsr.get("encoder", {})
+        denoiser, encoder = _part(dsr, "denoiser"), _part(dsr, "encoder")
         if denoiser.get("kind") == "diffusion":
-            blocks, count, last = blocks[denoiser["start"] :], denoiser["registers"], False
+            blocks, count, last = blocks[_count(denoiser, "start") :], _count(denoiser, "registers"), False
         else:
-            count, last = encoder.get("registers", 0) if encoder.get("kind") == "test-time" else 0, True
+            count, last = _count(encoder, "registers") if encoder.get("kind") == "test-time" else 0, True
         if not blocks or not count:
             return cls(0, 0, last, frozenset())
         tokens = blocks[0].shape[0]
@@ -48,6 +49,20 @@ class RegisterRows:
         if site.group not in self.groups or tokens != self.tokens:
             return np.zeros(tokens, bool)
         return np.asarray(rows >= tokens - self.count if self.last else rows < self.count)
+
+
+def _part(dsr: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    part = dsr.get(name, {})
+    if not isinstance(part, Mapping):
+        raise ExportError(f"the manifest's dsr.{name} is no object", hint="build the bundle again")
+    return part
+
+
+def _count(part: Mapping[str, Any], key: str) -> int:
+    count = part.get(key, 0)
+    if type(count) is not int or count < 0:
+        raise ExportError(f"the manifest's dsr gives {key} as {str(count)[:40]!r}", hint="build the bundle again")
+    return count
 
 
 def role_statistics(error: SiteError, registers: RegisterRows) -> dict[str, dict[str, Any]]:

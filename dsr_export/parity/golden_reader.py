@@ -1,0 +1,79 @@
+"""The golden vectors of a bundle, which someone else may have written: held against its manifest before any use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+
+from dsr_export.backends.inputs import check_inputs
+from dsr_export.errors import ExportError
+from dsr_export.parity.golden import Case, Golden, ReferenceTrajectory
+
+if TYPE_CHECKING:
+    from dsr_export.bundle.manifest import Manifest
+    from dsr_export.bundle.reader import Bundle
+
+Array = npt.NDArray[Any]
+_WALK = frozenset({"noise", "labels", "states"})
+_HINT = "build the bundle again"
+
+
+def read_golden(bundle: Bundle) -> Golden:
+    """Raises ExportError where `golden.npz` is unreadable, or its arrays do not fit the manifest or each other."""
+    from dsr_export.bundle.reader import GOLDEN
+
+    where, arrays = bundle.file(GOLDEN), bundle.golden()
+    sizes = _check_names(where, arrays)
+    golden = Golden.from_arrays(arrays)
+    if not sizes:
+        _refuse(where, "holds no batch")
+    for size, case in golden.cases.items():
+        _check_case(where, bundle.manifest, size, case)
+    if golden.trajectory is not None:
+        _check_trajectory(where, golden.trajectory)
+    return golden
+
+
+def _check_names(where: Path, arrays: Mapping[str, Array]) -> set[str]:
+    """The batches; a name that is none of `Golden.save` would be read as something else, or be left out."""
+    batches = {name.split("/")[0] for name in arrays if name.startswith("batch")}
+    for batch in batches:
+        digits = batch.removeprefix("batch")
+        if not (digits.isascii() and digits.isdecimal() and len(digits) < 10 and str(int(digits)) == digits):
+            _refuse(where, f"holds {batch[:80]!r}, which is no batch size")
+    walk = {name.removeprefix("trajectory/") for name in arrays if name.startswith("trajectory/")}
+    if walk and walk != _WALK:
+        _refuse(where, "holds a trajectory without noise, labels or states, or with more")
+    return batches
+
+
+def _check_case(where: Path, manifest: Manifest, size: int, case: Case) -> None:
+    if not manifest.batch.min <= size <= manifest.batch.max:
+        _refuse(where, f"holds batch {size}, outside of {manifest.batch.min} to {manifest.batch.max}")
+    try:
+        check_inputs(case.inputs, manifest.inputs)
+    except ExportError as error:
+        _refuse(where, f"batch {size}: {error.message}")
+    if sorted(case.outputs) != sorted(spec.name for spec in manifest.outputs):
+        _refuse(where, f"batch {size} has other outputs than the manifest")
+    for name, array in {**case.inputs, **case.outputs}.items():
+        if not array.ndim or len(array) != size or not array.size:
+            _refuse(where, f"batch {size}: '{name}' has shape {list(array.shape)}")
+
+
+def _check_trajectory(where: Path, walk: ReferenceTrajectory) -> None:
+    if walk.labels.dtype.kind not in "iu" or walk.noise.dtype.kind != "f" or walk.noise.ndim < 2 or not walk.noise.size:
+        _refuse(where, "holds a trajectory of other types, or an empty one")
+    if not np.isfinite(walk.noise).all():
+        _refuse(where, "holds a trajectory whose noise is not finite")
+    fits = walk.labels.shape == walk.noise.shape[:1] and walk.states.shape[1:] == walk.noise.shape
+    if not fits or not len(walk.states):
+        _refuse(where, "holds a trajectory whose noise, labels and states do not fit each other")
+
+
+def _refuse(where: Path, problem: str) -> NoReturn:
+    raise ExportError(f"{where} {problem}", hint=_HINT)

@@ -1,0 +1,78 @@
+"""Golden vectors are refused where they do not fit the manifest, before anything is computed with them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dsr_export.config import BatchRange
+from dsr_export.errors import ExportError
+from dsr_export.parity.golden import Golden
+from dsr_export.parity.golden_reader import read_golden
+from graphs.artifacts import TensorSpec
+
+Arrays = dict[str, Any]
+
+
+def _spec(name: str) -> TensorSpec:
+    return TensorSpec(name=name, dtype="float32", shape=("batch", 2))
+
+
+def _arrays() -> Arrays:
+    row = np.ones((1, 2), np.float32)
+    return {
+        "batch1/in/x": row,
+        "batch1/out/out": row,
+        "trajectory/noise": row,
+        "trajectory/labels": np.zeros(1, np.int64),
+        "trajectory/states": np.stack([row, row]),
+    }
+
+
+def _read(arrays: Arrays) -> Golden:
+    manifest = SimpleNamespace(batch=BatchRange(1, 2, 4), inputs=(_spec("x"),), outputs=(_spec("out"),))
+    bundle: Any = SimpleNamespace(manifest=manifest, golden=lambda: arrays, file=lambda name: Path("b.dsr") / name)
+    return read_golden(bundle)
+
+
+def test_what_fits_is_read() -> None:
+    golden = _read(_arrays())
+    assert list(golden.cases) == [1]
+    assert golden.trajectory is not None
+    assert golden.trajectory.states.shape == (2, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("batchx/in/x", np.ones((1, 2), np.float32), "no batch size"),
+        ("batch01/in/x", np.ones((1, 2), np.float32), "no batch size"),
+        ("batch999999999/in/x", np.ones((1, 2), np.float32), "outside of 1 to 4"),
+        ("batch1/in/x", np.ones((1, 3), np.float32), "input 'x' has shape"),
+        ("batch1/in/x", np.ones((2, 2), np.float32), "'x' has shape"),
+        ("batch1/out/more", np.ones((1, 2), np.float32), "other outputs than the manifest"),
+        ("batch1/out/out", np.float32(1), "'out' has shape"),
+        ("batch1/out/out", np.ones((1, 0), np.float32), "'out' has shape"),
+        ("trajectory/more", np.ones(1), "with more"),
+        ("trajectory/labels", np.zeros(1), "other types"),
+        ("trajectory/labels", np.zeros(2, np.int64), "do not fit each other"),
+        ("trajectory/states", np.zeros((0, 1, 2), np.float32), "do not fit each other"),
+        ("trajectory/noise", np.full((1, 2), np.nan, np.float32), "not finite"),
+    ],
+)
+def test_what_does_not_fit_is_refused(name: str, value: Any, said: str) -> None:
+    with pytest.raises(ExportError, match=said) as caught:
+        _read({**_arrays(), name: np.asarray(value)})
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("without", "said"), [("batch", "holds no batch"), ("trajectory/noise", "without noise"), ("batch1/out", "outputs")]
+)
+def test_what_is_missing_is_said(without: str, said: str) -> None:
+    with pytest.raises(ExportError, match=said):
+        _read({name: value for name, value in _arrays().items() if not name.startswith(without)})
