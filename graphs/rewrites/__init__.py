@@ -10,6 +10,7 @@ from graphs.rewrites.fuse_layer_norm import FuseLayerNorm
 from graphs.rewrites.hoist_unsqueeze import HoistUnsqueeze
 from graphs.rewrites.lower_replace_outliers import LowerReplaceOutliers
 from graphs.rewrites.lower_shift_register_neurons import LowerShiftRegisterNeurons
+from graphs.rewrites.scale_queries import ScaleQueries
 from graphs.rewrites.swap_pairs import SwapPairs
 from graphs.rewrites.transpose_keys import TransposeKeys
 
@@ -26,6 +27,7 @@ OPTIMIZATIONS: tuple[Rewrite, ...] = (
     FuseLayerNorm(),  # behind it: ONNX Runtime's own fusion takes a Div for a norm, and mixes its types
     FoldReshapeShape(),  # in front of what drops or copies a Reshape: its shape is a constant by then
     TransposeKeys(),
+    ScaleQueries(),
     SwapPairs(),
     HoistUnsqueeze(),
 )
