@@ -3,7 +3,8 @@
 Candidates (smoothing factors x row factors) are judged on the sampled rows against the exact product. A constant range
 is only as good as the data that it was measured on: a label or a timestep that was never seen may lie beyond it, and
 then all tokens of an image are clipped. Row factors taken at run time can't be exceeded, so a constant one has to be
-better by a margin.
+better by a margin. Not so behind a norm, which lets no token grow: there a constant range with headroom may cost some
+accuracy, since it spares a pass over the tensor, and in an engine a kernel.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ from graphs.quantizers import SMALLEST_ROW, Activation, Rows
 Array = npt.NDArray[Any]
 MARGIN_DB: Mapping[Rows, float] = {"none": 1.5, "static": 1.0, "dynamic": 0.0}
 """By how much a kind of row factor must be better than those that nothing can exceed."""
-HEADROOM = 1.1  # of a constant range, for labels and timesteps that were not seen
+NORMED_MARGIN_DB: Mapping[Rows, float] = {**MARGIN_DB, "none": -4.0}
+"""The same behind a norm."""
+HEADROOM = 1.5  # of a constant range, for labels and timesteps that were not seen
 JUDGED_OUTPUTS = 512  # columns of the weight, evenly spaced, are enough to tell candidates apart
 SHARES = np.linspace(0.9, 1.0, 5)  # of the range with headroom: less would clip what was seen
 
@@ -43,13 +46,14 @@ class Choice:
         return bool((self.factors != 1).any())
 
 
-def choose(stats: ActivationStats, weight: Array, recipe: Recipe, *, foldable: bool) -> Choice:
+def choose(stats: ActivationStats, weight: Array, recipe: Recipe, *, foldable: bool, normed: bool = False) -> Choice:
     """The best candidate for an activation and its weights side by side [K, N].
 
-    `foldable` says that channel factors can move into what made the activation.
+    `foldable` says that channel factors can move into what made the activation; `normed` that this is a norm.
     """
+    margin = NORMED_MARGIN_DB if normed else MARGIN_DB
     candidates = _candidates(stats, weight, recipe, foldable=foldable)
-    return max(candidates, key=lambda each: each.snr_db - MARGIN_DB[each.activation.rows])
+    return max(candidates, key=lambda each: each.snr_db - margin[each.activation.rows])
 
 
 def naive_snr_db(stats: ActivationStats, weight: Array) -> float:

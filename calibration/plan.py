@@ -6,7 +6,7 @@ are after that.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -19,9 +19,10 @@ from calibration.choices import Choice, choose, clipped_fraction, naive_snr_db
 from calibration.methods import Recipe
 from calibration.policy import Selection
 from calibration.rounding import compensated, nearest, weight_steps
+from calibration.saturation import held_codes, held_steps
 from calibration.stats import ActivationStats
 from graphs.channel_division import apply_edits, divide_constant, division
-from graphs.quantizers import QuantizedGemm
+from graphs.quantizers import CONDITION_CODE, LARGEST_CODE, QuantizedGemm
 from graphs.stored import StoredValues
 from graphs.weight_gemms import WeightGemm
 
@@ -52,8 +53,12 @@ def fold_choices(
     recipe: Recipe,
     given: Mapping[str, Choice],
     progress: Progress,
+    *,
+    normed: Collection[str] = (),
 ) -> dict[str, tuple[Choice, float]]:
     """Chooses for each activation (or takes what is `given`), and folds its channel factors into the graph.
+
+    `normed` are the activations that come from a norm.
 
     Returns activation name -> its choice and the SNR of the naive alternative.
     """
@@ -62,7 +67,7 @@ def fold_choices(
         name = str(group[0].activation.name)
         weight = np.concatenate([stored_weight(gemm) for gemm in group], axis=1)
         foldable = _foldable(group)
-        choice = given.get(name) or choose(stats[name], weight, recipe, foldable=foldable)
+        choice = given.get(name) or choose(stats[name], weight, recipe, foldable=foldable, normed=name in normed)
         chosen[name] = choice, naive_snr_db(stats[name], weight) if name in stats else 0.0
         if choice.smooths:
             _fold(group, choice.factors)
@@ -116,12 +121,14 @@ def _fold(group: list[WeightGemm], factors: Array) -> None:
 def _quantised(gemm: WeightGemm, stats: ActivationStats | None, recipe: Recipe, choice: Choice | None) -> QuantizedGemm:
     weight = stored_weight(gemm)
     factors = np.ones(gemm.in_features, np.float32) if choice is None else choice.factors
-    steps = weight_steps(weight)
+    largest = LARGEST_CODE if choice is not None else CONDITION_CODE
+    steps = held_steps(weight, weight_steps(weight), largest)
     known = stats is not None and stats.representative
     if recipe.rounding and stats is not None and known:
         codes = compensated(weight, steps, stats.hessian / np.outer(factors, factors))
     else:
         codes = nearest(weight, steps)
+    codes = held_codes(codes, largest)
     shift = None
     if recipe.bias_correction and stats is not None and known:
         shift = (stats.mean / factors) @ (weight - codes * steps)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
 
+from graphs.norm_outputs import norm_outputs
 from graphs.targets import module_of
 from graphs.weight_gemms import WeightGemm, outer_gemms, weight_gemms
 
@@ -21,11 +22,15 @@ LARGE_SHARE = 0.002  # of all weights: smaller ones are not worth an op
 
 @dataclass(frozen=True)
 class Selection:
-    """GEMMs by what becomes of them. `total_flops` counts every weight GEMM of one sample."""
+    """GEMMs by what becomes of them. `total_flops` counts every weight GEMM of one sample.
+
+    `normed` are the activations that come from a norm.
+    """
 
     integer: tuple[WeightGemm, ...]
     conditions: tuple[WeightGemm, ...]
     total_flops: int
+    normed: frozenset[str] = frozenset()
 
     @property
     def all(self) -> tuple[WeightGemm, ...]:
@@ -38,7 +43,8 @@ def select(graph: gs.Graph, fp32_modules: Collection[str]) -> Selection:
     inner = [gemm for gemm in found if not _kept(gemm, fp32_modules) and _wide(gemm)]
     integer = tuple(g for g in inner if g.rows >= FEWEST_ROWS and g.node.name not in outer)
     conditions = [gemm for gemm in inner if gemm.rows < FEWEST_ROWS]
-    return Selection(integer, tuple(_large(conditions, found)), sum(gemm.flops for gemm in found))
+    normed = norm_outputs(graph, [gemm.activation for gemm in integer])
+    return Selection(integer, tuple(_large(conditions, found)), sum(gemm.flops for gemm in found), normed)
 
 
 def _kept(gemm: WeightGemm, modules: Collection[str]) -> bool:

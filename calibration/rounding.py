@@ -18,8 +18,8 @@ BLOCK = 64
 
 def weight_steps(weight: Array) -> Array:
     """The step of each output channel of a weight [K, N], so that nothing is clipped; 1 for channels of zeros."""
-    largest = np.abs(weight).max(axis=0)
-    return np.asarray(np.where(largest > 0, largest / CODES, 1.0), np.float32)
+    steps = np.abs(weight).max(axis=0) / CODES
+    return np.asarray(np.where(steps >= np.finfo(np.float32).tiny, steps, 1.0), np.float32)
 
 
 def nearest(weight: Array, steps: Array) -> Array:

@@ -20,8 +20,9 @@ import onnx_graphsurgeon as gs
 
 from graphs.builders import NodeBuilder
 from graphs.constants import constant_value
+from graphs.parted_gemms import parted
 from graphs.quantized_conditions import quantize_conditions
-from graphs.quantizers import Activation, Codes, QuantizedGemm, codes_of, evened
+from graphs.quantizers import Activation, QuantizedGemm, Quantizer, evened
 from graphs.stored import StoredValues
 from graphs.weight_gemms import WeightGemm, weight_gemms
 
@@ -30,7 +31,7 @@ Array = npt.NDArray[Any]
 
 def quantize_gemms(graph: gs.Graph, plan: Mapping[str, QuantizedGemm]) -> list[str]:
     """Rewrites the GEMMs that `plan` names by `WeightGemm.name`, in place; returns their names."""
-    done: dict[int, tuple[Codes, gs.Tensor | None]] = {}  # by activation: GEMMs that share one share its codes
+    done: dict[int, tuple[Quantizer, gs.Tensor | None]] = {}  # by activation: GEMMs that share one share its rows
     chosen = [gemm for gemm in weight_gemms(graph) if gemm.name in plan]
     for gemm in chosen:
         planned = plan[gemm.name]
@@ -40,8 +41,10 @@ def quantize_gemms(graph: gs.Graph, plan: Mapping[str, QuantizedGemm]) -> list[s
         key = id(gemm.activation)
         if key not in done:
             done[key] = _quantized_input(build, gemm.activation, planned.activation)
-        codes, rows = done[key]
-        _integer_gemm(build, gemm, planned, codes.dequantized(build), rows)
+        quantizer, rows = done[key]
+        for part, share in parted(graph, gemm, planned):
+            own = build if part is gemm else NodeBuilder(graph, "quantize", part.name)
+            _integer_gemm(own, part, share, quantizer.values(own), rows)
     quantize_conditions(graph, [gemm for gemm in chosen if plan[gemm.name].activation is None], plan)
     graph.cleanup(remove_unused_graph_inputs=False).toposort()
     return [gemm.name for gemm in chosen]
@@ -67,8 +70,8 @@ def _integer_gemm(
         _add_bias(build, out, np.asarray(shift, np.float32))
 
 
-def _quantized_input(build: NodeBuilder, x: gs.Tensor, activation: Activation) -> tuple[Codes, gs.Tensor | None]:
-    """The codes of `x`, and what the product is to be multiplied by afterwards."""
+def _quantized_input(build: NodeBuilder, x: gs.Tensor, activation: Activation) -> tuple[Quantizer, gs.Tensor | None]:
+    """What makes the codes of `x`, and what the product is to be multiplied by afterwards."""
     rows: gs.Tensor | None = None
     source = x
     if activation.rows == "dynamic":
@@ -78,7 +81,7 @@ def _quantized_input(build: NodeBuilder, x: gs.Tensor, activation: Activation) -
         factors = np.asarray(activation.row_factors, np.float32).reshape(1, -1, 1)
         rows = build.constant("rows", factors)
         source = build.op("Mul", [x, build.constant("rows_inverse", 1 / factors)], "even")
-    return codes_of(build, source, activation.step), rows
+    return Quantizer(source, activation.step), rows
 
 
 def _dequantized_weight(build: NodeBuilder, planned: QuantizedGemm, factor: float) -> gs.Variable:

@@ -1,9 +1,9 @@
 """INT8 for GEMMs of conditions [B, K]: an AdaLN reads one row, and is bound by reading its weight.
 
-    Gemm(c, w_i) + b_i  ->  c / r = hi + lo / 254 -> Q -> DQ -> MatMul([hi, lo], DQ([w_1 .. w_n])) -> r (hi + lo / 254)
+    Gemm(c, w_i) + b_i  ->  c / r = hi + lo / 126 -> Q -> DQ -> MatMul([hi, lo], DQ([w_1 .. w_n])) -> r (hi + lo / 126)
                             -> + [b_1 .. b_n] -> Split
 
-Two rows of codes, the second for what the first leaves over, give the condition 15 bits for next to nothing: errors of
+Two rows of codes, the second for what the first leaves over, give the condition 13 bits for next to nothing: errors of
 a modulation would reach every token. All GEMMs of one condition become one, since ONNX Runtime fuses no dequantiser
 that several GEMMs read, and a device launches one kernel for all blocks.
 """
@@ -19,12 +19,12 @@ import onnx_graphsurgeon as gs
 
 from graphs.builders import NodeBuilder
 from graphs.constants import constant_value
-from graphs.quantizers import LARGEST_CODE, QuantizedGemm, codes_of, evened
+from graphs.quantizers import CONDITION_CODE, QuantizedGemm, Quantizer, evened
 from graphs.stored import StoredValues
 from graphs.weight_gemms import WeightGemm
 
 Array = npt.NDArray[Any]
-REST = 2 * LARGEST_CODE  # what rounding leaves over lies within 1 / 254
+REST = 2 * CONDITION_CODE  # what rounding leaves over lies within 1 / 126
 
 
 def quantize_conditions(graph: gs.Graph, gemms: Sequence[WeightGemm], plan: Mapping[str, QuantizedGemm]) -> None:
@@ -38,7 +38,7 @@ def quantize_conditions(graph: gs.Graph, gemms: Sequence[WeightGemm], plan: Mapp
 
 def _rewrite(build: NodeBuilder, group: Sequence[WeightGemm], planned: Sequence[QuantizedGemm]) -> None:
     even, rows = evened(build, group[0].activation)
-    values = codes_of(build, _pair(build, even), 1 / LARGEST_CODE).dequantized(build)
+    values = Quantizer(_pair(build, even), 1 / CONDITION_CODE).values(build)
     both = build.op("MatMul", [values, _weight(build, planned)], "product")  # [B, 2, all outputs]
     shares = build.constant("shares", np.array([[[1], [1 / REST]]], np.float32))
     joined = build.op(
@@ -51,8 +51,8 @@ def _rewrite(build: NodeBuilder, group: Sequence[WeightGemm], planned: Sequence[
 
 def _pair(build: NodeBuilder, even: gs.Tensor) -> gs.Variable:
     """[B, K] within [-1, 1] -> [B, 2, K]: what its codes stand for, and what they leave over, enlarged to [-1, 1]."""
-    scaled = build.op("Mul", [even, build.floats("largest_code", LARGEST_CODE)], "scaled")
-    high = build.op("Mul", [build.op("Round", [scaled], "rounded"), build.floats("unit", 1 / LARGEST_CODE)], "high")
+    scaled = build.op("Mul", [even, build.floats("largest_code", CONDITION_CODE)], "scaled")
+    high = build.op("Mul", [build.op("Round", [scaled], "rounded"), build.floats("unit", 1 / CONDITION_CODE)], "high")
     low = build.op("Mul", [build.op("Sub", [even, high], "rest"), build.floats("finer", REST)], "low")
     axis = build.ints("pair_axis", 1)
     parts = [build.op("Unsqueeze", [part, axis], role) for part, role in ((high, "high_row"), (low, "low_row"))]

@@ -15,6 +15,7 @@ from graphs.stored import StoredValues
 Array = npt.NDArray[Any]
 Rows = Literal["none", "static", "dynamic"]
 LARGEST_CODE = 127
+CONDITION_CODE = 63  # of a condition, which has two rows of codes: CPUs without VNNI add products in 16 bits
 SMALLEST_ROW = 1e-6  # a token of zeros is divided by this
 
 
@@ -44,16 +45,28 @@ class QuantizedGemm:
     bias_shift: Array | None = None
 
 
-@dataclass(frozen=True)
-class Codes:
-    """A quantised tensor. Every GEMM gets a dequantiser of its own: ONNX Runtime fuses none that several read."""
+@dataclass
+class Quantizer:
+    """Makes codes of `source` for one GEMM after another, each its own.
 
-    codes: gs.Variable
-    step: gs.Constant
-    zero: gs.Constant
+    ONNX Runtime makes an integer product only of a GEMM whose quantiser nothing else reads, and merges equal ones: each
+    further step is the next larger number.
+    """
 
-    def dequantized(self, build: NodeBuilder) -> gs.Variable:
-        return build.op("DequantizeLinear", [self.codes, self.step, self.zero], "values")
+    source: gs.Tensor
+    step: float
+    readers: int = 0
+
+    def values(self, build: NodeBuilder) -> gs.Variable:
+        """What the codes stand for: QuantizeLinear and DequantizeLinear."""
+        size = np.float32(self.step)
+        for _ in range(self.readers):
+            size = np.nextafter(size, np.float32(np.inf))
+        self.readers += 1
+        step, zero = build.constant("step", np.array(size)), build.constant("zero", np.array(0, np.int8))
+        codes = build.op("QuantizeLinear", [self.source, step, zero], "codes")
+        codes.dtype = np.dtype(np.int8)
+        return build.op("DequantizeLinear", [codes, step, zero], "values")
 
 
 def evened(build: NodeBuilder, x: gs.Tensor) -> tuple[gs.Variable, gs.Variable]:
@@ -61,10 +74,3 @@ def evened(build: NodeBuilder, x: gs.Tensor) -> tuple[gs.Variable, gs.Variable]:
     largest = build.op("ReduceMax", [build.op("Abs", [x], "size"), build.ints("last", -1)], "largest", keepdims=1)
     rows = build.op("Max", [largest, build.floats("smallest", SMALLEST_ROW)], "rows")
     return build.op("Mul", [x, build.op("Reciprocal", [rows], "rows_inverse")], "even"), rows
-
-
-def codes_of(build: NodeBuilder, source: gs.Tensor, value: float) -> Codes:
-    step, zero = build.floats("step", value), build.constant("zero", np.array(0, np.int8))
-    codes = build.op("QuantizeLinear", [source, step, zero], "codes")
-    codes.dtype = np.dtype(np.int8)
-    return Codes(codes, step, zero)

@@ -62,7 +62,7 @@ def calibrate(
     groups = activation_groups(selection)
     choices = given.choices() if given else {}
     _check_given(choices, groups)
-    chosen = fold_choices(groups, stats, recipe, choices, bar)
+    chosen = fold_choices(groups, stats, recipe, choices, bar, normed=selection.normed)
     writer, written = PlanWriter(folder), []
     for planned in quantised_gemms(groups, selection, stats, chosen, recipe):
         writer.add(planned.gemm.name, planned.quantized)

@@ -36,7 +36,7 @@ def quantised(graph: Graph, stats: Mapping[str, ActivationStats], recipe: Recipe
     model = load_inferred_graph(graph.path)
     selection = select(model, graph.card.fp32_modules)
     groups = activation_groups(selection)
-    chosen = fold_choices(groups, stats, recipe, {}, lambda done, total: None)
+    chosen = fold_choices(groups, stats, recipe, {}, lambda done, total: None, normed=selection.normed)
     plan = {each.gemm.name: each.quantized for each in quantised_gemms(groups, selection, stats, chosen, recipe)}
     quantize_gemms(model, plan)
     save_graph(model, path)

@@ -101,6 +101,21 @@ def test_the_nodes_compute_what_the_codes_say(activation: Activation, shift: boo
     np.testing.assert_allclose(made, _oracle(x, planned, rows), rtol=1e-4, atol=1e-4)
 
 
+def test_gemms_that_share_an_input_become_integer_products_all(tmp_path: Path) -> None:
+    body = "h = MatMul(x, w) k = MatMul(x, w) out = Mul(h, k)"
+    graph = load_inferred_graph(_model(tmp_path / "m.onnx", body))
+    planned = _planned(DYNAMIC)
+    quantize_gemms(graph, {"fc0": planned, "fc1": planned})
+    path = save_graph(graph, tmp_path / "q.onnx")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level, options.optimized_model_filepath = 3, str(tmp_path / "fused.onnx")
+    onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    fused = [node.op_type for node in onnx.load(tmp_path / "fused.onnx").graph.node]
+    assert fused.count("MatMulIntegerToFloat") == 2
+    assert fused.count("Abs") == 1  # the rows' magnitudes are shared
+    assert list(paired_quantizers(onnx.load(path))) == []
+
+
 def test_a_token_of_zeros_gives_the_bias(tmp_path: Path) -> None:
     made = _run(_quantised(tmp_path, _planned(DYNAMIC)), np.zeros((1, TOKENS, WIDTH), np.float32))
     assert np.isfinite(made).all()
