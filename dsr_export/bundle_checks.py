@@ -102,7 +102,9 @@ def _planned(model: Bundle, role: str | None, runtime: Runtime) -> Iterator[Chec
     pairs = [(kind, name) for kind in kinds for name in names]
     pairs += [] if golden_sampler(model, golden) is None else [("trajectory", "sample")]
     for name in _runtimes(model, runtime):
-        yield from (Check(component=role, runtime=name, check=check, output=output) for check, output in pairs)
+        fused = name == "onnxruntime" and model.manifest.precision == "int8"
+        own = [*(("fused", each) for each in names if fused), *pairs]
+        yield from (Check(component=role, runtime=name, check=check, output=output) for check, output in own)
 
 
 def _runtimes(model: Bundle, runtime: Runtime) -> list[str]:

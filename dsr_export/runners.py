@@ -38,6 +38,11 @@ def typed_runner(model: Path, inputs: Sequence[TensorSpec], precision: Precision
     return OnnxRuntimeRunner(model, inputs=inputs, optimize=precision != "int8")
 
 
+def fused_runner(model: Path, inputs: Sequence[TensorSpec], precision: Precision) -> Runner | None:
+    """The kernels that users of the model get, where `typed_runner` keeps to the nodes as written; else None."""
+    return OnnxRuntimeRunner(model, inputs=inputs) if precision == "int8" else None
+
+
 def tapped_runner(
     model: Path, inputs: Sequence[TensorSpec], precision: Precision, taps: Sequence[Tap]
 ) -> tuple[Runner, TappedModel]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,7 @@ from dsr_export.parity.golden import Golden, fitted_sampler, make_golden
 from dsr_export.parity.tolerances import Tolerance
 from dsr_export.progress import Bar
 from dsr_export.reports.sample_strips import golden_strips
-from dsr_export.runners import typed_runner
+from dsr_export.runners import fused_runner, typed_runner
 from dsr_export.sampling import SamplerSpec, trajectory
 from dsr_export.subject import SubjectCard
 from dsr_export.tap_stages import LARGE, check_sites, record_reference
@@ -163,9 +164,11 @@ class ParityJob:
 
     def typed_graph(self, source: Folder, folder: Folder, bar: Bar) -> None:
         """ONNX Runtime on the typed graph, and the error at each of its sites."""
-        report = self._check(typed_runner(source / MODEL, self.card.inputs, self.precision), bar)
+        model, inputs = source / MODEL, self.card.inputs
+        fused = fused_runner(model, inputs, self.precision)
+        report = self._check(typed_runner(model, inputs, self.precision), bar, fused)
         passed = bool(report["passed"])
-        sites = check_sites(self.taps, source / MODEL, self.card, self.precision, self.batch, passed=passed)
+        sites = check_sites(self.taps, model, self.card, self.precision, self.batch, passed=passed)
         write_json(folder / FACTS, report | sites)
 
     def engine(self, target: Target, source: Folder, folder: Folder, bar: Bar) -> None:
@@ -177,9 +180,9 @@ class ParityJob:
         runner = TensorRTRunner(source / PLAN, backend=target.backend, inputs=self.card.inputs, needs=needs)
         write_json(folder / FACTS, self._check(runner, bar))
 
-    def _check(self, runner: Runner, bar: Bar) -> dict[str, Any]:
-        with runner:
-            report = check_parity(runner, self.golden, self.sampler, self.tolerance, bar)
+    def _check(self, runner: Runner, bar: Bar, fused: Runner | None = None) -> dict[str, Any]:
+        with runner, fused or nullcontext():
+            report = check_parity(runner, self.golden, self.sampler, self.tolerance, bar, fused=fused)
         samples = golden_strips(self.golden, report.sample, runtime=runner.name)
         return {**report.as_dict(), "samples": samples}
 

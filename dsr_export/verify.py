@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from dsr_export.backends.base import Runner
 from dsr_export.bundle.reader import Bundle
 from dsr_export.cache import tool_versions
 from dsr_export.parity.checks import ParityReport, check_parity
@@ -18,7 +19,7 @@ from dsr_export.parity.tolerances import Tolerance
 from dsr_export.progress import Bar, Reporter, Silent
 from dsr_export.report import SCHEMA_VERSION, components_summary, peak_rss_bytes, precision_check
 from dsr_export.reports.sample_strips import golden_strips
-from dsr_export.runners import Runtime, bundle_runner, has_runnable_engine
+from dsr_export.runners import Runtime, bundle_runner, fused_runner, has_runnable_engine
 from dsr_export.sampling import SamplerSpec
 from dsr_export.site_search import search_sites
 from graphs.files import load_model
@@ -138,8 +139,13 @@ def _check(bundle: Bundle, runtime: Runtime, golden: Golden, stages: _Stages) ->
     tolerance = Tolerance.from_dict(bundle.manifest.tolerances)
     sampler = golden_sampler(bundle, golden)
     runner = bundle_runner(bundle, runtime)
-    with stages.stage(f"parity-{runner.name}", f"parity ({runner.name})") as bar, runner:
-        return runner.name, check_parity(runner, golden, sampler, tolerance, bar)
+    fused = _fused(bundle) if runner.name == "onnxruntime" else None
+    with stages.stage(f"parity-{runner.name}", f"parity ({runner.name})") as bar, runner, fused or nullcontext():
+        return runner.name, check_parity(runner, golden, sampler, tolerance, bar, fused=fused)
+
+
+def _fused(bundle: Bundle) -> Runner | None:
+    return fused_runner(bundle.file("model.onnx"), bundle.manifest.input_specs(), bundle.manifest.precision)
 
 
 def golden_sampler(bundle: Bundle, golden: Golden) -> SamplerSpec | None:

@@ -48,6 +48,14 @@ def check_between(infer: Infer, golden: Golden, runtime: str, tolerance: Toleran
             yield ParityRow.of(f"batch-{size}", name, runtime, golden.reference, found, tolerance)
 
 
+def check_fused(fused: Infer, golden: Golden, runtime: str, tolerance: Tolerance) -> Iterator[ParityRow]:
+    """The smallest batch through the kernels that users get, where the other checks run node by node as written."""
+    case = golden.cases[min(golden.cases)]
+    made = fused(case.inputs)
+    for name, truth in case.outputs.items():
+        yield ParityRow.of("fused", name, runtime, golden.reference, judge(truth, made[name]), tolerance)
+
+
 def check_determinism(
     infer: Infer, golden: Golden, first: Made, runtime: str, tolerance: Tolerance
 ) -> Iterator[ParityRow]:

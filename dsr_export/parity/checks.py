@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,14 @@ import numpy.typing as npt
 
 from dsr_export.backends.base import Runner, as_denoiser
 from dsr_export.errors import ExportError
-from dsr_export.parity.batches import check_between, check_determinism, check_invariance, judge, stricter
+from dsr_export.parity.batches import (
+    check_between,
+    check_determinism,
+    check_fused,
+    check_invariance,
+    judge,
+    stricter,
+)
 from dsr_export.parity.golden import Golden, ReferenceTrajectory
 from dsr_export.parity.metrics import IDENTICAL_DB, Comparison, compare
 from dsr_export.parity.pictures import PictureRow, picture_rows
@@ -48,16 +56,28 @@ class ParityReport:
 
 
 def check_parity(
-    runner: Runner, golden: Golden, sampler: SamplerSpec | None, tolerance: Tolerance, progress: Progress
+    runner: Runner,
+    golden: Golden,
+    sampler: SamplerSpec | None,
+    tolerance: Tolerance,
+    progress: Progress,
+    *,
+    fused: Runner | None = None,
 ) -> ParityReport:
-    """Every golden batch and sizes in between, batches against each other, and the whole trajectory of a denoiser."""
+    """Every golden batch and sizes in between, batches against each other, and the whole trajectory of a denoiser.
+
+    `fused` is the same model with other kernels, where `runner` runs node by node as written.
+    """
     names = tuple(next(iter(golden.cases.values())).outputs)
 
     def infer(inputs: Mapping[str, Array]) -> Outputs:
         return _outputs(runner, inputs, names)
 
     made = {size: infer(case.inputs) for size, case in golden.cases.items()}
-    rows = [row for size in golden.cases for row in _check_batch(runner, golden, size, made[size], tolerance)]
+    rows: list[ParityRow] = []
+    if fused is not None:
+        rows += check_fused(partial(_outputs, fused, names=names), golden, runner.name, tolerance)
+    rows += [row for size in golden.cases for row in _check_batch(runner, golden, size, made[size], tolerance)]
     rows += check_between(infer, golden, runner.name, tolerance)
     rows += _check_rows(runner, golden, tolerance)
     rows += check_determinism(infer, golden, made[min(made)], runner.name, tolerance)

@@ -38,6 +38,7 @@ def test_the_numbers_hold_and_nearly_all_arithmetic_is_int8(bundle: Path) -> Non
     report = Bundle.open(bundle).report()
     assert report["passed"] is True
     assert min(row["snr_db"] for row in report["parity"]) > 35  # plain per-tensor ranges end below 30 here
+    assert "fused" in {row["check"] for row in report["parity"]}  # the integer kernels of this machine
     assert report["int8"]["int8_flops_share"] > 0.9
     gemms = {gemm["name"]: gemm for gemm in report["int8"]["gemms"]}
     assert list(gemms).index("blocks.2.attn.qkv") < list(gemms).index("blocks.7.attn.qkv")

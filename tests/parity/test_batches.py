@@ -62,6 +62,13 @@ def test_a_sound_candidate_passes_every_check() -> None:
     assert report.passed and checks == {"batch-1", "batch-2", "batch-8"} | between
 
 
+@pytest.mark.parametrize(("factor", "passes"), [(2.0, True), (2.1, False)])
+def test_the_kernels_that_users_get_are_held_to_the_same(factor: float, passes: bool) -> None:
+    plain, fused = Fake(lambda x, _: 2 * x), Fake(lambda x, _: factor * x)
+    report = check_parity(plain, _golden(1, 2), None, TOLERANCES["fp16"], lambda _, __: None, fused=fused)
+    assert _failed(report) == (set() if passes else {"fused"})
+
+
 def test_a_fixed_batch_has_nothing_in_between() -> None:
     report = _checked(lambda x, _: 2 * x, 4)
     assert report.passed and {row.check for row in report.rows} == {"batch-4", "rows", "determinism"}
