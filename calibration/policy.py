@@ -42,7 +42,7 @@ def select(graph: gs.Graph, fp32_modules: Collection[str]) -> Selection:
     found, outer = weight_gemms(graph), outer_gemms(graph)
     inner = [gemm for gemm in found if not _kept(gemm, fp32_modules) and _wide(gemm)]
     integer = tuple(g for g in inner if g.rows >= FEWEST_ROWS and g.node.name not in outer)
-    conditions = [gemm for gemm in inner if gemm.rows < FEWEST_ROWS]
+    conditions = [gemm for gemm in inner if gemm.of_condition]
     normed = norm_outputs(graph, [gemm.activation for gemm in integer])
     return Selection(integer, tuple(_large(conditions, found)), sum(gemm.flops for gemm in found), normed)
 

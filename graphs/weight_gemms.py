@@ -33,6 +33,11 @@ class WeightGemm:
         return module_of(self.node.name) if self.node.name.endswith(("/MatMul", "/Gemm")) else str(self.node.name)
 
     @property
+    def of_condition(self) -> bool:
+        """Whether it reads one row of each sample, [batch, in_features]."""
+        return len(self.activation.shape) == 2 and self.rows == 1
+
+    @property
     def flops(self) -> int:
         """Multiplications and additions for one sample."""
         return 2 * self.rows * self.in_features * self.out_features

@@ -21,8 +21,10 @@ from torch import Tensor, nn
 
 from dsr_export.backends.base import as_denoiser
 from dsr_export.backends.torch import TorchRunner
+from dsr_export.bundle.reader import Bundle
 from dsr_export.families import load_subject
 from dsr_export.families.rae_dit import RaeDit
+from dsr_export.samples import draw
 from dsr_export.sampling import sample, seeded_noise
 from dsr_export.subject import Subject
 
@@ -90,13 +92,32 @@ def _spread(ratios: Array) -> dict[str, float]:
     return {name: round(float(np.percentile(ratios, mark)), 3) for name, mark in marks.items()}
 
 
+def evaluate_bundle(path: Path, count: int, seed: int) -> dict[str, Any]:
+    """The same samples from a bundle of the model, in whatever precision it is; only their classes can be judged."""
+    samples = draw(
+        Bundle.open(path),
+        label=None,
+        count=count,
+        seed=seed,
+        steps=None,
+        guidance=None,
+        runtime="auto",
+        progress=lambda done, total: None,
+    )
+    return {"samples": count, "class_accuracy": class_accuracy(samples, np.arange(count) % 10)}
+
+
 @click.command()
 @click.option("--model", default="digits", show_default=True)
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="Other weights for the same architecture.")
+@click.option("--bundle", type=click.Path(path_type=Path), help="A bundle of the model, in place of PyTorch.")
 @click.option("--count", default=500, show_default=True)
 @click.option("--seed", default=0, show_default=True)
-def main(model: str, checkpoint: Path | None, count: int, seed: int) -> None:
+def main(model: str, checkpoint: Path | None, bundle: Path | None, count: int, seed: int) -> None:
     """Measure the packaged digits model."""
+    if bundle is not None:
+        click.echo(json.dumps(evaluate_bundle(bundle, count, seed), indent=2))
+        return
     torch.manual_seed(seed)
     click.echo(json.dumps(evaluate(load_subject(model, checkpoint=checkpoint), count, seed), indent=2))
 

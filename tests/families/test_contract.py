@@ -5,28 +5,37 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 
+from calibration.collect import Call
+from calibration.methods import OUTLIER_AWARE
+from calibration.policy import select
 from dsr_export.backends.onnxruntime import OnnxRuntimeRunner
 from dsr_export.config import BatchRange
 from dsr_export.parity.metrics import compare
 from dsr_export.parity.tolerances import TOLERANCES
 from dsr_export.subject import Subject
 from graphs.artifacts import Precision, TypedModel
+from graphs.files import load_inferred_graph
 from graphs.lowering import lower, optimize
 from graphs.precision import PrecisionPolicy
 from graphs.rewrites import LOWERINGS
 from graphs.targets import TARGETS, check_model
 from graphs.typed import assign_precision
+from tests.benchmarks.models import Graph
+from tests.benchmarks.ours import measure, quantised
 from tests.families.tiny_subjects import TINY
+from tests.graphs.optimizing import fused_operators
 
 
 @dataclasses.dataclass(frozen=True)
 class Exported:
-    """A tiny subject and its typed graphs."""
+    """A tiny subject and its typed graphs; `optimized` is what they are made of."""
 
     subject: Subject
+    optimized: Path
     typed: dict[Precision, TypedModel]
     rewritten: dict[str, int]
 
@@ -41,7 +50,7 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     policy = PrecisionPolicy(fp32_modules=subject.fp32_modules)
     precisions: tuple[Precision, ...] = ("fp32", "fp16")
     typed = {p: assign_precision(optimized, folder / f"{p}.onnx", p, policy)[0] for p in precisions}
-    return Exported(subject, typed, {report.name: report.count for report in reports})
+    return Exported(subject, optimized.path, typed, {report.name: report.count for report in reports})
 
 
 def test_every_declared_site_is_lowered(exported: Exported) -> None:
@@ -64,6 +73,34 @@ def test_onnxruntime_agrees_with_pytorch(exported: Exported, precision: Precisio
     for name, truth in expected.items():
         found = compare(truth, got[name])
         assert found.within(TOLERANCES[precision]), (name, found)
+
+
+def test_int8_keeps_the_numbers_in_integer_kernels(exported: Exported, tmp_path: Path) -> None:
+    graph = Graph(exported.optimized, exported.subject.card())
+    stats = measure(graph, [_call(exported.subject, i) for i in range(4)])
+    path = quantised(graph, stats, OUTLIER_AWARE, tmp_path / "int8.onnx")
+    inputs = exported.subject.example(5, seed=99)
+    with graph.runner() as runner:
+        expected = runner.infer(inputs)
+    for optimized in (False, True):
+        with OnnxRuntimeRunner(path, inputs=exported.subject.inputs, optimize=optimized) as runner:
+            got = runner.infer(inputs)
+        for name, truth in expected.items():
+            assert _median_snr_db(truth, got[name]) > 25, name
+    fused = fused_operators(onnx.load(path), str(tmp_path / "fused.onnx"))
+    wide = select(load_inferred_graph(exported.optimized), exported.subject.fp32_modules).integer
+    assert fused.count("MatMulIntegerToFloat") >= len(wide)
+    assert "DequantizeLinear" not in fused
+
+
+def _median_snr_db(truth: np.ndarray, got: np.ndarray) -> float:
+    """Over the images: in random weights, a token may lie so near a threshold that rounding decides."""
+    rows = [compare(truth[i : i + 1], got[i : i + 1]).snr_db or 0.0 for i in range(len(truth))]
+    return float(np.median(rows))
+
+
+def _call(subject: Subject, i: int) -> Call:
+    return Call(subject.example(4, seed=i), np.arange(4) + 4 * i, np.full(4, i / 4))
 
 
 def test_an_engine_builds(exported: Exported) -> None:
