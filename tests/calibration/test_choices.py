@@ -62,7 +62,7 @@ def test_an_outlier_channel_is_smoothed_where_that_can_be_folded() -> None:
     assert smoothed.snr_db > plain.snr_db + 6
 
 
-@pytest.mark.parametrize("name", METHODS.keys() - {"outlier-aware"})
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "outlier-aware"])
 def test_plain_methods_give_one_range_and_fold_nothing(name: str) -> None:
     choice = choose(_stats(_even()), WEIGHT, METHODS[name], foldable=True, normed=True)
     assert (choice.activation.rows, choice.smooths) == ("none", False)

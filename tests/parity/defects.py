@@ -183,7 +183,7 @@ def _feeds(graph: Graph, node: onnx.NodeProto, prefix: str) -> bool:
     reached = set(node.output)
     for other in graph.graph.node:
         if reached.intersection(other.input):
-            if other.name.startswith(prefix):
+            if prefix in other.name:
                 return True
             if "feat_rope" in other.name:
                 reached.update(other.output)
@@ -230,7 +230,7 @@ def stale_quantiser(graph: Graph, block: int) -> None:
 
 
 def attention_scale_wrong(graph: Graph, block: int) -> None:
-    graph.change_input(f"blocks.{block}.attn/Mul", 1, lambda value: value * 1.5)
+    graph.change_input(f"dsr/optimize/blocks.{block}.attn/MatMul.scaled", 1, lambda value: value * 1.5)
 
 
 def residual_subtracted(graph: Graph, block: int) -> None:
