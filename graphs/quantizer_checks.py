@@ -15,7 +15,7 @@ from onnx import numpy_helper
 from graphs.builders import PREFIX
 
 _DETECTION = f"{PREFIX}lower/"
-_SENSITIVE = frozenset({"Softmax", "LayerNormalization", "RMSNormalization", "ReduceMean", "Where", "TopK", "Gather"})
+_SENSITIVE = frozenset({"Softmax", "ReduceMean", "Where", "TopK", "Gather"})
 
 
 def paired_quantizers(model: onnx.ModelProto) -> Iterator[str]:

@@ -17,7 +17,7 @@ from dsr_export.config import BatchRange
 from dsr_export.parity.metrics import compare
 from dsr_export.parity.tolerances import TOLERANCES
 from dsr_export.subject import Subject
-from graphs.artifacts import Precision, TypedModel
+from graphs.artifacts import OptimizedModel, Precision, TypedModel
 from graphs.files import load_inferred_graph
 from graphs.lowering import lower, optimize
 from graphs.precision import PrecisionPolicy
@@ -87,6 +87,11 @@ def test_int8_keeps_the_numbers_in_integer_kernels(exported: Exported, tmp_path:
             got = runner.infer(inputs)
         for name, truth in expected.items():
             assert _median_snr_db(truth, got[name]) > 25, name
+    policy = PrecisionPolicy(fp32_modules=exported.subject.fp32_modules)
+    typed, _ = assign_precision(OptimizedModel(path=path), tmp_path / "typed.onnx", "int8", policy)  # its spec holds
+    with OnnxRuntimeRunner(typed.path, inputs=exported.subject.inputs) as runner:
+        got = runner.infer(inputs)
+    assert all(_median_snr_db(truth, got[name]) > 25 for name, truth in expected.items())
     fused = fused_operators(onnx.load(path), str(tmp_path / "fused.onnx"))
     wide = select(load_inferred_graph(exported.optimized), exported.subject.fp32_modules).integer
     assert fused.count("MatMulIntegerToFloat") >= len(wide)
