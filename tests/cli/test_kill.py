@@ -17,7 +17,7 @@ import pytest
 
 from dsr_export.bundle.reader import Bundle
 
-KILLS = int(os.environ.get("DSR_EXPORT_KILLS", "2"))
+KILLS = int(os.environ.get("DSR_EXPORT_KILLS", "3"))
 COMMAND = [sys.executable, "-m", "dsr_export", "build", "digits", "--target", "onnxruntime"]
 OPTIONS = ["--trajectory-steps", "3", "--batch", "1,1,2"]
 
@@ -68,7 +68,7 @@ def test_a_killed_build_leaves_nothing_half_done(tmp_path: Path) -> None:
 
     The last place in the list is a build that has everything but the bundle itself to write.
     """
-    out, cache, rng, killed = tmp_path / "out" / "b.dsr", tmp_path / "cache", random.Random(1), 0
+    out, cache, rng, killed = tmp_path / "out" / "b.dsr", tmp_path / "cache", random.Random(0), 0
     stages = _finished(out, cache)["stages"]
     began = time.monotonic()
     _finished(out, cache)
