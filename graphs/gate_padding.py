@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
+from graphs.outside_readers import outside_readers
 from graphs.stored import StoredValues
 from graphs.weight_gemms import WeightGemm, weight_gemms
 
@@ -39,7 +40,8 @@ class GatedMlp:
 
 def pad_gated_mlps(graph: gs.Graph) -> list[str]:
     """Widens each gated MLP that needs it, in place; returns the names of their second GEMMs. Needs inferred shapes."""
-    found = [mlp for gemm in weight_gemms(graph) if (mlp := _gated_mlp(gemm)) is not None and mlp.missing]
+    with outside_readers(graph):
+        found = [mlp for gemm in weight_gemms(graph) if (mlp := _gated_mlp(gemm)) is not None and mlp.missing]
     for mlp in found:
         _widen(mlp)
     return [mlp.down.name for mlp in found]
@@ -59,7 +61,19 @@ def _gated_mlp(down: WeightGemm) -> GatedMlp | None:
     if bias is None or up is None or len(split.outputs) != 2 or len(split.inputs) > 1:
         return None
     constants = [tensor for node in (bias, up) for tensor in node.inputs if isinstance(tensor, gs.Constant)]
-    return GatedMlp(up, bias, split, down) if len(constants) == 2 else None
+    mlp = GatedMlp(up, bias, split, down)
+    return mlp if len(constants) == 2 and _is_closed(mlp) else None
+
+
+def _is_closed(mlp: GatedMlp) -> bool:
+    """Whether nothing but the MLP itself reads what lies between its GEMMs, whose width changes."""
+    pending, own = [mlp.up], {"Add", "Split", "Sigmoid", "Mul"}
+    while pending:
+        readers = [each for tensor in pending.pop().outputs for each in tensor.outputs if each is not mlp.down.node]
+        if any(reader.op not in own for reader in readers):
+            return False
+        pending += readers
+    return True
 
 
 def _behind_activation(tensor: gs.Tensor) -> gs.Node | None:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from graphs.constants import constant_value
+from graphs.outside_readers import only_reader
 from graphs.quantizers import QuantizedGemm
 from graphs.stored import StoredValues
 from graphs.weight_gemms import WeightGemm
@@ -26,8 +27,10 @@ NARROWEST_PART = 512
 
 
 def parted(graph: gs.Graph, gemm: WeightGemm, planned: QuantizedGemm) -> Iterator[tuple[WeightGemm, QuantizedGemm]]:
-    """The GEMMs that take its place in `graph`, each with its share of the plan; itself where it stays whole."""
-    split, bias = _split_behind(graph, gemm)
+    """The GEMMs that take its place in `graph`, each with its share of the plan; itself where it stays whole.
+
+    For use within `outside_readers`."""
+    split, bias = _split_behind(gemm)
     if split is None:
         yield gemm, planned
         return
@@ -49,21 +52,16 @@ def parted(graph: gs.Graph, gemm: WeightGemm, planned: QuantizedGemm) -> Iterato
         yield dataclasses.replace(gemm, node=node, out_features=part.shape[-1]), share
 
 
-def _split_behind(graph: gs.Graph, gemm: WeightGemm) -> tuple[gs.Node | None, Array | None]:
+def _split_behind(gemm: WeightGemm) -> tuple[gs.Node | None, Array | None]:
     """The Split that parts its output, and the bias in between."""
-    reader, bias = _only_reader(graph, gemm.node.outputs[0]), None
+    reader, bias = only_reader(gemm.node.outputs[0]), None
     if reader is not None and reader.op == "Add":
         known = [value for tensor in reader.inputs if (value := constant_value(tensor)) is not None]
         bias = known[0] if known and known[0].shape == (gemm.out_features,) else None
-        reader = None if bias is None else _only_reader(graph, reader.outputs[0])
+        reader = None if bias is None else only_reader(reader.outputs[0])
     if gemm.node.op != "MatMul" or reader is None or not _parts_channels(reader):
         return None, None
     return reader, bias
-
-
-def _only_reader(graph: gs.Graph, tensor: gs.Tensor) -> gs.Node | None:
-    given = any(output is tensor for output in graph.outputs)
-    return tensor.outputs[0] if len(tensor.outputs) == 1 and not given else None
 
 
 def _parts_channels(node: gs.Node) -> bool:

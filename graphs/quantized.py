@@ -11,7 +11,7 @@ commutes with the product (right-multiplication), so it is exact.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ import onnx_graphsurgeon as gs
 
 from graphs.builders import NodeBuilder
 from graphs.constants import constant_value
+from graphs.outside_readers import only_reader, outside_readers
 from graphs.parted_gemms import parted
 from graphs.quantized_conditions import quantize_conditions
 from graphs.quantizers import Activation, QuantizedGemm, Quantizer, evened
@@ -31,8 +32,15 @@ Array = npt.NDArray[Any]
 
 def quantize_gemms(graph: gs.Graph, plan: Mapping[str, QuantizedGemm]) -> list[str]:
     """Rewrites the GEMMs that `plan` names by `WeightGemm.name`, in place; returns their names."""
-    done: dict[int, tuple[Quantizer, gs.Tensor | None]] = {}  # by activation: GEMMs that share one share its rows
     chosen = [gemm for gemm in weight_gemms(graph) if gemm.name in plan]
+    with outside_readers(graph):
+        _quantize(graph, chosen, plan)
+    graph.cleanup(remove_unused_graph_inputs=False).toposort()
+    return [gemm.name for gemm in chosen]
+
+
+def _quantize(graph: gs.Graph, chosen: Sequence[WeightGemm], plan: Mapping[str, QuantizedGemm]) -> None:
+    done: dict[int, tuple[Quantizer, gs.Tensor | None]] = {}  # by activation: GEMMs that share one share its rows
     for gemm in chosen:
         planned = plan[gemm.name]
         if planned.activation is None:
@@ -46,8 +54,6 @@ def quantize_gemms(graph: gs.Graph, plan: Mapping[str, QuantizedGemm]) -> list[s
             own = build if part is gemm else NodeBuilder(graph, "quantize", part.name)
             _integer_gemm(own, part, share, quantizer.values(own), rows)
     quantize_conditions(graph, [gemm for gemm in chosen if plan[gemm.name].activation is None], plan)
-    graph.cleanup(remove_unused_graph_inputs=False).toposort()
-    return [gemm.name for gemm in chosen]
 
 
 def _integer_gemm(
@@ -106,7 +112,7 @@ def _behind(build: NodeBuilder, node: gs.Node, out: gs.Variable, op: str, other:
 
 def _add_bias(build: NodeBuilder, out: gs.Variable, shift: Array) -> None:
     """Into the bias that is added anyway, else by an Add of its own."""
-    reader = out.outputs[0] if len(out.outputs) == 1 else None
+    reader = only_reader(out)
     if reader is not None and reader.op == "Add":
         index = 1 - [tensor is out for tensor in reader.inputs].index(True)
         known = constant_value(reader.inputs[index])

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import onnx_graphsurgeon as gs
 
 from graphs.errors import ExportError
+from graphs.outside_readers import outside_readers
 
 
 @dataclass(frozen=True)
@@ -91,17 +92,23 @@ def run(graph: gs.Graph, rewrite: Rewrite, *, expected: int | None = None) -> Re
         ExportError: `expected` is given and another number of sites matched; the message names the near misses.
     """
     before, operators = len(graph.nodes), operator_counts(graph)
-    results = [result for node in list(graph.nodes) if (result := rewrite.match(node)) is not None]
-    matches = [result for result in results if isinstance(result, Match)]
+    with outside_readers(graph):
+        matches, misses = _matched(graph, rewrite)
+        wrong = expected is not None and len(matches) != expected
+        for match in () if wrong else matches:
+            rewrite.apply(graph, match)
     names = tuple(match.node.name for match in matches)
-    misses = tuple(result for result in results if isinstance(result, Miss))
-    if expected is not None and len(matches) != expected:
+    if expected is not None and wrong:
         raise _count_error(rewrite.name, expected, names, misses)
-    for match in matches:
-        rewrite.apply(graph, match)
     graph.cleanup(remove_unused_graph_inputs=False).toposort()
     change = operator_change(operators, operator_counts(graph))
     return RewriteReport(rewrite.name, names, misses, before, len(graph.nodes), change)
+
+
+def _matched(graph: gs.Graph, rewrite: Rewrite) -> tuple[list[Match], tuple[Miss, ...]]:
+    results = [result for node in list(graph.nodes) if (result := rewrite.match(node)) is not None]
+    matches = [result for result in results if isinstance(result, Match)]
+    return matches, tuple(result for result in results if isinstance(result, Miss))
 
 
 def operator_counts(graph: gs.Graph) -> Counter[str]:

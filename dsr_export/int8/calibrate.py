@@ -27,6 +27,7 @@ from dsr_export.subject import SubjectCard
 from graphs.artifacts import OptimizedModel
 from graphs.files import load_inferred_graph, save_graph
 from graphs.gate_padding import pad_gated_mlps
+from graphs.outside_readers import outside_readers
 from graphs.probes import add_outputs
 
 Array = npt.NDArray[Any]
@@ -62,7 +63,8 @@ def calibrate(
     groups = activation_groups(selection)
     choices = given.choices() if given else {}
     _check_given(choices, groups)
-    chosen = fold_choices(groups, stats, recipe, choices, bar, normed=selection.normed)
+    with outside_readers(graph):  # an output that was divided would be another
+        chosen = fold_choices(groups, stats, recipe, choices, bar, normed=selection.normed)
     writer, written = PlanWriter(folder), []
     for planned in quantised_gemms(groups, selection, stats, chosen, recipe):
         writer.add(planned.gemm.name, planned.quantized)

@@ -16,6 +16,7 @@ from graphs.builders import NodeBuilder, own_name, replace_output, site_of
 from graphs.constants import constant_value
 from graphs.flow import producer
 from graphs.norm_reads import reduced_axes
+from graphs.outside_readers import only_reader
 from graphs.rewrite import Match, Miss
 
 
@@ -72,7 +73,7 @@ def _is_square(node: gs.Node, x: gs.Tensor) -> bool:
 
 
 def _is_weighted(node: gs.Node) -> bool:
-    readers = node.outputs[0].outputs
-    if len(readers) != 1 or readers[0].op != "Mul":
+    reader = only_reader(node.outputs[0])
+    if reader is None or reader.op != "Mul":
         return False
-    return any(isinstance(each, gs.Constant) and len(each.shape) == 1 for each in readers[0].inputs)
+    return any(isinstance(each, gs.Constant) and len(each.shape) == 1 for each in reader.inputs)

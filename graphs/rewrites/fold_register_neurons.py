@@ -23,6 +23,7 @@ import onnx_graphsurgeon as gs
 
 from graphs.builders import NodeBuilder, redirect, site_of
 from graphs.constants import constant_value
+from graphs.outside_readers import only_reader
 from graphs.rewrite import Match, Miss
 from graphs.rewrites.lower_shift_register_neurons import LowerShiftRegisterNeurons, signed_max
 
@@ -62,9 +63,9 @@ class FoldRegisterNeurons:
 
 def _second_gemm(node: gs.Node, rows: int, width: int) -> Match | Miss:
     """fc2, and the last node of it: the one that makes [B, N + R, D], bias included."""
-    reader = _only_reader(node)
+    reader = only_reader(node.outputs[0])
     flat = reader is not None and reader.op == "Reshape"
-    gemm = _only_reader(reader) if reader is not None and flat else reader
+    gemm = only_reader(reader.outputs[0]) if reader is not None and flat else reader
     if gemm is None or gemm.op != ("Gemm" if flat else "MatMul"):
         return Miss("its only reader is no MatMul, and no Reshape before a Gemm", node.name)
     shape = _constant_shape(gemm.inputs[1])
@@ -77,14 +78,8 @@ def _second_gemm(node: gs.Node, rows: int, width: int) -> Match | Miss:
     return Match(node, {"gemm": gemm, "tail": tail})
 
 
-def _only_reader(node: gs.Node) -> gs.Node | None:
-    """What reads the node's output, where one node alone does; a graph output has a reader outside."""
-    readers = node.outputs[0].outputs
-    return readers[0] if len(readers) == 1 else None
-
-
 def _tail(gemm: gs.Node) -> gs.Node:
-    after = _only_reader(gemm)
+    after = only_reader(gemm.outputs[0])
     if after is None:
         return gemm
     if gemm.op == "Gemm":

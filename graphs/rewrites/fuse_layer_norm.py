@@ -20,6 +20,7 @@ import onnx_graphsurgeon as gs
 
 from graphs.builders import NodeBuilder, redirect
 from graphs.flow import producer
+from graphs.outside_readers import only_reader
 from graphs.rewrite import Match, Miss
 
 Array = npt.NDArray[Any]
@@ -100,9 +101,9 @@ def _squared(tensor: gs.Tensor) -> gs.Tensor | None:
 def _affine(node: gs.Node, op: str) -> tuple[gs.Node | None, gs.Tensor | None]:
     """The one reader of `node`, where it is `op` with a vector, and that vector."""
     made = node.outputs[0]
-    if len(made.outputs) != 1 or made.outputs[0].op != op:
+    reader = only_reader(made)
+    if reader is None or reader.op != op:
         return None, None
-    reader = made.outputs[0]
     vectors = [tensor for tensor in reader.inputs if tensor is not made and len(tensor.shape or ()) == 1]
     return (reader, vectors[0]) if vectors else (None, None)
 
