@@ -83,8 +83,8 @@ class Build:
 
     @cached_property
     def subject_key(self) -> dict[str, Any]:
-        """Identifies model and weights, without loading them."""
-        return self.source.key()
+        """Identifies model and weights, without loading them. The card has the name, which not all sources count in."""
+        return {"called": self.source.name, **self.source.key()}
 
     @property
     def is_int8(self) -> bool:

@@ -36,7 +36,7 @@ _STAGE = re.compile(r"[a-z0-9][a-z0-9_-]*", re.ASCII)
 _PACKAGES = ("dsr_export", "graphs", "calibration")
 _TOOLS = (
     *("torch", "onnx", "onnxruntime", "onnxruntime-gpu", "onnx-graphsurgeon", "onnxscript"),
-    *("polygraphy", "tensorrt-rtx", "tensorrt", "numpy"),
+    *("polygraphy", "tensorrt-rtx", "tensorrt", "numpy", "diffusers", "transformers", "pillow"),
 )
 
 

@@ -57,26 +57,27 @@ def _export(build: Build) -> Bundle:
     optimized = run("optimize", {"of": lowered.digest}, partial(stages.optimize_graph, lowered.path))
 
     exact = int8.calibrated(build, card, optimized) if config.precision == "int8" else optimized
-    key = {"of": exact.digest, "golden": reference.digest}
+    key = {"of": exact.digest, "card": card, "golden": reference.digest, "sampler": sampler}
     audited = run("audit", key, partial(stages.audit_ranges, exact.path, card, golden, sampler))
     audit = stages.range_audit(audited.path)
 
-    key = {"of": optimized.digest, "golden": reference.digest}
+    key = {"of": optimized.digest, "card": card, "golden": reference.digest}
     norms = run("norms", key, partial(stages.measure_norms, optimized.path, card, golden))
 
     ready = int8.quantized(build, card, exact, golden, reference) if config.precision == "int8" else exact
-    key = {"of": ready.digest, "audit": audited.digest, "precision": config.precision}
+    key = {"of": ready.digest, "card": card, "audit": audited.digest, "precision": config.precision}
     typed = run("type", key, partial(stages.type_graph, ready.path, card, audit, config.precision))
     for target in build.targets:  # before any engine is built: an unsupported op should not cost minutes
         check_model(typed.path / stages.MODEL, target)
 
     engines = {}
     for target in build.engine_targets:
-        key = {"of": typed.digest, "target": target.name, "batch": config.batch, "on": stages.machine(target)}
+        options = {"target": target.name, "batch": config.batch, "on": stages.machine(target)}
+        key = {"of": typed.digest, "card": card, **options}
         job = partial(stages.compile_engine, typed.path, card, target, config.batch)
         engines[target.name] = run("engine", key, job)
 
-    key = {"of": optimized.digest, "golden": reference.digest, "batch": config.batch}
+    key = {"of": optimized.digest, "card": card, "golden": reference.digest, "batch": config.batch}
     job = partial(make_taps, optimized.path, reference.path, card, config.batch)
     taps = run("taps", key, job)
 
@@ -90,11 +91,12 @@ def _export(build: Build) -> Bundle:
         batch=config.batch,
         taps=taps.path / TAPS,
     )
-    key = {"golden": reference.digest, "taps": taps.digest, "tolerance": tolerance, "batch": config.batch}
+    key = {**vars(check), "golden": reference.digest, "taps": taps.digest}  # every field of the job; files by content
     parity = [run("parity", {"of": typed.digest, **key}, partial(check.typed_graph, typed.path))]
     for target in build.runnable_targets:
         plan = engines[target.name]
-        parity.append(run("parity-engine", {"of": plan.digest, **key}, partial(check.engine, target, plan.path)))
+        own = {"of": plan.digest, "target": target.name, "on": stages.machine(target)}
+        parity.append(run("parity-engine", {**own, **key}, partial(check.engine, target, plan.path)))
 
     calibration = (exact, ready) if config.precision == "int8" else None
     contents = bundle_contents(build, typed, reference, taps, engines, calibration)

@@ -48,7 +48,8 @@ def calibrated(build: Build, card: SubjectCard, optimized: CachedStage) -> Cache
         data = None if options.tables else open_data(options, card, sampler, example)
         calibrate(optimized.path, graph_digest, card, options, data, folder, bar)
 
-    return build.stage("calibrate", {"of": optimized.digest, "sampler": sampler, **options.key()}, job)
+    read = {"of": optimized.digest, "card": card, "sampler": sampler, "subject": build.subject_key}  # its examples, too
+    return build.stage("calibrate", {**read, **options.key()}, job)
 
 
 def quantized(
@@ -56,7 +57,7 @@ def quantized(
 ) -> CachedStage:
     """The graph with INT8 GEMMs, but for those that the budget leaves in FP16."""
     budget = int8_tolerance(build.config.int8).snr_db
-    key = {"of": source.digest, "golden": reference.digest, "budget": budget}
+    key = {"of": source.digest, "card": card, "golden": reference.digest, "budget": budget}
     return build.stage("quantize", key, partial(_quantize, source.path, card, golden, budget))
 
 
