@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from dsr_export.errors import ExportError
+from dsr_export.leftovers import undone
 
 
 @contextmanager
@@ -19,11 +21,10 @@ def atomic_file(path: Path) -> Iterator[Path]:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        yield temporary
-        temporary.replace(path)
+        with undone(partial(temporary.unlink, missing_ok=True)):
+            yield temporary
+            temporary.replace(path)
     except OSError as error:
         raise ExportError(
             f"can't write {path}: {error.strerror or error}", hint="check the folder and its space"
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from dsr_export.benchmark import Contestant, race
 from dsr_export.bundle.reader import Bundle
 from dsr_export.config import ModelRequest
 from dsr_export.errors import ExportError
+from dsr_export.leftovers import scratch_folder
 from dsr_export.progress import Reporter
 from graphs.artifacts import TensorSpec
 from graphs.files import graph_inputs, load_model
@@ -37,12 +37,12 @@ def bench(
     Raises:
         ExportError: graphs with different inputs, or something that is neither.
     """
-    with tempfile.TemporaryDirectory() as scratch:
+    with scratch_folder("bench") as scratch:
         files = [Path(each) for each in what if _is_graph(each)]
         if files and len(files) < len(what):
             raise ExportError("bundles and ONNX files are not compared with models", hint="name one kind")
         with reporter.stage("prepare"):
-            contestants = [_contestant(path) for path in files] or _variants(what, request, Path(scratch))
+            contestants = [_contestant(path) for path in files] or _variants(what, request, scratch)
         feeds = _feeds(contestants, batch)
         with reporter.stage("bench") as bar:
             timings = race(contestants, feeds, rounds=rounds, warmup=warmup, threads=threads, progress=bar)

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from dsr_export.bundle.canonical import canonical_digest
 from dsr_export.cache_entry import Files, entry_size, intact_files, record_files
 from dsr_export.disk import is_disk_full, process_alive, remove_tree, write_error
 from dsr_export.errors import ExportError
+from dsr_export.leftovers import undone
 
 VARIABLE = "DSR_EXPORT_CACHE"
 MAX_TOTAL = 20 << 30  # bytes
@@ -99,12 +100,10 @@ class StageCache:
 
     def _produced(self, entry: Path, produce: Callable[[Path], None]) -> Files:
         folder = self._temporary(entry)
-        try:
+        with undone(partial(remove_tree, folder)):
             self._prepare(entry, folder)
             _run_produce(produce, folder, entry)
             return self._publish(folder, entry)
-        finally:
-            remove_tree(folder)
 
     def _prepare(self, entry: Path, folder: Path) -> None:
         try:

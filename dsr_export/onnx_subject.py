@@ -6,7 +6,6 @@ graph at its own opset, which the reference runs with the ops' definition at eac
 
 from __future__ import annotations
 
-import tempfile
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from dsr_export.backends.segmented import SegmentedRunner
 from dsr_export.dsr_file import read_dsr_file
 from dsr_export.errors import ExportError
 from dsr_export.examples import Draw, draw_below, draw_inputs
+from dsr_export.leftovers import scratch_folder
 from dsr_export.onnx_insertion import insertable, with_sites
 from dsr_export.probing import Limits, probe_outputs
 from dsr_export.spec import DsrSpec
@@ -156,8 +156,8 @@ def reference_runner(path: Path, inputs: tuple[TensorSpec, ...], sites: Mapping[
     """The file as written, FP32, node by node; with the sites of `spec`, if it declares any."""
     if any(spec.sites().values()):
         whole = _complete(_named(path), path.parent, spec)
-        with tempfile.TemporaryDirectory(prefix="dsr-reference-") as folder:  # the runner keeps what it has read
-            return SegmentedRunner(save_model(whole, Path(folder, "reference.onnx")), inputs=inputs)
+        with scratch_folder("reference") as folder:  # the runner keeps what it has read
+            return SegmentedRunner(save_model(whole, folder / "reference.onnx"), inputs=inputs)
     if any(sites.values()):
         return SegmentedRunner(path, inputs=inputs)
     return OnnxRuntimeRunner(path, inputs=inputs, optimize=False)

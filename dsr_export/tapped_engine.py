@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 
 import onnx
 
 from dsr_export.backends.base import Runner
 from dsr_export.bundle.reader import Bundle
 from dsr_export.errors import ExportError
+from dsr_export.leftovers import scratch_folder
 from dsr_export.runners import Runtime, chosen_engine
 from graphs.files import load_model
 from graphs.taps import Tap, TappedModel, add_taps
@@ -41,8 +40,8 @@ def build_tapped(bundle: Bundle, name: str, tapped: TappedModel) -> bytes:
     from dsr_export.backends.tensorrt import build_engine
 
     manifest = bundle.manifest
-    with tempfile.TemporaryDirectory(prefix="dsr-taps-") as folder:
-        path = Path(folder, MODEL)
+    with scratch_folder("taps") as folder:
+        path = folder / MODEL
         onnx.save(tapped.model, path)
         for weights in [each for each in manifest.files if each.startswith(f"{MODEL}.")]:
             shutil.copyfile(bundle.file(weights), path.with_name(weights))  # links are refused, and rightly

@@ -6,8 +6,8 @@ node that k of them, one after another, lie before.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +19,7 @@ from dsr_export.backends.base import Array
 from dsr_export.backends.inputs import check_inputs
 from dsr_export.backends.onnxruntime import OnnxRuntimeRunner
 from dsr_export.errors import ExportError
+from dsr_export.leftovers import scratch_folder
 from graphs.artifacts import TensorSpec
 from graphs.definitions import evaluate
 from graphs.dsr_domain import DOMAIN
@@ -76,7 +77,8 @@ class SegmentedRunner:
         self._constants = {tensor.name: tensor for tensor in self._model.graph.initializer}
         self._segments = segments(self._model.graph)
         self._runners: dict[int, OnnxRuntimeRunner] = {}
-        self._folder = tempfile.TemporaryDirectory(prefix="dsr-segments-", ignore_cleanup_errors=True)
+        self._open = ExitStack()
+        self._folder = self._open.enter_context(scratch_folder("segments"))
         self._closed = False
 
     def __enter__(self) -> SegmentedRunner:
@@ -87,7 +89,7 @@ class SegmentedRunner:
     ) -> None:
         self._closed = True
         self._runners.clear()
-        self._folder.cleanup()
+        self._open.close()
 
     def infer(self, inputs: dict[str, Array]) -> dict[str, Array]:
         """Named inputs to named outputs, batch first. Raises `ExportError` on a wrong name, shape or type."""
@@ -110,7 +112,7 @@ class SegmentedRunner:
     def _runner(self, i: int, fed: dict[str, Array]) -> OnnxRuntimeRunner:
         """Made on first use, when the types of what it reads are known from the arrays themselves."""
         if i not in self._runners:
-            path = save_model(self._submodel(self._segments[i], fed), Path(self._folder.name) / f"segment{i}.onnx")
+            path = save_model(self._submodel(self._segments[i], fed), self._folder / f"segment{i}.onnx")
             axes = {name: tuple(f"{name}#{axis}" for axis in range(array.ndim)) for name, array in fed.items()}
             specs = [TensorSpec(name=name, dtype=str(a.dtype), shape=axes[name]) for name, a in fed.items()]
             self._runners[i] = OnnxRuntimeRunner(path, inputs=specs, optimize=False)

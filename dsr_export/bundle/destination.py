@@ -55,6 +55,13 @@ def aside(out: Path) -> Path:
     return out.with_name(f".{out.name}.{os.getpid()}.old")
 
 
+def settle_old(old: Path, out: Path) -> None:
+    """Removes what was moved aside, or moves it back where nothing took its place: nobody loses the old one."""
+    if os.path.lexists(old) and not os.path.lexists(out):
+        old.rename(out)
+    remove_tree(old)
+
+
 def finish_interrupted(out: Path) -> None:
     """Removes what builds that no longer run left beside `out`; a bundle that was moved aside comes back."""
     pattern = re.compile(rf"\.{re.escape(out.name)}\.(\d{{1,19}})\.(tmp|old)")

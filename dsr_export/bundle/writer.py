@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from dsr_export.bundle.canonical import read_bounded
 from dsr_export.bundle.components import check_component
-from dsr_export.bundle.destination import Destination, absolute, aside, check_destination, temporary
+from dsr_export.bundle.destination import Destination, absolute, aside, check_destination, settle_old, temporary
 from dsr_export.bundle.manifest import FileEntry, Manifest
 from dsr_export.bundle.paths import MANIFEST, check_path_set, parents
 from dsr_export.disk import copy_durably, disk_full, flush_path, free_bytes, remove_tree, write_durably, write_error
 from dsr_export.errors import ExportError
+from dsr_export.leftovers import undone
 
 __all__ = ["Destination", "check_destination", "write_bundle"]
 
@@ -36,15 +37,14 @@ def write_bundle(out: Path, manifest: Manifest, contents: Mapping[str, Path | by
     found = check_destination(place, manifest.build_key, force)
     needed = sum(_size(name, content) for name, content in contents.items())
     folder = temporary(place)
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        _check_space(out, needed)
-        _fill(folder, manifest, contents)
-        _move_into_place(folder, place, replacing=found != "new")
-    except OSError as error:
-        raise write_error(error, out, needed=needed, hint=_HINT) from error
-    finally:
-        remove_tree(folder)
+    with undone(partial(remove_tree, folder)):
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            _check_space(out, needed)
+            _fill(folder, manifest, contents)
+            _move_into_place(folder, place, replacing=found != "new")
+        except OSError as error:
+            raise write_error(error, out, needed=needed, hint=_HINT) from error
     return out
 
 
@@ -88,12 +88,8 @@ def _put(content: Path | bytes, target: Path) -> FileEntry:
 
 def _move_into_place(folder: Path, out: Path, *, replacing: bool) -> None:
     old = aside(out)
-    try:
+    with undone(partial(settle_old, old, out)):
         if replacing:
             out.rename(old)
         folder.rename(out)  # fails, as it should, where someone put a folder there since the check
         flush_path(out.parent)
-    finally:  # after an interrupt too: never leave the user without the old bundle
-        if os.path.lexists(old) and not os.path.lexists(out):
-            old.rename(out)
-        remove_tree(old)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import importlib
-import signal
 import sys
 import traceback
 from collections.abc import Sequence
-from types import FrameType
 
 import click
 
 from dsr_export import __version__
+from dsr_export.cli.interrupts import INTERRUPTED, SAID, end_on_signals
+from dsr_export.cli.streams import drop_answers, own_process
 from graphs.errors import ExportError
 
 COMMANDS = {
@@ -27,7 +27,6 @@ COMMANDS = {
     "models": "List the registered models.",
     "doctor": "Show what is installed, and what each target needs.",
 }
-INTERRUPTED = 130  # the shells' convention for Ctrl-C
 
 
 class LazyGroup(click.Group):
@@ -55,19 +54,25 @@ def cli(debug: bool) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the command line and exits: 0 done, 1 error, 2 usage, 3 parity failed."""
+    """Runs the command line and exits: 0 done, 1 error, 2 usage, 3 parity failed, 130 interrupted.
+
+    With `arguments`, within a process that has other things to do: its signals and streams are left as they are.
+    """
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
-    signal.signal(signal.SIGTERM, _interrupt)
+    if arguments is None:
+        own_process(debug=debug)
+        end_on_signals()
     try:
         sys.exit(cli.main([word for word in given if word != "--debug"], standalone_mode=False) or 0)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        _complain("interrupted; nothing half-written is left", "run the same command again to resume from the cache")
+        click.echo(SAID.decode(), nl=False, err=True)
         sys.exit(INTERRUPTED)
     except BrokenPipeError:
+        drop_answers()
         sys.exit(1)
     except ExportError as error:
         _complain(error.message, error.hint, debug=debug)
@@ -82,7 +87,3 @@ def _complain(message: str, hint: str | None, *, debug: bool = False) -> None:
     click.echo(f"error: {message}", err=True)
     if hint:
         click.echo(f"hint: {hint}", err=True)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt

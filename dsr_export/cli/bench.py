@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
 
+from dsr_export.cli.streams import Command, answer, answer_json
 
-@click.command("bench")
+
+@click.command("bench", cls=Command)
 @click.argument("what", nargs=-1)
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="Weights of a registered model.")
 @click.option("--random-weights", type=int, metavar="SEED", help="Seeded random weights of a registered model.")
@@ -41,8 +42,8 @@ def command(
     request = ModelRequest(checkpoint=checkpoint, random_weights=random_weights, dsr=dsr)
     timings = bench(what, request, batch=batch, rounds=rounds, warmup=warmup, threads=threads, reporter=reporter())
     if as_json:
-        click.echo(json.dumps({"batch": batch, "rounds": rounds, "timings": timings}, sort_keys=True))
+        answer_json({"batch": batch, "rounds": rounds, "timings": timings})
         return
     for row in timings:
         spread = f"{row['ratio_low']:.3f}-{row['ratio_high']:.3f}"
-        click.echo(f"{row['name']:<24} {row['median_ms']:9.2f} ms   {row['ratio']:.3f}x ({spread})")
+        answer(f"{row['name']:<24} {row['median_ms']:9.2f} ms   {row['ratio']:.3f}x ({spread})")

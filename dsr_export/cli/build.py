@@ -8,11 +8,12 @@ import click
 
 from dsr_export.cli.int8_options import int8_options
 from dsr_export.cli.output import Named, show_report
+from dsr_export.cli.streams import Command
 from dsr_export.config import BatchRange, ExportConfig
 from dsr_export.int8.options import Int8Options
 
 
-@click.command("build")
+@click.command("build", cls=Command)
 @click.argument("model", default="digits")
 @click.option(
     "--checkpoint", type=click.Path(path_type=Path), help="Weights: .safetensors, or .pt without pickled code."

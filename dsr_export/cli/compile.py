@@ -7,9 +7,10 @@ from pathlib import Path
 import click
 
 from dsr_export.cli.output import Named, show_report
+from dsr_export.cli.streams import Command, answer
 
 
-@click.command("compile")
+@click.command("compile", cls=Command)
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--target", required=True, help="Where the engine will run; see `dsr-export doctor`.")
 @click.option(
@@ -38,5 +39,5 @@ def command(bundle: Path, target: str, component: str | None, out: Path | None, 
         for name, facts in report["compiled"].items():
             state = "verified here" if facts["verified"] else f"not run: {facts['not_run']}"
             size = f"{facts['plan_bytes'] / 1e6:.1f} MB"
-            click.echo(f"engine {name}: {size}, {facts['tool']} {facts['version']}, {facts['seconds']:.1f} s, {state}")
+            answer(f"engine {name}: {size}, {facts['tool']} {facts['version']}, {facts['seconds']:.1f} s, {state}")
     show_report(report, as_json=as_json)

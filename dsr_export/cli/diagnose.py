@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
 
+from dsr_export.cli.streams import Command, answer, answer_json
 from dsr_export.config import ModelRequest
 
 
-@click.command("diagnose")
+@click.command("diagnose", cls=Command)
 @click.argument("model", default="digits")
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="Weights of a registered model.")
 @click.option("--random-weights", type=int, metavar="SEED", help="Seeded random weights of a registered model.")
@@ -53,10 +53,10 @@ def command(
     )
     made = diagnose(request, DiagnosisOptions(**options), reporter=reporter())  # type: ignore[arg-type]
     if as_json:
-        click.echo(json.dumps(made, sort_keys=True))
+        answer_json(made)
         return
     verdict = made["verdict"]
-    click.echo("\n".join([verdict["headline"], *(f"  {detail}" for detail in verdict["details"])]))
-    click.echo(f"page: {made['page']}")
+    answer("\n".join([verdict["headline"], *(f"  {detail}" for detail in verdict["details"])]))
+    answer(f"page: {made['page']}")
     if verdict["command"]:
-        click.echo(f"next: {verdict['command']}")
+        answer(f"next: {verdict['command']}")

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
 
 from dsr_export.cli.output import PARITY_FAILED
+from dsr_export.cli.streams import Command, answer, answer_json
 
 
-@click.command("diff")
+@click.command("diff", cls=Command)
 @click.argument("a", type=click.Path(path_type=Path))
 @click.argument("b", type=click.Path(path_type=Path))
 @click.option(
@@ -32,6 +32,9 @@ def command(a: Path, b: Path, tolerance_db: float, as_json: bool) -> None:
     from dsr_export.progress import reporter
 
     found = diff_bundles(a, b, margin_db=tolerance_db, reporter=reporter())
-    click.echo(json.dumps(found, sort_keys=True) if as_json else "\n".join(diff_lines(found)))
+    if as_json:
+        answer_json(found)
+    else:
+        answer("\n".join(diff_lines(found)))
     if found["regressions"]:
         raise click.exceptions.Exit(PARITY_FAILED)

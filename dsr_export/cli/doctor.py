@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 
+from dsr_export.cli.streams import Command, answer, answer_json
 
-@click.command("doctor")
+
+@click.command("doctor", cls=Command)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, and nothing else.")
 def command(as_json: bool) -> None:
     """Show what is installed, and for each target whether it can be built and run here."""
@@ -15,12 +15,12 @@ def command(as_json: bool) -> None:
 
     facts = describe_installation()
     if as_json:
-        click.echo(json.dumps(facts, sort_keys=True))
+        answer_json(facts)
         return
     for name, version in facts["packages"].items():
-        click.echo(f"{name:<20} {version or 'not installed'}")
-    click.echo(f"{'GPU':<20} {'yes' if facts['gpu'] else 'none'}")
-    click.echo(f"{'cache':<20} {facts['cache']}")
+        answer(f"{name:<20} {version or 'not installed'}")
+    answer(f"{'GPU':<20} {'yes' if facts['gpu'] else 'none'}")
+    answer(f"{'cache':<20} {facts['cache']}")
     for target in facts["targets"]:
         default = " (default)" if target["default"] else ""
-        click.echo(f"target {target['name']:<13} {target['status']}{default}")
+        answer(f"target {target['name']:<13} {target['status']}{default}")

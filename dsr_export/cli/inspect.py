@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import click
 
+from dsr_export.cli.streams import Command, answer, answer_json
 
-@click.command("inspect")
+
+@click.command("inspect", cls=Command)
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, and nothing else.")
 def command(path: Path, as_json: bool) -> None:
@@ -18,7 +19,7 @@ def command(path: Path, as_json: bool) -> None:
 
     facts = inspect_onnx(path) if path.suffix == ".onnx" else inspect_bundle(path)
     if as_json:
-        click.echo(json.dumps(facts, sort_keys=True))
+        answer_json(facts)
     else:
         _print(facts, "")
 
@@ -26,10 +27,10 @@ def command(path: Path, as_json: bool) -> None:
 def _print(facts: dict[str, Any], indent: str) -> None:
     for key, value in facts.items():
         if isinstance(value, dict) and value:
-            click.echo(f"{indent}{key}:")
+            answer(f"{indent}{key}:")
             _print(value, indent + "  ")
         elif isinstance(value, list | tuple) and value and isinstance(value[0], dict):
             for entry in value:
-                click.echo(f"{indent}{key}: " + "  ".join(f"{k}={v}" for k, v in entry.items()))
+                answer(f"{indent}{key}: " + "  ".join(f"{k}={v}" for k, v in entry.items()))
         else:
-            click.echo(f"{indent}{key}: {value}")
+            answer(f"{indent}{key}: {value}")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
 import click
 
 from dsr_export.cli.bisection import bisection_lines
+from dsr_export.cli.streams import answer, answer_json
 from graphs.errors import did_you_mean
 
 PARITY_FAILED = 3
@@ -35,7 +35,7 @@ class Named(click.ParamType[str]):
 def show_report(report: dict[str, Any], *, as_json: bool) -> None:
     """Prints a build's or a verification's report and exits 3 where it failed."""
     if as_json:
-        click.echo(json.dumps(report, sort_keys=True))
+        answer_json(report)
     else:
         _print_report(report)
     if not report["passed"]:
@@ -43,21 +43,21 @@ def show_report(report: dict[str, Any], *, as_json: bool) -> None:
 
 
 def _print_report(report: dict[str, Any]) -> None:
-    click.echo(f"{report['bundle']}  {report['precision']}  {', '.join(report['targets'])}")
+    answer(f"{report['bundle']}  {report['precision']}  {', '.join(report['targets'])}")
     width = max([7, *(len(_name(row, "output")) for row in report["parity"])])
     for row in report["parity"]:
         output = _name(row, "output").ljust(width)
-        click.echo(f"  {_verdict(row)}  {row['runtime']:<12} {row['check']:<16} {output} {_figures(row)}")
+        answer(f"  {_verdict(row)}  {row['runtime']:<12} {row['check']:<16} {output} {_figures(row)}")
     for line in _images(report.get("images", [])):
-        click.echo(line)
+        answer(line)
     for check in report["checks"]:
         figures = f"{check['value']:.3f} (at least {check['limit']:.2f})"
-        click.echo(f"  {_verdict(check)}  {_name(check, 'name')}: {figures}")
+        answer(f"  {_verdict(check)}  {_name(check, 'name')}: {figures}")
     if report.get("bisection") is not None:
         for line in bisection_lines(report["bisection"]):
-            click.echo(line)
+            answer(line)
     failed = "FAILED" if report["from_build"] else f"FAILED: see {report['bundle']}/report.html"
-    click.echo("passed" if report["passed"] else failed)
+    answer("passed" if report["passed"] else failed)
 
 
 def _images(rows: list[dict[str, Any]]) -> Iterator[str]:

@@ -8,9 +8,10 @@ from typing import Any
 import click
 
 from dsr_export.cli.output import Named
+from dsr_export.cli.streams import Command, answer
 
 
-@click.command("run")
+@click.command("run", cls=Command)
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option(
     "--input", "source", type=click.Path(path_type=Path), required=True, help="npz with the model's inputs by name."
@@ -30,4 +31,4 @@ def command(bundle: Path, source: Path, output: Path, runtime: Any, component: s
         outputs = runner.infer(load_arrays(source))
     save_arrays(output, outputs)
     shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in outputs.items())
-    click.echo(f"{output}: {shapes}")
+    answer(f"{output}: {shapes}")

@@ -8,9 +8,10 @@ from typing import Any
 import click
 
 from dsr_export.cli.output import Named
+from dsr_export.cli.streams import Command, answer
 
 
-@click.command("sample")
+@click.command("sample", cls=Command)
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--class", "label", type=click.IntRange(min=0), help="One class for all images. [default: each in turn]")
 @click.option(
@@ -52,4 +53,4 @@ def command(
         with shown.stage("decode") as bar:
             images = decode(opened, images, runtime=runtime, progress=bar)
     save_grid(images, output)
-    click.echo(f"{output}: {count} images of {images.shape[2]}x{images.shape[3]}")
+    answer(f"{output}: {count} images of {images.shape[2]}x{images.shape[3]}")

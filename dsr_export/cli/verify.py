@@ -8,9 +8,10 @@ from typing import Any
 import click
 
 from dsr_export.cli.output import Named, show_report
+from dsr_export.cli.streams import Command
 
 
-@click.command("verify")
+@click.command("verify", cls=Command)
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option(
     "--runtime", type=Named("auto", "onnxruntime", "tensorrt", "tensorrt-rtx"), default="auto", show_default=True

@@ -6,12 +6,14 @@ import json
 import os
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
-from dsr_export.bundle.destination import absolute, aside, finish_interrupted, temporary
+from dsr_export.bundle.destination import absolute, aside, finish_interrupted, settle_old, temporary
 from dsr_export.diagnosis.record import KIND
 from dsr_export.disk import flush_path, remove_tree, write_durably, write_error
 from dsr_export.errors import ExportError
+from dsr_export.leftovers import undone
 
 RECORD = "diagnosis.json"
 FILES = frozenset({RECORD, "index.html", "dsr.toml", "neurons.json"})
@@ -43,21 +45,17 @@ def write_folder(out: Path, contents: Mapping[str, str], *, force: bool) -> None
     place = absolute(out)
     folder, old = temporary(place), aside(place)
     try:
-        folder.mkdir(parents=True)
-        for name, text in sorted(contents.items()):
-            write_durably(text.encode(), folder / name)
-        flush_path(folder)
-        if place.is_dir():
-            place.rename(old)
-        folder.rename(place)
-        flush_path(place.parent)
+        with undone(partial(settle_old, old, place)), undone(partial(remove_tree, folder)):
+            folder.mkdir(parents=True)
+            for name, text in sorted(contents.items()):
+                write_durably(text.encode(), folder / name)
+            flush_path(folder)
+            if place.is_dir():
+                place.rename(old)
+            folder.rename(place)
+            flush_path(place.parent)
     except OSError as error:
         raise write_error(error, out, hint="free some space, or give another --out") from error
-    finally:
-        if old.exists() and not place.exists():
-            old.rename(place)
-        remove_tree(folder)
-        remove_tree(old)
 
 
 def _is_diagnosis(folder: Path) -> bool:

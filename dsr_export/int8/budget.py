@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dsr_export.backends.onnxruntime import OnnxRuntimeRunner
+from dsr_export.leftovers import scratch_folder
 from dsr_export.progress import Bar
 from graphs.files import load_inferred_graph, save_graph
 from graphs.quantized import quantize_gemms
@@ -58,8 +58,8 @@ class Measure:
     def __call__(self, names: Sequence[str], *, cases: int | None = None) -> float:
         """For the GEMMs `names`, over all checks or the last `cases` of them."""
         checked = self._checks.cases[-cases:] if cases else self._checks.cases
-        with tempfile.TemporaryDirectory(prefix="dsr-int8-") as scratch:
-            path = Path(scratch) / "model.onnx"
+        with scratch_folder("int8") as scratch:
+            path = scratch / "model.onnx"
             graph = load_inferred_graph(self._model)
             quantize_gemms(graph, {name: self._plan[name] for name in names})
             save_graph(graph, path)
