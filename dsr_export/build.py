@@ -19,6 +19,7 @@ from dsr_export.bundle.reader import Bundle
 from dsr_export.cache import CachedStage, StageCache, source_digest, tool_versions
 from dsr_export.chain import open_components
 from dsr_export.config import ExportConfig
+from dsr_export.disk import DamagedFile
 from dsr_export.errors import ExportError
 from dsr_export.installation import check_buildable
 from dsr_export.progress import Bar, Reporter
@@ -32,11 +33,12 @@ if TYPE_CHECKING:
 
 @dataclass
 class Build:
-    """Options of one build and what is derived from them. `log` grows by one entry per stage."""
+    """Options of one build and what is derived from them. `log` and `used` grow by one entry per stage."""
 
     config: ExportConfig
     reporter: Reporter
     log: list[dict[str, Any]] = field(default_factory=list)
+    used: list[CachedStage] = field(default_factory=list)
     _subject: ExportSubject | None = None
 
     @cached_property
@@ -124,9 +126,29 @@ class Build:
         began = time.monotonic()
         with self.reporter.stage(name) as bar:
             identity = json.loads(json.dumps({**key, **self._tools}, default=_plain))
-            done = StageCache.default().run(name, identity, lambda out: produce(out, bar))
+            done = StageCache.default().run(name, identity, lambda out: self._produce(produce, out, bar))
+        if done.remade:
+            self.reporter.note(f"the cached result of '{name}' was damaged and has been made again")
+        self.used.append(done)
         self.log.append({"name": name, "seconds": round(time.monotonic() - began, 3), "cached": done.cached})
         return done
+
+    def _produce(self, produce: Callable[[Path, Bar], None], folder: Path, bar: Bar) -> None:
+        """A stage that really runs reads what earlier ones left: no byte of that may have changed."""
+        for stage in self.used:
+            if (damaged := stage.damaged_file()) is not None:
+                raise DamagedFile(damaged, hint="build again: the cache makes it again")
+        produce(folder, bar)
+
+    def start_over(self) -> bool:
+        """Throws away the cached stages that are damaged; False where there are none, and nothing would change."""
+        damaged = [stage for stage in self.used if stage.damaged_file() is not None]
+        for stage in damaged:
+            StageCache.default().drop(stage)
+            self.reporter.note(f"{stage.path} was damaged in the cache and is made again")
+        self.used.clear()
+        self.log.clear()
+        return bool(damaged)
 
 
 def _digest(value: Any) -> str:

@@ -22,15 +22,15 @@ from typing import Any
 
 from dsr_export import __version__
 from dsr_export.bundle.canonical import canonical_digest
-from dsr_export.cache_entry import Files, entry_size, intact_files, record_files
-from dsr_export.disk import is_disk_full, process_alive, remove_tree, write_error
+from dsr_export.cache_entry import Files, entry_size, intact_files, is_entry, large_file_damaged, record_files
+from dsr_export.disk import Recorded, is_disk_full, process_alive, remove_tree, write_error
 from dsr_export.errors import ExportError
 from dsr_export.leftovers import undone
 
 VARIABLE = "DSR_EXPORT_CACHE"
 MAX_TOTAL = 20 << 30  # bytes
 IN_USE = 3600.0  # seconds since its last use in which an entry may belong to a running build
-FORMAT = 1  # part of every key; raise it when the layout of an entry changes
+FORMAT = 2  # part of every key; raise it when the layout of an entry changes
 
 _HINT = f"free some space or fix the permissions, or point {VARIABLE} at another folder"
 _STAGE = re.compile(r"[a-z0-9][a-z0-9_-]*", re.ASCII)
@@ -43,12 +43,28 @@ _TOOLS = (
 
 @dataclass(frozen=True)
 class CachedStage:
-    """A stage's folder. `digest` is that of its contents: key the next stage by it. Do not write into `path`."""
+    """A stage's folder. `digest` is that of its contents: key the next stage by it. Do not write into `path`.
+
+    `remade` says that a damaged entry was in its place.
+    """
 
     path: Path
     cached: bool
     seconds: float
     digest: str
+    files: Files
+    remade: bool = False
+
+    def file(self, name: str) -> Recorded:
+        """The file `name` that the stage wrote, with its checksum. KeyError where it wrote none."""
+        return Recorded(self.path / name, self.files[name].sha256)
+
+    def damaged_file(self) -> Path | None:
+        """A file whose bytes are not what the stage wrote; only those are read that a hit checks by size alone."""
+        try:
+            return large_file_damaged(self.path, self.files) if self.cached else None
+        except OSError:
+            return self.path
 
 
 @dataclass(frozen=True)
@@ -75,14 +91,18 @@ class StageCache:
             raise ExportError(f"{stage!r} is no name for a stage")
         entry = self.root / stage / canonical_digest({"format": FORMAT, "stage": stage, "key": dict(key)})
         files = intact_files(entry)
-        found = files is not None
+        found, damaged = files is not None, files is None and os.path.lexists(entry)
         if files is None:
             files = self._produced(entry, produce)
         with suppress(OSError):  # a cache that is only read is fine
             os.utime(entry)
         if not found:
             self.prune()
-        return CachedStage(entry, found, time.monotonic() - began, canonical_digest(files))
+        return CachedStage(entry, found, time.monotonic() - began, _digest(files), files, remade=damaged)
+
+    def drop(self, stage: CachedStage) -> None:
+        """Throws away a stage whose files were found damaged."""
+        self._drop(stage.path)
 
     def prune(self, max_bytes: int = MAX_TOTAL, *, unused_for: float = IN_USE) -> int:
         """Drops the entries used longest ago until `max_bytes` hold; returns the bytes freed.
@@ -116,7 +136,7 @@ class StageCache:
     def _publish(self, folder: Path, entry: Path) -> Files:
         """Records and renames; where another build was faster, its entry counts."""
         try:
-            files = record_files(folder)
+            files = record_files(folder, entry)
             with suppress(OSError):
                 folder.rename(entry)
                 return files
@@ -136,21 +156,24 @@ class StageCache:
         pattern = re.compile(rf"\.[0-9a-f]{{16}}\.{_host()}\.([0-9]{{1,19}})\.[0-9a-f]{{8}}\.tmp")
         for path in self.root.iterdir():
             match = pattern.fullmatch(path.name)
-            if match and not process_alive(int(match[1])):
+            if match and not path.is_symlink() and not process_alive(int(match[1])):
                 remove_tree(path)
 
     def _entries(self) -> Iterator[tuple[float, Path, int]]:
-        """When each entry was last used, where it is, and its size in bytes."""
+        """When each entry was last used, where it is, and its size in bytes; nothing that is not the cache's own."""
         for stage in _listing(self.root):
-            for entry in _listing(stage) if _STAGE.fullmatch(stage.name) else ():
+            for entry in _listing(stage) if _STAGE.fullmatch(stage.name) and not stage.is_symlink() else ():
                 with suppress(OSError):  # dropped by another build just now
-                    yield entry.stat().st_mtime, entry, entry_size(entry)
+                    if is_entry(entry):
+                        yield entry.stat().st_mtime, entry, entry_size(entry)
 
     def _drop(self, entry: Path) -> None:
         """Renamed first, so that no other build meets half an entry."""
         aside = self._temporary(entry)
         with suppress(OSError):
             entry.rename(aside)
+        if aside.is_symlink() or not aside.is_dir():
+            aside.unlink(missing_ok=True)
         remove_tree(aside)
 
 
@@ -160,6 +183,10 @@ def _listing(folder: Path) -> list[Path]:
         return list(folder.iterdir())
     except OSError:
         return []
+
+
+def _digest(files: Files) -> str:
+    return canonical_digest({name: file.sha256 for name, file in files.items()})
 
 
 def cache_root() -> Path:

@@ -13,6 +13,7 @@ from dsr_export.build import Build
 from dsr_export.bundle.components import component_contents, component_entry
 from dsr_export.bundle.engines import engine_entry, plan_path
 from dsr_export.bundle.manifest import BundleTarget, Manifest
+from dsr_export.bundle.writer import Content
 from dsr_export.cache import CachedStage, tool_versions
 from dsr_export.config import ExportConfig
 from dsr_export.int8.calibrate import TABLE
@@ -30,17 +31,17 @@ def bundle_contents(
     taps: CachedStage,
     engines: Mapping[str, CachedStage],
     calibration: tuple[CachedStage, CachedStage] | None,
-) -> dict[str, Path | bytes]:
+) -> dict[str, Content]:
     """Path in the bundle -> where its bytes are; the report's files are still to come, since it lists these sizes."""
-    contents: dict[str, Path | bytes] = {
-        path.name: path for path in typed.path.iterdir() if path.name.startswith(stages.MODEL)
+    contents: dict[str, Content] = {
+        name: typed.file(name) for name in typed.files if name.startswith(stages.MODEL) and "/" not in name
     }
-    contents[stages.GOLDEN] = reference.path / stages.GOLDEN
-    contents[TAPS] = taps.path / TAPS
+    contents[stages.GOLDEN] = reference.file(stages.GOLDEN)
+    contents[TAPS] = taps.file(TAPS)
     for name, engine in engines.items():
-        contents[plan_path(name)] = engine.path / stages.PLAN
+        contents[plan_path(name)] = engine.file(stages.PLAN)
     if calibration is not None:
-        contents[TABLE] = calibration[0].path / TABLE
+        contents[TABLE] = calibration[0].file(TABLE)
     for role, component in build.components.items():
         contents |= component_contents(role, component.path, component.manifest)
     return contents

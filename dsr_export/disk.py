@@ -7,12 +7,29 @@ import hashlib
 import os
 import shutil
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 from dsr_export.errors import ExportError
 
 CHUNK = 1 << 20
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A file and the sha256 of what was once written into it: copies of it are held against that."""
+
+    path: Path
+    sha256: str
+
+
+class DamagedFile(ExportError):
+    """A file that is to be copied does not hold what was written into it."""
+
+    def __init__(self, path: Path, *, hint: str) -> None:
+        super().__init__(f"{path} is damaged: it does not hold what was written into it", hint=hint)
+        self.path = path
 
 
 def is_disk_full(error: OSError) -> bool:
@@ -31,6 +48,8 @@ def disk_full(path: Path, *, needed: int | None, hint: str) -> ExportError:
     """The error for a file system that cannot take `path`."""
     demand = "" if needed is None else f"needs {_megabytes(needed)}, "
     try:
+        if _out_of_inodes(path):
+            return ExportError(f"no room for another file writing {path}: the disk is out of inodes", hint=hint)
         free = _megabytes(free_bytes(path))
     except OSError:
         free = "an unknown amount"
@@ -40,6 +59,14 @@ def disk_full(path: Path, *, needed: int | None, hint: str) -> ExportError:
 def free_bytes(path: Path) -> int:
     """Free space where `path` is or will be, as far as the user may use it; OSError where that cannot be told."""
     return shutil.disk_usage(nearest_existing(path)).free
+
+
+def _out_of_inodes(path: Path) -> bool:
+    """Whether the file system has space but can hold no more files; some, which count none, say 0 of 0."""
+    if not hasattr(os, "statvfs"):
+        return False
+    found = os.statvfs(nearest_existing(path))
+    return found.f_files > 0 and found.f_favail == 0 and found.f_bavail > 0
 
 
 def nearest_existing(path: Path) -> Path:

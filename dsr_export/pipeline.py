@@ -12,6 +12,7 @@ from dsr_export.bundle.writer import write_bundle
 from dsr_export.chain import check_chain
 from dsr_export.config import ExportConfig
 from dsr_export.contents import build_tolerance, bundle_contents, bundle_manifest
+from dsr_export.disk import DamagedFile
 from dsr_export.int8 import stages as int8
 from dsr_export.locks import exclusive
 from dsr_export.progress import Reporter, Silent
@@ -37,7 +38,12 @@ def export(config: ExportConfig, *, reporter: Reporter | None = None) -> Bundle:
             bundle = Bundle.open(build.out)
             build.reporter.note(f"{build.out} is up to date")
             return bundle
-        return _export(build)
+        while True:
+            try:
+                return _export(build)
+            except DamagedFile:
+                if not build.start_over():
+                    raise
 
 
 def _export(build: Build) -> Bundle:

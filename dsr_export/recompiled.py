@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dsr_export.bundle.component_entries import component_path
@@ -15,7 +14,9 @@ from dsr_export.bundle.engines import engine_entry, plan_path
 from dsr_export.bundle.manifest import FileEntry, Manifest
 from dsr_export.bundle.paths import MANIFEST
 from dsr_export.bundle.reader import REPORT, Bundle
+from dsr_export.bundle.writer import Content
 from dsr_export.cache import tool_versions
+from dsr_export.disk import Recorded
 from dsr_export.parity.checks import ParityReport
 from dsr_export.reports.files import report_files
 from graphs.targets import Target
@@ -23,7 +24,7 @@ from graphs.targets import Target
 if TYPE_CHECKING:
     from dsr_export.backends.tensorrt import Engine
 
-Contents = dict[str, Path | bytes]
+Contents = dict[str, Content]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,13 +89,13 @@ def contents_with_component(
 
 
 def _files(bundle: Bundle) -> Contents:
-    return {name: bundle.file(name) for name in bundle.manifest.files}
+    return {name: Recorded(bundle.file(name), entry.sha256) for name, entry in bundle.manifest.files.items()}
 
 
-def _entry(old: Manifest, path: str, content: Path | bytes) -> FileEntry:
-    if isinstance(content, Path):
-        return old.files[path]
-    return FileEntry(sha256=hashlib.sha256(content).hexdigest(), size=len(content))
+def _entry(old: Manifest, path: str, content: Content) -> FileEntry:
+    if isinstance(content, bytes):
+        return FileEntry(sha256=hashlib.sha256(content).hexdigest(), size=len(content))
+    return old.files[path]
 
 
 def _provenance(old: Manifest, name: str, made: Compiled) -> dict[str, Any]:

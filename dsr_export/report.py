@@ -6,13 +6,13 @@ import resource
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from calibration.range_audit import RangeAudit
 from dsr_export import stages
 from dsr_export.build import Build
 from dsr_export.bundle.reader import Bundle
+from dsr_export.bundle.writer import Content, content_size
 from dsr_export.cache import CachedStage, tool_versions
 from dsr_export.subject import SubjectCard
 from graphs.artifacts import Precision
@@ -33,7 +33,7 @@ def build_report(
     parity: Sequence[CachedStage],
     calibration: tuple[CachedStage, CachedStage] | None,
     norms: CachedStage,
-    contents: Mapping[str, Path | bytes],
+    contents: Mapping[str, Content],
 ) -> dict[str, Any]:
     """The report of a finished build; `passed` is the verdict over parity and precision."""
     checked = [stages.read_json(stage.path / stages.FACTS) for stage in parity]
@@ -66,14 +66,10 @@ def build_report(
         "range_audit": audit.as_dict(),
         **({} if calibration is None else {"int8": stages.read_json(calibration[1].path / stages.FACTS)}),
         "engines": {name: stages.read_json(stage.path / stages.FACTS) for name, stage in engines.items()},
-        "files": {name: _size(content) for name, content in sorted(contents.items())},
+        "files": {name: content_size(name, content) for name, content in sorted(contents.items())},
         "tools": tool_versions(),
         "peak_rss_bytes": peak_rss_bytes(),
     }
-
-
-def _size(content: Path | bytes) -> int:
-    return len(content) if isinstance(content, bytes) else content.stat().st_size
 
 
 def precision_check(precision: Precision, half_fraction: float) -> dict[str, Any]:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from dsr_export import cache, cache_entry
-from dsr_export.bundle.canonical import parse_sealed, sealed_bytes
+from dsr_export.bundle.canonical import canonical_bytes, parse_sealed, sealed_bytes
 from dsr_export.cache import CachedStage, StageCache, cache_root, source_digest, tool_versions
 from dsr_export.errors import ExportError
 
@@ -94,9 +95,20 @@ def flip(path: Path) -> None:
     path.write_bytes(data)
 
 
-def forge(record: Path) -> None:
-    """A record for other files, validly sealed."""
-    record.write_bytes(sealed_bytes({"files": {}}))
+def forge(record: Path, **content: object) -> None:
+    """Another record in its place, validly sealed."""
+    place = f"{record.parent.parent.name}/{record.parent.name}"
+    record.write_bytes(sealed_bytes({"entry": place, "files": {}, **content}))
+
+
+def forge_without(record: Path, key: str) -> None:
+    content = parse_sealed(record.read_bytes(), where=record)
+    record.write_bytes(sealed_bytes({name: value for name, value in content.items() if name != key}))
+
+
+def replace_by_fifo(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
 
 
 DAMAGE: dict[str, Callable[[Path], object]] = {
@@ -111,6 +123,17 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "record missing": lambda entry: (entry / ".stage.json").unlink(),
     "record empty": lambda entry: (entry / ".stage.json").write_bytes(b""),
     "record of others": lambda entry: forge(entry / ".stage.json"),
+    "record without files": lambda entry: forge_without(entry / ".stage.json", "files"),
+    "record without its entry": lambda entry: forge_without(entry / ".stage.json", "entry"),
+    "record with a list": lambda entry: forge(entry / ".stage.json", files=[]),
+    "record of numbers": lambda entry: forge(entry / ".stage.json", files={"model.onnx": 1}),
+    "record of wrong types": lambda entry: forge(entry / ".stage.json", files={"model.onnx": {"sha256": 1, "size": 2}}),
+    "record a list": lambda entry: (entry / ".stage.json").write_bytes(canonical_bytes([1])),
+    "record a pipe": lambda entry: replace_by_fifo(entry / ".stage.json"),
+    "record a folder": lambda entry: ((entry / ".stage.json").unlink(), (entry / ".stage.json").mkdir()),
+    "a pipe": lambda entry: replace_by_fifo(entry / "more"),
+    "a pipe for a file": lambda entry: replace_by_fifo(entry / "model.onnx"),
+    "a file for the entry": lambda entry: (shutil.rmtree(entry), entry.write_bytes(b"")),
 }
 
 
@@ -120,11 +143,57 @@ def test_a_damaged_entry_is_built_again(store: StageCache, damage: str) -> None:
     first = store.run("lower", {}, stage)
     DAMAGE[damage](first.path)
     second = store.run("lower", {}, stage)
-    assert (second.cached, stage.runs) == (False, 2)
+    assert (first.remade, second.cached, second.remade, stage.runs) == (False, False, True, 2)
     assert (second.path / "model.onnx").read_bytes() == DATA
     assert store.run("lower", {}, stage).cached
     assert names(store.root) == ["lower"]
     assert len(names(store.root / "lower")) == 1
+
+
+def test_entries_that_changed_places_are_built_again(store: StageCache) -> None:
+    first, second = Stage(b"first"), Stage(b"second")
+    one, two = store.run("lower", {"model": 1}, first).path, store.run("lower", {"model": 2}, second).path
+    aside = one.with_name("aside")
+    one.rename(aside)
+    two.rename(one)
+    aside.rename(two)
+    assert (store.run("lower", {"model": 1}, first).path / "model.onnx").read_bytes() == b"first"
+    assert (store.run("lower", {"model": 2}, second).path / "model.onnx").read_bytes() == b"second"
+    assert (first.runs, second.runs) == (2, 2)
+
+
+def test_an_entry_of_another_stage_is_built_again(store: StageCache) -> None:
+    entry = store.run("lower", {}, Stage()).path
+    moved = store.root / "type" / store.run("type", {}, Stage(b"typed")).path.name
+    shutil.rmtree(moved)
+    entry.rename(moved)
+    assert (store.run("type", {}, Stage(b"typed")).path / "model.onnx").read_bytes() == b"typed"
+
+
+def test_a_link_in_the_place_of_an_entry_is_replaced_and_not_followed(store: StageCache, tmp_path: Path) -> None:
+    entry = store.run("lower", {}, Stage()).path
+    entry.rename(tmp_path / "elsewhere")
+    entry.symlink_to(tmp_path / "elsewhere")
+    assert not store.run("lower", {}, Stage()).cached
+    assert not entry.is_symlink()
+    assert (tmp_path / "elsewhere" / "model.onnx").read_bytes() == DATA
+    assert names(store.root) == ["lower"]
+
+
+def test_what_a_hit_checks_by_size_is_found_damaged_when_asked(
+    store: StageCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache_entry, "LARGEST_HASHED", 10)
+    store.run("lower", {}, Stage())
+    whole = store.run("lower", {}, Stage())
+    assert whole.cached
+    assert whole.damaged_file() is None
+    flip(whole.path / "model.onnx")
+    hit = store.run("lower", {}, Stage())
+    assert hit.cached
+    assert hit.damaged_file() == hit.path / "model.onnx"
+    store.drop(hit)
+    assert not store.run("lower", {}, Stage()).cached
 
 
 def test_large_files_are_checked_by_size(store: StageCache, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -277,6 +346,30 @@ def test_pruning_keeps_what_a_build_may_be_reading(store: StageCache) -> None:
     assert [old.path.exists(), new.path.exists()] == [False, True]
     store.prune(0, unused_for=-1)
     assert not new.path.exists()
+
+
+def test_pruning_leaves_what_is_not_the_caches_own(store: StageCache, tmp_path: Path) -> None:
+    """The cache may be pointed at a folder that holds other things, whatever their names."""
+    key = "0" * 64
+    strangers = [store.root / "photos" / "holiday", store.root / "lower" / "mine", store.root / "lower" / key]
+    for folder in strangers:
+        folder.mkdir(parents=True)
+        (folder / "picture.raw").write_bytes(DATA * 1000)
+    (tmp_path / "disk").mkdir()
+    (store.root / "type").symlink_to(tmp_path / "disk")
+    outside = StageCache(tmp_path / "other").run("type", {}, Stage()).path
+    outside.rename(tmp_path / "disk" / outside.name)
+    (store.root / "audit").mkdir()
+    (store.root / "audit" / outside.name).symlink_to(tmp_path / "disk" / outside.name)
+    for folder in [*strangers, tmp_path / "disk" / outside.name]:
+        os.utime(folder, (0, 0))
+    old = aged(store, 0, 9000)
+    size = cache_entry.entry_size(old.path)
+    assert store.prune(0) == size
+    assert not old.path.exists()
+    assert all((folder / "picture.raw").exists() for folder in strangers)
+    assert (tmp_path / "disk" / outside.name / "model.onnx").exists()
+    assert (store.root / "audit" / outside.name).is_symlink()
 
 
 def test_a_run_prunes(store: StageCache, monkeypatch: pytest.MonkeyPatch) -> None:

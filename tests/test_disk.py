@@ -54,3 +54,11 @@ def test_free_space_may_be_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("dsr_export.disk.free_bytes", unknown)
     assert disk_full(Path("b"), needed=1, hint="h").message == "disk full writing b: needs 1 MB, an unknown amount free"
+
+
+def test_a_disk_without_inodes_is_not_called_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = os.statvfs(tmp_path)
+    none_left = os.statvfs_result((*found[:5], 1000, 0, 0, *found[8:]))
+    monkeypatch.setattr(os, "statvfs", lambda _: none_left)
+    error = write_error(OSError(errno.ENOSPC, "No space left on device"), tmp_path / "b", hint="h")
+    assert error.message == f"no room for another file writing {tmp_path / 'b'}: the disk is out of inodes"

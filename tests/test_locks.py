@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -93,3 +96,47 @@ def test_an_unwritable_cache_names_the_variable(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(ExportError, match="cannot write") as caught, exclusive(tmp_path / "b.dsr"):
         pytest.fail("there is no lock")
     assert "DSR_EXPORT_CACHE" in str(caught.value.hint)
+
+
+def read_only(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a file system that is mounted for reading says it: to root, who may write anywhere else, too."""
+    real_mkdir, real_access = Path.mkdir, os.access
+
+    def mkdir(path: Path, *args: Any, **kwargs: Any) -> None:
+        if path.is_relative_to(folder) and not path.exists():
+            raise OSError(errno.EROFS, "Read-only file system", str(path))
+        real_mkdir(path, *args, **kwargs)
+
+    def access(path: Any, mode: int, **kwargs: Any) -> bool:
+        return not Path(path).is_relative_to(folder) and real_access(path, mode, **kwargs)
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    monkeypatch.setattr(os, "access", access)
+
+
+@pytest.mark.parametrize("has_locks", [True, False])
+def test_a_cache_that_is_only_read_has_its_locks_elsewhere(
+    tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch, has_locks: bool
+) -> None:
+    (root / "locks" if has_locks else root).mkdir(parents=True)
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    read_only(root, monkeypatch)
+    with exclusive(tmp_path / "b.dsr"):
+        with pytest.raises(ExportError, match="another build"), exclusive(tmp_path / "b.dsr"):
+            pytest.fail("two hold one lock")
+        assert len(list((tmp_path / "temporary").glob("dsr-export-locks-*/*.lock"))) == 1
+
+
+def test_a_stranger_cannot_lend_the_folder_of_locks(
+    tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    read_only(root, monkeypatch)
+    with exclusive(tmp_path / "b.dsr"):
+        (made,) = (tmp_path / "temporary").iterdir()
+    made.rename(tmp_path / "moved")
+    made.symlink_to(tmp_path / "moved")
+    with pytest.raises(ExportError, match="belongs to someone else"), exclusive(tmp_path / "b.dsr"):
+        pytest.fail("a link was followed")

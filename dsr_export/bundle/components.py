@@ -8,6 +8,7 @@ from pathlib import Path
 from dsr_export.bundle.component_entries import ComponentEntry, component_path
 from dsr_export.bundle.manifest import FileEntry, Manifest
 from dsr_export.bundle.paths import MANIFEST
+from dsr_export.disk import Recorded
 from dsr_export.errors import ExportError
 
 _ROLES: Mapping[tuple[tuple[str, ...], tuple[str, ...]], str] = {
@@ -45,9 +46,11 @@ def component_entry(role: str, manifest: Manifest) -> ComponentEntry:
     )
 
 
-def component_contents(role: str, folder: Path, manifest: Manifest) -> dict[str, Path | bytes]:
+def component_contents(role: str, folder: Path, manifest: Manifest) -> dict[str, Path | Recorded]:
     """What the bundle in `folder` adds to the contents of the bundle around it: every file, as it is."""
-    return {f"{component_path(role)}/{name}": folder / name for name in (MANIFEST, *manifest.files)}
+    inside = component_path(role)
+    files = {f"{inside}/{name}": Recorded(folder / name, entry.sha256) for name, entry in manifest.files.items()}
+    return {f"{inside}/{MANIFEST}": folder / MANIFEST, **files}
 
 
 def check_component(outer: Manifest, role: str, nested: Manifest, *, where: Path) -> None:

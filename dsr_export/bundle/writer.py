@@ -12,30 +12,44 @@ from dsr_export.bundle.components import check_component
 from dsr_export.bundle.destination import Destination, absolute, aside, check_destination, settle_old, temporary
 from dsr_export.bundle.manifest import FileEntry, Manifest
 from dsr_export.bundle.paths import MANIFEST, check_path_set, parents
-from dsr_export.disk import copy_durably, disk_full, flush_path, free_bytes, remove_tree, write_durably, write_error
+from dsr_export.disk import (
+    DamagedFile,
+    Recorded,
+    copy_durably,
+    disk_full,
+    flush_path,
+    free_bytes,
+    remove_tree,
+    write_durably,
+    write_error,
+)
 from dsr_export.errors import ExportError
 from dsr_export.leftovers import undone
 
-__all__ = ["Destination", "check_destination", "write_bundle"]
+__all__ = ["Content", "Destination", "check_destination", "content_size", "write_bundle"]
+
+Content = Path | bytes | Recorded
+"""What a file of a bundle is made from: a file to copy, its bytes, or a file whose checksum is known."""
 
 _HINT = "free some space, or give an --out on another disk"
 _MARGIN = 1 << 20  # bytes, for the manifest and what folders take
 
 
-def write_bundle(out: Path, manifest: Manifest, contents: Mapping[str, Path | bytes], *, force: bool = False) -> Path:
-    """Writes `contents` (name in the bundle -> a file to copy, or its bytes) and the manifest, which lists them.
+def write_bundle(out: Path, manifest: Manifest, contents: Mapping[str, Content], *, force: bool = False) -> Path:
+    """Writes `contents`, by name in the bundle, and the manifest, which lists them.
 
     `manifest.files` is ignored: sizes and checksums are those of what was written. Returns `out`.
     Nothing is left at `out` or beside it when this fails or is interrupted; an old bundle stays as it was.
 
     Raises:
+        DamagedFile: a file does not have its recorded checksum.
         ExportError: as `check_destination`; a content is missing or its name is unsafe; the manifest is not one that
             readers accept; a component is not the bundle that the manifest says; the disk is full or cannot be written.
     """
     place = absolute(out)
     check_path_set(contents, where=f"the plan for {out}")
     found = check_destination(place, manifest.build_key, force)
-    needed = sum(_size(name, content) for name, content in contents.items())
+    needed = sum(content_size(name, content) for name, content in contents.items())
     folder = temporary(place)
     with undone(partial(remove_tree, folder)):
         try:
@@ -48,12 +62,14 @@ def write_bundle(out: Path, manifest: Manifest, contents: Mapping[str, Path | by
     return out
 
 
-def _size(name: str, content: Path | bytes) -> int:
+def content_size(name: str, content: Content) -> int:
+    """Bytes of what goes into the bundle as `name`. ExportError where it is no file."""
     if isinstance(content, bytes):
         return len(content)
-    if not content.is_file():
-        raise ExportError(f"{content}, which goes into the bundle as {name}, is no file", hint="build again")
-    return content.stat().st_size
+    path = content.path if isinstance(content, Recorded) else content
+    if not path.is_file():
+        raise ExportError(f"{path}, which goes into the bundle as {name}, is no file", hint="build again")
+    return path.stat().st_size
 
 
 def _check_space(out: Path, needed: int) -> None:
@@ -62,7 +78,7 @@ def _check_space(out: Path, needed: int) -> None:
         raise disk_full(out, needed=needed, hint=_HINT)
 
 
-def _fill(folder: Path, manifest: Manifest, contents: Mapping[str, Path | bytes]) -> None:
+def _fill(folder: Path, manifest: Manifest, contents: Mapping[str, Content]) -> None:
     folders = sorted({parent for name in contents for parent in parents(name)})
     for each in ("", *folders):
         (folder / each).mkdir()
@@ -81,9 +97,15 @@ def _check_readable(written: Manifest, folder: Path) -> None:
         check_component(written, role, Manifest.from_bytes(read_bounded(path), where=path), where=path)
 
 
-def _put(content: Path | bytes, target: Path) -> FileEntry:
-    written = write_durably(content, target) if isinstance(content, bytes) else copy_durably(content, target)
-    return FileEntry(sha256=written[0], size=written[1])
+def _put(content: Content, target: Path) -> FileEntry:
+    if isinstance(content, bytes):
+        digest, size = write_durably(content, target)
+    else:
+        path = content.path if isinstance(content, Recorded) else content
+        digest, size = copy_durably(path, target)
+        if isinstance(content, Recorded) and digest != content.sha256:
+            raise DamagedFile(path, hint="build again: it is made again where it came from")
+    return FileEntry(sha256=digest, size=size)
 
 
 def _move_into_place(folder: Path, out: Path, *, replacing: bool) -> None:
