@@ -11,6 +11,7 @@ from typing import Any
 from dsr_export.bundle.reader import Bundle
 from dsr_export.errors import ExportError
 from dsr_export.parity.batches import sizes_between
+from dsr_export.parity.further import further_checks
 from dsr_export.parity.golden_reader import read_golden
 from dsr_export.runners import Runtime, chosen_engine
 from dsr_export.verify import golden_sampler, verify
@@ -97,9 +98,10 @@ def _planned(model: Bundle, role: str | None, runtime: Runtime) -> Iterator[Chec
     yield Check(component=role)
     golden = read_golden(model)
     names = tuple(golden.cases[max(golden.cases)].outputs)
-    kinds = [*(f"batch-{size}" for size in (*golden.cases, *sizes_between(golden))), *ONCE]
-    kinds += ["batch-invariance"] if len(golden.cases) > 1 else []
-    pairs = [(kind, name) for kind in kinds for name in names]
+    sizes = [f"batch-{size}" for size in (*golden.cases, *sizes_between(golden))]
+    once = [*ONCE, *(["batch-invariance"] if len(golden.cases) > 1 else [])]
+    pairs = [(kind, name) for kind in sizes for name in names] + further_checks(golden)
+    pairs += [(kind, name) for kind in once for name in names]
     pairs += [] if golden_sampler(model, golden) is None else [("trajectory", "sample")]
     for name in _runtimes(model, runtime):
         fused = name == "onnxruntime" and model.manifest.precision == "int8"

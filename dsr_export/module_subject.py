@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from dsr_export.errors import ExportError
-from dsr_export.examples import Draw, draw_from, draw_inputs
+from dsr_export.example_kinds import draws_like
+from dsr_export.examples import Draw, draw_inputs
 from dsr_export.module_inputs import DTYPES, WANTED, checked_inputs, example_inputs, kind_of, name_of, positional
 from dsr_export.probing import Array, Limits, probe_outputs
 from dsr_export.registers import RecursiveReplacement, TestTimeRegisters
@@ -71,8 +71,9 @@ def subject_from(made: Any, *, name: str, called: str, provenance: dict[str, Any
         for key, value in inputs.items()
     )
     sites = count_sites(module, list(inputs.values()), f"{called} on its own example inputs")
-    draws = {key: drawn_from(value.detach().numpy()) for key, value in inputs.items()}
-    outputs = probe_module(module, specs, draws, (1, None), called)
+    given = {key: value.detach().numpy().copy() for key, value in inputs.items()}
+    draws = draws_like(given)
+    outputs = probe_module(module, specs, draws, given, limits=(1, None), called=called)
     return OwnSubject(
         name=name,
         family="callable",
@@ -82,12 +83,20 @@ def subject_from(made: Any, *, name: str, called: str, provenance: dict[str, Any
         dsr=DsrSpec(),
         provenance=provenance,
         draws=draws,
+        given=given,
+        special_rows=True,
         sites_override=sites,
     )
 
 
 def probe_module(
-    module: nn.Module, inputs: tuple[TensorSpec, ...], draws: Mapping[str, Draw], limits: Limits, called: str
+    module: nn.Module,
+    inputs: tuple[TensorSpec, ...],
+    draws: Mapping[str, Draw],
+    given: Mapping[str, Array],
+    *,
+    limits: Limits,
+    called: str,
 ) -> tuple[TensorSpec, ...]:
     """The outputs of `module`, learnt by running it. Refuses as `probe_outputs`, and what changes itself."""
     before = {name: buffer.clone() for name, buffer in module.named_buffers()}
@@ -96,7 +105,7 @@ def probe_module(
         what = f"{called} at batch {len(next(iter(feeds.values())))}"
         return _named_outputs(_run(module, [torch.from_numpy(value) for value in feeds.values()], what), called)
 
-    outputs = probe_outputs(infer, lambda size: draw_inputs(inputs, size, seed=0, draws=draws), limits)
+    outputs = probe_outputs(infer, lambda size: draw_inputs(inputs, size, seed=0, draws=draws, given=given), limits)
     changed = [name for name, buffer in module.named_buffers() if not torch.equal(buffer, before[name])]
     if changed:
         hint = "a graph keeps no state; call module.eval() before exporting"
@@ -141,13 +150,6 @@ def check_weights(module: nn.Module, called: str) -> None:
             raise ExportError(f"{called}: the weight '{name}' is {name_of(tensor.dtype)}", hint=_SINGLE)
         if tensor.device.type != "cpu":
             raise ExportError(f"{called}: the weight '{name}' is on {tensor.device}", hint="use module.cpu()")
-
-
-def drawn_from(values: Array) -> Draw:
-    """Draws from the example's own values: they are of the right range. One constant says nothing about floats."""
-    if values.dtype == np.float32 and values.ndim > 1 and values.min() == values.max():
-        return lambda rng, shape: rng.standard_normal(shape)
-    return draw_from(values)
 
 
 def _run(module: nn.Module, inputs: Sequence[Tensor], what: str) -> Any:

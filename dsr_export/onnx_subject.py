@@ -55,6 +55,8 @@ class OnnxSubject:
     dsr: DsrSpec = field(default_factory=DsrSpec)
     provenance: dict[str, Any] = field(default_factory=dict)
     num_classes: int = 0
+    given: Mapping[str, Array] = field(default_factory=dict)
+    special_rows: bool = True
 
     def card(self) -> SubjectCard:
         """What later stages need to know of the model; nobody says how an ONNX file is sampled."""

@@ -17,10 +17,10 @@ from torch.export import ExportedProgram
 
 import dsr_export.registers  # noqa: F401  (defines the torch ops that a program may hold)
 from dsr_export.errors import ExportError
-from dsr_export.examples import Draw
+from dsr_export.example_kinds import draws_like
 from dsr_export.module_inputs import DTYPES, ByKeyword, name_of
-from dsr_export.module_subject import SITES, check_weights, drawn_from, probe_module
-from dsr_export.probing import Limits
+from dsr_export.module_subject import SITES, check_weights, probe_module
+from dsr_export.probing import Array, Limits
 from dsr_export.program_archive import check_archive
 from dsr_export.sources.imported_code import described
 from dsr_export.spec import DsrSpec
@@ -60,16 +60,19 @@ def load_program(path: Path, *, name: str, provenance: Mapping[str, Any]) -> Pro
         module = ByKeyword(module, [spec.name for spec in inputs], positional=len(inputs) - len(keywords))
     module.training = False  # an exported module refuses eval(): its mode is fixed
     check_weights(module, str(path))
-    draws = _draws(program, inputs)
+    given = _given(program, inputs)
+    draws = draws_like(given)
     return ProgramSubject(
         name=name,
         family="exported-program",
         module=module,
         inputs=inputs,
-        outputs=probe_module(module, inputs, draws, limits, str(path)),
+        outputs=probe_module(module, inputs, draws, given, limits=limits, called=str(path)),
         dsr=DsrSpec(),
         provenance=dict(provenance),
         draws=draws,
+        given=given,
+        special_rows=True,
         sites_override=_sites(program),
         batch_limits=limits,
         program=program,
@@ -135,13 +138,13 @@ def _sites(program: ExportedProgram) -> dict[str, int]:
     return {op: calls[_OPS[op]] for op in SITES}
 
 
-def _draws(program: ExportedProgram, inputs: tuple[TensorSpec, ...]) -> dict[str, Draw]:
-    """From the example inputs that were saved with the program, where they were."""
+def _given(program: ExportedProgram, inputs: tuple[TensorSpec, ...]) -> dict[str, Array]:
+    """The example inputs that were saved with the program, where they were."""
     args, kwargs = program.example_inputs or ((), {})
     given = [*args, *kwargs.values()]
     if len(given) != len(inputs) or not all(isinstance(value, Tensor) for value in given):
         return {}
-    return {spec.name: drawn_from(value.detach().numpy()) for spec, value in zip(inputs, given, strict=True)}
+    return {spec.name: value.detach().numpy().copy() for spec, value in zip(inputs, given, strict=True)}
 
 
 @contextmanager

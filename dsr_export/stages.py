@@ -22,6 +22,7 @@ from dsr_export.backends.gpu import compute_capability
 from dsr_export.backends.onnxruntime import OnnxRuntimeRunner
 from dsr_export.bundle.engines import engine_entry
 from dsr_export.config import BatchRange
+from dsr_export.parity.batch_calls import batches
 from dsr_export.parity.checks import check_parity
 from dsr_export.parity.golden import Golden, fitted_sampler, make_golden
 from dsr_export.parity.tolerances import Tolerance
@@ -107,6 +108,9 @@ def audit_ranges(
 
         for case in golden.cases.values():
             observed(dict(case.inputs))
+        for case in golden.further.values():
+            for inputs in batches(case.inputs, golden.batch):
+                observed(inputs)
         if sampler is not None and golden.trajectory is not None:
             for step in trajectory(observed, sampler, golden.trajectory.noise, golden.trajectory.labels):
                 bar(step.index + 1, sampler.num_steps - 1)

@@ -91,6 +91,16 @@ class ExportSubject(Protocol):
     @property
     def num_classes(self) -> int: ...
 
+    @property
+    def given(self) -> Mapping[str, Array]:
+        """The rows that came with the model [n, ...], by input; nothing where none did."""
+        ...
+
+    @property
+    def special_rows(self) -> bool:
+        """Whether rows of zeros, masked ones and their like are tried as well."""
+        ...
+
     def card(self) -> SubjectCard:
         """What later stages need to know of the model."""
         ...
@@ -117,6 +127,8 @@ class Subject:
     """A PyTorch module (float32, eval mode, on the CPU) whose positional inputs are `inputs`, in order.
 
     `draws` says by input name how examples are drawn where the general rule does not fit: times in [0, 1000], masks.
+    `given` are example rows [n, ...] by input name, tested as they are; an input without a draw is one of them.
+    `special_rows`: zeros, masked rows and their like are tried too: nobody here knows what the model is fed.
     `sites_override` counts the symbolic ops where `dsr` does not declare them: in a module of the user's own.
     The other fields are those of `SubjectCard`.
     """
@@ -133,6 +145,8 @@ class Subject:
     provenance: dict[str, Any] = field(default_factory=dict)
     fp32_modules: tuple[str, ...] = ()
     draws: Mapping[str, Draw] = field(default_factory=dict)
+    given: Mapping[str, Array] = field(default_factory=dict, repr=False)
+    special_rows: bool = False
     sites_override: Mapping[str, int] | None = None
     batch_limits: tuple[int, int | None] = (1, None)
 
@@ -177,8 +191,10 @@ class Subject:
             weight.data = weight.new_empty(0)
 
     def example(self, batch: int, *, seed: int) -> dict[str, Array]:
-        """Seeded inputs: normal `x`, uniform `t`, random labels, or as `draws` says. Rows do not depend on `batch`."""
-        return draw_inputs(self.inputs, batch, seed=seed, num_classes=self.num_classes, draws=self.draws)
+        """Seeded inputs, drawn as `draw_inputs` says. Rows do not depend on `batch`."""
+        return draw_inputs(
+            self.inputs, batch, seed=seed, num_classes=self.num_classes, draws=self.draws, given=self.given
+        )
 
 
 def require_module(subject: ExportSubject) -> Subject:

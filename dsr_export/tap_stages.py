@@ -11,13 +11,14 @@ from dsr_export.backends.onnxruntime import OnnxRuntimeRunner
 from dsr_export.bundle.golden_file import read_npz
 from dsr_export.config import BatchRange
 from dsr_export.errors import ExportError
+from dsr_export.parity.batch_calls import in_batches
 from dsr_export.parity.bisection import bisect
 from dsr_export.parity.golden import Golden
 from dsr_export.parity.module_outputs import load_module_outputs, save_module_outputs
 from dsr_export.parity.roles import RegisterRows
 from dsr_export.parity.site_errors import curve, site_errors
 from dsr_export.parity.tap_file import Taps
-from dsr_export.parity.tap_inputs import candidate_inputs, chosen_rows, in_batches, taken
+from dsr_export.parity.tap_inputs import candidate_inputs, chosen_rows, taken
 from dsr_export.parity.tap_reference import reference_taps
 from dsr_export.parity.tolerances import TOLERANCES
 from dsr_export.progress import Bar

@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from dsr_export.backends.torch import TorchRunner
 from dsr_export.config import BatchRange
+from dsr_export.parity.batch_calls import in_batches
 from dsr_export.parity.module_outputs import ModuleOutput
-from dsr_export.parity.tap_inputs import in_batches
 from dsr_export.subject import Subject
 from graphs.tap_samples import Sample
 

@@ -82,6 +82,7 @@ def subject_from(asked: Asked) -> Subject:
         provenance=dict(asked.provenance),
         fp32_modules=module.fp32_modules(),
         draws=module.draws(),
+        special_rows=True,
     )
 
 

@@ -20,7 +20,7 @@ from dsr_export.int8.calibrate import CHECKS, TABLE, calibrate
 from dsr_export.int8.data import open_data
 from dsr_export.int8.options import Int8Options
 from dsr_export.int8.plan_files import read_plan
-from dsr_export.parity.golden import Golden
+from dsr_export.parity.golden import MOST_ROWS, Golden
 from dsr_export.parity.tolerances import TOLERANCES, Tolerance
 from dsr_export.progress import Bar
 from dsr_export.subject import SubjectCard
@@ -41,9 +41,12 @@ def calibrated(build: Build, card: SubjectCard, optimized: CachedStage) -> Cache
 
     def job(folder: Path, bar: Bar) -> None:
         def example(rows: int, seed: int) -> Mapping[str, Array]:
-            drawn = build.load().example(rows, seed=seed)
+            subject = build.load()
+            drawn, given = subject.example(rows, seed=seed), subject.given
             build.unload()
-            return drawn
+            if not given:
+                return drawn
+            return {name: np.concatenate([given[name][:MOST_ROWS], values]) for name, values in drawn.items()}
 
         data = None if options.tables else open_data(options, card, sampler, example)
         calibrate(optimized.path, graph_digest, card, options, data, folder, bar)

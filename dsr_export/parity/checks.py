@@ -20,6 +20,7 @@ from dsr_export.parity.batches import (
     judge,
     stricter,
 )
+from dsr_export.parity.further import check_further
 from dsr_export.parity.golden import Golden, ReferenceTrajectory
 from dsr_export.parity.metrics import IDENTICAL_DB, Comparison, compare
 from dsr_export.parity.pictures import PictureRow, picture_rows
@@ -64,7 +65,8 @@ def check_parity(
     *,
     fused: Runner | None = None,
 ) -> ParityReport:
-    """Every golden batch and sizes in between, batches against each other, and the whole trajectory of a denoiser.
+    """Every golden batch and sizes in between, given and special rows, batches against each other, and the whole
+    trajectory of a denoiser.
 
     `fused` is the same model with other kernels, where `runner` runs node by node as written.
     """
@@ -79,6 +81,7 @@ def check_parity(
         rows += check_fused(partial(_outputs, fused, names=names), golden, runner.name, tolerance)
     rows += [row for size in golden.cases for row in _check_batch(runner, golden, size, made[size], tolerance)]
     rows += check_between(infer, golden, runner.name, tolerance)
+    rows += check_further(infer, golden, runner.name, tolerance)
     rows += _check_rows(runner, golden, tolerance)
     rows += check_determinism(infer, golden, made[min(made)], runner.name, tolerance)
     rows += check_invariance(infer, golden, made[max(made)], runner.name, tolerance)

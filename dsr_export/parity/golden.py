@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,18 @@ import numpy.typing as npt
 
 from dsr_export.backends.base import Runner, as_denoiser
 from dsr_export.config import BatchRange
+from dsr_export.parity.batch_calls import in_batches
+from dsr_export.parity.special_rows import finite_rows, special_rows
 from dsr_export.sampling import SamplerSpec, seeded_noise, trajectory
 from dsr_export.subject import ExportSubject
 
 Array = npt.NDArray[Any]
 SEED = 20_260_505
+DRAWN = 4  # rows that show what is a mask
 PYTORCH = "torch-fp32"
+GIVEN, SPECIAL = FURTHER = ("given", "special")
+MOST_ROWS = 64
+"""Of those that came with a model: more are a data set, not an example."""
 Progress = Callable[[int, int], None]
 
 
@@ -40,16 +46,28 @@ class ReferenceTrajectory:
 
 @dataclass(frozen=True)
 class Golden:
-    """Everything a bundle is checked against. `cases` by batch size; `reference` says what made them."""
+    """Everything a bundle is checked against. `cases` by batch size; `reference` says what made them.
+
+    `further` holds rows of any number, to be run in batches: the first `MOST_ROWS` that came with the model (`given`),
+    and those that random draws do not make (`special`); bundles before 0.2 have none.
+    """
 
     cases: Mapping[int, Case]
     trajectory: ReferenceTrajectory | None
     reference: str = PYTORCH
+    further: Mapping[str, Case] = field(default_factory=dict)
+
+    @property
+    def batch(self) -> BatchRange:
+        """From the smallest to the largest batch that there is a case of."""
+        low, high = min(self.cases), max(self.cases)
+        return BatchRange(low, low, high)
 
     def save(self, path: Path) -> None:
         """Writes one compressed npz, the same bytes for the same values."""
-        arrays = {f"batch{b}/in/{k}": v for b, case in self.cases.items() for k, v in case.inputs.items()}
-        arrays |= {f"batch{b}/out/{k}": v for b, case in self.cases.items() for k, v in case.outputs.items()}
+        named = {f"batch{size}": case for size, case in self.cases.items()} | dict(self.further)
+        arrays = {f"{name}/in/{k}": v for name, case in named.items() for k, v in case.inputs.items()}
+        arrays |= {f"{name}/out/{k}": v for name, case in named.items() for k, v in case.outputs.items()}
         if self.trajectory is not None:
             walk = self.trajectory
             arrays |= {"trajectory/noise": walk.noise, "trajectory/labels": walk.labels}
@@ -62,10 +80,12 @@ class Golden:
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, Array]) -> Golden:
         sizes = sorted({int(key.split("/")[0][5:]) for key in arrays if key.startswith("batch")})
-        cases = {b: Case(_under(arrays, f"batch{b}/in/"), _under(arrays, f"batch{b}/out/")) for b in sizes}
+        cases = {size: _case(arrays, f"batch{size}") for size in sizes}
+        further = {name: _case(arrays, name) for name in FURTHER if any(key.startswith(f"{name}/") for key in arrays)}
         walk = _under(arrays, "trajectory/")
         made = arrays["reference"].tobytes().decode(errors="replace") if "reference" in arrays else PYTORCH
-        return cls(cases, ReferenceTrajectory(walk["noise"], walk["labels"], walk["states"]) if walk else None, made)
+        states = ReferenceTrajectory(walk["noise"], walk["labels"], walk["states"]) if walk else None
+        return cls(cases, states, made, further)
 
 
 def make_golden(
@@ -77,7 +97,26 @@ def make_golden(
         inputs = subject.example(size, seed=SEED)
         cases[size] = Case(inputs, reference.infer(inputs))
     walk = None if sampler is None else _walk(subject, reference, sampler, batch, progress)
-    return Golden(cases, walk, f"{reference.name}-fp32")
+    return Golden(cases, walk, f"{reference.name}-fp32", _further(subject, reference, batch))
+
+
+def _further(subject: ExportSubject, reference: Runner, batch: BatchRange) -> dict[str, Case]:
+    """The rows that came with the subject, and special ones made of them, or of drawn ones where none came."""
+
+    def infer(inputs: dict[str, Array]) -> dict[str, Array]:
+        return in_batches(reference.infer, inputs, batch)
+
+    found: dict[str, Case] = {}
+    known = subject.example(DRAWN, seed=SEED)
+    if subject.given:
+        given = {name: subject.given[name][:MOST_ROWS] for name in known}
+        known = {name: np.concatenate([given[name], values]) for name, values in known.items()}
+        found[GIVEN] = Case(given, infer(given))
+    if subject.special_rows:
+        replaces = any(subject.card().sites.values())  # which of equal tokens stands out is a matter of rounding
+        special = Case(*finite_rows(infer, special_rows(known, empty=not replaces)))
+        found |= {SPECIAL: special} if special.inputs else {}
+    return found
 
 
 def _walk(
@@ -102,6 +141,10 @@ def trajectory_images(batch: BatchRange, sampler: SamplerSpec) -> int:
     """How many images a walk takes: four are enough to see a drift, unless the smallest batch asks for more."""
     rows = 2 if sampler.guidance != 1.0 else 1
     return min(batch.max // rows, max(4, -(-batch.min // rows)))
+
+
+def _case(arrays: Mapping[str, Array], name: str) -> Case:
+    return Case(_under(arrays, f"{name}/in/"), _under(arrays, f"{name}/out/"))
 
 
 def _under(arrays: Mapping[str, Array], prefix: str) -> dict[str, Array]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -11,11 +12,12 @@ import numpy.typing as npt
 
 from dsr_export.backends.inputs import check_inputs
 from dsr_export.errors import ExportError
-from dsr_export.parity.golden import Case, Golden, ReferenceTrajectory
+from dsr_export.parity.golden import MOST_ROWS, Case, Golden, ReferenceTrajectory
 
 if TYPE_CHECKING:
     from dsr_export.bundle.manifest import Manifest
     from dsr_export.bundle.reader import Bundle
+    from graphs.artifacts import TensorSpec
 
 Array = npt.NDArray[Any]
 _WALK = frozenset({"noise", "labels", "states"})
@@ -32,7 +34,9 @@ def read_golden(bundle: Bundle) -> Golden:
     if not sizes:
         _refuse(where, "holds no batch")
     for size, case in golden.cases.items():
-        _check_case(where, bundle.manifest, size, case)
+        _check_batch(where, bundle.manifest, size, case)
+    for name, case in golden.further.items():
+        _check_further(where, bundle.manifest, name, case)
     if golden.trajectory is not None:
         _check_trajectory(where, golden.trajectory)
     return golden
@@ -51,18 +55,33 @@ def _check_names(where: Path, arrays: Mapping[str, Array]) -> set[str]:
     return batches
 
 
-def _check_case(where: Path, manifest: Manifest, size: int, case: Case) -> None:
+def _check_batch(where: Path, manifest: Manifest, size: int, case: Case) -> None:
     if not manifest.batch.min <= size <= manifest.batch.max:
         _refuse(where, f"holds batch {size}, outside of {manifest.batch.min} to {manifest.batch.max}")
+    _check_case(where, f"batch {size}", case, manifest.inputs, manifest.outputs, rows=size)
+
+
+def _check_further(where: Path, manifest: Manifest, name: str, case: Case) -> None:
+    """These are run in batches, so that their number is free even where the batch is not."""
+    inputs = tuple(replace(spec, shape=("batch", *spec.shape[1:])) for spec in manifest.inputs)
+    rows = len(next((array for array in case.inputs.values() if array.ndim), ()))
+    if not 0 < rows <= MOST_ROWS:
+        _refuse(where, f"holds {rows} {name} rows, and 1 to {MOST_ROWS} are taken")
+    _check_case(where, f"{name} rows", case, inputs, manifest.outputs, rows=rows)
+
+
+def _check_case(
+    where: Path, what: str, case: Case, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], *, rows: int
+) -> None:
     try:
-        check_inputs(case.inputs, manifest.inputs)
+        check_inputs(case.inputs, inputs)
     except ExportError as error:
-        _refuse(where, f"batch {size}: {error.message}")
-    if sorted(case.outputs) != sorted(spec.name for spec in manifest.outputs):
-        _refuse(where, f"batch {size} has other outputs than the manifest")
+        _refuse(where, f"{what}: {error.message}")
+    if sorted(case.outputs) != sorted(spec.name for spec in outputs):
+        _refuse(where, f"{what} has other outputs than the manifest")
     for name, array in {**case.inputs, **case.outputs}.items():
-        if not array.ndim or len(array) != size or not array.size:
-            _refuse(where, f"batch {size}: '{name}' has shape {list(array.shape)}")
+        if not array.ndim or len(array) != rows or not array.size:
+            _refuse(where, f"{what}: '{name}' has shape {list(array.shape)}")
 
 
 def _check_trajectory(where: Path, walk: ReferenceTrajectory) -> None:

@@ -10,9 +10,9 @@ import numpy.typing as npt
 
 from dsr_export.backends.base import Runner
 from dsr_export.config import BatchRange
+from dsr_export.parity.batch_calls import in_batches
 from dsr_export.parity.metrics import IDENTICAL_DB, compare
 from dsr_export.parity.tap_file import ReferenceTap, Taps
-from dsr_export.parity.tap_inputs import in_batches
 from graphs.tap_samples import Sample
 from graphs.taps import TappedModel
 

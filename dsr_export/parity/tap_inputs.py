@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from dsr_export.config import BatchRange
-from dsr_export.parity.golden import Golden
+from dsr_export.parity.golden import GIVEN, Golden
 from dsr_export.sampling import SamplerSpec
 
 Array = npt.NDArray[Any]
-Infer = Callable[[dict[str, Array]], dict[str, Array]]
 
 
 def candidate_inputs(golden: Golden, sampler: SamplerSpec | None) -> list[dict[str, Array]]:
-    """Groups of images of which taps take some each: the largest golden batch; of a trajectory, noise and the middle.
+    """Groups of images of which taps take some each: the largest golden batch, and in front of it the rows that came
+    with the model; of a trajectory, noise and the middle.
 
     Tokens are not replaced at all times: some models do it in noise only.
     """
     drawn = dict(golden.cases[max(golden.cases)].inputs)
+    if GIVEN in golden.further:
+        given = golden.further[GIVEN].inputs
+        drawn = {name: np.concatenate([given[name], values]) for name, values in drawn.items()}
     walk = golden.trajectory
     if sampler is None or walk is None or len(walk.states) < 2:
         return [drawn]
@@ -62,14 +64,3 @@ def taken(groups: Sequence[Mapping[str, Array]], rows: Sequence[Sequence[int]]) 
         name: np.concatenate([group[name][list(which)] for group, which in zip(groups, rows, strict=True)])
         for name in groups[0]
     }
-
-
-def in_batches(infer: Infer, inputs: Mapping[str, Array], batch: BatchRange) -> dict[str, Array]:
-    """What `infer` makes of any number of images, in batches that it takes; the last image fills up a batch."""
-    rows = len(next(iter(inputs.values())))
-    size = min(max(rows, batch.min), batch.max)
-    parts: list[dict[str, Array]] = []
-    for start in range(0, rows, size):
-        taken = np.minimum(np.arange(start, start + size), rows - 1)
-        parts.append(infer({name: np.ascontiguousarray(value[taken]) for name, value in inputs.items()}))
-    return {name: np.concatenate([part[name] for part in parts])[:rows] for name in parts[0]}

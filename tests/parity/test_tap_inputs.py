@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from dsr_export.config import BatchRange
+from dsr_export.parity.batch_calls import in_batches
 from dsr_export.parity.golden import Case, Golden, ReferenceTrajectory
-from dsr_export.parity.tap_inputs import candidate_inputs, chosen_rows, in_batches, taken
+from dsr_export.parity.tap_inputs import candidate_inputs, chosen_rows, taken
 from dsr_export.sampling import SamplerSpec
 
 SAMPLER = SamplerSpec(num_steps=5)

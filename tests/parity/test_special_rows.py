@@ -1,0 +1,76 @@
+"""Rows that random draws do not make, and which of them a reference is asked for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dsr_export.parity.special_rows import finite_rows, special_rows
+
+Array = np.ndarray[Any, Any]
+X = np.random.default_rng(0).standard_normal((3, 4, 2)).astype(np.float32)
+
+
+def _others(known: dict[str, Array], name: str, *, empty: bool = False) -> list[Any]:
+    """The variants of one input, behind the row itself, which comes twice."""
+    rows = special_rows(known, empty=empty)[name]
+    np.testing.assert_array_equal(rows[:2], known[name][[0, 0]])
+    return [row.tolist() for row in rows[2:]]
+
+
+@pytest.mark.parametrize(
+    ("values", "off", "on"),
+    [
+        (np.array([[True, False], [True, True]]), False, True),
+        (np.array([[1, 0], [1, 1]]), 0, 1),
+        (np.ones((2, 2), np.float32), 0, 1),
+        (np.array([[0, -np.inf], [0, 0]], np.float32), -np.inf, 0),
+        (np.array([[0, -1e4], [0, 0]], np.float32), -1e4, 0),
+    ],
+)
+def test_masks_are_off_and_on(values: Array, off: Any, on: Any) -> None:
+    assert _others({"m": values}, "m") == [[off, off], [on, on]]
+
+
+@pytest.mark.parametrize("values", [np.array([[3, 7], [1, 2]]), np.zeros((2, 2), np.float32), X])
+def test_what_is_no_mask_is_not_masked(values: Array) -> None:
+    assert _others({"v": values}, "v") == []
+
+
+def test_one_row_of_a_square_mask_has_nothing_to_attend_to() -> None:
+    assert _others({"m": np.ones((2, 2, 2), bool)}, "m")[2] == [[False, False], [True, True]]
+
+
+def test_floats_are_emptied_together_alone_and_by_half() -> None:
+    known = {"x": X, "c": X[:, 0], "t": np.ones(3, np.float32) * 0.3}
+    zeros = [[name for name, values in _rows(known) if not np.any(values[i])] for i in range(2, 6)]
+    assert zeros == [["x", "c"], ["x"], ["c"], ["t"]]
+    rows = special_rows(known, empty=True)["x"]
+    np.testing.assert_array_equal(rows[6], np.concatenate([X[0, :2], np.zeros((2, 2))]))
+    np.testing.assert_array_equal(rows[7], X[0][[0, 0, 0, 0]])
+
+
+def _rows(known: dict[str, Array]) -> list[tuple[str, Array]]:
+    return list(special_rows(known, empty=True).items())
+
+
+def test_only_rows_that_the_reference_is_finite_on_are_kept() -> None:
+    def divide(inputs: dict[str, Array]) -> dict[str, Array]:
+        with np.errstate(all="ignore"):
+            return {"out": inputs["x"] / inputs["x"]}
+
+    inputs, outputs = finite_rows(divide, special_rows({"x": X}, empty=True))
+    assert len(inputs["x"]) == len(outputs["out"]) == 3  # twice as given, and of equal tokens
+    assert finite_rows(divide, special_rows({"x": 0 * X}, empty=True)) == ({}, {})
+
+
+def test_a_row_that_the_reference_refuses_is_left_out() -> None:
+    def strict(inputs: dict[str, Array]) -> dict[str, Array]:
+        if (inputs["x"] == 0).all(axis=(1, 2)).any():
+            raise ValueError("nothing there")
+        return inputs
+
+    inputs, _ = finite_rows(strict, special_rows({"x": X}, empty=True))
+    assert len(inputs["x"]) == 4
