@@ -5,6 +5,7 @@ After `adapt`, every node has a unique name, every batch axis is called `batch`,
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -29,13 +30,19 @@ _WIDE_OR_NARROW = frozenset(
 ) | {TensorProto.DOUBLE}
 _AGAIN = "export it again in float32; dsr-export writes the precision itself (--precision fp16)"
 
+_QUANTISED = re.compile(
+    "[Qq]uantize|Integer$|IntegerToFloat$|^QLinear|^QGemm|^QAttention|^QMoE|^QOrdered|^QEmbed|NBits|Bnb4|FpQ4"
+)
+"""Op types of ONNX, ONNX Runtime and ModelOpt."""
+_FLOAT = "build from the float model that it was made of; --precision int8 quantises it here"
+
 
 def read_foreign(path: Path) -> onnx.ModelProto:
     """The checked model, its local functions inlined, its external weights left on disk.
 
     Raises:
         ExportError: no ONNX model, external data outside of the model's folder, ops that are not standard or whose
-            shape or flow depends on data, weights of another type than FP32.
+            shape or flow depends on data, a graph that is quantised already, weights of another type than FP32.
     """
     register_schemas()
     model = load_model(path, weights=False)
@@ -160,8 +167,9 @@ def _op_problems(model: onnx.ModelProto) -> Iterator[ExportError]:
         yield ExportError("the model holds sparse weights", hint="export it again with dense ones")
     if not any(entry.domain in STANDARD_DOMAINS for entry in model.opset_import):
         yield ExportError("the model does not say which ONNX opset it uses", hint=f"export it with opset {OPSET}")
+    yield from _quantised(model)
     for node in model.graph.node:
-        where = f"{node.op_type} (node '{node.name or 'that makes ' + ', '.join(node.output)}')"
+        where = _where(node)
         if node.op_type == "EPContext":
             hint = "build from the model it was compiled from"
             yield ExportError(f"{where} holds another runtime's compiled code, which is never run", hint=hint)
@@ -169,6 +177,21 @@ def _op_problems(model: onnx.ModelProto) -> Iterator[ExportError]:
             yield ExportError(f"{where} is of the domain '{node.domain}', not of standard ONNX", hint=_way_out(node))
         elif node.op_type in DATA_DEPENDENT:
             yield ExportError(f"{where} cannot become static", hint=ENGINE_OPS[node.op_type])
+
+
+def _quantised(model: onnx.ModelProto) -> Iterator[ExportError]:
+    """Names the first op: integers and scales were chosen for other kernels, and the float weights that a precision
+    of ours starts from are gone."""
+    for node in model.graph.node:
+        if _QUANTISED.search(node.op_type):
+            yield ExportError(
+                f"the model is quantised already: it holds {_where(node)}, and only float models are taken", hint=_FLOAT
+            )
+            return
+
+
+def _where(node: onnx.NodeProto) -> str:
+    return f"{node.op_type} (node '{node.name or 'that makes ' + ', '.join(node.output)}')"
 
 
 def _way_out(node: onnx.NodeProto) -> str:

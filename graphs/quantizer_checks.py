@@ -79,5 +79,7 @@ def _dequantize_problems(
         return
     scale = constants.get(node.input[1])
     axis = next((each.i for each in node.attribute if each.name == "axis"), 1)
-    if scale is None or list(scale.dims) != [weight.dims[axis]]:
+    if not -len(weight.dims) <= axis < len(weight.dims):
+        yield f"{node.name} dequantises a constant {list(weight.dims)}, which has no axis {axis}"
+    elif scale is None or list(scale.dims) != [weight.dims[axis]]:
         yield f"{node.name} has no scale for each of the weight's {weight.dims[axis]} output channels"
