@@ -24,6 +24,7 @@ from dsr_export.bundle.engines import engine_entry
 from dsr_export.config import BatchRange
 from dsr_export.parity.batch_calls import batches
 from dsr_export.parity.checks import check_parity
+from dsr_export.parity.finite import check_graph, check_reference
 from dsr_export.parity.golden import Golden, fitted_sampler, make_golden
 from dsr_export.parity.tolerances import Tolerance
 from dsr_export.progress import Bar
@@ -66,6 +67,7 @@ def make_reference(load: LoadSubject, batch: BatchRange, sampler: SamplerSpec | 
     subject = load()
     with subject.reference() as runner:
         golden = make_golden(subject, runner, batch=batch, sampler=sampler, progress=bar)
+    check_reference(golden)
     golden.save(folder / GOLDEN)
     record_reference(subject, golden, sampler, batch, folder)
 
@@ -96,14 +98,19 @@ def optimize_graph(source: Folder, folder: Folder, _: Bar) -> None:
 def audit_ranges(
     source: Folder, card: SubjectCard, golden: Golden, sampler: SamplerSpec | None, folder: Folder, bar: Bar
 ) -> None:
-    """The largest value of every tensor over a whole trajectory (or the golden batches, where there is none)."""
+    """The range of every tensor over a whole trajectory (or the golden batches, where there is none).
+
+    Raises:
+        ExportError: the graph makes NaN or an infinity in an output; the reference made none (see `make_reference`).
+    """
     probed = folder / "probed.onnx"
     recorder = RangeRecorder(add_range_probes(OptimizedModel(path=source / MODEL), probed))
     with OnnxRuntimeRunner(probed, inputs=card.inputs) as runner:
 
         def observed(inputs: dict[str, Any]) -> Any:
             outputs = runner.infer(inputs)
-            recorder.observe(outputs[RANGES])
+            recorder.observe(outputs.pop(RANGES))
+            check_graph(source / MODEL, inputs, outputs, card.inputs)
             return outputs[card.outputs[0].name]
 
         for case in golden.cases.values():

@@ -1,4 +1,8 @@
-"""Range probes: a copy of a graph that also outputs the largest magnitude of each of its float tensors."""
+"""Range probes: a copy of a graph that also outputs the largest finite magnitude of each of its float tensors.
+
+NaN and infinities inside a graph are no fault by themselves (masks are -inf), so that the ranges leave them out; fault
+probes count them, for a message that has to name where they begin.
+"""
 
 from __future__ import annotations
 
@@ -8,19 +12,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 
 from graphs.artifacts import OptimizedModel
 from graphs.builders import NodeBuilder
 from graphs.files import load_inferred_graph, save_graph
 
-RANGES = "dsr_ranges"
+RANGES, FAULTS = "dsr_ranges", "dsr_faults"
+LARGEST = float(np.finfo(np.float32).max)
 _SUMMED = {"ReduceMean", "ReduceL2"}
 
 
 @dataclass(frozen=True)
 class ProbedTensor:
-    """Entry i of the probe's output is the largest |value| of `name`.
+    """Entry i of the probe's output is the largest finite |value| of `name`, 0 where it has none.
 
     `statistic` is "value", or "sum" for the sum inside a mean or a norm, which may overflow where its result does not:
     `scale * largest ** power` of the recorded value.
@@ -38,17 +44,47 @@ def add_range_probes(optimized: OptimizedModel, path: Path) -> list[ProbedTensor
     build = NodeBuilder(graph, "probe", "ranges")
     probed: list[ProbedTensor] = []
     maxima: list[gs.Variable] = []
-    for node in list(graph.nodes):
-        for tensor in node.outputs:
-            if tensor.dtype == np.float32:
-                probed.append(_probed(node, tensor))
-                maxima.append(build.op("ReduceMax", [build.op("Abs", [tensor], "size")], "largest", keepdims=0))
-    flat = [build.op("Reshape", [value, build.ints("vector", 1)], "entry") for value in maxima]
-    ranges = build.op("Concat", flat, "ranges", axis=0)
-    ranges.name, ranges.dtype, ranges.shape = RANGES, np.dtype(np.float32), (len(flat),)
-    graph.outputs.append(ranges)
+    for node, tensor in _floats(graph):
+        probed.append(_probed(node, tensor))
+        size = build.op("Abs", [tensor], "size")
+        finite = build.op("LessOrEqual", [size, build.floats("bound", LARGEST)], "finite")  # false for NaN, too
+        known = build.op("Where", [finite, size, build.floats("nothing", 0.0)], "known")
+        maxima.append(build.op("ReduceMax", [known], "largest", keepdims=0))
+    _add_output(graph, build, RANGES, maxima)
     save_graph(graph, path)
     return probed
+
+
+def add_fault_probes(optimized: OptimizedModel, path: Path) -> list[str]:
+    """Writes a copy to `path` whose extra output `dsr_faults` tells of each returned tensor: 2 NaN, 1 infinite, 0 finite.
+
+    The tensors stand in the order in which they are computed.
+    """
+    graph = load_inferred_graph(optimized.path)
+    build = NodeBuilder(graph, "probe", "faults")
+    names, found = [], []
+    for _, tensor in _floats(graph):
+        names.append(str(tensor.name))
+        nan, infinite = (build.op(op, [tensor], op.lower()) for op in ("IsNaN", "IsInf"))
+        kinds = [build.op("Cast", [flag], "kind", to=onnx.TensorProto.FLOAT) for flag in (nan, nan, infinite)]
+        found.append(build.op("ReduceMax", [build.op("Sum", kinds, "fault")], "worst", keepdims=0))
+    _add_output(graph, build, FAULTS, found)
+    save_graph(graph, path)
+    return names
+
+
+def _floats(graph: gs.Graph) -> list[tuple[gs.Node, gs.Variable]]:
+    """Each FP32 tensor with the node that makes it, in the order of computation."""
+    graph.toposort()
+    return [(node, tensor) for node in graph.nodes for tensor in node.outputs if tensor.dtype == np.float32]
+
+
+def _add_output(graph: gs.Graph, build: NodeBuilder, name: str, scalars: list[gs.Variable]) -> None:
+    """One vector of `scalars`."""
+    flat = [build.op("Reshape", [value, build.ints("vector", 1)], "entry") for value in scalars]
+    output = build.op("Concat", flat, "all", axis=0)
+    output.name, output.dtype, output.shape = name, np.dtype(np.float32), (len(flat),)
+    graph.outputs.append(output)
 
 
 def _probed(node: gs.Node, tensor: gs.Tensor) -> ProbedTensor:

@@ -12,8 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from calibration.range_audit import RangeRecorder
 from graphs.artifacts import OptimizedModel
-from graphs.errors import ExportError
-from graphs.probes import RANGES, ProbedTensor, add_range_probes
+from graphs.probes import FAULTS, RANGES, ProbedTensor, add_fault_probes, add_range_probes
 
 
 def _probed(folder: Path) -> tuple[list[ProbedTensor], onnxruntime.InferenceSession]:
@@ -57,7 +56,26 @@ def test_only_what_comes_near_the_limit_of_fp16_is_wide(tmp_path: Path) -> None:
     assert audit.as_dict()["kept_fp32"] == audit.wide_tensors("fp16")
 
 
-def test_nan_in_the_fp32_model_names_the_tensor(tmp_path: Path) -> None:
+def test_what_is_not_finite_inside_is_left_out_of_the_ranges(tmp_path: Path) -> None:
+    """A mask of -inf is no fault, and NaN may be selected away; neither may hide the largest value beside it."""
     tensors, session = _probed(tmp_path)
-    with pytest.raises(ExportError, match="the FP32 model itself makes inf in 'square'"):
-        RangeRecorder(tensors).observe(session.run([RANGES], {"x": np.full((1, 8), 1e30, np.float32)})[0])
+    recorder = RangeRecorder(tensors)
+    x = np.full((3, 8), 2, np.float32)
+    x[0], x[1, 0] = np.nan, -np.inf
+    recorder.observe(session.run([RANGES], {"x": x})[0])
+    maxima = recorder.audit().maxima
+    assert maxima["big"] == 200
+    assert maxima["square"] == maxima["mean"] == 4e4
+
+
+def test_fault_probes_tell_nan_from_infinity(tmp_path: Path) -> None:
+    tensors, _ = _probed(tmp_path)
+    names = add_fault_probes(OptimizedModel(path=tmp_path / "m.onnx"), tmp_path / "faults.onnx")
+    assert names == [tensor.name for tensor in tensors]
+    session = onnxruntime.InferenceSession(str(tmp_path / "faults.onnx"), providers=["CPUExecutionProvider"])
+    for value, faults in ((1.0, [0, 0, 0, 0]), (1e30, [0, 1, 1, 1]), (np.nan, [2, 2, 2, 2])):
+        x = np.ones((2, 8), np.float32)
+        x[1, 3] = value
+        assert dict(zip(names, session.run([FAULTS], {"x": x})[0], strict=True)) == dict(
+            zip(("big", "square", "mean", "out"), faults, strict=True)
+        )
