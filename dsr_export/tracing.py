@@ -19,6 +19,7 @@ from onnxscript.values import Opset
 
 import dsr_export.registers  # noqa: F401  (defines the torch ops that the translation table names)
 from dsr_export.errors import ExportError
+from dsr_export.simplification import simplify
 from dsr_export.subject import Subject
 from graphs.artifacts import TracedModel
 from graphs.dsr_domain import DOMAIN, VERSION, register_schemas
@@ -37,6 +38,7 @@ def trace(subject: Subject, path: Path, *, program: torch.export.ExportedProgram
     register_schemas()
     with torch.no_grad(), _quiet():
         exported = _export(subject, program)
+        simplify(exported.model)
     write_program(exported, path)
     return TracedModel(path=path, sites=subject.sites)
 
@@ -55,6 +57,7 @@ def _export(subject: Subject, program: torch.export.ExportedProgram | None) -> A
             output_names=[spec.name for spec in subject.outputs],
             custom_translation_table=translations(),
             verbose=False,
+            optimize=False,  # it would lose constants: see `simplification`
             **({} if program else free),
         )
     except torch.onnx.errors.OnnxExporterError as error:
