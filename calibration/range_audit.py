@@ -1,44 +1,51 @@
-"""FP16 range audit: the largest finite value of every tensor. A CPU runtime that computes FP16 ops in FP32 hides overflow.
+"""FP16 range audit: how large every tensor gets, and how small those by which others are divided.
 
-A tensor within `HEADROOM` of FP16's largest value stays FP32.
+A CPU runtime that computes FP16 ops in FP32 hides overflow. A tensor within `HEADROOM` of either end of FP16's range of
+full precision stays FP32: a calibration run is a sample, and inputs it never saw may go further.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from graphs.artifacts import Precision
-from graphs.probes import ProbedTensor
+from graphs.held_values import HALF, HEADROOM, HELD
+from graphs.probes import LARGEST, ProbedTensor
 
 Array = npt.NDArray[Any]
-LARGEST_HALF = 65504.0
-HEADROOM = 4.0  # a calibration run is a sample; inputs it never saw may go further
 
 
 @dataclass(frozen=True)
 class RangeAudit:
-    """Largest magnitude of each tensor over `runs` model calls; `sums` likewise, inside means and norms."""
+    """Largest magnitude of each tensor over `runs` model calls; `sums` likewise, inside means and norms.
+
+    `least`: the smallest magnitude but zero of each tensor that is a divisor.
+    """
 
     maxima: Mapping[str, float]
     sums: Mapping[str, float]
     runs: int
+    least: Mapping[str, float] = field(default_factory=dict)
 
     def wide_tensors(self, precision: Precision) -> dict[str, str]:
-        """Tensor -> why FP16 can't hold it. BF16 has FP32's range, so nothing is too wide for it."""
-        if precision not in ("fp16", "int8"):
+        """Tensor -> why the low type of `precision` can't hold it. BF16 has FP32's range."""
+        if precision == "fp32":
             return {}
-        limit = LARGEST_HALF / HEADROOM
-        return {name: f"|x| reaches {value:.4g}" for name, value in self.maxima.items() if value > limit}
+        held = HELD[precision]
+        low, high = held.least * HEADROOM, held.largest / HEADROOM
+        found = {name: f"divisor down to {value:.4g}" for name, value in self.least.items() if value < low}
+        found |= {name: f"|x| stays below {value:.4g}" for name, value in self.maxima.items() if 0 < value < low}
+        return found | {name: f"|x| reaches {value:.4g}" for name, value in self.maxima.items() if value > high}
 
     def as_dict(self) -> dict[str, Any]:
         """For the report: limits, verdicts, and the ten widest of each kind."""
         return {
-            "limit": LARGEST_HALF / HEADROOM,
+            "limit": HALF.largest / HEADROOM,
             "runs": self.runs,
             "tensors": len(self.maxima),
             "kept_fp32": self.wide_tensors("fp16"),
@@ -52,19 +59,22 @@ class RangeRecorder:
 
     def __init__(self, tensors: Sequence[ProbedTensor]) -> None:
         self._tensors = list(tensors)
-        self._largest = np.zeros(len(tensors), np.float64)
+        self._smallest = np.array([tensor.statistic == "least" for tensor in tensors])
+        self._found = np.where(self._smallest, np.inf, 0.0)
         self._runs = 0
 
     def observe(self, ranges: Array) -> None:
         """Takes the probe's output of one run. What is NaN or infinite inside was left out there."""
-        self._largest = np.maximum(self._largest, ranges)
+        self._found = np.where(self._smallest, np.minimum(self._found, ranges), np.maximum(self._found, ranges))
         self._runs += 1
 
     def audit(self) -> RangeAudit:
         """What was seen so far."""
-        pairs = list(zip(self._tensors, self._largest.tolist(), strict=True))
+        pairs = list(zip(self._tensors, self._found.tolist(), strict=True))
         sums = {t.name: t.scale * value**t.power for t, value in pairs if t.statistic == "sum"}
-        return RangeAudit({t.name: value for t, value in pairs}, sums, self._runs)
+        least = {t.name: value for t, value in pairs if t.statistic == "least" and value < LARGEST}
+        maxima = {t.name: value for t, value in pairs if t.statistic != "least"}
+        return RangeAudit(maxima, sums, self._runs, least)
 
 
 def _top(values: Mapping[str, float], count: int = 10) -> dict[str, float]:

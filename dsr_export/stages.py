@@ -141,7 +141,8 @@ def type_graph(
     modules = card.fp32_modules
     if precision == "int8":  # beside 8-bit GEMMs, FP16 embedders and final layers cost no accuracy, and half the bytes
         modules = sinusoidal_modules(load_model(source / MODEL, weights=False), modules)
-    policy = PrecisionPolicy(fp32_modules=modules, wide_tensors=audit.wide_tensors(precision))
+    wide = audit.wide_tensors(precision)
+    policy = PrecisionPolicy(fp32_modules=modules, wide_tensors=wide, maxima=audit.maxima)
     report = assign_precision(OptimizedModel(path=source / MODEL), folder / MODEL, precision, policy)[1]
     write_json(folder / FACTS, report.as_dict())
 

@@ -13,7 +13,9 @@ from dataclasses import dataclass, field
 import onnx
 import onnx_graphsurgeon as gs
 
+from graphs.angles import angle_nodes
 from graphs.builders import PREFIX, site_of
+from graphs.held_values import HALF, Held, beyond
 from graphs.norm_islands import spelt_norms
 from graphs.targets import module_of
 
@@ -22,30 +24,13 @@ FP32_OPS: Mapping[str, str] = {
     **dict.fromkeys(
         ["ReduceMean", "ReduceSum", "ReduceL2", "ReduceProd", "Pow", "Sqrt", "Reciprocal"], "norm statistics"
     ),
+    **dict.fromkeys(["ReduceL1", "ReduceSumSquare", "LpNormalization", "MeanVarianceNormalization"], "norm statistics"),
     **dict.fromkeys(["LayerNormalization", "RMSNormalization", "GroupNormalization"], "norm statistics"),
-    **dict.fromkeys(["Softmax", "LogSoftmax", "Exp", "Log"], "softmax statistics"),
+    **dict.fromkeys(["InstanceNormalization", "BatchNormalization"], "norm statistics"),
+    **dict.fromkeys(["Softmax", "LogSoftmax", "Exp", "Log", "ReduceLogSumExp", "ReduceLogSum"], "softmax statistics"),
     **dict.fromkeys(["Sin", "Cos"], "sinusoidal embedding"),
     **dict.fromkeys(["TopK", "CumSum", "Range", "ConstantOfShape", "Resize"], "type-bound op"),
 }
-MOVERS = frozenset(
-    [
-        "Reshape",
-        "Transpose",
-        "Slice",
-        "Split",
-        "Squeeze",
-        "Unsqueeze",
-        "Identity",
-        "Expand",
-        "Gather",
-        "Flatten",
-        "Tile",
-        "Pad",
-        "GatherElements",
-        "Shape",
-    ]
-)
-"""Ops that only move data, or look at its shape: they keep the type they are given."""
 SANDWICHED = frozenset(["Add", "Sub", "Mul", "Div", "Neg", "Where", "Min", "Max", "Clip", "Abs", "Sigmoid", "Cast"])
 """Cheap ops that join FP32 neighbours rather than force two casts. Graph inputs are FP32: a timestep that is scaled on
 its way to an FP32 embedder must not be rounded to 11 bits before it."""
@@ -55,10 +40,14 @@ _NORM_MODULE = re.compile(r"(^|\.)\w*norm\w*$")
 
 @dataclass(frozen=True, kw_only=True)
 class PrecisionPolicy:
-    """`fp32_modules`: module paths kept whole in FP32. `wide_tensors`: tensors whose range is too large, with why."""
+    """`fp32_modules`: module paths kept whole in FP32. `wide_tensors`: tensors whose range the type lacks, with why.
+
+    `maxima`: the largest magnitude seen in each tensor, where it was measured.
+    """
 
     fp32_modules: Sequence[str] = ()
     wide_tensors: Mapping[str, str] = field(default_factory=dict)
+    maxima: Mapping[str, float] = field(default_factory=dict)
 
 
 def sinusoidal_modules(model: onnx.ModelProto, modules: Sequence[str]) -> tuple[str, ...]:
@@ -67,10 +56,15 @@ def sinusoidal_modules(model: onnx.ModelProto, modules: Sequence[str]) -> tuple[
     return tuple(path for path in modules if any(each == path or each.startswith(path + ".") for each in sines))
 
 
-def fp32_islands(graph: gs.Graph, policy: PrecisionPolicy) -> dict[str, str]:
-    """Node name -> the reason it computes in FP32, for all nodes that do. Nodes must be in topological order."""
+def fp32_islands(graph: gs.Graph, policy: PrecisionPolicy, held: Held = HALF) -> dict[str, str]:
+    """Node name -> the reason it computes in FP32, for all nodes that do. Nodes must be in topological order.
+
+    `held` is what the type of the other nodes holds.
+    """
     islands = {node.name: why for node in graph.nodes if (why := _reason(node, policy)) is not None}
     islands |= dict.fromkeys(sorted(spelt_norms(graph) - islands.keys()), "norm statistics")
+    islands = beyond(graph, held) | islands
+    islands |= dict.fromkeys(sorted(angle_nodes(graph, policy.maxima) - islands.keys()), "angle of a sine")
     for node in graph.nodes:
         if node.name not in islands and node.op in SANDWICHED and _sandwiched(node, islands):
             islands[node.name] = "between FP32 nodes"

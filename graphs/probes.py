@@ -28,8 +28,9 @@ _SUMMED = {"ReduceMean", "ReduceL2"}
 class ProbedTensor:
     """Entry i of the probe's output is the largest finite |value| of `name`, 0 where it has none.
 
-    `statistic` is "value", or "sum" for the sum inside a mean or a norm, which may overflow where its result does not:
-    `scale * largest ** power` of the recorded value.
+    `statistic` is "value"; "least", which is the smallest |value| but 0, of what others are divided by; or "sum" for
+    the sum inside a mean or a norm, which may overflow where its result does not: `scale * largest ** power` of the
+    recorded value.
     """
 
     name: str
@@ -50,13 +51,18 @@ def add_range_probes(optimized: OptimizedModel, path: Path) -> list[ProbedTensor
         finite = build.op("LessOrEqual", [size, build.floats("bound", LARGEST)], "finite")  # false for NaN, too
         known = build.op("Where", [finite, size, build.floats("nothing", 0.0)], "known")
         maxima.append(build.op("ReduceMax", [known], "largest", keepdims=0))
+        if _divides(tensor):
+            probed.append(ProbedTensor(str(tensor.name), "least"))
+            nonzero = build.op("Greater", [size, build.floats("nil", 0.0)], "nonzero")
+            least = build.op("Where", [nonzero, size, build.floats("beyond", LARGEST)], "divisor")
+            maxima.append(build.op("ReduceMin", [least], "least", keepdims=0))
     _add_output(graph, build, RANGES, maxima)
     save_graph(graph, path)
     return probed
 
 
 def add_fault_probes(optimized: OptimizedModel, path: Path) -> list[str]:
-    """Writes a copy to `path` whose extra output `dsr_faults` tells of each returned tensor: 2 NaN, 1 infinite, 0 finite.
+    """Writes a copy to `path` whose extra output `dsr_faults` has one float per returned tensor: 2 NaN, 1 infinite, 0.
 
     The tensors stand in the order in which they are computed.
     """
@@ -77,6 +83,20 @@ def _floats(graph: gs.Graph) -> list[tuple[gs.Node, gs.Variable]]:
     """Each FP32 tensor with the node that makes it, in the order of computation."""
     graph.toposort()
     return [(node, tensor) for node in graph.nodes for tensor in node.outputs if tensor.dtype == np.float32]
+
+
+def _divides(tensor: gs.Variable) -> bool:
+    """Whether something is divided by `tensor`, or takes its logarithm: what small values of it become is large."""
+    return any(
+        (node.op == "Div" and node.inputs[1] is tensor)
+        or node.op in ("Reciprocal", "Log")
+        or (node.op == "Pow" and _is_negative(node.inputs[1]))
+        for node in tensor.outputs
+    )
+
+
+def _is_negative(exponent: gs.Tensor) -> bool:
+    return not isinstance(exponent, gs.Constant) or bool((exponent.values < 0).any())
 
 
 def _add_output(graph: gs.Graph, build: NodeBuilder, name: str, scalars: list[gs.Variable]) -> None:

@@ -15,7 +15,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphs.files import load_inferred_graph
-from graphs.precision import LOWERED, MOVERS
+from graphs.movers import MOVERS
+from graphs.precision import LOWERED
 from graphs.site_groups import ROOT, node_groups
 from graphs.targets import module_of
 

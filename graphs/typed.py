@@ -19,9 +19,10 @@ import onnx_graphsurgeon as gs
 from graphs.artifacts import OptimizedModel, Precision, TypedModel
 from graphs.builders import NodeBuilder
 from graphs.checks import StageSpec, defined_inputs, standard_ops, static_ops, unique_names
-from graphs.errors import ExportError
 from graphs.files import load_inferred_graph, load_model, save_graph
-from graphs.precision import MOVERS, PrecisionPolicy, fp32_islands
+from graphs.held_values import HELD
+from graphs.movers import MOVERS
+from graphs.precision import PrecisionPolicy, fp32_islands
 from graphs.quantizer_checks import paired_quantizers
 from graphs.stored import StoredValues
 from graphs.weights import LOW_TYPES, low_precision_fraction, typed_weights
@@ -64,7 +65,7 @@ def assign_precision(
         ExportError: a weight of a low-precision GEMM or convolution is not in the low type afterwards.
     """
     graph = load_inferred_graph(optimized.path)
-    islands = {} if precision == "fp32" else fp32_islands(graph, policy)
+    islands = {} if precision == "fp32" else fp32_islands(graph.toposort(), policy, HELD[precision])
     casts = 0 if precision == "fp32" else _Typing(graph, AROUND.get(precision, FLOAT), islands).run()
     save_graph(graph, path)
     model = load_model(path, weights=False)
@@ -167,13 +168,10 @@ def _numpy_type(elem_type: int) -> Any:
 
 
 def _cast_values(constant: gs.Constant, wanted: int) -> Array | StoredValues:
-    """The values in the type `wanted`; those in a file stay there and are converted when they are written."""
-    values = np.asarray(constant._values.load() if isinstance(constant._values, StoredValues) else constant.values)
-    with np.errstate(over="ignore"):
-        low = values.astype(_numpy_type(wanted))
-    if not np.isfinite(low[np.isfinite(values)].astype(np.float32)).all():
-        raise ExportError(
-            f"{constant.name} holds {np.abs(values[np.isfinite(values)]).max():.3g}, beyond the low-precision type",
-            hint="build with --precision bf16 or fp32",
-        )
-    return constant._values.as_type(wanted) if isinstance(constant._values, StoredValues) else np.asarray(low)
+    """The values in the type `wanted`; those in a file stay there and are converted when they are written.
+
+    What the type cannot hold stays FP32 with its node (see `held_values`).
+    """
+    if isinstance(constant._values, StoredValues):
+        return constant._values.as_type(wanted)
+    return np.asarray(constant.values.astype(_numpy_type(wanted)))

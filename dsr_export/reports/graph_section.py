@@ -73,7 +73,7 @@ def _ranges(report: Row) -> list[Markup]:
     sums = [[name_cell(name), *words(f"{value:.5g}")] for name, value in _largest(audit["widest_sums"])]
     caption = (
         f"The widest of {audit['tensors']} tensors over {audit['runs']} calls of the FP32 graph. "
-        f"Whatever passes {limit:.5g}, a quarter of FP16's largest value, is kept in FP32."
+        f"Whatever passes {limit:.5g}, a quarter of FP16's largest value, or is too small for it, is kept in FP32."
     )
     charts = [figure(rich_table(header, rows), title="Widest values", caption=caption)]
     if sums:

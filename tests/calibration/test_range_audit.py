@@ -56,6 +56,28 @@ def test_only_what_comes_near_the_limit_of_fp16_is_wide(tmp_path: Path) -> None:
     assert audit.as_dict()["kept_fp32"] == audit.wide_tensors("fp16")
 
 
+def test_both_ends_of_the_range_are_known(tmp_path: Path) -> None:
+    """x / d, where one value of d is tiny; 1e-7 x, which is tiny everywhere; and x - x, which is no reason."""
+    nodes = [
+        helper.make_node("Abs", ["x"], ["d"], name="a/Abs"),
+        helper.make_node("Div", ["x", "d"], ["q"], name="a/Div"),
+        helper.make_node("Mul", ["x", "small"], ["out"], name="b/Mul"),
+        helper.make_node("Sub", ["x", "x"], ["zero"], name="b/Sub"),
+    ]
+    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["batch", 4]) for n in ("x", "q", "out", "zero")]
+    small = numpy_helper.from_array(np.float32(1e-7), "small")
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], [small])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), tmp_path / "m.onnx")
+    recorder = RangeRecorder(add_range_probes(OptimizedModel(path=tmp_path / "m.onnx"), tmp_path / "p.onnx"))
+    session = onnxruntime.InferenceSession(str(tmp_path / "p.onnx"), providers=["CPUExecutionProvider"])
+    for least in (1.0, 3e-6, 0.0, 0.5):
+        recorder.observe(session.run([RANGES], {"x": np.array([[1, -2, 3, least]], np.float32)})[0])
+    audit = recorder.audit()
+    assert audit.least == pytest.approx({"d": 3e-6})
+    assert audit.wide_tensors("fp16") == {"d": "divisor down to 3e-06", "out": "|x| stays below 3e-07"}
+    assert audit.wide_tensors("bf16") == {}
+
+
 def test_what_is_not_finite_inside_is_left_out_of_the_ranges(tmp_path: Path) -> None:
     """A mask of -inf is no fault, and NaN may be selected away; neither may hide the largest value beside it."""
     tensors, session = _probed(tmp_path)

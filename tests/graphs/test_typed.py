@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,6 @@ from onnx import TensorProto, helper, numpy_helper
 
 from graphs.artifacts import LoweredModel, OptimizedModel
 from graphs.emulate import emulate_bf16
-from graphs.errors import ExportError
 from graphs.lowering import optimize
 from graphs.precision import PrecisionPolicy
 from graphs.typed import TypingReport, assign_precision
@@ -104,9 +104,13 @@ def test_emulated_bf16_rounds_as_bf16_does(tmp_path: Path, rng: np.random.Genera
     assert 2**-10 < error < 2**-5
 
 
-def test_a_weight_beyond_fp16_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match="beyond the low-precision type"):
-        assign_precision(_model(tmp_path, scale=1e5), tmp_path / "typed.onnx", "fp16", PrecisionPolicy())
+@pytest.mark.parametrize(("scale", "reason"), [(1e5, r"constant 3\.\d+e\+05"), (1e-6, r"constant 3\.\d+e-06")])
+def test_weights_that_no_half_holds_stay_fp32(scale: float, reason: str, tmp_path: Path) -> None:
+    model = _model(tmp_path, scale=scale)
+    typed, report = assign_precision(model, tmp_path / "typed.onnx", "fp16", PrecisionPolicy())
+    assert re.match(reason, report.islands["fc1/MatMul"])
+    types = {tensor.name: tensor.data_type for tensor in onnx.load(typed.path).graph.initializer}
+    assert types["w1"] == types["w2"] == TensorProto.FLOAT
 
 
 def test_an_input_scaled_on_its_way_to_an_fp32_module_is_not_rounded(tmp_path: Path) -> None:

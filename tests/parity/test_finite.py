@@ -57,6 +57,8 @@ def _ratio(folder: Path) -> Path:
 def test_a_fault_of_the_graph_is_named_by_its_first_tensor(tmp_path: Path) -> None:
     x = np.ones((2, 4), np.float32)
     check_graph(_ratio(tmp_path), {"x": x}, {"y": x}, SPECS)
-    with pytest.raises(ExportError, match="the FP32 graph makes nan in 'masked'.*output 'y'.*reference has none") as error:
+    with pytest.raises(
+        ExportError, match="the FP32 graph makes nan in 'masked'.*output 'y'.*reference has none"
+    ) as error:
         check_graph(_ratio(tmp_path), {"x": x}, {"y": x * np.nan}, SPECS)
     assert "fault of the export and not of the model" in str(error.value.hint)
