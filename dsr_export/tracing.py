@@ -18,6 +18,7 @@ import torch
 from onnxscript.values import Opset
 
 import dsr_export.registers  # noqa: F401  (defines the torch ops that the translation table names)
+from dsr_export.attention_translation import attention_translation
 from dsr_export.errors import ExportError
 from dsr_export.simplification import simplify
 from dsr_export.subject import Subject
@@ -68,7 +69,7 @@ def _export(subject: Subject, program: torch.export.ExportedProgram | None) -> A
 
 
 def translations() -> dict[Any, Callable[..., Any]]:
-    """torch op -> a function that makes its one `dsr` node; and `squeeze`, which the exporter translates wrongly."""
+    """torch op -> a function that makes its one `dsr` node; and those which the exporter translates wrongly."""
     dsr, standard = Opset(DOMAIN, VERSION), Opset("", OPSET)
 
     def replace(x, registers, choice, gate, bias, rule, threshold, rounds, choose, exclude):  # type: ignore[no-untyped-def]
@@ -92,6 +93,7 @@ def translations() -> dict[Any, Callable[..., Any]]:
         ops.replace_outliers.default: replace,
         ops.shift_register_neurons.default: shift,
         torch.ops.aten.squeeze.dim: squeeze,
+        torch.ops.aten.scaled_dot_product_attention.default: attention_translation(standard),
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from graphs.rewrite import Rewrite
 from graphs.rewrites.divide_by_root import DivideByRoot
+from graphs.rewrites.drop_ones import DropOnes
 from graphs.rewrites.fold_register_neurons import FoldRegisterNeurons
 from graphs.rewrites.fold_reshape_shape import FoldReshapeShape
 from graphs.rewrites.fuse_layer_norm import FuseLayerNorm
@@ -11,6 +12,7 @@ from graphs.rewrites.hoist_unsqueeze import HoistUnsqueeze
 from graphs.rewrites.lower_replace_outliers import LowerReplaceOutliers
 from graphs.rewrites.lower_shift_register_neurons import LowerShiftRegisterNeurons
 from graphs.rewrites.scale_queries import ScaleQueries
+from graphs.rewrites.spell_out_bool_where import SpellOutBoolWhere
 from graphs.rewrites.swap_pairs import SwapPairs
 from graphs.rewrites.transpose_keys import TransposeKeys
 
@@ -30,4 +32,6 @@ OPTIMIZATIONS: tuple[Rewrite, ...] = (
     ScaleQueries(),
     SwapPairs(),
     HoistUnsqueeze(),
+    SpellOutBoolWhere(),
+    DropOnes(),
 )
