@@ -1,7 +1,8 @@
 """Which nodes compute in FP32 although the graph is FP16 or BF16, and why.
 
 Sources: |x| > 255 overflows x^2 in FP16, so norms, detection, softmax statistics and embedders stay FP32; anything
-whose measured range comes near the type's largest value does too (range audit).
+whose measured range comes near the type's largest value does too (range audit). What decides (a comparison, an index)
+decides in FP32: a float that it reads must not be rounded over a threshold on its way.
 """
 
 from __future__ import annotations
@@ -10,16 +11,20 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
 from graphs.angles import angle_nodes
 from graphs.builders import PREFIX, site_of
 from graphs.held_values import HALF, Held, beyond
+from graphs.movers import MOVERS
 from graphs.norm_islands import spelt_norms
+from graphs.score_islands import CHOOSING, score_islands
 from graphs.targets import module_of
 
 LOWERED = f"{PREFIX}lower/"  # what is only inserted (rows appended and dropped) moves tokens, and keeps their type
+SOFTMAX = "softmax statistics"
 FP32_OPS: Mapping[str, str] = {
     **dict.fromkeys(
         ["ReduceMean", "ReduceSum", "ReduceL2", "ReduceProd", "Pow", "Sqrt", "Reciprocal"], "norm statistics"
@@ -27,10 +32,14 @@ FP32_OPS: Mapping[str, str] = {
     **dict.fromkeys(["ReduceL1", "ReduceSumSquare", "LpNormalization", "MeanVarianceNormalization"], "norm statistics"),
     **dict.fromkeys(["LayerNormalization", "RMSNormalization", "GroupNormalization"], "norm statistics"),
     **dict.fromkeys(["InstanceNormalization", "BatchNormalization"], "norm statistics"),
-    **dict.fromkeys(["Softmax", "LogSoftmax", "Exp", "Log", "ReduceLogSumExp", "ReduceLogSum"], "softmax statistics"),
+    **dict.fromkeys(["Softmax", "LogSoftmax", "Exp", "Log", "ReduceLogSumExp", "ReduceLogSum"], SOFTMAX),
     **dict.fromkeys(["Sin", "Cos"], "sinusoidal embedding"),
     **dict.fromkeys(["TopK", "CumSum", "Range", "ConstantOfShape", "Resize"], "type-bound op"),
 }
+DECISIONS = frozenset(
+    ["Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "IsInf", "IsNaN", "ArgMax", "ArgMin", "Cast"]
+)
+"""Ops that make integers or booleans of floats; a Cast may."""
 SANDWICHED = frozenset(["Add", "Sub", "Mul", "Div", "Neg", "Where", "Min", "Max", "Clip", "Abs", "Sigmoid", "Cast"])
 """Cheap ops that join FP32 neighbours rather than force two casts. Graph inputs are FP32: a timestep that is scaled on
 its way to an FP32 embedder must not be rounded to 11 bits before it."""
@@ -65,6 +74,9 @@ def fp32_islands(graph: gs.Graph, policy: PrecisionPolicy, held: Held = HALF) ->
     islands |= dict.fromkeys(sorted(spelt_norms(graph) - islands.keys()), "norm statistics")
     islands = beyond(graph, held) | islands
     islands |= dict.fromkeys(sorted(angle_nodes(graph, policy.maxima) - islands.keys()), "angle of a sine")
+    softmax = {node.name for node in graph.nodes if FP32_OPS.get(node.op) == SOFTMAX}
+    scores = score_islands(graph, softmax, islands, SANDWICHED | MOVERS | CHOOSING)
+    islands |= dict.fromkeys(sorted(scores), "scores of a softmax")
     for node in graph.nodes:
         if node.name not in islands and node.op in SANDWICHED and _sandwiched(node, islands):
             islands[node.name] = "between FP32 nodes"
@@ -86,7 +98,13 @@ def _reason(node: gs.Node, policy: PrecisionPolicy) -> str | None:
     wide = [tensor.name for tensor in [*node.inputs, *node.outputs] if tensor.name in policy.wide_tensors]
     if wide:
         return f"range of {wide[0]}: {policy.wide_tensors[wide[0]]}"
-    return FP32_OPS.get(node.op)
+    return "decision" if _decides(node) else FP32_OPS.get(node.op)
+
+
+def _decides(node: gs.Node) -> bool:
+    """Whether it makes integers or booleans of floats, and so no float."""
+    floats = [any(tensor.dtype == np.float32 for tensor in tensors) for tensors in (node.inputs, node.outputs)]
+    return node.op in DECISIONS and floats == [True, False]
 
 
 def _integer_boundary(node: gs.Node) -> str | None:
