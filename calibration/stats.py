@@ -95,7 +95,8 @@ class ActivationStats:
         if not np.isfinite(size.max()):
             raise ExportError(
                 f"calibration: '{self.name}' becomes NaN or infinite",
-                hint="check the calibration data and the checkpoint: a range can't be measured from it",
+                hint="INT8 has no code for NaN: build with --precision fp16, or calibrate on inputs that give none "
+                "(an attention row with nothing to attend to gives NaN)",
             )
 
     def _observe_roles(self, x: Array, buckets: Array) -> None:

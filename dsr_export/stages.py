@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,23 +101,24 @@ def audit_ranges(
     """The range of every tensor over a whole trajectory (or the golden batches, where there is none).
 
     Raises:
-        ExportError: the graph makes NaN or an infinity in an output; the reference made none (see `make_reference`).
+        ExportError: the graph makes NaN or an infinity in an output where the reference made none.
     """
     probed = folder / "probed.onnx"
     recorder = RangeRecorder(add_range_probes(OptimizedModel(path=source / MODEL), probed))
     with OnnxRuntimeRunner(probed, inputs=card.inputs) as runner:
 
-        def observed(inputs: dict[str, Any]) -> Any:
+        def observed(inputs: dict[str, Any], reference: Mapping[str, Any] | None = None) -> Any:
             outputs = runner.infer(inputs)
             recorder.observe(outputs.pop(RANGES))
-            check_graph(source / MODEL, inputs, outputs, card.inputs)
+            check_graph(source / MODEL, inputs, outputs, card.inputs, reference)
             return outputs[card.outputs[0].name]
 
         for case in golden.cases.values():
-            observed(dict(case.inputs))
+            observed(dict(case.inputs), case.outputs)
         for case in golden.further.values():
-            for inputs in batches(case.inputs, golden.batch):
-                observed(inputs)
+            parts = zip(batches(case.inputs, golden.batch), batches(case.outputs, golden.batch), strict=True)
+            for inputs, outputs in parts:
+                observed(inputs, outputs)
         if sampler is not None and golden.trajectory is not None:
             for step in trajectory(observed, sampler, golden.trajectory.noise, golden.trajectory.labels):
                 bar(step.index + 1, sampler.num_steps - 1)

@@ -9,6 +9,7 @@ import click
 
 from dsr_export.cli.bisection import bisection_lines
 from dsr_export.cli.streams import answer, answer_json
+from dsr_export.reports.wording import left_out
 from graphs.errors import did_you_mean
 
 PARITY_FAILED = 3
@@ -83,4 +84,5 @@ def _figures(row: dict[str, Any]) -> str:
         return str(row["problem"])
     return (
         f"max {row['max_abs']:.2e}  cos {row['cosine']:.6f}  PSNR {row['psnr_db']:.1f} dB  SNR {row['snr_db']:.1f} dB"
+        f"{left_out(row)}"
     )

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from dsr_export.backends.onnxruntime import OnnxRuntimeRunner
 from dsr_export.errors import ExportError
 from dsr_export.parity.golden import Golden
+from dsr_export.parity.metrics import same_kinds
 from graphs.artifacts import OptimizedModel, TensorSpec
 from graphs.probes import FAULTS, add_fault_probes
 
@@ -21,48 +22,65 @@ INFINITE, NAN = 1, 2  # what a fault probe reports
 
 
 def check_reference(golden: Golden) -> None:
-    """Every output of the reference is finite.
+    """Every output of the reference holds numbers, and every state of its trajectory nothing else.
+
+    NaN or infinities in a part of an output are the model's own answer (an attention row with nothing to attend to),
+    and ours must be the same. Where there is nothing else, there is nothing to compare.
 
     Raises:
-        ExportError: one is not; the message says that the model itself makes it, and where.
+        ExportError: the reference makes too little; the message says that the model itself does, and where.
     """
     for size, case in golden.cases.items():
         for name, values in case.outputs.items():
-            _check_reference(golden, f"its output '{name}' for the example inputs at batch {size}", values)
+            if not np.isfinite(values).any():
+                where = f"all of its output '{name}' for the example inputs at batch {size}"
+                raise _broken_reference(golden, where, values)
     if golden.trajectory is not None:
         for step, state in enumerate(golden.trajectory.states):
-            _check_reference(golden, f"the state after sampling step {step + 1}", state)
+            if not np.isfinite(state).all():
+                raise _broken_reference(golden, f"the state after sampling step {step + 1}", state)
 
 
-def _check_reference(golden: Golden, where: str, values: Array) -> None:
+def _broken_reference(golden: Golden, where: str, values: Array) -> ExportError:
     bad = values.size - np.count_nonzero(np.isfinite(values))
-    if bad:
-        kind = "nan" if np.isnan(values).any() else "inf"
-        raise ExportError(
-            f"the FP32 reference itself ({golden.reference}) makes {kind} in {where} ({bad} of {values.size} values)",
-            hint="no export can repair this: check the checkpoint, and that the model takes such inputs "
-            "(an attention row with nothing to attend to, or a division by zero, gives nan in PyTorch too)",
-        )
+    kind = "nan" if np.isnan(values).any() else "inf"
+    return ExportError(
+        f"the FP32 reference itself ({golden.reference}) makes {kind} in {where} ({bad} of {values.size} values)",
+        hint="no export can repair this: check the checkpoint, and that the model takes such inputs "
+        "(an attention row with nothing to attend to, or a division by zero, gives nan in PyTorch too)",
+    )
 
 
 def check_graph(
-    model: Path, inputs: Mapping[str, Array], outputs: Mapping[str, Array], specs: Sequence[TensorSpec]
+    model: Path,
+    inputs: Mapping[str, Array],
+    outputs: Mapping[str, Array],
+    specs: Sequence[TensorSpec],
+    reference: Mapping[str, Array] | None = None,
 ) -> None:
-    """Every one of `outputs`, made by the FP32 graph at `model` from `inputs`, is finite, as the reference's are.
+    """Every one of `outputs`, made by the FP32 graph at `model` from `inputs`, is finite where the reference's are.
+
+    Without `reference`, its outputs are known to be finite.
 
     Raises:
         ExportError: one is not; the message names the first tensor of the graph that is of its kind.
     """
-    bad = [name for name, values in outputs.items() if not np.isfinite(values).all()]
+    bad = {name: values[found] for name, values in outputs.items() if (found := _own(name, values, reference)).any()}
     if not bad:
         return
-    wanted = NAN if any(np.isnan(outputs[name]).any() for name in bad) else INFINITE
+    wanted = NAN if any(np.isnan(values).any() for values in bad.values()) else INFINITE
     first = _first_fault(model, dict(inputs), wanted, specs)
+    output = next(iter(bad))
     raise ExportError(
-        f"the FP32 graph makes {'nan' if wanted == NAN else 'inf'} in '{first or bad[0]}', and by it in the output "
-        f"'{bad[0]}', where the reference has none",
+        f"the FP32 graph makes {'nan' if wanted == NAN else 'inf'} in '{first or output}', and by it in the output "
+        f"'{output}', where the reference has none",
         hint="this is a fault of the export and not of the model; please report it with the lines of that module",
     )
+
+
+def _own(name: str, values: Array, reference: Mapping[str, Array] | None) -> Array:
+    """Where `values` are NaN or infinite by themselves."""
+    return ~np.isfinite(values) if reference is None else ~np.isfinite(values) & ~same_kinds(reference[name], values)
 
 
 def _first_fault(model: Path, inputs: dict[str, Array], wanted: int, specs: Sequence[TensorSpec]) -> str | None:

@@ -43,7 +43,14 @@ def row_figures(row: Row) -> str:
     if row["problem"] is not None:
         return str(row["problem"])
     values = ", ".join(f"{name} {decibels(row[key])} dB" for name, key in _DB)
-    return f"max abs {row['max_abs']:.3g}, mean abs {row['mean_abs']:.3g}, cosine {row['cosine']:.6f}, {values}"
+    figures = f"max abs {row['max_abs']:.3g}, mean abs {row['mean_abs']:.3g}, cosine {row['cosine']:.6f}, {values}"
+    return figures + left_out(row)
+
+
+def left_out(row: Row) -> str:
+    """What the figures of a comparison are not of."""
+    count = row.get("non_finite", 0)
+    return f", without {count} values that are NaN or infinite in the reference, too" if count else ""
 
 
 def shortfalls(row: Row) -> list[str]:

@@ -17,22 +17,25 @@ from graphs.artifacts import TensorSpec
 SPECS = (TensorSpec(name="x", dtype="float32", shape=("batch", 4)),)
 
 
-def _golden(value: float, state: float = 0.0) -> Golden:
+def _golden(value: float, state: float = 0.0, *, everywhere: bool = False) -> Golden:
     made = np.zeros((2, 4), np.float32)
-    made[1, 2] = value
+    made[1 - everywhere :, 2 - 2 * everywhere :] = value
     walk = ReferenceTrajectory(np.zeros((1, 4)), np.zeros(1, np.int64), np.full((3, 1, 4), state))
     return Golden({2: Case({"x": made}, {"y": made})}, walk)
 
 
-def test_a_finite_reference_passes() -> None:
-    check_reference(_golden(1.0))
+@pytest.mark.parametrize("value", [1.0, np.nan, -np.inf])
+def test_a_reference_that_makes_numbers_passes(value: float) -> None:
+    """A row with nothing to attend to is NaN in PyTorch; the others can be compared."""
+    check_reference(_golden(value))
 
 
 @pytest.mark.parametrize(("value", "kind"), [(np.nan, "nan"), (-np.inf, "inf")])
 def test_what_the_reference_makes_itself_is_said_to_be_its_own(value: float, kind: str) -> None:
-    with pytest.raises(ExportError, match=rf"reference itself \(torch-fp32\) makes {kind} in its output 'y'.*1 of 8"):
-        check_reference(_golden(value))
-    with pytest.raises(ExportError, match=f"makes {kind} in the state after sampling step 1"):
+    own = rf"reference itself \(torch-fp32\) makes {kind} in"
+    with pytest.raises(ExportError, match=f"{own} all of its output 'y'.*8 of 8"):
+        check_reference(_golden(value, everywhere=True))
+    with pytest.raises(ExportError, match=f"{own} the state after sampling step 1"):
         check_reference(_golden(0.0, value))
 
 
@@ -62,3 +65,13 @@ def test_a_fault_of_the_graph_is_named_by_its_first_tensor(tmp_path: Path) -> No
     ) as error:
         check_graph(_ratio(tmp_path), {"x": x}, {"y": x * np.nan}, SPECS)
     assert "fault of the export and not of the model" in str(error.value.hint)
+
+
+def test_nan_where_the_reference_has_nan_is_right(tmp_path: Path) -> None:
+    x = np.ones((2, 4), np.float32)
+    reference, made = x.copy(), x.copy()
+    reference[1], made[1] = np.nan, np.nan
+    check_graph(_ratio(tmp_path), {"x": x}, {"y": made}, SPECS, {"y": reference})
+    made[0, 0] = np.nan
+    with pytest.raises(ExportError, match="the FP32 graph makes nan"):
+        check_graph(_ratio(tmp_path), {"x": x}, {"y": made}, SPECS, {"y": reference})

@@ -46,6 +46,39 @@ def test_non_finite_values_fail_with_their_count(value: float, side: str) -> Non
     assert not found.within(TOLERANCES["int8"])
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_both_have_alike_is_no_error_and_in_no_figure(value: float) -> None:
+    truth, candidate = _wave(), _wave() * np.float32(1.1)
+    expected = compare(np.delete(truth, 5, axis=1), np.delete(candidate, 5, axis=1))
+    truth[:, 5] = candidate[:, 5] = value
+    found = compare(truth, candidate)
+    assert (found.snr_db, found.psnr_db, found.max_abs) == pytest.approx(
+        (expected.snr_db, expected.psnr_db, expected.max_abs)
+    )
+    assert (found.non_finite, found.as_dict()["non_finite"], found.problem) == (3, 3, None)
+    assert "non_finite" not in expected.as_dict()
+
+
+def test_another_kind_in_the_same_place_fails() -> None:
+    truth, candidate = _wave(), _wave()
+    truth[1, 5], candidate[1, 5] = np.inf, -np.inf
+    assert compare(truth, candidate).problem == "1 of 3000 values of the reference are NaN or infinite"
+
+
+def test_nothing_but_nan_proves_nothing() -> None:
+    nothing = np.full((2, 4), np.nan, np.float32)
+    found = compare(nothing, nothing)
+    assert found.problem == "all 8 values of the reference are NaN or infinite, so that nothing can be compared"
+    assert not found.within(TOLERANCES["int8"])
+
+
+@pytest.mark.parametrize("dtype", [np.bool_, np.int64])
+def test_flags_and_integers_are_compared(dtype: type) -> None:
+    truth = np.array([[0, 1], [1, 0]], dtype)
+    assert compare(truth, truth).within(TOLERANCES["fp32"])
+    assert not compare(truth, truth[::-1]).within(TOLERANCES["int8"])
+
+
 def test_shape_and_type_are_compared_first() -> None:
     assert compare(_wave(3), _wave(2)).problem == "shape (2, 1000) where (3, 1000) is expected"
     assert compare(_wave(), _wave().astype(np.float64)).problem == "type float64 where float32 is expected"

@@ -57,7 +57,7 @@ def full_report() -> dict[str, Any]:
             {"name": "parity-engine", "seconds": 1.0, "cached": True},
         ],
         "parity": [
-            parity_row(),
+            parity_row(non_finite=12),
             parity_row(check="trajectory", output="sample", snr_db=12.25, cosine=0.97, passed=False),
             parity_row(
                 runtime="tensorrt_rtx",
