@@ -46,8 +46,9 @@ def _broken_reference(golden: Golden, where: str, values: Array) -> ExportError:
     kind = "nan" if np.isnan(values).any() else "inf"
     return ExportError(
         f"the FP32 reference itself ({golden.reference}) makes {kind} in {where} ({bad} of {values.size} values)",
-        hint="no export can repair this: check the checkpoint, and that the model takes such inputs "
-        "(an attention row with nothing to attend to, or a division by zero, gives nan in PyTorch too)",
+        hint="no export can repair this: check the checkpoint, and that the model takes such inputs (an attention row "
+        "with nothing to attend to, or a division by zero, gives nan in PyTorch too); the first rows, which the "
+        "smallest batch is made of, must give numbers",
     )
 
 

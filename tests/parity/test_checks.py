@@ -58,3 +58,15 @@ def test_a_run_that_breaks_off_has_no_sample() -> None:
     assert broken.sample is None
     assert broken.rows[-1].comparison.problem == "out of calls"
     assert len(broken.trajectory_snr_db) == 1
+
+
+def test_a_row_that_is_nan_in_the_reference_is_nan_here_and_others_are_compared() -> None:
+    """Row 0 has nothing to attend to, say: equal rows are then tried with one that makes numbers."""
+    x = np.random.default_rng(0).standard_normal((4, 6)).astype(np.float32)
+    x[0] = np.nan
+    golden = Golden({size: Case({"x": x[:size]}, Scaled(0.5).infer({"x": x[:size]})) for size in (2, 4)}, None)
+    report = check_parity(Scaled(0.5), golden, None, TOLERANCES["fp32"], lambda *_: None)
+    assert report.passed
+    assert {row.reference for row in report.rows if row.check == "rows"} == {"row 1"}
+    golden.cases[4].inputs["x"][0] = 1.0
+    assert not check_parity(Scaled(0.5), golden, None, TOLERANCES["fp32"], lambda *_: None).passed
