@@ -13,7 +13,7 @@ from dsr_export.errors import ExportError
 from dsr_export.parity.batches import sizes_between
 from dsr_export.parity.further import further_checks
 from dsr_export.parity.golden_reader import read_golden
-from dsr_export.runners import Runtime, chosen_engine
+from dsr_export.runners import FUSED, Runtime, chosen_engine
 from dsr_export.verify import golden_sampler, verify
 
 ONCE = ("rows", "determinism")
@@ -104,7 +104,7 @@ def _planned(model: Bundle, role: str | None, runtime: Runtime) -> Iterator[Chec
     pairs += [(kind, name) for kind in once for name in names]
     pairs += [] if golden_sampler(model, golden) is None else [("trajectory", "sample")]
     for name in _runtimes(model, runtime):
-        fused = name == "onnxruntime" and model.manifest.precision == "int8"
+        fused = name == "onnxruntime" and model.manifest.precision in FUSED
         own = [*(("fused", each) for each in names if fused), *pairs]
         yield from (Check(component=role, runtime=name, check=check, output=output) for check, output in own)
 

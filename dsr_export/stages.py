@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,9 +23,10 @@ from dsr_export.backends.onnxruntime import OnnxRuntimeRunner
 from dsr_export.bundle.engines import engine_entry
 from dsr_export.config import BatchRange
 from dsr_export.parity.batch_calls import batches
-from dsr_export.parity.checks import check_parity
+from dsr_export.parity.checks import check_parity, fused_rows
 from dsr_export.parity.finite import check_graph, check_reference
 from dsr_export.parity.golden import Golden, fitted_sampler, make_golden
+from dsr_export.parity.rows import ParityRow
 from dsr_export.parity.tolerances import Tolerance
 from dsr_export.progress import Bar
 from dsr_export.reports.sample_strips import golden_strips
@@ -178,7 +179,8 @@ class ParityJob:
     def typed_graph(self, source: Folder, folder: Folder, bar: Bar) -> None:
         """ONNX Runtime on the typed graph, and the error at each of its sites."""
         model, inputs = source / MODEL, self.card.inputs
-        fused = fused_runner(model, inputs, self.precision)
+        opening = partial(fused_runner, model, inputs, self.precision)
+        fused = fused_rows(opening, self.golden, OnnxRuntimeRunner.name, self.tolerance)
         report = self._check(typed_runner(model, inputs, self.precision), bar, fused)
         passed = bool(report["passed"])
         sites = check_sites(self.taps, model, self.card, self.precision, self.batch, passed=passed)
@@ -193,8 +195,8 @@ class ParityJob:
         runner = TensorRTRunner(source / PLAN, backend=target.backend, inputs=self.card.inputs, needs=needs)
         write_json(folder / FACTS, self._check(runner, bar))
 
-    def _check(self, runner: Runner, bar: Bar, fused: Runner | None = None) -> dict[str, Any]:
-        with runner, fused or nullcontext():
+    def _check(self, runner: Runner, bar: Bar, fused: Sequence[ParityRow] = ()) -> dict[str, Any]:
+        with runner:
             report = check_parity(runner, self.golden, self.sampler, self.tolerance, bar, fused=fused)
         samples = golden_strips(self.golden, report.sample, runtime=runner.name)
         return {**report.as_dict(), "samples": samples}

@@ -5,14 +5,15 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from dsr_export.backends.base import Runner
 from dsr_export.bundle.reader import Bundle
 from dsr_export.cache import tool_versions
-from dsr_export.parity.checks import ParityReport, check_parity
+from dsr_export.parity.checks import ParityReport, check_parity, fused_rows
 from dsr_export.parity.golden import Golden, fitted_sampler
 from dsr_export.parity.golden_reader import read_golden
 from dsr_export.parity.tolerances import Tolerance
@@ -138,9 +139,9 @@ def _check(bundle: Bundle, runtime: Runtime, golden: Golden, stages: _Stages) ->
     """The runner's name, and what was found."""
     tolerance = Tolerance.from_dict(bundle.manifest.tolerances)
     sampler = golden_sampler(bundle, golden)
+    fused = fused_rows(partial(_fused, bundle), golden, runtime, tolerance) if runtime == "onnxruntime" else []
     runner = bundle_runner(bundle, runtime)
-    fused = _fused(bundle) if runner.name == "onnxruntime" else None
-    with stages.stage(f"parity-{runner.name}", f"parity ({runner.name})") as bar, runner, fused or nullcontext():
+    with stages.stage(f"parity-{runner.name}", f"parity ({runner.name})") as bar, runner:
         return runner.name, check_parity(runner, golden, sampler, tolerance, bar, fused=fused)
 
 

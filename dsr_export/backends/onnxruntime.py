@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -46,12 +47,16 @@ class OnnxRuntimeRunner:
         model: Path | bytes,
         *,
         inputs: Sequence[TensorSpec],
-        optimize: bool = True,
+        optimize: bool | Literal["constants"] = True,
         threads: int | None = None,
         providers: Sequence[str] = CPU,
         weights: Path | None = None,
     ) -> None:
         """`optimize=False` runs the graph node by node as written (the reference numerics of a Q/DQ graph).
+
+        `"constants"` does so too, but computes once what does not depend on the inputs: GEMMs then have constant
+        weights, which are packed, and packed weights sum in the same order whatever the batch and the threads are.
+        For large weights that would take too much memory; it is then as False.
 
         `weights` is the folder in which a serialised model's external weights lie.
 
@@ -85,7 +90,11 @@ class OnnxRuntimeRunner:
 
 
 def _session(
-    model: Path | bytes, optimize: bool, threads: int | None, providers: list[str], weights: Path | None
+    model: Path | bytes,
+    optimize: bool | Literal["constants"],
+    threads: int | None,
+    providers: list[str],
+    weights: Path | None,
 ) -> Any:
     import onnxruntime
 
@@ -95,15 +104,18 @@ def _session(
     levels = onnxruntime.GraphOptimizationLevel
     options = onnxruntime.SessionOptions()
     options.log_severity_level = FATAL
-    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
+    large = _is_large(model, weights)
+    constants = levels.ORT_DISABLE_ALL if large else levels.ORT_ENABLE_BASIC
+    chosen = {True: levels.ORT_ENABLE_ALL, False: levels.ORT_DISABLE_ALL, "constants": constants}
+    options.graph_optimization_level = chosen[optimize]
     options.use_deterministic_compute = True
-    options.intra_op_num_threads = threads or 0
+    options.intra_op_num_threads = threads or (_fewer(large) if optimize == "constants" else 0)
     # In the file's order, where range probes stand next to what they read: the default order runs them last and keeps
     # every tensor alive until then (12 GB instead of 3 for a model of 676 M parameters).
     options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
     if weights is not None:
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(weights))
-    if _is_large(model, weights):  # its packed copy of the weights would double the memory
+    if large:  # its packed copy of the weights would double the memory
         options.add_session_config_entry("session.disable_prepacking", "1")
         options.enable_cpu_mem_arena = False
     try:
@@ -115,6 +127,11 @@ def _session(
     if providers[0] not in session.get_providers():  # it falls back to the CPU with a log line only
         raise ExportError(f"ONNX Runtime could not start {providers[0]}", hint="install CUDA, or run on the CPU")
     return session
+
+
+def _fewer(large: bool) -> int:
+    """Of weights that are not packed, a thread sums its columns in another order where it gets 64 or fewer."""
+    return min(os.cpu_count() or 1, 8) if large else 0
 
 
 def _is_large(model: Path | bytes, folder: Path | None) -> bool:

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dsr_export.backends.onnxruntime import OnnxRuntimeRunner
 from dsr_export.leftovers import scratch_folder
 from dsr_export.progress import Bar
+from dsr_export.runners import typed_runner
 from graphs.files import load_inferred_graph, save_graph
 from graphs.quantized import quantize_gemms
 from graphs.quantizers import QuantizedGemm
@@ -63,7 +63,7 @@ class Measure:
             graph = load_inferred_graph(self._model)
             quantize_gemms(graph, {name: self._plan[name] for name in names})
             save_graph(graph, path)
-            with OnnxRuntimeRunner(path, inputs=self._inputs) as runner:
+            with typed_runner(path, self._inputs, "int8") as runner:
                 return min(_worst_db(truth, runner.infer(dict(fed))) for fed, truth in checked)
 
 

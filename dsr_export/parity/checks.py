@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -31,6 +31,7 @@ from dsr_export.sampling import SamplerSpec, trajectory
 Array = npt.NDArray[Any]
 Progress = Callable[[int, int], None]
 Outputs = dict[str, "Array | str"]
+Opening = Callable[[], Runner | None]
 
 
 @dataclass(frozen=True)
@@ -63,12 +64,12 @@ def check_parity(
     tolerance: Tolerance,
     progress: Progress,
     *,
-    fused: Runner | None = None,
+    fused: Sequence[ParityRow] = (),
 ) -> ParityReport:
     """Every golden batch and sizes in between, given and special rows, batches against each other, and the whole
     trajectory of a denoiser.
 
-    `fused` is the same model with other kernels, where `runner` runs node by node as written.
+    `fused` are the rows of the same model in the runtime's own kernels (`fused_rows`): part of the verdict.
     """
     names = tuple(next(iter(golden.cases.values())).outputs)
 
@@ -76,9 +77,7 @@ def check_parity(
         return _outputs(runner, inputs, names)
 
     made = {size: infer(case.inputs) for size, case in golden.cases.items()}
-    rows: list[ParityRow] = []
-    if fused is not None:
-        rows += check_fused(partial(_outputs, fused, names=names), golden, runner.name, tolerance)
+    rows = list(fused)
     rows += [row for size in golden.cases for row in _check_batch(runner, golden, size, made[size], tolerance)]
     rows += check_between(infer, golden, runner.name, tolerance)
     rows += check_further(infer, golden, runner.name, tolerance)
@@ -93,6 +92,23 @@ def check_parity(
     complete = walk.sample is not None and walk.last.problem is None and truth.ndim == 4
     images = picture_rows(truth, walk.sample, runner.name, tolerance) if complete and walk.sample is not None else []
     return ParityReport(tuple(rows), tuple(walk.growth), tuple(images), walk.sample)
+
+
+def fused_rows(opening: Opening, golden: Golden, runtime: str, tolerance: Tolerance) -> list[ParityRow]:
+    """What the kernels that users get make of the smallest batch; none where `opening` has no such runner.
+
+    It is closed before another runner is opened: two copies of a large model's weights may not fit.
+    """
+    names = tuple(next(iter(golden.cases.values())).outputs)
+    try:
+        opened = opening()
+    except ExportError as error:  # what cannot be opened is a failed check, with its reason in the report
+        problem = error.message
+        return list(check_fused(lambda _: dict.fromkeys(names, problem), golden, runtime, tolerance))
+    if opened is None:
+        return []
+    with opened as runner:
+        return list(check_fused(partial(_outputs, runner, names=names), golden, runtime, tolerance))
 
 
 def _check_batch(

@@ -39,7 +39,7 @@ def test_json_holds_the_promised_keys_and_nothing_else_is_on_stdout(digits_bundl
     assert report["passed"] is True
     assert all(set(row) >= ROW for row in report["parity"])
     sizes = {f"batch-{size}" for size in (1, 2, 4, 6, 8)}
-    others = {"rows", "determinism", "batch-invariance", "trajectory"}
+    others = {"fused", "rows", "determinism", "batch-invariance", "trajectory"}
     assert {row["check"] for row in report["parity"]} == sizes | others
     assert report["rewrites"]["lower_replace_outliers"] == 2
     assert "up to date" in done.err

@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from graphs.artifacts import LoweredModel, OptimizedModel
-from graphs.emulate import emulate_bf16
+from graphs.emulate import emulate_low
 from graphs.lowering import optimize
 from graphs.precision import PrecisionPolicy
 from graphs.typed import TypingReport, assign_precision
@@ -99,7 +99,7 @@ def test_emulated_bf16_rounds_as_bf16_does(tmp_path: Path, rng: np.random.Genera
     """Errors must lie at BF16's size: far above FP16's, far below garbage."""
     x = rng.standard_normal((4, WIDTH)).astype(np.float32)
     exact = _run(_typed(tmp_path, "fp32")[0].SerializeToString(), x)
-    emulated = _run(emulate_bf16(_typed(tmp_path, "bf16")[0]).SerializeToString(), x, plain=True)
+    emulated = _run(emulate_low(_typed(tmp_path, "bf16")[0]).SerializeToString(), x, plain=True)
     error = np.abs(emulated - exact).max() / np.abs(exact).max()
     assert 2**-10 < error < 2**-5
 

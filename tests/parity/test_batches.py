@@ -10,7 +10,7 @@ import pytest
 
 from dsr_export.errors import ExportError
 from dsr_export.parity.batches import sizes_between
-from dsr_export.parity.checks import ParityReport, check_parity
+from dsr_export.parity.checks import ParityReport, check_parity, fused_rows
 from dsr_export.parity.golden import Case, Golden
 from dsr_export.parity.tolerances import TOLERANCES
 
@@ -65,8 +65,18 @@ def test_a_sound_candidate_passes_every_check() -> None:
 @pytest.mark.parametrize(("factor", "passes"), [(2.0, True), (2.1, False)])
 def test_the_kernels_that_users_get_are_held_to_the_same(factor: float, passes: bool) -> None:
     plain, fused = Fake(lambda x, _: 2 * x), Fake(lambda x, _: factor * x)
-    report = check_parity(plain, _golden(1, 2), None, TOLERANCES["fp16"], lambda _, __: None, fused=fused)
+    rows = fused_rows(lambda: fused, _golden(1, 2), "onnxruntime", TOLERANCES["fp16"])
+    report = check_parity(plain, _golden(1, 2), None, TOLERANCES["fp16"], lambda _, __: None, fused=rows)
     assert _failed(report) == (set() if passes else {"fused"})
+
+
+def test_kernels_that_do_not_open_are_a_failed_check_with_its_reason() -> None:
+    def refuse() -> Fake:
+        raise ExportError("no kernel for Where")
+
+    (row,) = fused_rows(refuse, _golden(1, 2), "onnxruntime", TOLERANCES["fp16"])
+    assert not row.passed and row.comparison.problem == "no kernel for Where"
+    assert fused_rows(lambda: None, _golden(1), "onnxruntime", TOLERANCES["fp16"]) == []
 
 
 def test_a_fixed_batch_has_nothing_in_between() -> None:
