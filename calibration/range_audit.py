@@ -7,7 +7,7 @@ full precision stays FP32: a calibration run is a sample, and inputs it never sa
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -24,13 +24,15 @@ Array = npt.NDArray[Any]
 class RangeAudit:
     """Largest magnitude of each tensor over `runs` model calls; `sums` likewise, inside means and norms.
 
-    `least`: the smallest magnitude but zero of each tensor that is a divisor.
+    `least`: the smallest magnitude but zero of each tensor that is a divisor. `products`: the result of a GEMM -> what
+    |a| . |w|, or a bound of it, reached: no partial sum is beyond.
     """
 
     maxima: Mapping[str, float]
     sums: Mapping[str, float]
     runs: int
     least: Mapping[str, float] = field(default_factory=dict)
+    products: Mapping[str, float] = field(default_factory=dict)
 
     def wide_tensors(self, precision: Precision) -> dict[str, str]:
         """Tensor -> why the low type of `precision` can't hold it. BF16 has FP32's range."""
@@ -40,7 +42,16 @@ class RangeAudit:
         low, high = held.least * HEADROOM, held.largest / HEADROOM
         found = {name: f"divisor down to {value:.4g}" for name, value in self.least.items() if value < low}
         found |= {name: f"|x| stays below {value:.4g}" for name, value in self.maxima.items() if 0 < value < low}
+        found |= {name: f"sums of |a|.|w| reach {value:.4g}" for name, value in self.products.items() if value > high}
         return found | {name: f"|x| reaches {value:.4g}" for name, value in self.maxima.items() if value > high}
+
+    def long_sums(self) -> list[str]:
+        """Results of GEMMs whose partial sums may leave FP16 where it is also the accumulator."""
+        return [name for name, value in self.products.items() if value > HALF.largest / HEADROOM]
+
+    def with_products(self, exact: Mapping[str, float]) -> RangeAudit:
+        """The same, with `exact` in place of bounds."""
+        return replace(self, products={**self.products, **exact})
 
     def as_dict(self) -> dict[str, Any]:
         """For the report: limits, verdicts, and the ten widest of each kind."""
@@ -51,6 +62,7 @@ class RangeAudit:
             "kept_fp32": self.wide_tensors("fp16"),
             "widest": _top(self.maxima),
             "widest_sums": _top(self.sums),
+            "widest_products": _top(self.products),
         }
 
 
@@ -73,8 +85,9 @@ class RangeRecorder:
         pairs = list(zip(self._tensors, self._found.tolist(), strict=True))
         sums = {t.name: t.scale * value**t.power for t, value in pairs if t.statistic == "sum"}
         least = {t.name: value for t, value in pairs if t.statistic == "least" and value < LARGEST}
-        maxima = {t.name: value for t, value in pairs if t.statistic != "least"}
-        return RangeAudit(maxima, sums, self._runs, least)
+        products = {t.name: t.scale * value for t, value in pairs if t.statistic.startswith("product")}
+        maxima = {t.name: value for t, value in pairs if t.statistic in ("value", "sum")}
+        return RangeAudit(maxima, sums, self._runs, least, products)
 
 
 def _top(values: Mapping[str, float], count: int = 10) -> dict[str, float]:

@@ -39,7 +39,8 @@ from graphs.artifacts import LoweredModel, OptimizedModel, Precision, TracedMode
 from graphs.files import load_model
 from graphs.lowering import lower, optimize
 from graphs.precision import PrecisionPolicy, sinusoidal_modules
-from graphs.probes import RANGES, add_range_probes
+from graphs.probes import RANGES, ProbedTensor, add_range_probes
+from graphs.product_probes import add_product_probes, bound_probe
 from graphs.targets import Target
 from graphs.typed import assign_precision
 
@@ -104,14 +105,33 @@ def audit_ranges(
     Raises:
         ExportError: the graph makes NaN or an infinity in an output where the reference made none.
     """
+    model = OptimizedModel(path=source / MODEL)
     probed = folder / "probed.onnx"
-    recorder = RangeRecorder(add_range_probes(OptimizedModel(path=source / MODEL), probed))
+    watched = partial(_watched_ranges, probed, model, card, golden, sampler, bar)
+    audit = watched(add_range_probes(model, probed, bound_probe))
+    long = audit.long_sums()
+    if long:  # by a bound that is quick and not tight
+        audit = audit.with_products(watched(add_product_probes(model, probed, long)).products)
+    write_json(folder / FACTS, dataclasses.asdict(audit))
+
+
+def _watched_ranges(
+    probed: Path,
+    model: OptimizedModel,
+    card: SubjectCard,
+    golden: Golden,
+    sampler: SamplerSpec | None,
+    bar: Bar,
+    probes: list[ProbedTensor],
+) -> RangeAudit:
+    """What the probes in the graph `probed`, which is removed again, saw."""
+    recorder = RangeRecorder(probes)
     with OnnxRuntimeRunner(probed, inputs=card.inputs) as runner:
 
         def observed(inputs: dict[str, Any], reference: Mapping[str, Any] | None = None) -> Any:
             outputs = runner.infer(inputs)
             recorder.observe(outputs.pop(RANGES))
-            check_graph(source / MODEL, inputs, outputs, card.inputs, reference)
+            check_graph(model.path, inputs, outputs, card.inputs, reference)
             return outputs[card.outputs[0].name]
 
         for case in golden.cases.values():
@@ -123,9 +143,9 @@ def audit_ranges(
         if sampler is not None and golden.trajectory is not None:
             for step in trajectory(observed, sampler, golden.trajectory.noise, golden.trajectory.labels):
                 bar(step.index + 1, sampler.num_steps - 1)
-    for path in folder.glob("probed.onnx*"):
+    for path in probed.parent.glob(f"{probed.name}*"):
         path.unlink()
-    write_json(folder / FACTS, dataclasses.asdict(recorder.audit()))
+    return recorder.audit()
 
 
 def range_audit(folder: Folder) -> RangeAudit:

@@ -7,7 +7,7 @@ probes count them, for a message that has to name where they begin.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +30,7 @@ class ProbedTensor:
 
     `statistic` is "value"; "least", which is the smallest |value| but 0, of what others are divided by; or "sum" for
     the sum inside a mean or a norm, which may overflow where its result does not: `scale * largest ** power` of the
-    recorded value.
+    recorded value. "product bound" and "product" are of the sums inside a GEMM (`graphs.product_probes`).
     """
 
     name: str
@@ -39,24 +39,29 @@ class ProbedTensor:
     power: int = 1
 
 
-def add_range_probes(optimized: OptimizedModel, path: Path) -> list[ProbedTensor]:
-    """Writes the probed copy to `path`; its extra output `dsr_ranges` has one float per returned tensor and run."""
+MoreProbes = Callable[[gs.Node, NodeBuilder], tuple[ProbedTensor, gs.Variable] | None]
+
+
+def add_range_probes(optimized: OptimizedModel, path: Path, more: MoreProbes | None = None) -> list[ProbedTensor]:
+    """Writes the probed copy to `path`; its extra output `dsr_ranges` has one float per returned tensor and run.
+
+    `more` adds a probe of its own to a node, or None.
+    """
     graph = load_inferred_graph(optimized.path)
     build = NodeBuilder(graph, "probe", "ranges")
     probed: list[ProbedTensor] = []
     maxima: list[gs.Variable] = []
     for node, tensor in _floats(graph):
         probed.append(_probed(node, tensor))
-        size = build.op("Abs", [tensor], "size")
-        finite = build.op("LessOrEqual", [size, build.floats("bound", LARGEST)], "finite")  # false for NaN, too
-        known = build.op("Where", [finite, size, build.floats("nothing", 0.0)], "known")
-        maxima.append(build.op("ReduceMax", [known], "largest", keepdims=0))
+        maxima.append(largest_finite(tensor, build))
         if _divides(tensor):
             probed.append(ProbedTensor(str(tensor.name), "least"))
-            nonzero = build.op("Greater", [size, build.floats("nil", 0.0)], "nonzero")
-            least = build.op("Where", [nonzero, size, build.floats("beyond", LARGEST)], "divisor")
-            maxima.append(build.op("ReduceMin", [least], "least", keepdims=0))
-    _add_output(graph, build, RANGES, maxima)
+            maxima.append(_least(tensor, build))
+        found = more(node, build) if more is not None and tensor is node.outputs[0] else None
+        if found is not None:
+            probed.append(found[0])
+            maxima.append(found[1])
+    add_scalar_output(graph, build, RANGES, maxima)
     save_graph(graph, path)
     return probed
 
@@ -74,7 +79,7 @@ def add_fault_probes(optimized: OptimizedModel, path: Path) -> list[str]:
         nan, infinite = (build.op(op, [tensor], op.lower()) for op in ("IsNaN", "IsInf"))
         kinds = [build.op("Cast", [flag], "kind", to=onnx.TensorProto.FLOAT) for flag in (nan, nan, infinite)]
         found.append(build.op("ReduceMax", [build.op("Sum", kinds, "fault")], "worst", keepdims=0))
-    _add_output(graph, build, FAULTS, found)
+    add_scalar_output(graph, build, FAULTS, found)
     save_graph(graph, path)
     return names
 
@@ -99,8 +104,24 @@ def _is_negative(exponent: gs.Tensor) -> bool:
     return not isinstance(exponent, gs.Constant) or bool((exponent.values < 0).any())
 
 
-def _add_output(graph: gs.Graph, build: NodeBuilder, name: str, scalars: list[gs.Variable]) -> None:
-    """One vector of `scalars`."""
+def largest_finite(tensor: gs.Variable, build: NodeBuilder) -> gs.Variable:
+    """The largest |value| that is finite, a scalar; 0 where none is."""
+    size = build.op("Abs", [tensor], "size")
+    finite = build.op("LessOrEqual", [size, build.floats("bound", LARGEST)], "finite")  # false for NaN, too
+    known = build.op("Where", [finite, size, build.floats("nothing", 0.0)], "known")
+    return build.op("ReduceMax", [known], "largest", keepdims=0)
+
+
+def _least(tensor: gs.Variable, build: NodeBuilder) -> gs.Variable:
+    """The smallest |value| but 0, a scalar."""
+    size = build.op("Abs", [tensor], "magnitude")
+    nonzero = build.op("Greater", [size, build.floats("nil", 0.0)], "nonzero")
+    least = build.op("Where", [nonzero, size, build.floats("beyond", LARGEST)], "divisor")
+    return build.op("ReduceMin", [least], "least", keepdims=0)
+
+
+def add_scalar_output(graph: gs.Graph, build: NodeBuilder, name: str, scalars: list[gs.Variable]) -> None:
+    """A graph output `name`: one vector of `scalars`."""
     flat = [build.op("Reshape", [value, build.ints("vector", 1)], "entry") for value in scalars]
     output = build.op("Concat", flat, "all", axis=0)
     output.name, output.dtype, output.shape = name, np.dtype(np.float32), (len(flat),)

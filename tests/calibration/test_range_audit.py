@@ -10,9 +10,10 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from calibration.range_audit import RangeRecorder
+from calibration.range_audit import RangeAudit, RangeRecorder
 from graphs.artifacts import OptimizedModel
 from graphs.probes import FAULTS, RANGES, ProbedTensor, add_fault_probes, add_range_probes
+from graphs.product_probes import add_product_probes, bound_probe
 
 
 def _probed(folder: Path) -> tuple[list[ProbedTensor], onnxruntime.InferenceSession]:
@@ -101,3 +102,42 @@ def test_fault_probes_tell_nan_from_infinity(tmp_path: Path) -> None:
         assert dict(zip(names, session.run([FAULTS], {"x": x})[0], strict=True)) == dict(
             zip(("big", "square", "mean", "out"), faults, strict=True)
         )
+
+
+def _gemm(folder: Path, weight: np.ndarray) -> OptimizedModel:
+    """x [batch, 4] @ weight -> out: sums that cancel."""
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["out"], name="fc/MatMul")]
+    values = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["batch", 4]) for n in ("x", "out")]
+    graph = helper.make_graph(nodes, "g", values[:1], values[1:], [numpy_helper.from_array(weight, "w")])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), folder / "g.onnx")
+    return OptimizedModel(path=folder / "g.onnx")
+
+
+def _audited(path: Path, probes: list[ProbedTensor], x: np.ndarray) -> RangeAudit:
+    recorder = RangeRecorder(probes)
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    recorder.observe(session.run([RANGES], {"x": x})[0])
+    return recorder.audit()
+
+
+def test_sums_that_cancel_are_seen_inside_a_gemm(tmp_path: Path) -> None:
+    """The result is 0; a half accumulator would pass 20000 on its way there, within four times of its largest value."""
+    weight = np.array([[100, 1], [-100, 1]] * 2, np.float32)[:, [0, 1, 1, 1]]
+    model, x = _gemm(tmp_path, weight), np.full((1, 4), 50, np.float32)
+    bound = _audited(tmp_path / "p.onnx", add_range_probes(model, tmp_path / "p.onnx", bound_probe), x)
+    assert bound.maxima["out"] == 200
+    assert bound.products["out"] == pytest.approx(100 * 200)  # a row of norm 100, a column of norm 200
+    exact = _audited(tmp_path / "e.onnx", add_product_probes(model, tmp_path / "e.onnx", bound.long_sums()), x)
+    assert exact.products == pytest.approx({"out": 4 * 50 * 100})
+    assert bound.with_products(exact.products).wide_tensors("fp16") == {"out": "sums of |a|.|w| reach 2e+04"}
+
+
+def test_a_loose_bound_alone_makes_nothing_wide(tmp_path: Path) -> None:
+    """One large channel that the weights do not read: the bound passes the limit, what is summed does not."""
+    weight = np.diag(np.array([1e-3, 10, 10, 10], np.float32))
+    model, x = _gemm(tmp_path, weight), np.array([[1e4, 1, 1, 1]], np.float32)
+    bound = _audited(tmp_path / "p.onnx", add_range_probes(model, tmp_path / "p.onnx", bound_probe), x)
+    assert bound.long_sums() == ["out"]
+    exact = _audited(tmp_path / "e.onnx", add_product_probes(model, tmp_path / "e.onnx", bound.long_sums()), x)
+    assert exact.products["out"] == pytest.approx(10)
+    assert bound.with_products(exact.products).wide_tensors("fp16") == {}
