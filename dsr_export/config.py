@@ -46,11 +46,13 @@ class ModelRequest:
 
     `model` is a registered name, `package.module:callable`, a `.pt2` or a `.onnx` file; `model_dir` a diffusers folder
     to take in its place; `config_file` a released YAML; `dsr` a TOML file with a `DsrSpec`, whose sites are inserted
-    where the model is a `.onnx`; `options` constructor arguments of the family.
+    where the model is a `.onnx`; `weights` which of a checkpoint's weights (`WeightFile.entry`); `options` constructor
+    arguments of the family.
     """
 
     model: str = "digits"
     checkpoint: Path | None = None
+    weights: str | None = None
     random_weights: int | None = None
     registers: int | None = None
     config_file: Path | None = None

@@ -13,7 +13,7 @@ from graphs.builders import PREFIX
 from graphs.files import load_model
 from graphs.weights import typed_weights
 
-MANIFEST_KEYS = ("model", "dsr", "precision", "targets", "batch", "inputs", "outputs", "tools")
+MANIFEST_KEYS = ("model", "dsr", "precision", "targets", "batch", "inputs", "outputs", "provenance", "tools")
 
 
 def inspect_bundle(path: Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from dsr_export.contents import build_tolerance, bundle_contents, bundle_manifes
 from dsr_export.disk import DamagedFile
 from dsr_export.int8 import stages as int8
 from dsr_export.locks import exclusive
+from dsr_export.narrowing import require_narrowed
 from dsr_export.progress import Reporter, Silent
 from dsr_export.report import build_report
 from dsr_export.reports.files import report_files
@@ -73,6 +74,9 @@ def _export(build: Build) -> Bundle:
     ready = int8.quantized(build, card, exact, golden, reference) if config.precision == "int8" else exact
     key = {"of": ready.digest, "card": card, "audit": audited.digest, "precision": config.precision}
     typed = run("type", key, partial(stages.type_graph, ready.path, card, audit, config.precision))
+    advice = require_narrowed(config.precision, stages.read_json(typed.path / stages.FACTS))
+    if advice is not None:
+        build.reporter.note(advice)
     for target in build.targets:  # before any engine is built: an unsupported op should not cost minutes
         check_model(typed.path / stages.MODEL, target)
 

@@ -14,13 +14,10 @@ from dsr_export.build import Build
 from dsr_export.bundle.reader import Bundle
 from dsr_export.bundle.writer import Content, content_size
 from dsr_export.cache import CachedStage, tool_versions
+from dsr_export.narrowing import precision_check
 from dsr_export.subject import SubjectCard
-from graphs.artifacts import Precision
 
 SCHEMA_VERSION = 1
-MIN_HALF_FRACTION = 0.5
-"""Of the GEMM and convolution weight bytes of an FP16 or BF16 graph, or the weights of an INT8 one. FP32 islands are
-small; below a half, the precision asked for is not the precision delivered, whatever the parity."""
 
 
 def build_report(
@@ -70,13 +67,6 @@ def build_report(
         "tools": tool_versions(),
         "peak_rss_bytes": peak_rss_bytes(),
     }
-
-
-def precision_check(precision: Precision, half_fraction: float) -> dict[str, Any]:
-    """Whether the weights have the type that was asked for."""
-    limit = MIN_HALF_FRACTION if precision != "fp32" else 0.0
-    name = "int8_weight_fraction" if precision == "int8" else "half_weight_fraction"
-    return {"name": name, "value": half_fraction, "limit": limit, "passed": half_fraction >= limit}
 
 
 def component_check(role: str, component: Bundle) -> dict[str, Any]:

@@ -35,7 +35,8 @@ class SubjectCard:
     """What is known of a model once it is traced; plain values, so that later stages need no torch.
 
     `sampler` is None for models that are not denoisers. `config` holds constructor arguments (JSON values);
-    `provenance` where the weights came from: `checkpoint_sha256`, or `random_seed`. `fp32_modules` are module paths
+    `provenance` where the weights came from: `checkpoint_sha256` and `weights` (file, entry,
+    wrappers), or `random_seed`. `fp32_modules` are module paths
     that no precision touches. `sites` counts the symbolic ops the traced graph must hold. `batch_limits` are the
     smallest and largest batch that the model takes (None: no bound).
     """

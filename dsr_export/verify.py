@@ -13,12 +13,13 @@ from typing import Any
 from dsr_export.backends.base import Runner
 from dsr_export.bundle.reader import Bundle
 from dsr_export.cache import tool_versions
+from dsr_export.narrowing import precision_check
 from dsr_export.parity.checks import ParityReport, check_parity, fused_rows
 from dsr_export.parity.golden import Golden, fitted_sampler
 from dsr_export.parity.golden_reader import read_golden
 from dsr_export.parity.tolerances import Tolerance
 from dsr_export.progress import Bar, Reporter, Silent
-from dsr_export.report import SCHEMA_VERSION, components_summary, peak_rss_bytes, precision_check
+from dsr_export.report import SCHEMA_VERSION, components_summary, peak_rss_bytes
 from dsr_export.reports.sample_strips import golden_strips
 from dsr_export.runners import Runtime, bundle_runner, fused_runner, has_runnable_engine
 from dsr_export.sampling import SamplerSpec

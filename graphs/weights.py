@@ -46,11 +46,15 @@ def typed_weights(model: onnx.ModelProto) -> list[Weight]:
 
 
 def low_precision_fraction(model: onnx.ModelProto, precision: str) -> float:
-    """Share of the weights' bytes that have the low type of `precision`, 0 to 1; of their number for INT8."""
+    """Share of the weights' bytes that have the low type of `precision`, 0 to 1; of their number for INT8.
+
+    A graph without weights has nothing that could be wider.
+    """
     weights = typed_weights(model)
     sizes = {weight.name: weight.elements if precision == "int8" else weight.bytes for weight in weights}
     low = sum(sizes[weight.name] for weight in weights if weight.type == LOW_TYPES.get(precision))
-    return low / max(sum(sizes.values()), 1)
+    total = sum(sizes.values())
+    return low / total if total else float(precision in LOW_TYPES)
 
 
 def _weight(tensor: onnx.TensorProto, node: str) -> Weight:

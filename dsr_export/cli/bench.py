@@ -12,6 +12,7 @@ from dsr_export.cli.streams import Command, answer, answer_json
 @click.command("bench", cls=Command)
 @click.argument("what", nargs=-1)
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="Weights of a registered model.")
+@click.option("--weights", metavar="NAME", help="Which of a checkpoint's weights: `ema`, `model`, or an entry's name.")
 @click.option("--random-weights", type=int, metavar="SEED", help="Seeded random weights of a registered model.")
 @click.option("--dsr", type=click.Path(path_type=Path), help="TOML file with the model's DSR spec.")
 @click.option("--batch", type=click.IntRange(min=1), default=2, show_default=True)
@@ -22,6 +23,7 @@ from dsr_export.cli.streams import Command, answer, answer_json
 def command(
     what: tuple[str, ...],
     checkpoint: Path | None,
+    weights: str | None,
     random_weights: int | None,
     dsr: Path | None,
     batch: int,
@@ -39,7 +41,7 @@ def command(
     from dsr_export.config import ModelRequest
     from dsr_export.progress import reporter
 
-    request = ModelRequest(checkpoint=checkpoint, random_weights=random_weights, dsr=dsr)
+    request = ModelRequest(checkpoint=checkpoint, weights=weights, random_weights=random_weights, dsr=dsr)
     timings = bench(what, request, batch=batch, rounds=rounds, warmup=warmup, threads=threads, reporter=reporter())
     if as_json:
         answer_json({"batch": batch, "rounds": rounds, "timings": timings})

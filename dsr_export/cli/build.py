@@ -16,8 +16,9 @@ from dsr_export.int8.options import Int8Options
 @click.command("build", cls=Command)
 @click.argument("model", default="digits")
 @click.option(
-    "--checkpoint", type=click.Path(path_type=Path), help="Weights: .safetensors, or .pt without pickled code."
+    "--checkpoint", type=click.Path(path_type=Path), help="Weights: safetensors, or PyTorch's without pickled code."
 )
+@click.option("--weights", metavar="NAME", help="Which of a checkpoint's weights: `ema`, `model`, or an entry's name.")
 @click.option(
     "--random-weights", type=int, metavar="SEED", help="Seeded random weights, for trying out an architecture."
 )
@@ -56,6 +57,7 @@ from dsr_export.int8.options import Int8Options
 def command(
     model: str,
     checkpoint: Path | None,
+    weights: str | None,
     random_weights: int | None,
     config_file: Path | None,
     model_dir: Path | None,
@@ -77,6 +79,7 @@ def command(
     config = ExportConfig(
         model=model,
         checkpoint=checkpoint,
+        weights=weights,
         random_weights=random_weights,
         config_file=config_file,
         model_dir=model_dir,

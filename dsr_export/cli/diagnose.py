@@ -13,6 +13,7 @@ from dsr_export.config import ModelRequest
 @click.command("diagnose", cls=Command)
 @click.argument("model", default="digits")
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="Weights of a registered model.")
+@click.option("--weights", metavar="NAME", help="Which of a checkpoint's weights: `ema`, `model`, or an entry's name.")
 @click.option("--random-weights", type=int, metavar="SEED", help="Seeded random weights of a registered model.")
 @click.option("--registers", type=click.IntRange(min=0), help="Diffusion registers; 0 for none. [default: the model's]")
 @click.option("--dsr", type=click.Path(path_type=Path), help="TOML file with the model's DSR spec, to be judged.")
@@ -38,6 +39,7 @@ from dsr_export.config import ModelRequest
 def command(
     model: str,
     checkpoint: Path | None,
+    weights: str | None,
     random_weights: int | None,
     registers: int | None,
     dsr: Path | None,
@@ -49,7 +51,12 @@ def command(
     from dsr_export.progress import reporter
 
     request = ModelRequest(
-        model=model, checkpoint=checkpoint, random_weights=random_weights, registers=registers, dsr=dsr
+        model=model,
+        checkpoint=checkpoint,
+        weights=weights,
+        random_weights=random_weights,
+        registers=registers,
+        dsr=dsr,
     )
     made = diagnose(request, DiagnosisOptions(**options), reporter=reporter())  # type: ignore[arg-type]
     if as_json:

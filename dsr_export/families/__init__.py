@@ -19,6 +19,7 @@ from dsr_export.families.table import entry as entry
 from dsr_export.families.table import models as models
 from dsr_export.spec import ReplaceSpec
 from dsr_export.subject import Subject
+from dsr_export.weight_file import WeightFile
 from graphs.artifacts import files_digest
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def load_subject(
     model: str,
     *,
     checkpoint: Path | None = None,
+    weights: str | None = None,
     random_weights: int | None = None,
     registers: int | None = None,
     replace: Sequence[ReplaceSpec] | None = None,
@@ -43,18 +45,19 @@ def load_subject(
 ) -> Subject:
     """Loads a registered model as a `Subject`: float32, eval mode, on the CPU.
 
-    Weights are the checkpoint's, or drawn from the seed `random_weights`, or the packaged ones; never random
-    silently. `registers` is R (0: none; None: what the checkpoint or the model has), `replace` the replacement
-    groups (None: the model's own), `dsr` a TOML file that declares both, `config` any constructor arguments of the
-    family.
+    Weights are the checkpoint's (`weights` says which of those that it holds, see `WeightFile`), or drawn from the
+    seed `random_weights`, or the packaged ones; never random silently. `registers` is R (0: none; None: what the
+    checkpoint or the model has), `replace` the replacement groups (None: the model's own), `dsr` a TOML file that
+    declares both, `config` any constructor arguments of the family.
     Raises ExportError for names, options, values and files that do not fit.
     """
     found = entry(model)
-    check_weights(found, checkpoint, random_weights)
+    check_weights(found, checkpoint, random_weights, weights)
+    file = None if checkpoint is None else WeightFile(checkpoint, weights)
     declared = with_declaration(found.name, found.stage, dsr, registers=registers, replace=replace, config=config)
     module, _, function = found.load.partition(":")
     load = getattr(importlib.import_module(module), function)
-    subject: Subject = load(found.name, checkpoint=checkpoint, random_weights=random_weights, **declared)
+    subject: Subject = load(found.name, checkpoint=file, random_weights=random_weights, **declared)
     return subject
 
 
@@ -64,6 +67,7 @@ def subject_key(
     random_weights: int | None = None,
     registers: int | None = None,
     *,
+    weights: str | None = None,
     replace: Sequence[ReplaceSpec] | None = None,
     dsr: Path | None = None,
     **config: Value,
@@ -73,11 +77,12 @@ def subject_key(
     Files count by their sha256, not by their path. Raises ExportError where one is missing.
     """
     found = entry(model)
-    check_weights(found, checkpoint, random_weights)
+    check_weights(found, checkpoint, random_weights, weights)
     packaged = found.packaged and checkpoint is None and random_weights is None
     return {
         "model": found.name,
         "checkpoint_sha256": _checkpoint_sha256(checkpoint) if checkpoint else None,
+        "weights": weights,
         "packaged_sha256": packaged_sha256() if found.packaged else None,
         "packaged_weights": packaged,
         "random_weights": random_weights,
@@ -124,13 +129,15 @@ def _group_key(group: ReplaceSpec) -> dict[str, JSON]:
     return {**dataclasses.asdict(group), "registers": "diffusion" if own else file_sha256(Path(group.registers))}
 
 
-def check_weights(found: ModelEntry, checkpoint: Path | None, seed: int | None) -> None:
-    """Refuses two kinds of weights, none for a model without packaged ones, and an impossible seed."""
+def check_weights(found: ModelEntry, checkpoint: Path | None, seed: int | None, entry: str | None = None) -> None:
+    """Refuses two kinds of weights, none for a model without packaged ones, an impossible seed, a choice of nothing."""
     if checkpoint is not None and seed is not None:
         raise ExportError("--checkpoint and --random-weights exclude each other", hint="give one of them")
     if checkpoint is None and seed is None and not found.packaged:
         raise ExportError(
             f"model '{found.name}' has no packaged weights", hint="give --checkpoint FILE or --random-weights SEED"
         )
+    if entry is not None and checkpoint is None:
+        raise ExportError("--weights chooses among a checkpoint's weights", hint="give --checkpoint FILE with it")
     if seed is not None and not 0 <= seed <= MAX_SEED:
         raise ExportError(f"--random-weights {seed} is no seed", hint=f"give a number from 0 to {MAX_SEED}")

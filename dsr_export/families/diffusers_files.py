@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +13,10 @@ from dsr_export.errors import ExportError, did_you_mean
 
 CONFIG, INDEX, SUBFOLDER = "config.json", "model_index.json", "transformer"
 STEM = "diffusion_pytorch_model"
-WHOLE = (f"{STEM}.safetensors", f"{STEM}.bin")
-SHARDED = tuple(f"{name}.index.json" for name in WHOLE)
+SUFFIXES = (".safetensors", ".bin")
+_SHARD = re.compile(r"-\d{5}-of-\d{5}(?=\.)")
 CLASSES = ("SD3Transformer2DModel", "FluxTransformer2DModel", "PixArtTransformer2DModel", "DiTTransformer2DModel")
-_LEGACY = "Transformer2DModel"  # one class before diffusers 0.29; its norm type says which of today's it is
+LEGACY = "Transformer2DModel"  # one class before diffusers 0.29; its norm type says which of today's it is
 _LEGACY_NORMS = {"ada_norm_zero": "DiTTransformer2DModel", "ada_norm_single": "PixArtTransformer2DModel"}
 
 
@@ -65,12 +66,20 @@ def class_of(config: Mapping[str, Any], source: Path) -> str:
             "a transformers model is no diffusion transformer" if "model_type" in config else "is it a diffusers file?"
         )
         raise ExportError(f"{source} names no _class_name", hint=hint)
-    if name == _LEGACY:
+    if name == LEGACY:
         name = _LEGACY_NORMS.get(str(config.get("norm_type")), name)
     if name not in CLASSES:
-        near, names = did_you_mean(name, CLASSES), "supported classes: " + ", ".join(CLASSES)
-        raise ExportError(f"{source}: there is no adapter for '{name}'", hint=f"{near} {names}" if near else names)
+        raise ExportError(f"{source}: there is no adapter for '{name}'", hint=_class_hint(name))
     return name
+
+
+def _class_hint(name: str) -> str:
+    """A misspelt class is corrected, any other goes the way that takes every module."""
+    spelt = next((known for known in CLASSES if known.lower() == name.lower()), None)
+    if spelt is not None:
+        return f"did you mean '{spelt}'?"
+    way = "write a function that loads it and returns (module, example inputs), and give it as module:callable"
+    return f"{way}; supported classes: {', '.join(CLASSES)}"
 
 
 def _transformer_path(folder: Path) -> Path:
@@ -87,12 +96,40 @@ def _transformer_path(folder: Path) -> Path:
 
 
 def _weight_files(path: Path) -> tuple[Path, ...]:
-    for whole, sharded in zip(WHOLE, SHARDED, strict=True):
-        if (path / whole).is_file():
-            return (path / whole,)
-        if (path / sharded).is_file():
-            return _shards(path / sharded)
+    """The plain weights, whole or sharded, safetensors before pickles; else the only variant that is there.
+
+    A variant's name stands before the suffix: `diffusion_pytorch_model.fp16.safetensors`, and in its index before
+    the suffix too, or (as newer diffusers writes it) behind `index`.
+    """
+    for suffix in SUFFIXES:
+        plain = _named(path, f"{STEM}{suffix}", f"{STEM}{suffix}.index.json")
+        if plain:
+            return plain
+    for suffix in SUFFIXES:
+        variants = _variants(path, suffix)
+        if len(variants) > 1:
+            listed = ", ".join(variants)
+            hint = "give the one meant with --checkpoint, or leave one in the folder"
+            raise ExportError(f"{path} holds several variants of its weights: {listed}", hint=hint)
+        if variants:
+            indices = (f"{STEM}{suffix}.index.{variants[0]}.json", f"{STEM}.{variants[0]}{suffix}.index.json")
+            return _named(path, f"{STEM}.{variants[0]}{suffix}", *indices)
     return ()
+
+
+def _named(path: Path, whole: str, *indices: str) -> tuple[Path, ...]:
+    if (path / whole).is_file():
+        return (path / whole,)
+    index = next((path / name for name in indices if (path / name).is_file()), None)
+    return () if index is None else _shards(index)
+
+
+def _variants(path: Path, suffix: str) -> list[str]:
+    """`fp16` and the like, of whole files and of indices."""
+    name, end = r"\.([\w-]+)", re.escape(suffix)
+    forms = (f"{STEM}{name}{end}", rf"{STEM}{end}\.index{name}\.json", rf"{STEM}{name}{end}\.index\.json")
+    files = [each.name for each in path.iterdir() if not _SHARD.search(each.name)]
+    return sorted({found[1] for file in files for form in forms if (found := re.fullmatch(form, file))})
 
 
 def _shards(index: Path) -> tuple[Path, ...]:

@@ -13,6 +13,7 @@ from dsr_export.families.diffusers_files import TransformerFolder
 from dsr_export.families.diffusers_subject import OPTIONS, Asked, subject_from
 from dsr_export.spec import ReplaceSpec
 from dsr_export.subject import Subject
+from dsr_export.weight_file import WeightFile
 from graphs.artifacts import files_digest
 
 NAMES: Mapping[str, str] = {
@@ -29,7 +30,7 @@ SIGMA_TOKENS = 300  # PixArt-Sigma's prompts; its config doesn't tell it from Pi
 def load(
     name: str,
     *,
-    checkpoint: Path | None,
+    checkpoint: WeightFile | None,
     random_weights: int | None,
     registers: int | None,
     replace: Sequence[ReplaceSpec] | None,
@@ -58,6 +59,7 @@ def load_folder(
     folder: TransformerFolder,
     *,
     checkpoint: Path | None = None,
+    entry: str | None = None,
     random_weights: int | None = None,
     registers: int | None = None,
     replace: Sequence[ReplaceSpec] | None = None,
@@ -66,12 +68,15 @@ def load_folder(
 ) -> Subject:
     """The model in `folder`, with its own weights unless a checkpoint or a seed is given; `options` as in `OPTIONS`.
 
+    `entry` chooses among weights as `WeightFile` does.
+
     Raises ExportError for everything that does not fit.
     """
     given = options or {}
     declared = with_declaration(folder.name, "denoiser", dsr, registers=registers, replace=replace, config=given)
     prompt = {"text_tokens": SIGMA_TOKENS} if "Sigma" in (folder.pipeline or "") else {}
-    weights = _weights(folder.weights if checkpoint is None else (checkpoint,), random_weights, folder)
+    files = [WeightFile(path, entry) for path in (folder.weights if checkpoint is None else (checkpoint,))]
+    weights = _weights(files, random_weights, folder)
     asked = Asked(
         name=folder.name,
         class_name=folder.class_name,
@@ -85,7 +90,9 @@ def load_folder(
     return subject_from(asked)
 
 
-def _weights(files: Sequence[Path], seed: int | None, folder: TransformerFolder | None = None) -> Sequence[Path] | int:
+def _weights(
+    files: Sequence[WeightFile], seed: int | None, folder: TransformerFolder | None = None
+) -> Sequence[WeightFile] | int:
     if seed is not None:
         return seed
     if not files:
@@ -94,10 +101,10 @@ def _weights(files: Sequence[Path], seed: int | None, folder: TransformerFolder 
     return files
 
 
-def _provenance(weights: Sequence[Path] | int) -> dict[str, Any]:
+def _provenance(weights: Sequence[WeightFile] | int) -> dict[str, Any]:
     if isinstance(weights, int):
         return {"random_seed": weights}
-    return {"checkpoint_sha256": files_digest(list(weights))}
+    return {"checkpoint_sha256": files_digest([file.path for file in weights])}
 
 
 def _fitting(name: str, arguments: Mapping[str, Value]) -> dict[str, Any]:

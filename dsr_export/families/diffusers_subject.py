@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dsr_export.checkpoints import read_state_dict
+from dsr_export.checkpoints import Wanted, read_state_dict, require_float
 from dsr_export.errors import ExportError, did_you_mean
 from dsr_export.families import Value
 from dsr_export.families.diffusers_classes import ADAPTERS
@@ -20,13 +20,18 @@ from dsr_export.families.rae_dit_config import default_register_start
 from dsr_export.families.replacements import apply_replacements
 from dsr_export.spec import DenoiserSpec, DsrSpec, ReplaceSpec
 from dsr_export.subject import Subject
+from dsr_export.weight_file import WeightFile
 from graphs.artifacts import TensorSpec
 
 FAMILY = "diffusers"
 SIZES = ("latent_height", "latent_width", "text_tokens", "register_start")
 OPTIONS = (*SIZES, "register_file")
 """Options that are no constructor arguments: what is static in the graph, and which registers are inserted where."""
-REGISTER_HINT = "give register_file, a .safetensors file with a tensor 'registers' [R, D]"
+REGISTER_HINT = (
+    'declare them with --dsr FILE: a table [denoiser] with kind = "diffusion" and register_file = "r.safetensors", '
+    "which holds a tensor 'registers' [R, D]; in Python, give register_file"
+)
+REGISTERS = Wanted(("registers",))
 FLUX_LATENT = 128  # its config has no sample size; its pipelines make 1024x1024 pictures
 
 
@@ -41,7 +46,7 @@ class Asked:
     name: str
     class_name: str
     config: Mapping[str, Any]
-    weights: Sequence[Path] | int
+    weights: Sequence[WeightFile] | int
     provenance: Mapping[str, Any]
     options: Mapping[str, Value] = field(default_factory=dict)
     registers: int | None = None
@@ -67,7 +72,8 @@ def subject_from(asked: Asked) -> Subject:
 
     Raises ExportError for sizes, weights, registers and groups that do not fit the model.
     """
-    module = _module(asked)
+    transformer, origin = build_transformer(asked.class_name, asked.config, asked.weights)
+    module = _module(asked, transformer)
     apply_replacements(module, asked.replace)
     config = module.transformer.config
     return Subject(
@@ -79,15 +85,14 @@ def subject_from(asked: Asked) -> Subject:
         dsr=DsrSpec(denoiser=_denoiser(module, tuple(asked.replace))),
         num_classes=module.num_classes,
         config={"_class_name": asked.class_name, **_public(config), **asdict(module.size)},
-        provenance=dict(asked.provenance),
+        provenance={**asked.provenance, **({"weights": origin} if origin else {})},
         fp32_modules=module.fp32_modules(),
         draws=module.draws(),
         special_rows=True,
     )
 
 
-def _module(asked: Asked) -> DiffusersDenoiser:
-    transformer: Any = build_transformer(asked.class_name, asked.config, asked.weights)
+def _module(asked: Asked, transformer: Any) -> DiffusersDenoiser:
     adapter = ADAPTERS[asked.class_name]
     rows = _register_rows(asked, int(transformer.inner_dim))
     depth = len(adapter.blocks_of(transformer))
@@ -110,7 +115,7 @@ def _register_rows(asked: Asked, dim: int) -> Tensor | None:
     count = asked.registers
     if "register_file" in asked.options:
         file = Path(str(asked.options["register_file"]))
-        rows = read_state_dict(file).get("registers")
+        rows = read_state_dict(file, REGISTERS).get("registers")
         if rows is None or rows.ndim != 2 or rows.shape[1] != dim or not len(rows):
             found = "none" if rows is None else str(list(rows.shape))
             raise ExportError(
@@ -119,7 +124,7 @@ def _register_rows(asked: Asked, dim: int) -> Tensor | None:
             )
         if count not in (None, len(rows)):
             raise ExportError(f"--registers {count}, but {file} holds {len(rows)}")
-        return rows
+        return require_float(file, "registers", rows)
     if not count:
         return None
     if not isinstance(asked.weights, int):

@@ -8,20 +8,24 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dsr_export.checkpoints import StateDict, load_into, read_state_dict
+from dsr_export.checkpoints import StateDict, Wanted, load_into, names_of, read_checkpoint
 from dsr_export.errors import ExportError, did_you_mean
+from dsr_export.families.diffusers_files import LEGACY
 from dsr_export.families.diffusers_positions import sincos_table
+from dsr_export.weight_file import WeightFile
 
 
-def build_transformer(class_name: str, config: Mapping[str, Any], weights: Sequence[Path] | int) -> nn.Module:
+def build_transformer(
+    class_name: str, config: Mapping[str, Any], weights: Sequence[WeightFile] | int
+) -> tuple[nn.Module, dict[str, Any]]:
     """The transformer, float32 on the CPU, with the tensors of the files `weights`, or drawn from that seed.
 
+    Beside it, where the tensors came from, as in `Checkpoint.origin`; empty for a seed.
     Raises ExportError where the package is missing, and for arguments or tensors that do not fit.
     """
     made = _empty(class_name, config)
@@ -29,10 +33,11 @@ def build_transformer(class_name: str, config: Mapping[str, Any], weights: Seque
         made.to_empty(device="cpu")
         _restore_table(made, also_saved=True)
         randomise(made, weights)
-        return made
-    load_into(made, _read(weights))
+        return made, {}
+    state, origin = _read(weights, names_of(made))
+    load_into(made, state)
     _restore_table(made, also_saved=False)
-    return made
+    return made, origin
 
 
 @torch.no_grad()
@@ -43,18 +48,33 @@ def randomise(module: nn.Module, seed: int) -> None:
         weight.normal_(*_moments(name, weight), generator=generator)
 
 
+AVERAGING = ("decay", "min_decay", "optimization_step", "update_after_step", "use_ema_warmup", "inv_gamma", "power")
+"""What diffusers' `EMAModel.save_pretrained` adds to a config: how the weights were averaged, not what they are."""
+
+
 def constructor_arguments(made_by: Any, config: Mapping[str, Any]) -> dict[str, Any]:
     """What of `config` the class takes. An entry that it doesn't know may only say "nothing special": null or false.
 
+    So does the default of the class that wrote the config, where that is an older one (`Transformer2DModel`).
     Raises ExportError for any other unknown entry: the model would silently be another one.
     """
+    nothing = _defaults(str(config.get("_class_name")), made_by)
     known = [name for name in inspect.signature(made_by.__init__).parameters if name != "self"]
     entries = {name: value for name, value in config.items() if not name.startswith("_")}
     for name, value in entries.items():
-        if name not in known and value not in (None, False):
+        averaging = name in AVERAGING and set(AVERAGING) <= config.keys()
+        if name not in known and value not in (None, False, nothing.get(name)) and not averaging:
             hint = did_you_mean(name, known) or "a newer diffusers may know it: pip install -U diffusers"
             raise ExportError(f"{made_by.__name__} has no argument '{name}' (which is {value!r})", hint=hint)
     return {name: value for name, value in entries.items() if name in known}
+
+
+def _defaults(written_by: str, made_by: Any) -> dict[str, Any]:
+    """The constructor's defaults of the class that wrote a config, where another one takes its place."""
+    if written_by != LEGACY or written_by == made_by.__name__:
+        return {}
+    parameters = inspect.signature(transformer_class(written_by).__init__).parameters
+    return {name: each.default for name, each in parameters.items() if each.default is not inspect.Parameter.empty}
 
 
 def transformer_class(class_name: str) -> Any:
@@ -84,15 +104,23 @@ def _empty(class_name: str, config: Mapping[str, Any]) -> nn.Module:
     return made.eval()
 
 
-def _read(files: Sequence[Path]) -> StateDict:
+def _read(files: Sequence[WeightFile], wanted: Wanted) -> tuple[StateDict, dict[str, Any]]:
+    """The tensors of all shards, and the origin of the first with the names of all."""
     state: StateDict = {}
+    origins = []
     for file in files:
-        part = read_state_dict(file)
-        twice = next((name for name in part if name in state), None)
+        part = read_checkpoint(file, wanted)
+        twice = next((name for name in part.state if name in state), None)
         if twice is not None:
-            raise ExportError(f"{file} holds '{twice}', as another shard does", hint="download the model again")
-        state |= part
-    return state
+            raise ExportError(f"{file.path} holds '{twice}', as another shard does", hint="download the model again")
+        state |= part.state
+        origins.append(part.origin)
+    types = sorted({kind for origin in origins for kind in origin["types"]})
+    return state, {**origins[0], "file": _named([file.path.name for file in files]), "types": types}
+
+
+def _named(files: Sequence[str]) -> str:
+    return files[0] if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
 
 
 def _restore_table(module: Any, *, also_saved: bool) -> None:

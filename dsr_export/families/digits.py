@@ -6,7 +6,6 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import safetensors.torch
@@ -25,6 +24,7 @@ from dsr_export.families.rae_dit_models import (
 from dsr_export.sampling import SamplerSpec
 from dsr_export.spec import ReplaceSpec
 from dsr_export.subject import Subject
+from dsr_export.weight_file import WeightFile
 
 OUTLIERS = "digits-outliers"
 MAGNITUDES = (20.0, 30.0, 45.0, 60.0)
@@ -34,7 +34,7 @@ MAGNITUDES = (20.0, 30.0, 45.0, 60.0)
 def load(
     name: str,
     *,
-    checkpoint: Path | None,
+    checkpoint: WeightFile | None,
     random_weights: int | None,
     registers: int | None,
     replace: Sequence[ReplaceSpec] | None,
@@ -80,7 +80,7 @@ def plant_outliers(module: RaeDit) -> None:
         module.pos_embed[0, row] += magnitude * math.sqrt(dim / 2) * direction
 
 
-def _weights(checkpoint: Path | None, random_weights: int | None) -> tuple[StateDict | int, dict[str, Any]]:
+def _weights(checkpoint: WeightFile | None, random_weights: int | None) -> tuple[StateDict | int, dict[str, Any]]:
     if checkpoint is not None or random_weights is not None:
         return read_weights(checkpoint, random_weights)
     packaged = packaged_asset("weights.safetensors").read_bytes()

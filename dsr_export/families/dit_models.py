@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from dsr_export.families.sit import Sit
 from dsr_export.sampling import DIFFUSION_STEPS, SamplerSpec
 from dsr_export.spec import DenoiserSpec, DsrSpec, ReplaceSpec
 from dsr_export.subject import Subject
+from dsr_export.weight_file import WeightFile
 from graphs.artifacts import TensorSpec
 
 CALLS = 50  # of the model in one trajectory; released: 250 ancestral steps (DiT), an adaptive solver (SiT)
@@ -39,7 +39,7 @@ LETTERS: dict[str, dict[str, Value]] = {
 def load(
     name: str,
     *,
-    checkpoint: Path | None,
+    checkpoint: WeightFile | None,
     random_weights: int | None,
     registers: int | None,
     replace: Sequence[ReplaceSpec] | None,

@@ -20,6 +20,7 @@ from dsr_export.families.vision_encoder import VisionEncoder, randomise
 from dsr_export.families.vision_families import FAMILIES, Value
 from dsr_export.spec import DsrSpec, EncoderSpec, ReplaceSpec
 from dsr_export.subject import Subject
+from dsr_export.weight_file import WeightFile
 from graphs.artifacts import TensorSpec
 
 FP32_MODULES = ("projection", "tail")
@@ -31,7 +32,7 @@ _FREE_WITH_CHECKPOINT = ("image_size", STATISTICS)
 def load(
     name: str,
     *,
-    checkpoint: Path | None,
+    checkpoint: WeightFile | None,
     random_weights: int | None,
     registers: int | None,
     replace: Sequence[ReplaceSpec] | None,
@@ -48,9 +49,11 @@ def load(
     _check_options(name, config, random=checkpoint is None)
     sizes = {key: value for key, value in config.items() if key != STATISTICS}
     if checkpoint is not None:
+        if checkpoint.entry is not None:
+            raise ExportError(f"--weights does not apply to {name}, whose checkpoint is a folder", hint="leave it out")
         size = sizes.get("image_size")
-        encoder = encoder_from_folder(name, checkpoint, image_size=None if size is None else int(size))
-        provenance: dict[str, Any] = {"checkpoint_sha256": folder_sha256(checkpoint)}
+        encoder = encoder_from_folder(name, checkpoint.path, image_size=None if size is None else int(size))
+        provenance: dict[str, Any] = {"checkpoint_sha256": folder_sha256(checkpoint.path)}
     else:
         assert random_weights is not None  # checked by families.load_subject
         encoder = random_encoder(name, sizes)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from torch import Tensor
 
-from dsr_export.checkpoints import StateDict
 from dsr_export.errors import ExportError
 from dsr_export.families.dit_models import CALLS, conditional_subject, problems_of, widths_in, widths_of
 from dsr_export.families.jit import Jit, JitConfig
@@ -18,6 +16,7 @@ from dsr_export.families.replacements import OWN
 from dsr_export.sampling import SamplerSpec
 from dsr_export.spec import ReplaceSpec
 from dsr_export.subject import Subject
+from dsr_export.weight_file import WeightFile
 
 REGISTERS = 32
 RELEASED_SIDES = {16: 256, 32: 512}  # pixels, by patch size
@@ -34,7 +33,7 @@ _OUR_NAMES = {"in_context_len": "register_len", "in_context_start": "register_st
 def load(
     name: str,
     *,
-    checkpoint: Path | None,
+    checkpoint: WeightFile | None,
     random_weights: int | None,
     registers: int | None,
     replace: Sequence[ReplaceSpec] | None,
@@ -45,8 +44,6 @@ def load(
     weights, provenance = read_weights(checkpoint, random_weights)
     if isinstance(weights, int):
         registers = REGISTERS if registers is None and "register_len" not in options else registers
-    else:
-        weights = network_state(weights)
     _check_groups(replace or ())
     module = load_module(JIT, name, weights, registers=registers, config=options)
     return conditional_subject(
@@ -58,12 +55,6 @@ def load(
         provenance=provenance,
         draws={},
     )
-
-
-def network_state(state: StateDict) -> StateDict:
-    """The network's tensors; the released checkpoints hold them as `net.*` of a training wrapper."""
-    inner = {key.removeprefix("net."): value for key, value in state.items() if key.startswith("net.")}
-    return inner or state
 
 
 def sizes_of(state: Mapping[str, Tensor]) -> dict[str, Value]:

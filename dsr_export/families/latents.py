@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from dsr_export.checkpoints import read_state_dict
+from dsr_export.checkpoints import Wanted, read_state_dict, require_float
 from dsr_export.errors import ExportError
 
 EPS = 1e-5
@@ -41,7 +41,7 @@ def read_statistics(path: Path, shape: tuple[int, int, int]) -> tuple[Tensor, Te
 
     Raises ExportError for an unreadable file, one without `mean` or `var`, wrong shapes, and negative variances.
     """
-    state = read_state_dict(path)
+    state = read_state_dict(path, Wanted(("mean", "var")))
     absent = [name for name in ("mean", "var") if name not in state]
     if absent:
         raise ExportError(f"{path} holds no tensor {absent[0]!r}", hint="latent statistics are 'mean' and 'var'")
@@ -60,4 +60,4 @@ def _expanded(path: Path, name: str, values: Tensor, shape: tuple[int, int, int]
             f"{path}: '{name}' has shape {list(values.shape)}, which does not fit latents {list(shape)}",
             hint="the statistics were made for another encoder",
         )
-    return values.expand(shape).contiguous()
+    return require_float(path, name, values).expand(shape).contiguous()

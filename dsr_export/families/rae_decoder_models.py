@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dsr_export.checkpoints import StateDict, load_into, read_state_dict
+from dsr_export.checkpoints import StateDict, Wanted, load_into, read_checkpoint
 from dsr_export.errors import ExportError, did_you_mean
 from dsr_export.families import file_sha256
 from dsr_export.families.latents import LatentDenormalisation, read_statistics
@@ -19,6 +19,7 @@ from dsr_export.families.rae_decoder import RaeDecoder, RaeDecoderConfig, positi
 from dsr_export.preparation import PREPARATIONS
 from dsr_export.spec import DsrSpec, ReplaceSpec
 from dsr_export.subject import Subject
+from dsr_export.weight_file import WeightFile
 from graphs.artifacts import TensorSpec
 
 Value = bool | int | float | str
@@ -27,6 +28,11 @@ FP32_MODULES = ("head", "decoder_embed", "decoder_pred")
 STATISTICS = "latent_stats"
 ENCODER, DEFAULT_ENCODER = "encoder", "siglip"
 """For whose pixels a decoder was trained: no checkpoint says it, and no weight depends on it."""
+KNOWN_NAMES = Wanted(
+    tuple(f"decoder_{part}.{kind}" for part in ("embed", "norm", "pred") for kind in ("weight", "bias")),
+    holders=("decoder",),
+)
+"""By which a decoder is found, in its own checkpoint or in a whole autoencoder's (`encoder.*`, `decoder.*`)."""
 SIZES: dict[str, dict[str, Value]] = {
     "rae-decoder": {},
     "rae-decoder-l": {"decoder_hidden_size": 1024, "decoder_num_hidden_layers": 24},
@@ -44,7 +50,7 @@ _DEFAULTS: dict[str, Value] = dataclasses.asdict(RaeDecoderConfig())
 def load(
     name: str,
     *,
-    checkpoint: Path | None,
+    checkpoint: WeightFile | None,
     random_weights: int | None,
     registers: int | None,
     replace: Sequence[ReplaceSpec] | None,
@@ -60,7 +66,8 @@ def load(
     if registers is not None or replace or (dsr is not None and dsr != DsrSpec()):
         raise ExportError(f"{name} has no registers: it decodes latents", hint="leave out --registers and --dsr")
     _check_options(name, config)
-    state = None if checkpoint is None else decoder_state(read_state_dict(checkpoint))
+    found = None if checkpoint is None else read_checkpoint(checkpoint, KNOWN_NAMES)
+    state = None if found is None else found.state
     sizes = {**SIZES[name], **({} if state is None else sizes_of(state))}
     sizes |= {key: value for key, value in config.items() if key not in (STATISTICS, ENCODER)}
     resolved = RaeDecoderConfig(**sizes)  # type: ignore[arg-type]
@@ -71,17 +78,13 @@ def load(
     else:
         assert random_weights is not None  # checked by families.load_subject
         module = random_decoder(resolved, random_weights)
-    provenance = {"checkpoint_sha256": file_sha256(checkpoint)} if checkpoint else {"random_seed": random_weights}
+    provenance: dict[str, Any] = {"random_seed": random_weights}
+    if checkpoint is not None and found is not None:
+        provenance = {"checkpoint_sha256": file_sha256(checkpoint.path), "weights": found.origin}
     if STATISTICS in config:
         shape = (resolved.hidden_size, resolved.latent_size, resolved.latent_size)
         module.head = LatentDenormalisation(*read_statistics(Path(str(config[STATISTICS])), shape))
     return _subject(name, module, str(config.get(ENCODER, DEFAULT_ENCODER)), provenance)
-
-
-def decoder_state(state: StateDict) -> StateDict:
-    """The decoder's tensors, of its own checkpoint or of a whole autoencoder's (`encoder.*`, `decoder.*`)."""
-    inner = {key.removeprefix("decoder."): value for key, value in state.items() if key.startswith("decoder.")}
-    return inner or state
 
 
 def decoder_from_state(config: RaeDecoderConfig, state: StateDict) -> RaeDecoder:

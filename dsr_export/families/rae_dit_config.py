@@ -121,7 +121,7 @@ def _register_fields(
     if trained and trained == count and "register_start" not in values and trunk not in RELEASED_STARTS:
         raise ExportError(
             f"the checkpoint has registers, and nothing says which of {trunk} blocks they enter before",
-            hint="give register_start: no checkpoint holds it",
+            hint="no checkpoint holds it: set start in [denoiser] of a --dsr file; in Python, give register_start",
         )
     start = values.get("register_start", default_register_start(trunk))
     return {"register_conditioning": True, "register_len": count, "register_start": start}

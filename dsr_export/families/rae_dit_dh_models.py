@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from torch import Tensor
 
@@ -21,6 +20,7 @@ from dsr_export.families.rae_dit_models import (
 )
 from dsr_export.spec import ReplaceSpec
 from dsr_export.subject import Subject
+from dsr_export.weight_file import WeightFile
 
 SIZES: dict[str, dict[str, Value]] = {
     "rae-dit-dh-s": {"hidden_size": (384, 2048), "depth": (12, 2), "num_heads": (6, 16)},
@@ -32,7 +32,7 @@ SIZES: dict[str, dict[str, Value]] = {
 def load(
     name: str,
     *,
-    checkpoint: Path | None,
+    checkpoint: WeightFile | None,
     random_weights: int | None,
     registers: int | None,
     replace: Sequence[ReplaceSpec] | None,

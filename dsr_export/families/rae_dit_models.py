@@ -5,12 +5,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from torch import Tensor
 
-from dsr_export.checkpoints import StateDict, load_into, read_state_dict
+from dsr_export.checkpoints import StateDict, Wanted, load_into, read_checkpoint
 from dsr_export.errors import ExportError
 from dsr_export.families import file_sha256
 from dsr_export.families.rae_dit import RaeDit, RaeDitConfig, Trunk
@@ -20,9 +19,20 @@ from dsr_export.families.replacements import apply_replacements
 from dsr_export.sampling import SamplerSpec
 from dsr_export.spec import DenoiserSpec, DsrSpec, ReplaceSpec
 from dsr_export.subject import Subject
+from dsr_export.weight_file import WeightFile
 from graphs.artifacts import TensorSpec
 
 Module = TypeVar("Module", bound=Trunk)
+KNOWN_NAMES = Wanted(
+    (
+        *(f"blocks.0.{name}.weight" for name in ("attn.qkv", "attn.proj", "adaLN_modulation.1")),
+        *(f"t_embedder.mlp.{i}.{kind}" for i in (0, 2) for kind in ("weight", "bias")),
+        *("y_embedder.embedding_table.weight", "final_layer.linear.weight", "final_layer.linear.bias"),
+        *(f"transformer_blocks.0.attn1.to_{part}.weight" for part in "qkv"),
+        *("pos_embed.proj.weight", "proj_out_1.weight", "proj_out_1.bias", "proj_out_2.weight", "proj_out_2.bias"),
+    )
+)
+"""By which a denoiser's weights are found among others: names that all of these families have, and diffusers' DiT."""
 Widths = tuple[str, int]
 """Hidden sizes, `1152` or `1152 + 2048`, and the number of blocks."""
 REGISTERS = 36  # arXiv 2605.05206
@@ -54,7 +64,7 @@ class Family(Generic[Config]):
 def load(
     name: str,
     *,
-    checkpoint: Path | None,
+    checkpoint: WeightFile | None,
     random_weights: int | None,
     registers: int | None,
     replace: Sequence[ReplaceSpec] | None,
@@ -85,10 +95,11 @@ def load_module(
     return build(family.module, resolved, weights)
 
 
-def read_weights(checkpoint: Path | None, random_weights: int | None) -> tuple[StateDict | int, dict[str, Any]]:
+def read_weights(checkpoint: WeightFile | None, random_weights: int | None) -> tuple[StateDict | int, dict[str, Any]]:
     """A checkpoint's tensors, or else the seed; and the provenance either gives."""
     if checkpoint is not None:
-        return read_state_dict(checkpoint), {"checkpoint_sha256": file_sha256(checkpoint)}
+        found = read_checkpoint(checkpoint, KNOWN_NAMES)
+        return found.state, {"checkpoint_sha256": file_sha256(checkpoint.path), "weights": found.origin}
     if random_weights is None:
         raise ExportError("no weights are given", hint="give --checkpoint FILE or --random-weights SEED")
     return random_weights, {"random_seed": random_weights}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -27,6 +26,7 @@ from dsr_export.released_config import ReleasedConfig
 from dsr_export.sampling import SamplerSpec
 from dsr_export.spec import ReplaceSpec
 from dsr_export.subject import Subject
+from dsr_export.weight_file import WeightFile
 
 FAMILIES: Mapping[str, Family[Any]] = {family.name: family for family in (RAE_DIT, RAE_DIT_DH)}
 REGISTERS = ("register_conditioning", "register_len", "register_start")
@@ -36,7 +36,7 @@ def subject_from_released(
     name: str,
     released: ReleasedConfig,
     *,
-    checkpoint: Path | None,
+    checkpoint: WeightFile | None,
     random_weights: int | None,
     registers: int | None,
     replace: Sequence[ReplaceSpec] | None,

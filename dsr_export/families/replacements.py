@@ -9,11 +9,12 @@ from typing import Any, Protocol, get_args
 
 from torch import Tensor
 
-from dsr_export.checkpoints import StateDict, load_into, read_state_dict
+from dsr_export.checkpoints import StateDict, Wanted, load_into, read_state_dict, require_float
 from dsr_export.errors import ExportError
 from dsr_export.registers import Choice, RecursiveReplacement, Rule
 from dsr_export.spec import ReplaceSpec
 
+REGISTERS = Wanted(("registers",))
 OWN = "diffusion"  # ReplaceSpec.registers: the model's own
 
 
@@ -54,7 +55,7 @@ def apply_replacements(
     _check_layers(stream, groups)
     for group in groups:
         _check_group(stream, group)
-        state = {} if group.registers == OWN else read_state_dict(Path(group.registers))
+        state = {} if group.registers == OWN else read_state_dict(Path(group.registers), REGISTERS)
         for layer in group.layers:
             module.replace_at([layer], _replacement(stream, group, layer, state))
 
@@ -85,7 +86,7 @@ def _register_rows(group: ReplaceSpec, state: StateDict, dim: int) -> Tensor | N
             f"{group.registers}: expected a tensor 'registers' of shape [R, {dim}], found {found}",
             hint="save it with safetensors.torch.save_file({'registers': rows}, FILE)",
         )
-    return rows
+    return require_float(Path(group.registers), "registers", rows)
 
 
 def _check_layers(stream: TokenStream, groups: Sequence[ReplaceSpec]) -> None:

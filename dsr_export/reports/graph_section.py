@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dsr_export.html.cells import bar_cell, name_cell, rich_table, words
 from dsr_export.html.markup import Markup, element, joined, text
 from dsr_export.html.page import Section, figure, row, table
+from dsr_export.narrowing import FEW
 from dsr_export.reports.wording import Row
 
 _MINUS = "\N{MINUS SIGN}"
@@ -59,9 +60,14 @@ def _typing(report: Row) -> list[Markup]:
     caption = (
         f"{typing['fp32_nodes']} operators stay in FP32, with {typing['casts']} casts; "
         f"{typing['half_weight_fraction']:.1%} of the weight bytes of GEMMs and convolutions are "
-        f"{str(typing['precision']).upper()}."
+        f"{str(typing['precision']).upper()}{_why_few(typing)}."
     )
     return [figure(rich_table(("reason", "operators"), rows), title="Kept in FP32", caption=caption)]
+
+
+def _why_few(typing: Row) -> str:
+    few = typing["precision"] != "fp32" and typing["half_weight_fraction"] < FEW
+    return ": in a model this small, most lie in what stays FP32" if few else ""
 
 
 def _ranges(report: Row) -> list[Markup]:

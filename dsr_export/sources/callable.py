@@ -12,6 +12,7 @@ from dsr_export.errors import ExportError
 from dsr_export.families import file_sha256
 from dsr_export.sources.imported_code import code_digest, described, import_object, running_own_code
 from dsr_export.sources.options import refuse_unused
+from dsr_export.weight_file import WeightFile
 
 if TYPE_CHECKING:
     from dsr_export.subject import Subject
@@ -47,6 +48,7 @@ class CallableSource:
             "callable": f"{self.module}:{self.attribute}",
             "code_sha256": code,
             "checkpoint_sha256": file_sha256(checkpoint) if checkpoint else None,
+            "weights": self.request.weights,
             "options": dict(self.request.options),
             "content_sha256": content_digest(self.load()),
         }
@@ -56,16 +58,18 @@ class CallableSource:
 
     @cached_property
     def _subject(self) -> Subject:
-        from dsr_export.checkpoints import load_into, read_state_dict
+        from dsr_export.checkpoints import load_into, names_of, read_checkpoint
         from dsr_export.module_subject import loaded_module, subject_from
 
         checkpoint = self.request.checkpoint
-        provenance = {"callable": f"{self.module}:{self.attribute}"}
+        provenance: dict[str, Any] = {"callable": f"{self.module}:{self.attribute}"}
         with running_own_code():
             made = self._call(import_object(self.module, self.attribute))
             if checkpoint is not None:
-                provenance["checkpoint_sha256"] = file_sha256(checkpoint)
-                load_into(loaded_module(made, self.request.model), read_state_dict(checkpoint))
+                module = loaded_module(made, self.request.model)
+                found = read_checkpoint(WeightFile(checkpoint, self.request.weights), names_of(module))
+                load_into(module, found.state)
+                provenance |= {"checkpoint_sha256": file_sha256(checkpoint), "weights": found.origin}
             return subject_from(made, name=self.name, called=self.request.model, provenance=provenance)
 
     def _call(self, found: Any) -> Any:
@@ -98,5 +102,7 @@ def source(request: ModelRequest) -> CallableSource:
             f"'{request.model}' is not package.module:callable", hint="for example mymodels.dit:build, without .py"
         )
     hint = "the code itself decides on weights and registers; use its arguments, or dsr_export.registers"
-    refuse_unused(request, "a callable", used=("checkpoint", "options"), hint=hint)
+    refuse_unused(request, "a callable", used=("checkpoint", "weights", "options"), hint=hint)
+    if request.weights is not None and request.checkpoint is None:
+        raise ExportError("--weights chooses among a checkpoint's weights", hint="give --checkpoint FILE with it")
     return CallableSource(request, found["module"], found["attribute"])

@@ -36,6 +36,7 @@ class DiffusersFolderSource:
             "config_sha256": file_sha256(folder.config_file),
             "weights_sha256": files_digest(list(weights)) if weights else None,
             "checkpoint_sha256": file_sha256(asked.checkpoint) if asked.checkpoint else None,
+            "weights": asked.weights,
             "random_weights": asked.random_weights,
             "registers": asked.registers,
             "dsr_sha256": dsr_digest(asked.dsr) if asked.dsr else None,
@@ -49,6 +50,7 @@ class DiffusersFolderSource:
         return load_folder(
             self._folder,
             checkpoint=asked.checkpoint,
+            entry=asked.weights,
             random_weights=asked.random_weights,
             registers=asked.registers,
             dsr=asked.dsr,
@@ -72,6 +74,8 @@ def source(request: ModelRequest) -> DiffusersFolderSource:
     if request.model != ModelRequest.model:
         raise ExportError(f"both the model '{request.model}' and --model-dir are given", hint="give one of them")
     seed = request.random_weights
+    if seed is not None and request.weights is not None:
+        raise ExportError("--weights chooses among stored weights, and --random-weights draws them", hint="give one")
     if request.checkpoint is not None and seed is not None:
         raise ExportError("--checkpoint and --random-weights exclude each other", hint="give one of them")
     if seed is not None and not 0 <= seed <= MAX_SEED:

@@ -23,7 +23,13 @@ class RegisteredSource:
     def key(self) -> dict[str, Any]:
         asked, options = self.request, dict[str, Any](self.request.options)
         return subject_key(
-            asked.model, asked.checkpoint, asked.random_weights, asked.registers, dsr=asked.dsr, **options
+            asked.model,
+            asked.checkpoint,
+            asked.random_weights,
+            asked.registers,
+            weights=asked.weights,
+            dsr=asked.dsr,
+            **options,
         )
 
     def load(self) -> Subject:
@@ -31,6 +37,7 @@ class RegisteredSource:
         return load_subject(
             asked.model,
             checkpoint=asked.checkpoint,
+            weights=asked.weights,
             random_weights=asked.random_weights,
             registers=asked.registers,
             dsr=asked.dsr,

@@ -13,6 +13,7 @@ from dsr_export.families import check_weights, entry, file_sha256, subject_key
 from dsr_export.families.declared import with_declaration
 from dsr_export.released_config import ReleasedConfig, read_released
 from dsr_export.subject import Subject
+from dsr_export.weight_file import WeightFile
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,16 @@ class ReleasedSource:
     def key(self) -> dict[str, Any]:
         asked, options = self.request, dict[str, Any](self.request.options)
         model = self._config.family
-        weights = subject_key(model, self._checkpoint, asked.random_weights, asked.registers, dsr=asked.dsr, **options)
-        return {"name": self.name, "config_sha256": file_sha256(self.file), **weights}
+        key = subject_key(
+            model,
+            self._checkpoint,
+            asked.random_weights,
+            asked.registers,
+            weights=asked.weights,
+            dsr=asked.dsr,
+            **options,
+        )
+        return {"name": self.name, "config_sha256": file_sha256(self.file), **key}
 
     def load(self) -> Subject:
         from dsr_export.families.rae_dit_released import subject_from_released
@@ -39,7 +48,8 @@ class ReleasedSource:
         declared = with_declaration(
             self.name, "denoiser", asked.dsr, registers=asked.registers, replace=None, config=asked.options
         )
-        checkpoint, seed = self._checkpoint, asked.random_weights
+        path, seed = self._checkpoint, asked.random_weights
+        checkpoint = None if path is None else WeightFile(path, asked.weights)
         return subject_from_released(self.name, self._config, checkpoint=checkpoint, random_weights=seed, **declared)
 
     @cached_property

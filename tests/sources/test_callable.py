@@ -170,7 +170,7 @@ def test_a_checkpoint_is_loaded_strictly(write: Write, tmp_path: Path) -> None:
     save_file({"linear.weight": torch.eye(4), "linear.bias": torch.ones(4)}, tmp_path / "w.safetensors")
     subject = load_subject(f"{name}:build", checkpoint=tmp_path / "w.safetensors")
     assert torch.equal(subject.module.linear.weight, torch.eye(4))
-    assert set(subject.provenance) == {"callable", "checkpoint_sha256"}
+    assert set(subject.provenance) == {"callable", "checkpoint_sha256", "weights"}
     save_file({"linear.weight": torch.eye(4), "linear.bais": torch.ones(4)}, tmp_path / "w.safetensors")
     with pytest.raises(ExportError, match=r"1 missing:\n  linear.bias"):
         load_subject(f"{name}:build", checkpoint=tmp_path / "w.safetensors")

@@ -235,7 +235,7 @@ class TestWeights:
         subject = load_subject(config_file=_file(tmp_path, wide=wide), checkpoint=checkpoint)
         expected = load_subject(config_file=_file(tmp_path, wide=wide), random_weights=7).module.state_dict()
         assert all(torch.equal(value, expected[name]) for name, value in subject.module.state_dict().items())
-        assert set(subject.provenance) == {"checkpoint_sha256", "config_sha256"}
+        assert set(subject.provenance) == {"checkpoint_sha256", "config_sha256", "weights"}
 
     def test_the_files_own_checkpoint_is_the_default(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         checkpoint = _weights(tmp_path)

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from dsr_export.checkpoints import PICKLED, load_into, read_state_dict
+from dsr_export.checkpoints import load_into, read_state_dict
 from dsr_export.errors import ExportError
 
 STATE = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.ones(2), "steps": torch.tensor(3)}
@@ -51,7 +51,7 @@ def test_safetensors(tmp_path: Path) -> None:
     _assert_same(read_state_dict(tmp_path / "a.safetensors"))
 
 
-@pytest.mark.parametrize("suffix", PICKLED)
+@pytest.mark.parametrize("suffix", [".pt", ".pth", ".bin", ".ckpt", ".pth.tar", ""])
 def test_pickled_suffixes_and_the_format_before_torch_1_6(tmp_path: Path, suffix: str) -> None:
     torch.save(STATE, tmp_path / f"a{suffix}", _use_new_zipfile_serialization=False)
     _assert_same(read_state_dict(tmp_path / f"a{suffix}"))
@@ -130,13 +130,10 @@ def test_empty_file(tmp_path: Path) -> None:
         read_state_dict(tmp_path / "a.pt")
 
 
-def test_folder_and_unknown_suffix(tmp_path: Path) -> None:
+def test_folder(tmp_path: Path) -> None:
     (tmp_path / "a.pt").mkdir()
     with pytest.raises(ExportError, match="not a file"):
         read_state_dict(tmp_path / "a.pt")
-    with pytest.raises(ExportError, match="unknown kind") as caught:
-        read_state_dict(tmp_path / "a.h5")
-    assert ".safetensors" in str(caught.value.hint)
 
 
 def test_missing_file_names_the_nearest(tmp_path: Path) -> None:
@@ -148,7 +145,7 @@ def test_missing_file_names_the_nearest(tmp_path: Path) -> None:
         read_state_dict(tmp_path / "nowhere" / "a.pt")
 
 
-@pytest.mark.parametrize("content", [{"net": {"w": torch.ones(1)}}, {}, [torch.ones(1)], torch.ones(1), 3, {"ema": 1}])
+@pytest.mark.parametrize("content", [{"x": {"w": torch.ones(1)}}, {}, [torch.ones(1)], torch.ones(1), 3, {"ema": 1}])
 def test_files_without_tensors_by_name_are_refused(tmp_path: Path, content: Any) -> None:
     torch.save(content, tmp_path / "a.pt")
     with pytest.raises(ExportError, match="holds no tensors by name"):
