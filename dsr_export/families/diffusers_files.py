@@ -39,9 +39,10 @@ class TransformerFolder:
         return self.path / CONFIG
 
 
-def open_folder(folder: Path) -> TransformerFolder:
+def open_folder(folder: Path, *, own_weights: bool = True) -> TransformerFolder:
     """Reads what a transformer folder, or a pipeline folder with a `transformer/` in it, declares.
 
+    Without `own_weights` its weight files are not looked for: others are given, and they may be anything.
     Raises ExportError for anything else, for a class that has no adapter, and for shards that are not all there.
     """
     path = _transformer_path(folder)
@@ -53,7 +54,7 @@ def open_folder(folder: Path) -> TransformerFolder:
         name=folder.resolve().name,
         class_name=class_of(config, path / CONFIG),
         config=config,
-        weights=_weight_files(path),
+        weights=_weight_files(path) if own_weights else (),
         pipeline=pipeline if isinstance(pipeline, str) else None,
     )
 

@@ -29,12 +29,11 @@ class DiffusersFolderSource:
 
     def key(self) -> dict[str, Any]:
         asked, folder = self.request, self._folder
-        weights = folder.weights if asked.random_weights is None and asked.checkpoint is None else ()
         return {
             "class": folder.class_name,
             "pipeline": folder.pipeline,
             "config_sha256": file_sha256(folder.config_file),
-            "weights_sha256": files_digest(list(weights)) if weights else None,
+            "weights_sha256": files_digest(list(folder.weights)) if folder.weights else None,
             "checkpoint_sha256": file_sha256(asked.checkpoint) if asked.checkpoint else None,
             "weights": asked.weights,
             "random_weights": asked.random_weights,
@@ -59,7 +58,8 @@ class DiffusersFolderSource:
 
     @cached_property
     def _folder(self) -> TransformerFolder:
-        return open_folder(self.directory)
+        asked = self.request
+        return open_folder(self.directory, own_weights=asked.checkpoint is None and asked.random_weights is None)
 
 
 def accepts(request: ModelRequest) -> bool:

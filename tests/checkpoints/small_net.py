@@ -1,4 +1,4 @@
-"""A small module with what checkpoints have to carry: nested blocks, norm statistics, an integer buffer, a tied weight."""
+"""A small module with what checkpoints have to carry: nested blocks, norm statistics, integers, a tied weight."""
 
 from __future__ import annotations
 

@@ -199,6 +199,8 @@ class TestSubjectKey:
             subject_key("digits", random_weights=1),
             subject_key("digits", checkpoint=files[0]),
             subject_key("digits", checkpoint=files[1]),
+            subject_key("digits", checkpoint=files[1], weights="ema"),
+            subject_key("digits", checkpoint=files[1], weights="model"),
             subject_key("digits", random_weights=0, registers=0),
             subject_key("digits", replace=[GROUP]),
             subject_key("digits", replace=[]),

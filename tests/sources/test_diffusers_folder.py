@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import shutil
 import socket
@@ -20,7 +21,7 @@ from dsr_export.errors import ExportError
 from dsr_export.sources import find_source, load_subject
 from dsr_export.sources.diffusers_folder import accepts
 from tests.conftest import Cli
-from tests.families.diffusers_folders import OPTIONS, saved
+from tests.families.diffusers_folders import DIT, OPTIONS, PIXART, saved
 
 SD3 = "SD3Transformer2DModel"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -142,6 +143,66 @@ def test_declared_registers_are_inserted(folder: Path, tmp_path: Path) -> None:
         load_subject("rae-dit-s", random_weights=0, dsr=dsr)
 
 
+@pytest.mark.parametrize("options", [{}, {"max_shard_size": "60KB"}, {"safe_serialization": False}], ids=str)
+def test_a_folder_may_hold_one_variant_only(options: dict[str, Any], tmp_path: Path) -> None:
+    plain = load_subject(model_dir=saved(SD3, tmp_path / "plain")).module.state_dict()
+    folder = saved(SD3, tmp_path / "a", variant="fp16", **options)
+    assert not (folder / WEIGHTS).exists()
+    subject = load_subject(model_dir=folder)
+    assert all(torch.equal(value, plain[name]) for name, value in subject.module.state_dict().items())
+    assert subject.provenance["weights"]["file"].startswith("diffusion_pytorch_model.fp16")
+    assert _key(folder) != _key(tmp_path / "plain") or not options
+
+
+def test_an_index_may_be_called_as_older_releases_did(folder: Path) -> None:
+    state = load_file(folder / WEIGHTS)
+    (folder / WEIGHTS).unlink()
+    shards, weight_map = ({}, {}), {}
+    for i, (name, value) in enumerate(state.items()):
+        shards[i % 2][name] = value
+        weight_map[name] = f"diffusion_pytorch_model-{i % 2 + 1:05}-of-00002.fp16.safetensors"
+    for i, shard in enumerate(shards):
+        save_file(shard, folder / f"diffusion_pytorch_model-{i + 1:05}-of-00002.fp16.safetensors")
+    index = json.dumps({"weight_map": weight_map})
+    (folder / "diffusion_pytorch_model.fp16.safetensors.index.json").write_text(index)
+    assert load_subject(model_dir=folder).provenance["weights"]["file"].endswith("and 1 more")
+
+
+@pytest.mark.parametrize(("class_name", "options"), [(DIT, {}), (PIXART, OPTIONS[PIXART])])
+def test_the_class_of_before_0_29_says_nothing_by_its_defaults(
+    class_name: str, options: dict[str, Any], tmp_path: Path
+) -> None:
+    diffusers = pytest.importorskip("diffusers")
+    folder = saved(class_name, tmp_path / "legacy")
+    parameters = inspect.signature(diffusers.Transformer2DModel.__init__).parameters
+    defaults = {name: each.default for name, each in parameters.items() if name != "self"}
+    config = json.loads((folder / "config.json").read_text())
+    _edit(folder, **{**defaults, **config, "_class_name": "Transformer2DModel"})
+    subject = load_subject(model_dir=folder, **options)
+    assert subject.config["_class_name"] == class_name
+    _edit(folder, double_self_attention=True)
+    with pytest.raises(ExportError, match="has no argument 'double_self_attention'"):
+        load_subject(model_dir=folder, **options)
+
+
+def test_a_folder_of_averaged_weights_says_how_they_were_averaged(folder: Path) -> None:
+    averaging = {"decay": 0.99, "min_decay": 0.0, "optimization_step": 3, "update_after_step": 0, "inv_gamma": 1.0}
+    _edit(folder, **averaging, use_ema_warmup=False, power=2 / 3)
+    assert load_subject(model_dir=folder).name == "tiny-sd3"
+
+
+def test_which_of_a_checkpoint_s_weights_is_asked_for(folder: Path, tmp_path: Path) -> None:
+    state, file = load_file(folder / WEIGHTS), tmp_path / "trainer.pt"
+    other = {name: value + 1 for name, value in state.items()}
+    torch.save({"model": state, "model_ema": other}, file)
+    for entry, bias in ((None, other), ("ema", other), ("model", state)):
+        subject = load_subject(model_dir=folder, checkpoint=file, weights=entry)
+        assert torch.equal(subject.module.state_dict()["transformer.proj_out.bias"], bias["proj_out.bias"])
+    assert len({_key(folder, checkpoint=file, weights=entry) for entry in (None, "ema", "model")}) == 3
+    with pytest.raises(ExportError, match="--weights chooses among stored weights"):
+        load_subject(model_dir=folder, random_weights=0, weights="ema")
+
+
 class TestBadInput:
     def test_no_such_folder(self, folder: Path) -> None:
         with pytest.raises(ExportError, match="no such folder") as caught:
@@ -163,7 +224,9 @@ class TestBadInput:
         [
             ("SD3Transformer2dModel", "did you mean 'SD3Transformer2DModel'?"),
             ("UNet2DConditionModel", "supported classes: SD3Transformer2DModel"),
-            ("Transformer2DModel", "Transformer2DModel"),
+            ("Transformer2DModel", "give it as module:callable"),
+            ("QwenImageTransformer2DModel", "give it as module:callable"),
+            ("FluxTransformer3DModel", "give it as module:callable"),
         ],
     )
     def test_an_unknown_class(self, name: str, hint: str, folder: Path) -> None:
@@ -190,6 +253,21 @@ class TestBadInput:
             load_subject(model_dir=folder)
         assert "--random-weights" in str(caught.value.hint)
         assert load_subject(model_dir=folder, random_weights=0).provenance["random_seed"] == 0
+
+    def test_several_variants_are_not_guessed_among(self, folder: Path) -> None:
+        for variant in ("ema", "fp16"):
+            shutil.copy(folder / WEIGHTS, folder / f"diffusion_pytorch_model.{variant}.safetensors")
+        load_subject(model_dir=folder)  # the plain file is the one
+        (folder / WEIGHTS).unlink()
+        with pytest.raises(ExportError, match="several variants of its weights: ema, fp16") as caught:
+            load_subject(model_dir=folder)
+        assert "--checkpoint" in str(caught.value.hint)
+        load_subject(model_dir=folder, checkpoint=folder / "diffusion_pytorch_model.ema.safetensors")
+
+    def test_registers_without_values_name_an_option_that_exists(self, folder: Path, cli: Cli) -> None:
+        done = cli("build", "--model-dir", folder, "--registers", 4, "--target", "onnxruntime")
+        assert done.code == 1 and "has no registers of its own" in done.err
+        assert "--dsr FILE" in done.err and "[denoiser]" in done.err
 
     @pytest.mark.parametrize("shard", ["gone.safetensors", "../outside.safetensors"])
     def test_shards_must_lie_beside_their_index(self, shard: str, folder: Path) -> None:
