@@ -12,6 +12,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from dsr_export.checkpoints import Checkpoint, load_into, names_of, read_checkpoint
 from dsr_export.errors import ExportError
+from dsr_export.families import load_subject
 from dsr_export.weight_file import WeightFile
 from tests.checkpoints.small_net import SmallNet, State, parameters_of, prefixed, small_state
 
@@ -195,3 +196,40 @@ class TestTied:
     def test_a_tied_weight_with_two_values_is_refused(self) -> None:
         with pytest.raises(ExportError, match="tied in the model and different in the checkpoint"):
             load_into(SmallNet(tied=True), small_state(3))
+
+
+SIZES = {"hidden_size": 24, "depth": 2, "num_heads": 2, "input_size": 4, "in_channels": 4}
+
+
+@pytest.fixture(scope="module")
+def states() -> tuple[State, State]:
+    subjects = (load_subject("rae-dit", random_weights=seed, registers=0, **SIZES) for seed in (1, 2))
+    own, averaged = (subject.module.state_dict() for subject in subjects)
+    return own, averaged
+
+
+class TestRegisteredModel:
+    """Its names are known before its sizes are."""
+
+    @pytest.mark.parametrize("form", ["lightning", "list", "flat", "blocks"])
+    def test_its_averaged_weights_are_found(self, states: tuple[State, State], form: str, tmp_path: Path) -> None:
+        own, averaged = states
+        names = [name for name in own if not name.startswith("feat_rope")]  # which are buffers
+        content = {
+            "lightning": {"state_dict": {**prefixed("net.module.", own), **prefixed("ema.module.", averaged)}},
+            "list": {"model": own, "ema": {"shadow_params": [averaged[name] for name in names]}},
+            "flat": {**own, **prefixed("ema_model.", averaged), "step": torch.tensor(1)},
+            "blocks": {"ema": {name.replace("blocks.0.", "blocks.0.module."): v for name, v in averaged.items()}},
+        }[form]
+        torch.save(content, tmp_path / "a.ckpt")
+        subject = load_subject("rae-dit", checkpoint=tmp_path / "a.ckpt", **SIZES)
+        assert _same(subject.module.state_dict(), averaged)
+        assert subject.provenance["weights"]["kind"] == "ema"
+        if form in ("lightning", "list"):
+            subject = load_subject("rae-dit", checkpoint=tmp_path / "a.ckpt", weights="model", **SIZES)
+            assert _same(subject.module.state_dict(), own)
+
+    def test_a_choice_needs_a_checkpoint(self) -> None:
+        with pytest.raises(ExportError, match="--weights chooses") as caught:
+            load_subject("digits", weights="ema")
+        assert "--checkpoint" in str(caught.value.hint)
