@@ -48,6 +48,7 @@ def randomise(module: nn.Module, seed: int) -> None:
         weight.normal_(*_moments(name, weight), generator=generator)
 
 
+QUANTISED = "the model is quantised: dequantise it, save it in float32 or float16, and give that folder"
 AVERAGING = ("decay", "min_decay", "optimization_step", "update_after_step", "use_ema_warmup", "inv_gamma", "power")
 """What diffusers' `EMAModel.save_pretrained` adds to a config: how the weights were averaged, not what they are."""
 
@@ -64,7 +65,8 @@ def constructor_arguments(made_by: Any, config: Mapping[str, Any]) -> dict[str, 
     for name, value in entries.items():
         averaging = name in AVERAGING and set(AVERAGING) <= config.keys()
         if name not in known and value not in (None, False, nothing.get(name)) and not averaging:
-            hint = did_you_mean(name, known) or "a newer diffusers may know it: pip install -U diffusers"
+            quantised = QUANTISED if name == "quantization_config" else None
+            hint = quantised or did_you_mean(name, known) or "a newer diffusers may know it: pip install -U diffusers"
             raise ExportError(f"{made_by.__name__} has no argument '{name}' (which is {value!r})", hint=hint)
     return {name: value for name, value in entries.items() if name in known}
 

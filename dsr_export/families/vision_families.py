@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dsr_export.errors import ExportError
+from dsr_export.families.stored_types import check_stored_types
 
 Value = bool | int | float | str
 
@@ -60,13 +61,14 @@ FAMILIES: Mapping[str, VisionFamily] = {
 
 
 def check_folder(family: str, folder: Path) -> None:
-    """Raises ExportError where `folder` lacks a file or holds a model of another family."""
+    """Raises ExportError where `folder` lacks a file, or holds codes for weights or a model of another family."""
     if not folder.is_dir():
         raise ExportError(f"{folder} is no folder", hint="give --checkpoint the folder that holds config.json")
-    found = _read_json(folder, "config.json").get("model_type")
-    _check_type(family, folder, found)
+    config = _read_json(folder, "config.json")
+    _check_type(family, folder, config.get("model_type"))
     if not any((folder / name).is_file() for name in ("model.safetensors", "model.safetensors.index.json")):
         raise ExportError(f"{folder} holds no model.safetensors", hint="save the model with safe_serialization=True")
+    check_stored_types(folder, config)
 
 
 def processed_size(folder: Path) -> int | None:

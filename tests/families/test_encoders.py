@@ -258,6 +258,21 @@ class TestFolders:
         monkeypatch.setattr(socket.socket, "connect", refuse)
         assert load_subject("siglip", checkpoint=folder).module(_image()).isfinite().all()
 
+    @pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.bool, torch.float8_e4m3fn])
+    def test_codes_are_no_weights(self, folder: Path, dtype: torch.dtype) -> None:
+        state = load_file(folder / "model.safetensors")
+        codes = {name: value.to(dtype) if value.ndim == 2 else value for name, value in state.items()}
+        save_file(codes, folder / "model.safetensors", metadata={"format": "pt"})
+        with pytest.raises(ExportError, match="not floating-point weights"):
+            load_subject("siglip", checkpoint=folder)
+
+    def test_a_quantised_folder_is_named(self, folder: Path) -> None:
+        config = json.loads((folder / "config.json").read_text())
+        config["quantization_config"] = {"quant_method": "bitsandbytes"}
+        (folder / "config.json").write_text(json.dumps(config))
+        with pytest.raises(ExportError, match=r"is quantised \(bitsandbytes\)"):
+            load_subject("siglip", checkpoint=folder)
+
     def test_half_weights_are_computed_in_float32(self, folder: Path) -> None:
         state = load_file(folder / "model.safetensors")
         save_file({k: v.half() for k, v in state.items()}, folder / "model.safetensors", {"format": "pt"})
