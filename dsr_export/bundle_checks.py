@@ -10,15 +10,17 @@ from typing import Any
 
 from dsr_export.bundle.reader import Bundle
 from dsr_export.errors import ExportError
+from dsr_export.figures import number, reaches
 from dsr_export.parity.batches import sizes_between
 from dsr_export.parity.further import further_checks
 from dsr_export.parity.golden_reader import read_golden
+from dsr_export.reports.wording import most_allowed
 from dsr_export.runners import FUSED, Runtime, chosen_engine
 from dsr_export.verify import golden_sampler, verify
 
 ONCE = ("rows", "determinism")
 """What is checked once for each output."""
-METRICS = (("SNR", "snr_db", "{:.1f} dB"), ("PSNR", "psnr_db", "{:.1f} dB"), ("cosine", "cosine", "{:.6f}"))
+METRICS = (("SNR", "snr_db", ".1f", " dB"), ("PSNR", "psnr_db", ".1f", " dB"), ("cosine", "cosine", ".6f", ""))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,17 +134,18 @@ def _check_of(row: dict[str, Any]) -> Check:
 def _reasons(row: dict[str, Any]) -> Iterator[str]:
     """The figures beside their bounds, those out of bounds marked."""
     if "value" in row:
-        yield f"  {row['name']} is {row['value']:.3f}, at least {row['limit']:.3f} is required"
+        value, limit = (number(row[key], ".3f") for key in ("value", "limit"))
+        yield f"  {row['name']} is {value}, at least {limit} is required"
     elif row["problem"] is not None:
         yield f"  {row['problem']}"
     else:
         bounds = row["tolerance"]
-        for title, key, form in METRICS:
-            figures = f"{form.format(row[key])}, at least {form.format(bounds[key])}"
-            yield _line(title, figures, row[key] >= bounds[key])
-        if bounds["max_abs"] is not None:
-            limit = bounds["max_abs"] * max(1.0, row["range"])
-            yield _line("max abs", f"{row['max_abs']:.3g}, at most {limit:.3g}", row["max_abs"] <= limit)
+        for title, key, form, unit in METRICS:
+            figures = f"{number(row[key], form, unit)}, at least {number(bounds[key], form, unit)}"
+            yield _line(title, figures, reaches(row[key], bounds[key]))
+        if (most := most_allowed(row)) is not None:
+            figures = f"{number(row['max_abs'], '.3g')}, at most {number(most, '.3g')}"
+            yield _line("max abs", figures, reaches(most, row["max_abs"]))
         yield f"  against {row['reference']}; the tolerance allows for {bounds['reason']}"
 
 

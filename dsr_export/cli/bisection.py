@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from dsr_export.figures import number
+
 
 def bisection_lines(found: Mapping[str, Any]) -> Iterator[str]:
     """Lines for a terminal."""
@@ -17,14 +19,17 @@ def bisection_lines(found: Mapping[str, Any]) -> Iterator[str]:
         for role, figures in found["roles"].items():
             yield f"    {role:<8} {_figures(figures)}"
     for point in found.get("curve", []):
-        yield f"    {point['snr_db']:6.1f} dB  {point['site']}"
+        yield f"    {number(point['snr_db'], '.1f'):>6} dB  {point['site']}"
 
 
 def _against(found: Mapping[str, Any]) -> str:
-    return f"SNR {found['snr_db']:.1f} dB, at least {found['tolerance_db']:.1f} dB expected"
+    snr, least = (number(found[key], ".1f", " dB") for key in ("snr_db", "tolerance_db"))
+    return f"SNR {snr}, at least {least} expected"
 
 
 def _figures(figures: Mapping[str, Any]) -> str:
+    tokens = number(figures.get("tokens"), "d")
     if figures.get("problem"):
-        return f"{figures['tokens']} tokens: {figures['problem']}"
-    return f"{figures['tokens']} tokens: SNR {figures['snr_db']:.1f} dB, max {figures['max_abs']:.2e}"
+        return f"{tokens} tokens: {figures['problem']}"
+    snr, largest = number(figures["snr_db"], ".1f", " dB"), number(figures["max_abs"], ".2e")
+    return f"{tokens} tokens: SNR {snr}, max {largest}"

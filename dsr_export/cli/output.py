@@ -9,6 +9,7 @@ import click
 
 from dsr_export.cli.bisection import bisection_lines
 from dsr_export.cli.streams import answer, answer_json
+from dsr_export.figures import known, number
 from dsr_export.reports.wording import left_out
 from graphs.errors import did_you_mean
 
@@ -52,7 +53,7 @@ def _print_report(report: dict[str, Any]) -> None:
     for line in _images(report.get("images", [])):
         answer(line)
     for check in report["checks"]:
-        figures = f"{check['value']:.3f} (at least {check['limit']:.2f})"
+        figures = f"{number(check['value'], '.3f')} (at least {number(check['limit'], '.2f')})"
         answer(f"  {_verdict(check)}  {_name(check, 'name')}: {figures}")
     if report.get("bisection") is not None:
         for line in bisection_lines(report["bisection"]):
@@ -66,8 +67,9 @@ def _images(rows: list[dict[str, Any]]) -> Iterator[str]:
     for runtime in dict.fromkeys(row["runtime"] for row in rows):
         own = [row for row in rows if row["runtime"] == runtime]
         verdict = _verdict({"passed": all(row["passed"] for row in own)})
-        psnr, ssim = min(row["psnr_db"] for row in own), min(row["ssim"] for row in own)
-        yield f"  {verdict}  {runtime:<12} {len(own)} pictures: PSNR {psnr:.1f} dB  SSIM {ssim:.6f} (the worst of each)"
+        psnr, ssim = (min(known(row[key] for row in own), default=None) for key in ("psnr_db", "ssim"))
+        figures = f"PSNR {number(psnr, '.1f')} dB  SSIM {number(ssim, '.6f')}"
+        yield f"  {verdict}  {runtime:<12} {len(own)} pictures: {figures} (the worst of each)"
 
 
 def _verdict(row: dict[str, Any]) -> str:
@@ -82,7 +84,6 @@ def _name(row: dict[str, Any], key: str) -> str:
 def _figures(row: dict[str, Any]) -> str:
     if row["problem"] is not None:
         return str(row["problem"])
-    return (
-        f"max {row['max_abs']:.2e}  cos {row['cosine']:.6f}  PSNR {row['psnr_db']:.1f} dB  SNR {row['snr_db']:.1f} dB"
-        f"{left_out(row)}"
-    )
+    decibel = [f"{name} {number(row[key], '.1f')} dB" for name, key in (("PSNR", "psnr_db"), ("SNR", "snr_db"))]
+    figures = f"max {number(row['max_abs'], '.2e')}  cos {number(row['cosine'], '.6f')}  {'  '.join(decibel)}"
+    return figures + left_out(row)

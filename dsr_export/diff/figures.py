@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from dsr_export.bundle.reader import Bundle
+from dsr_export.figures import is_known
 
 METRICS = ("snr_db", "psnr_db", "cosine", "max_abs")
 
@@ -72,7 +73,7 @@ def _figures(row: Mapping[str, Any]) -> dict[str, Any]:
 def _delta(a: Mapping[str, Any] | None, b: Mapping[str, Any] | None) -> dict[str, float | None]:
     def minus(metric: str) -> float | None:
         left, right = (None if side is None else side[metric] for side in (a, b))
-        return None if left is None or right is None else right - left
+        return right - left if is_known(left) and is_known(right) else None
 
     return {metric: minus(metric) for metric in METRICS}
 

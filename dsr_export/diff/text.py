@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from dsr_export.figures import is_known, number
+
 SHOWN = 10  # of each kind; --json has all
 
 
@@ -44,7 +46,7 @@ def _weights(weights: Mapping[str, Any]) -> Iterator[str]:
     yield f"weights: {weights['unchanged']} unchanged, {len(weights['changed'])} changed"
     for change in weights["changed"][:SHOWN]:
         form = change["a"] if change["a"] == change["b"] else f"{change['a']} -> {change['b']}"
-        figures = change["problem"] or f"max {change['max_abs']:.2e}  SNR {change['snr_db']:.1f} dB"
+        figures = change["problem"] or f"max {number(change['max_abs'], '.2e')}  SNR {_figure(change, 'snr_db')} dB"
         yield f"  {change['name']} {form}: {figures}"
     if len(weights["changed"]) > SHOWN:
         yield f"  and {len(weights['changed']) - SHOWN} more"
@@ -62,7 +64,7 @@ def _outputs(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     yield "A's golden inputs, run here:"
     for row in rows:
         between = row["b_against_a"]
-        direct = between["problem"] or f"SNR {between['snr_db']:.1f} dB"
+        direct = between["problem"] or f"SNR {_figure(between, 'snr_db')} dB"
         yield f"  batch {row['batch']} {row['output']:<8} {_change(row['a'], row['b'])}  B against A: {direct}"
 
 
@@ -74,7 +76,7 @@ def _engines(engines: Mapping[str, Any]) -> Iterator[str]:
 def _engine(side: Mapping[str, Any] | None) -> str:
     if side is None:
         return "none"
-    known = side["plan_bytes"] is not None and side["seconds"] is not None
+    known = is_known(side["plan_bytes"]) and is_known(side["seconds"])
     size = f"{side['plan_bytes'] / 1e6:.2f} MB in {side['seconds']:.1f} s, " if known else ""
     return f"{size}version {side['version']}"
 
@@ -86,9 +88,7 @@ def _change(a: Mapping[str, Any] | None, b: Mapping[str, Any] | None) -> str:
 
 
 def _figure(side: Mapping[str, Any] | None, metric: str, digits: int = 1) -> str:
-    if side is None or side[metric] is None:
-        return "-"
-    return f"{side[metric]:.{digits}f}"
+    return number(side[metric], f".{digits}f") if side is not None and is_known(side[metric]) else "-"
 
 
 def _listed(title: str, names: Sequence[str]) -> Iterator[str]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from dsr_export.bundle.manifest import Manifest
+from dsr_export.figures import is_known, number
 from graphs.artifacts import TensorSpec
 
 MARGIN_DB = 3.0
@@ -24,7 +25,7 @@ def regressions(a: Manifest, b: Manifest, facts: Mapping[str, Any], margin_db: f
             found += _worse(name, row["a"], row["b"], margin_db)
     for check in facts["checks"]:
         if check["a"] and check["b"] and check["a"]["passed"] and not check["b"]["passed"]:
-            found.append(f"{check['name']} passed in A, and in B it is {check['b']['value']:.3f} and fails")
+            found.append(f"{check['name']} passed in A, and in B it is {number(check['b']['value'], '.3f')} and fails")
     for row in facts["outputs"]:
         found += _worse(f"golden batch {row['batch']} {row['output']}, run here", row["a"], row["b"], margin_db)
     return found
@@ -35,7 +36,7 @@ def _worse(name: str, a: Mapping[str, Any], b: Mapping[str, Any], margin_db: flo
         yield f"{name}: {b['problem']}"
     elif a["passed"] and not b["passed"]:
         yield f"{name} passed in A and fails in B: SNR {_db(a)} -> {_db(b)}"
-    elif a["snr_db"] is not None and b["snr_db"] is not None:
+    elif is_known(a["snr_db"]) and is_known(b["snr_db"]):
         dropped = a["snr_db"] - b["snr_db"]
         if dropped > margin_db and b["snr_db"] < FLOOR_DB:
             yield f"{name}: SNR {_db(a)} -> {_db(b)}, a drop of more than {margin_db:g} dB to below {FLOOR_DB:g} dB"
@@ -63,4 +64,4 @@ def _shown(specs: Sequence[TensorSpec]) -> str:
 
 
 def _db(side: Mapping[str, Any]) -> str:
-    return "none" if side["snr_db"] is None else f"{side['snr_db']:.1f} dB"
+    return f"{side['snr_db']:.1f} dB" if is_known(side["snr_db"]) else "none"

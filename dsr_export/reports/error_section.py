@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
+from dsr_export.figures import as_float, is_known, number
 from dsr_export.html.charts import Series
 from dsr_export.html.curves import Level, curves
 from dsr_export.html.markup import Markup, element, joined, text
@@ -47,16 +49,16 @@ def _charts(report: Row) -> list[tuple[str, Markup]]:
 
 
 def _snr_chart(values: Sequence[float | None], names: Sequence[str], x_label: str, needed: float | None) -> Markup:
-    drawn = [float("nan") if value is None else min(max(value, FLOOR), CEILING) for value in values]
+    drawn = [min(max(value, FLOOR), CEILING) if is_known(value) else math.nan for value in values]
     series = Series("SNR in dB", "b", range(len(values)), drawn)
-    levels = [] if needed is None else [Level(needed, f"needed: {needed:g} dB")]
+    levels = [Level(needed, f"needed: {needed:g} dB")] if is_known(needed) else []
     return curves([series], names, x_label=x_label, y_label="SNR, dB", levels=levels)
 
 
 def _needed(report: Row) -> float | None:
     """The tolerance of the model's own outputs."""
     own = [r for r in report["parity"] if "component" not in r and r["check"] != "rows"]
-    return float(own[-1]["tolerance"]["snr_db"]) if own else None
+    return as_float(own[-1]["tolerance"]["snr_db"]) if own else None
 
 
 def _bisected(curve: Sequence[Any]) -> tuple[list[float | None], list[str]]:
@@ -71,7 +73,7 @@ def _bisection(report: Row) -> list[Markup]:
     roles = (report.get("bisection") or {}).get("roles") or {}
     if not roles:
         return []
-    rows = [[role, decibels(each["snr_db"]), f"{each['max_abs']:.3g}"] for role, each in roles.items()]
+    rows = [[role, decibels(each["snr_db"]), number(each["max_abs"], ".3g")] for role, each in roles.items()]
     title = f"Errors by kind of token at {report['bisection']['site']}"
     return [figure(table(("tokens", "SNR, dB", "largest error"), rows), title=title)]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from dsr_export.errors import ExportError
+from dsr_export.plain_json import plain
 from dsr_export.reports.junit import junit
 from dsr_export.reports.page import report_page
 from dsr_export.reports.wording import Row
@@ -13,9 +14,10 @@ REPORT, PAGE, JUNIT = "report.json", "report.html", "junit.xml"
 
 
 def report_files(report: Row) -> dict[str, bytes]:
-    """Name in the bundle -> content."""
-    plain = json.dumps(report, indent=1, sort_keys=True, allow_nan=False)
-    return {REPORT: plain.encode(), PAGE: report_page(report).encode(), JUNIT: junit(report).encode()}
+    """Name in the bundle -> content. Figures that are not finite are null, in every form."""
+    strict = plain(report)
+    text = json.dumps(strict, indent=1, sort_keys=True, allow_nan=False)
+    return {REPORT: text.encode(), PAGE: report_page(strict).encode(), JUNIT: junit(strict).encode()}
 
 
 def carried_page(report: Row) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from dsr_export.figures import DASH, as_float, is_known, known, number, share
 from dsr_export.html.axes import percent
 from dsr_export.html.cells import bar_cell, name_cell, rich_table
 from dsr_export.html.charts import Series, bars, legend
@@ -27,8 +28,8 @@ def int8_section(report: Row) -> Section | None:
     charts = [_snr(gemms), _ranges(gemms), _clipped(gemms)]
     said = (
         f"{sum(gemm['precision'] == 'int8' for gemm in gemms)} of {len(gemms)} GEMMs compute in INT8, "
-        f"{percent(found['int8_flops_share'])} of the FLOPs; ranges by {found['method']}. "
-        f"The most sensitive stay in FP16 until the output keeps {found['budget_snr_db']:g} dB."
+        f"{_percent(found['int8_flops_share'])} of the FLOPs; ranges by {found['method']}. "
+        f"The most sensitive stay in FP16 until the output keeps {number(found['budget_snr_db'], 'g')} dB."
     )
     return Section("INT8", said, joined([row(*(each for each in charts if each is not None)), _ranking(gemms)]))
 
@@ -36,7 +37,7 @@ def int8_section(report: Row) -> Section | None:
 def _snr(gemms: Sequence[Row]) -> Markup | None:
     """Each GEMM's own output, by plain ranges and by those chosen."""
     series = [
-        Series(name, style, range(len(gemms)), [_value(gemm.get("snr_db", {}).get(key)) for gemm in gemms])
+        Series(name, style, range(len(gemms)), [as_float(gemm.get("snr_db", {}).get(key)) for gemm in gemms])
         for name, style, key in (("minimum and maximum", "a", "minmax"), ("chosen", "b", "chosen"))
     ]
     chart = curves(series, [gemm["name"] for gemm in gemms], x_label="GEMM", y_label="SNR, dB")
@@ -59,12 +60,12 @@ def _ranges(gemms: Sequence[Row]) -> Markup | None:
 
 def _amax(gemm: Row, role: str) -> float:
     stats = gemm.get("roles", {}).get(role)
-    return NAN if not stats or not stats.get("count", 1) else _value(stats.get("amax"))
+    return NAN if not stats or not stats.get("count", 1) else as_float(stats.get("amax"))
 
 
 def _clipped(gemms: Sequence[Row]) -> Markup | None:
-    values = [100 * (gemm.get("clipped") or 0.0) for gemm in gemms]
-    if not any(values):
+    values = [100 * as_float(gemm.get("clipped")) for gemm in gemms]
+    if not any(value > 0 for value in values):
         return None
     names = [gemm["name"] for gemm in gemms]
     return figure(bars(values, names, y_label="clipped values, %", x_label="GEMM"), title="Values beyond the range")
@@ -72,7 +73,7 @@ def _clipped(gemms: Sequence[Row]) -> Markup | None:
 
 def _ranking(gemms: Sequence[Row]) -> Markup:
     """The most sensitive first: with it alone in INT8, the output has the lowest SNR."""
-    ranked = sorted(gemms, key=lambda gemm: (gemm.get("sensitivity_db") is None, gemm.get("sensitivity_db") or 0.0))
+    ranked = sorted(gemms, key=_sensitivity)
     shown = _table(ranked[:LISTED], gemms)
     caption = "Sensitivity is the output's SNR with this GEMM alone in INT8: the shorter the bar, the more it costs."
     top = figure(shown, title="Sensitivity, worst first", caption=caption)
@@ -82,9 +83,20 @@ def _ranking(gemms: Sequence[Row]) -> Markup:
     return joined([top, element("details", element("summary", text(f"All {len(ranked)} GEMMs")), all_of_them)])
 
 
+def _sensitivity(gemm: Row) -> float:
+    """What was not measured comes last."""
+    found = gemm.get("sensitivity_db")
+    return found if is_known(found) else math.inf
+
+
+def _percent(part: float | None) -> str:
+    return percent(part) if is_known(part) else DASH
+
+
 def _table(ranked: Sequence[Row], gemms: Sequence[Row]) -> Markup:
-    best = max((gemm.get("sensitivity_db") or 0.0 for gemm in gemms), default=1.0) or 1.0
-    largest = max((gemm.get("flops_share") or 0.0 for gemm in gemms), default=1.0) or 1.0
+    best, largest = (
+        max(known(gemm.get(key) for gemm in gemms), default=0.0) for key in ("sensitivity_db", "flops_share")
+    )
     header = (
         "GEMM",
         "precision",
@@ -99,19 +111,15 @@ def _table(ranked: Sequence[Row], gemms: Sequence[Row]) -> Markup:
 
 
 def _row(gemm: Row, best: float, largest: float) -> list[Markup]:
-    sensitivity, share = gemm.get("sensitivity_db"), gemm.get("flops_share") or 0.0
+    sensitivity, flops = gemm.get("sensitivity_db"), gemm.get("flops_share")
     snr = gemm.get("snr_db", {})
     return [
         name_cell(gemm["name"]),
         text(str(gemm["precision"]).upper()),
-        bar_cell((sensitivity or 0.0) / best, decibels(sensitivity)),
-        bar_cell(share / largest, percent(share)),
+        bar_cell(share(sensitivity, best), decibels(sensitivity)),
+        bar_cell(share(flops, largest), _percent(flops)),
         text(gemm.get("rows", "none")),
         text(decibels(snr.get("minmax"))),
         text(decibels(snr.get("chosen"))),
-        text(percent(gemm.get("clipped") or 0.0)),
+        text(_percent(gemm.get("clipped"))),
     ]
-
-
-def _value(value: float | None) -> float:
-    return NAN if value is None else float(value)

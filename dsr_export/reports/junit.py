@@ -10,6 +10,7 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from dsr_export.figures import known
 from dsr_export.reports.wording import (
     Row,
     check_figures,
@@ -88,7 +89,7 @@ def _parity_seconds(report: Row, component: str | None, runtime: str) -> float:
     prefix = "" if component is None else f"{component}/"
     built = "parity" if runtime == "onnxruntime" else "parity-engine"
     names = {f"{prefix}parity-{runtime}"} | ({built} if component is None else set())
-    return float(sum(stage["seconds"] for stage in report["stages"] if stage["name"] in names))
+    return float(sum(known(stage["seconds"] for stage in report["stages"] if stage["name"] in names)))
 
 
 def _counts(suites: Sequence[_Suite]) -> dict[str, str]:

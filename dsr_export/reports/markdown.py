@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from dsr_export.figures import number
+
 HEADER = (
     "| | runtime | check | output | SNR | PSNR | cosine | max abs |",
     "|---|---|---|---|---:|---:|---:|---:|",
@@ -24,13 +26,14 @@ def _row(row: Mapping[str, Any]) -> str:
     names = [_mark(row), row["runtime"], row["check"], _name(row, "output")]
     if row["problem"] is not None:
         return _cells([*names, row["problem"], "", "", ""])
-    figures = [f"{row['snr_db']:.1f} dB", f"{row['psnr_db']:.1f} dB", f"{row['cosine']:.6f}", f"{row['max_abs']:.2e}"]
+    figures = [number(row[key], ".1f", " dB") for key in ("snr_db", "psnr_db")]
+    figures += [number(row["cosine"], ".6f"), number(row["max_abs"], ".2e")]
     return _cells([*names, *figures])
 
 
 def _checks(checks: list[Mapping[str, Any]]) -> Iterator[str]:
     for check in checks:
-        figures = f"{check['value']:.3f} (at least {check['limit']:.2f})"
+        figures = f"{number(check['value'], '.3f')} (at least {number(check['limit'], '.2f')})"
         yield f"- {_mark(check)} {_text(_name(check, 'name'))}: {figures}"
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dsr_export.figures import is_known
 from dsr_export.html.markup import Markup, element, joined, text
 from dsr_export.html.page import Section, figure, row
 from dsr_export.html.rasters import scale_bar, token_maps
@@ -20,6 +21,8 @@ def norm_section(report: Row) -> Section | None:
     """None for a model without replacement sites."""
     found = report.get("token_norms")
     if not found:
+        return None
+    if not found["sites"]:
         return None
     highest = max(_ordinary_peak(site) for site in found["sites"])
     figures = [_figure(site, found["times"], highest) for site in found["sites"]]
@@ -35,7 +38,7 @@ def norm_section(report: Row) -> Section | None:
 
 def _figure(site: Row, times: list[float | None], highest: float) -> Markup:
     before, after, replaced = _arrays(site)
-    rows = [f"t {time:.3g}" if time is not None else "" for time in times] or [str(i + 1) for i in range(len(before))]
+    rows = [f"t {time:.3g}" if is_known(time) else "" for time in times] or [str(i + 1) for i in range(len(before))]
     maps = token_maps(
         np.stack([before, after], axis=1),
         np.stack([replaced, replaced], axis=1),
@@ -62,12 +65,12 @@ def _caption(before: Array, after: Array, replaced: Array) -> str:
 def _arrays(site: Row) -> tuple[Array, Array, Array]:
     """Norms before and after and what was replaced, each [images, tokens]; no figure means not finite."""
     before, after = (
-        np.array([[np.inf if norm is None else norm for norm in each] for each in site[key]])
+        np.array([[norm if is_known(norm) else np.inf for norm in each] for each in site[key]])
         for key in ("before", "after")
     )
     replaced = np.zeros(before.shape, bool)
     for image, tokens in enumerate(site["replaced"]):
-        replaced[image, tokens] = True
+        replaced[image, [int(token) for token in tokens if is_known(token)]] = True
     return before, after, replaced
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import PurePath
 
+from dsr_export.figures import is_known, known
 from dsr_export.html.page import Section, page
 from dsr_export.reports.cost_section import cost_section
 from dsr_export.reports.error_section import error_section
@@ -35,14 +36,14 @@ def report_page(report: Row) -> str:
 
 
 def _facts(report: Row) -> list[tuple[str, str]]:
-    finite = [row["snr_db"] for row in report["parity"] if row["snr_db"] is not None]
+    finite = known(row["snr_db"] for row in report["parity"])
     parameters = report.get("model", {}).get("parameters")
     facts = [("precision", str(report["precision"]).upper()), ("target", ", ".join(report["targets"]))]
-    facts += [] if parameters is None else [("parameters", f"{parameters / 1e6:.3g} M")]
+    facts += [("parameters", f"{parameters / 1e6:.3g} M")] if is_known(parameters) else []
     facts += [("lowest SNR", f"{decibels(min(finite))} dB")] if finite else []
-    model = sum(size for name, size in report["files"].items() if name.startswith("model.onnx"))
+    model = sum(known(size for name, size in report["files"].items() if name.startswith("model.onnx")))
     facts += [("graph and weights", file_size(model))] if model else []
-    facts.append(("time taken", duration(sum(stage["seconds"] for stage in report["stages"]))))
+    facts.append(("time taken", duration(sum(known(stage["seconds"] for stage in report["stages"])))))
     return facts
 
 

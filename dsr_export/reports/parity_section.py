@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dsr_export.figures import DASH, is_known, number
 from dsr_export.html.cells import rich_table, verdict_cell, words
 from dsr_export.html.markup import Markup, element, joined, text
 from dsr_export.html.page import Section, figure
@@ -9,7 +10,6 @@ from dsr_export.reports.wording import Row, check_name, decibels, row_name
 
 # The verdict and its figures first: the rest may scroll out of a phone's screen.
 _HEADER = ("comparison", "verdict", "SNR, dB", "PSNR, dB", "cosine", "largest error", "mean error", "output", "runtime")
-_DASH = "\N{EN DASH}"
 
 
 def parity_section(report: Row) -> Section | None:
@@ -36,9 +36,9 @@ def _row(row: Row) -> list[Markup]:
     check = f"{row['component']}: {row['check']}" if "component" in row else row["check"]
     head, tail = [text(check), verdict_cell(row["passed"])], words(row["output"], row["runtime"])
     if row["problem"] is not None:
-        return [*head, *words(_DASH, _DASH, _DASH, _DASH, _DASH), *tail]
-    figures = (decibels(row["snr_db"]), decibels(row["psnr_db"]), f"{row['cosine']:.7f}")
-    return [*head, *words(*figures, f"{row['max_abs']:.2e}", f"{row['mean_abs']:.2e}"), *tail]
+        return [*head, *words(DASH, DASH, DASH, DASH, DASH), *tail]
+    figures = (decibels(row["snr_db"]), decibels(row["psnr_db"]), number(row["cosine"], ".7f"))
+    return [*head, *words(*figures, number(row["max_abs"], ".2e"), number(row["mean_abs"], ".2e")), *tail]
 
 
 def _problems(report: Row) -> list[Markup]:
@@ -49,7 +49,7 @@ def _problems(report: Row) -> list[Markup]:
 
 
 def _check(check: Row) -> list[Markup]:
-    figures = words(f"{check['value']:.3f}", f"{check['limit']:.2f}")
+    figures = words(number(check["value"], ".3f"), number(check["limit"], ".2f"))
     return [*words(check_name(check)), verdict_cell(check["passed"]), *figures]
 
 
@@ -61,7 +61,8 @@ def _bounds(report: Row) -> str:
 
 def _bound(row: Row) -> str:
     bound, of = row["tolerance"], f"{row['component']}, " if "component" in row else ""
-    largest = "" if bound["max_abs"] is None else f", largest error {bound['max_abs']:g} of the range"
+    largest = f", largest error {bound['max_abs']:g} of the range" if is_known(bound["max_abs"]) else ""
     which = "equal rows" if row["check"] == "rows" else "outputs"
-    figures = f"SNR {bound['snr_db']:g} dB, PSNR {bound['psnr_db']:g} dB, cosine {bound['cosine']:g}"
+    decibel = [f"{name} {number(bound[key], 'g')} dB" for name, key in (("SNR", "snr_db"), ("PSNR", "psnr_db"))]
+    figures = f"{', '.join(decibel)}, cosine {number(bound['cosine'], 'g')}"
     return f"{of}{which}: {figures}{largest}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dsr_export.figures import number
 from dsr_export.html.markup import Markup, element, text
 from dsr_export.html.page import Section, figure, row
 from dsr_export.reports.wording import Row
@@ -21,7 +22,7 @@ def sample_section(report: Row) -> Section | None:
 
 
 def _strips(sample: Row) -> Markup:
-    labels = ", ".join(str(label) for label in sample["labels"])
+    labels = ", ".join(number(label, "d") for label in sample["labels"])
     strips = [_strip(sample, role, labels) for role in ("reference", "candidate", "difference")]
     caption = f"Classes {labels}, from left to right. {_apart(sample)}"
     return figure(element("div", *strips, class_="strips"), title=f"On {sample['runtime']}", caption=caption)
@@ -31,7 +32,7 @@ def _apart(sample: Row) -> str:
     if sample["not_finite"]:
         return f"Red: {sample['not_finite']} values of the candidate are NaN or infinite."
     picture = ", where the picture's range is 2." if sample["kind"] == "picture" else "."
-    return f"The brightest difference is {sample['difference_max']:.2g}{picture}"
+    return f"The brightest difference is {number(sample['difference_max'], '.2g')}{picture}"
 
 
 def _strip(sample: Row, role: str, labels: str) -> Markup:

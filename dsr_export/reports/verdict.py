@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 
+from dsr_export.figures import is_known, number
 from dsr_export.html.page import Verdict
 from dsr_export.reports.wording import (
     IDENTICAL,
@@ -35,7 +36,8 @@ def verdict(report: Row) -> Verdict:
 
 def _closest(report: Row) -> list[str]:
     """The comparison with the least to spare."""
-    rows = [row for row in report["parity"] if row["snr_db"] is not None and row["snr_db"] < IDENTICAL]
+    rows = [row for row in report["parity"] if is_known(row["snr_db"]) and row["snr_db"] < IDENTICAL]
+    rows = [row for row in rows if is_known(row["tolerance"]["snr_db"])]
     if not rows:
         return ["The numbers are identical."] if report["parity"] else []
     least = min(rows, key=lambda row: row["snr_db"] - row["tolerance"]["snr_db"])
@@ -65,6 +67,9 @@ def _reasons(report: Row) -> list[str]:
 
 
 def _first_site(found: Row) -> str:
+    if found["site"] is None:
+        return f"No site is out of tolerance by itself: {found.get('problem') or 'the error is not that of one place'}."
     of = f" (module {found['module']})" if found.get("module") else ""
-    bound = f" where {found['tolerance_db']:g} dB are needed" if found.get("tolerance_db") is not None else ""
-    return f"The first site out of tolerance is {found['site']}{of}, with an SNR of {found['snr_db']:.1f} dB{bound}."
+    bound = f" where {found['tolerance_db']:g} dB are needed" if is_known(found.get("tolerance_db")) else ""
+    figure = found.get("problem") or f"with an SNR of {number(found['snr_db'], '.1f', ' dB')}{bound}"
+    return f"The first site out of tolerance is {found['site']}{of}, {figure}."

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from dsr_export.figures import DASH, is_known, number, reaches
+
 Row = Mapping[str, Any]
 _DB = (("PSNR", "psnr_db"), ("SNR", "snr_db"))
 IDENTICAL = 300.0  # dB; stands for no error at all
@@ -28,14 +30,12 @@ def check_name(check: Row) -> str:
 
 
 def check_figures(check: Row) -> str:
-    return f"{check['value']:.3f}, at least {check['limit']:.2f} needed"
+    return f"{number(check['value'], '.3f')}, at least {number(check['limit'], '.2f')} needed"
 
 
 def decibels(value: float | None) -> str:
     """One decimal; equality has no finite figure."""
-    if value is None:
-        return "\N{EN DASH}"
-    return "identical" if value >= IDENTICAL else f"{value:.1f}"
+    return "identical" if reaches(value, IDENTICAL) else number(value, ".1f")
 
 
 def row_figures(row: Row) -> str:
@@ -43,30 +43,39 @@ def row_figures(row: Row) -> str:
     if row["problem"] is not None:
         return str(row["problem"])
     values = ", ".join(f"{name} {decibels(row[key])} dB" for name, key in _DB)
-    figures = f"max abs {row['max_abs']:.3g}, mean abs {row['mean_abs']:.3g}, cosine {row['cosine']:.6f}, {values}"
-    return figures + left_out(row)
+    largest, mean = (f"{name} abs {number(row[f'{name}_abs'], '.3g')}" for name in ("max", "mean"))
+    return f"{largest}, {mean}, cosine {number(row['cosine'], '.6f')}, {values}{left_out(row)}"
 
 
 def left_out(row: Row) -> str:
     """What the figures of a comparison are not of."""
     count = row.get("non_finite", 0)
-    return f", without {count} values that are NaN or infinite in the reference, too" if count else ""
+    return f", without {number(count, 'd')} values that are NaN or infinite in the reference, too" if count else ""
 
 
 def shortfalls(row: Row) -> list[str]:
     """The bounds that the row misses, each with what was measured; empty where it passed."""
+    if row["passed"]:
+        return []
     if row["problem"] is not None:
         return [str(row["problem"])]
     tolerance, missed = row["tolerance"], []
-    largest = None if tolerance["max_abs"] is None else tolerance["max_abs"] * max(1.0, row["range"] or 0.0)
-    if largest is not None and row["max_abs"] > largest:
-        missed.append(f"max abs {row['max_abs']:.3g}, at most {largest:.3g} allowed")
-    if row["cosine"] < tolerance["cosine"]:
-        missed.append(f"cosine {row['cosine']:.6f}, at least {tolerance['cosine']:g} needed")
+    largest = most_allowed(row)
+    if largest is not None and not reaches(largest, row["max_abs"]):
+        missed.append(f"max abs {number(row['max_abs'], '.3g')}, at most {number(largest, '.3g')} allowed")
+    if not reaches(row["cosine"], tolerance["cosine"]):
+        missed.append(f"cosine {number(row['cosine'], '.6f')}, at least {number(tolerance['cosine'], 'g')} needed")
     for name, key in _DB:
-        if row[key] < tolerance[key]:
-            missed.append(f"{name} {row[key]:.1f} dB, at least {tolerance[key]:g} dB needed")
+        if not reaches(row[key], tolerance[key]):
+            measured, needed = number(row[key], ".1f", " dB"), number(tolerance[key], "g", " dB")
+            missed.append(f"{name} {measured}, at least {needed} needed")
     return missed
+
+
+def most_allowed(row: Row) -> float | None:
+    """The largest error that the row's tolerance allows, relative to its range; None where it sets no bound."""
+    bound, spread = row["tolerance"]["max_abs"], row["range"]
+    return bound * max(1.0, spread if is_known(spread) else 0.0) if is_known(bound) else None
 
 
 def failed(report: Row) -> tuple[list[Row], list[Row]]:
@@ -75,8 +84,10 @@ def failed(report: Row) -> tuple[list[Row], list[Row]]:
     return rows, checks
 
 
-def file_size(count: float) -> str:
+def file_size(count: float | None) -> str:
     """Bytes in the unit that leaves up to three digits before the point."""
+    if not is_known(count):
+        return DASH
     for unit in ("B", "kB", "MB"):
         if count < 999.5:
             return f"{count:.3g} {unit}"
@@ -84,8 +95,10 @@ def file_size(count: float) -> str:
     return f"{count:.3g} GB"
 
 
-def duration(seconds: float) -> str:
+def duration(seconds: float | None) -> str:
     """`0.17 s`, `35 s`, `2 min 5 s`."""
+    if not is_known(seconds):
+        return DASH
     if seconds < 99.5:
         return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)

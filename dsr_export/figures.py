@@ -1,0 +1,39 @@
+"""Figures of a report in words: one that was not measured, or is not finite, is a dash, never an error."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any, TypeGuard
+
+DASH = "\N{EN DASH}"
+
+
+def is_known(value: Any) -> TypeGuard[float]:
+    """Whether there is a finite number."""
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def number(value: Any, form: str, unit: str = "") -> str:
+    """`value` in the given form and with its unit, or a dash."""
+    return f"{value:{form}}{unit}" if is_known(value) else DASH
+
+
+def known(values: Iterable[Any]) -> list[float]:
+    """The finite ones, in order."""
+    return [value for value in values if is_known(value)]
+
+
+def share(value: Any, whole: Any) -> float:
+    """`value / whole`, 0 where that says nothing."""
+    return value / whole if is_known(value) and is_known(whole) and whole else 0.0
+
+
+def reaches(value: Any, least: Any) -> bool:
+    """Whether a figure is known to be no less than its bound."""
+    return is_known(value) and is_known(least) and value >= least
+
+
+def as_float(value: Any) -> float:
+    """For charts, which leave a gap where a figure is NaN."""
+    return float(value) if is_known(value) else math.nan
