@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dsr_export import user_lines
 from dsr_export.errors import ExportError
 from dsr_export.example_kinds import draws_like
 from dsr_export.examples import Draw, draw_inputs
@@ -26,6 +27,8 @@ SITES: Mapping[str, type[nn.Module]] = {
     "ReplaceOutliers": RecursiveReplacement,
     "ShiftRegisterNeurons": TestTimeRegisters,
 }
+ANY_BATCH = "the module must take any batch size"
+_CALL_IT = "call it in Python first: module(**inputs)"
 _SINGLE = "use module.float(): parity is measured against FP32, and --precision narrows the graph"
 
 
@@ -70,7 +73,7 @@ def subject_from(made: Any, *, name: str, called: str, provenance: dict[str, Any
         TensorSpec(name=key, dtype=DTYPES[value.dtype], shape=("batch", *value.shape[1:]))
         for key, value in inputs.items()
     )
-    sites = count_sites(module, list(inputs.values()), f"{called} on its own example inputs")
+    sites = count_sites(module, list(inputs.values()), f"{called} on its own example inputs", _CALL_IT)
     given = {key: value.detach().numpy().copy() for key, value in inputs.items()}
     draws = draws_like(given)
     outputs = probe_module(module, specs, draws, given, limits=(1, None), called=called)
@@ -116,7 +119,7 @@ def probe_module(
     return outputs
 
 
-def count_sites(module: nn.Module, inputs: Sequence[Tensor], what: str) -> dict[str, int]:
+def count_sites(module: nn.Module, inputs: Sequence[Tensor], what: str, hint: str = ANY_BATCH) -> dict[str, int]:
     """Symbolic op type -> calls of its module in one run of `module`; each becomes one node of the traced graph."""
     calls: Counter[str] = Counter()
     hooks = []
@@ -125,7 +128,7 @@ def count_sites(module: nn.Module, inputs: Sequence[Tensor], what: str) -> dict[
             if isinstance(each, kind) and each.enabled:
                 hooks.append(each.register_forward_pre_hook(lambda *_, op=op: calls.update([op])))
     try:
-        _run(module, inputs, what)
+        _run(module, inputs, what, hint)
     finally:
         for hook in hooks:
             hook.remove()
@@ -152,12 +155,13 @@ def check_weights(module: nn.Module, called: str) -> None:
             raise ExportError(f"{called}: the weight '{name}' is on {tensor.device}", hint="use module.cpu()")
 
 
-def _run(module: nn.Module, inputs: Sequence[Tensor], what: str) -> Any:
+def _run(module: nn.Module, inputs: Sequence[Tensor], what: str, hint: str = ANY_BATCH) -> Any:
     try:
         with torch.inference_mode():
             return module(*(value.clone() for value in inputs))
     except Exception as error:  # the user's code may raise anything
-        raise ExportError(f"{what} raised {described(error)}", hint="the module must take any batch size") from error
+        line = user_lines.of_error(error)
+        raise ExportError(f"{what} raised {described(error)}" + (f" at {line}" if line else ""), hint=hint) from error
 
 
 def _named_outputs(made: Any, called: str) -> dict[str, Array]:

@@ -79,7 +79,7 @@ class OnnxSubject:
     def trace(self, path: Path) -> TracedModel:
         """Writes the file in our form to `path`, weights included."""
         save_model(_complete(adapt(read_foreign(self.path)), self.path.parent, self.dsr), path)
-        return TracedModel(path=path, sites=self.sites)
+        return TracedModel(path=path, sites=self.sites, batch_limits=self.batch_limits)
 
     def reference(self) -> Runner:
         """The original graph in ONNX Runtime; segment by segment where it holds symbolic ops, or is given some."""

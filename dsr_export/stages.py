@@ -54,10 +54,11 @@ LARGE_STEPS = 6  # walking a large model over its whole sampler would take a CPU
 
 
 def trace_subject(load: LoadSubject, folder: Folder, _: Bar) -> None:
-    """The symbolic graph, and the card."""
+    """The symbolic graph, and the card: the code may turn out to take fewer batches than were declared."""
     subject = load()
-    subject.card().save(folder / CARD)
-    subject.trace(folder / MODEL)
+    graph = subject.trace(folder / MODEL)
+    card = dataclasses.replace(subject.card(), batch_limits=graph.batch_limits, batch_reason=graph.batch_reason)
+    card.save(folder / CARD)
 
 
 def traced(folder: Folder) -> TracedModel:

@@ -38,7 +38,7 @@ class SubjectCard:
     `provenance` where the weights came from: `checkpoint_sha256` and `weights` (file, entry,
     wrappers), or `random_seed`. `fp32_modules` are module paths
     that no precision touches. `sites` counts the symbolic ops the traced graph must hold. `batch_limits` are the
-    smallest and largest batch that the model takes (None: no bound).
+    smallest and largest batch that the model takes (None: no bound), `batch_reason` the line of code that sets them.
     """
 
     name: str
@@ -54,6 +54,7 @@ class SubjectCard:
     provenance: dict[str, Any]
     fp32_modules: tuple[str, ...]
     batch_limits: tuple[int, int | None] = (1, None)
+    batch_reason: str = ""
 
     def check_batch(self, batch: BatchRange) -> None:
         """Raises `ExportError` where `batch` asks for sizes that the model does not take."""
@@ -61,12 +62,14 @@ class SubjectCard:
         if low <= batch.min and (high is None or batch.max <= high):
             return
         takes = f"of {low} only" if low == high else f"from {low}" + ("" if high is None else f" to {high}")
-        least = min(max(batch.min, low), high or batch.min)
+        least = min(max(batch.min, low), high or max(batch.min, low))
         most = max(least, min(batch.max, high or batch.max))
         opt = min(max(batch.opt, least), most)
+        reason = f" ({self.batch_reason})" if self.batch_reason else ""
+        again = "take that condition out of the code" if reason else "export the model again with a free batch axis"
         raise ExportError(
-            f"{self.name} takes batches {takes}, and {batch.min} to {batch.max} are asked for",
-            hint=f"give --batch {least},{opt},{most}, or export the model again with a free batch axis",
+            f"{self.name} takes batches {takes}{reason}, and {batch.min} to {batch.max} are asked for",
+            hint=f"give --batch {least},{opt},{most}, or {again}",
         )
 
     def save(self, path: Path) -> None:

@@ -6,7 +6,6 @@ import ast
 import contextlib
 import io
 import logging
-import re
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -19,9 +18,10 @@ from onnxscript.values import Opset
 
 import dsr_export.registers  # noqa: F401  (defines the torch ops that the translation table names)
 from dsr_export.attention_translation import attention_translation
-from dsr_export.errors import ExportError
+from dsr_export.exporting import Exported, export_program
 from dsr_export.simplification import simplify
 from dsr_export.subject import Subject
+from dsr_export.trace_errors import trace_error
 from graphs.artifacts import TracedModel
 from graphs.dsr_domain import DOMAIN, VERSION, register_schemas
 from graphs.files import EXTERNAL_ABOVE, INLINE_BELOW
@@ -34,24 +34,22 @@ def trace(subject: Subject, path: Path, *, program: torch.export.ExportedProgram
     """Writes the traced graph of `subject`, or of the `program` that it is already, to `path`.
 
     Raises:
-        ExportError: the model can't be exported; the message carries the exporter's own reason.
+        ExportError: the model can't be exported; the message names the cause, and the line it is at.
     """
     register_schemas()
     with torch.no_grad(), _quiet():
-        exported = _export(subject, program)
+        made = Exported(program, subject.batch_limits) if program else export_program(subject)
+        exported = _translate(subject, made.program)
         simplify(exported.model)
     write_program(exported, path)
-    return TracedModel(path=path, sites=subject.sites)
+    return TracedModel(path=path, sites=subject.sites, batch_limits=made.limits, batch_reason=made.reason)
 
 
-def _export(subject: Subject, program: torch.export.ExportedProgram | None) -> Any:
-    example = {name: torch.from_numpy(value) for name, value in subject.example(2, seed=0).items()}
-    axis = torch.export.Dim("batch", min=1)
-    free: dict[str, Any] = {"dynamic_shapes": tuple({0: axis} for _ in subject.inputs)}
+def _translate(subject: Subject, program: torch.export.ExportedProgram) -> Any:
     try:
         return torch.onnx.export(
-            program or subject.module,
-            () if program else tuple(example.values()),
+            program,
+            (),
             dynamo=True,
             opset_version=OPSET,
             input_names=[spec.name for spec in subject.inputs],
@@ -59,13 +57,9 @@ def _export(subject: Subject, program: torch.export.ExportedProgram | None) -> A
             custom_translation_table=translations(),
             verbose=False,
             optimize=False,  # it would lose constants: see `simplification`
-            **({} if program else free),
         )
-    except torch.onnx.errors.OnnxExporterError as error:
-        raise ExportError(
-            f"tracing {subject.name}: {_first_cause(error)}",
-            hint="the model must be traceable by torch.export: no data-dependent Python control flow",
-        ) from error
+    except RuntimeError as error:  # OnnxExporterError, or what its optimiser runs into
+        raise trace_error(subject.name, error) from error
 
 
 def translations() -> dict[Any, Callable[..., Any]]:
@@ -129,13 +123,6 @@ def _module_path(node: onnx_ir.Node) -> str:
     """`blocks.0.attn.qkv` from the exporter's list of scopes, whose last entry is the traced call itself."""
     scopes = [scope for scope in ast.literal_eval(node.metadata_props.get(_SCOPES, "['']"))[:-1] if scope]
     return scopes[-1] if scopes else "root"
-
-
-def _first_cause(error: BaseException) -> str:
-    while error.__cause__ is not None:
-        error = error.__cause__
-    text = re.sub(r"\s+", " ", str(error)).strip()
-    return f"{type(error).__name__}: {text[:400]}"
 
 
 @contextlib.contextmanager

@@ -39,9 +39,14 @@ class OnnxArtifact:
 
 @dataclass(frozen=True, kw_only=True)
 class TracedModel(OnnxArtifact):
-    """`dsr` ops still symbolic. `sites` counts the nodes each op must have: op type -> count."""
+    """`dsr` ops still symbolic. `sites` counts the nodes each op must have: op type -> count.
+
+    `batch_limits` are the sizes it is right for (None: no bound), `batch_reason` the line of code that sets them.
+    """
 
     sites: Mapping[str, int]
+    batch_limits: tuple[int, int | None] = (1, None)
+    batch_reason: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

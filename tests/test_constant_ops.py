@@ -1,0 +1,85 @@
+"""Masks, counts and complex tables that are constants: the graph is static and real, and PyTorch's numbers are kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.traced_modules import agree, subject_of
+
+DYNAMIC = {"NonZero", "If", "Loop", "SequenceAt", "SplitToSequence", "Compress", "Unique"}
+
+
+def chosen(s: Any, x: Tensor) -> Tensor:
+    return torch.cat([x[:, torch.nonzero(s.keep).squeeze()], 2 * x[:, s.keep]], 1)
+
+
+def dropped(s: Any, x: Tensor) -> Tensor:
+    p = s.positions.clone()
+    p[:, ~s.keep] *= 0
+    out = torch.zeros_like(x)
+    out[:, s.keep] = x[:, s.keep] * 2
+    return x + p + out
+
+
+def counted(s: Any, x: Tensor) -> Tensor:
+    n = int(s.keep.sum())
+    return x[:, :n].reshape(-1, n * 2, 4) if s.keep.any() else x
+
+
+def repeated(s: Any, x: Tensor) -> Tensor:
+    rows = torch.repeat_interleave(s.positions[0, :3], s.lengths, dim=0)
+    return x[:, :3].repeat_interleave(s.lengths, dim=1) + rows
+
+
+def selected(s: Any, x: Tensor) -> Tensor:
+    return x + torch.masked_select(s.positions, s.keep[None, :, None]).view(4, 8).sum(0)
+
+
+@pytest.mark.parametrize("body", [chosen, dropped, counted, repeated, selected], ids=lambda body: body.__name__)
+def test_what_depends_on_constants_is_static(body: Any, tmp_path: Path) -> None:
+    ops = agree(subject_of(body), tmp_path / "traced.onnx", sizes=(1, 3))[1]
+    assert not ops & DYNAMIC
+
+
+def test_a_constant_that_an_input_was_written_into_is_none(tmp_path: Path) -> None:
+    def written(s: Any, x: Tensor) -> Tensor:
+        mark = torch.zeros(6, 8)
+        row = mark[0]
+        mark[1] = x[0, 0].clamp(0, 0) + 1
+        row += x[0, 1].clamp(0, 0)
+        return x[:, s.keep] + mark[s.keep][:, :8].sum() + mark.sum()
+
+    agree(subject_of(written), tmp_path / "traced.onnx", sizes=(1, 3))
+
+
+def complex_of(x: Tensor) -> Tensor:
+    return torch.view_as_complex(x.float().reshape(*x.shape[:-1], -1, 2))
+
+
+def rotary(s: Any, x: Tensor) -> Tensor:
+    heads = complex_of(x.view(x.shape[0], 6, 2, 4))
+    return torch.view_as_real(heads * s.table[None, :, None, :2]).flatten(3).type_as(x)
+
+
+def split_axes(s: Any, x: Tensor) -> Tensor:
+    t, h, w = s.table.split([2, 1, 1], dim=1)
+    parts = [t[:2].view(2, 1, 1, 2).expand(2, 3, 1, 2), h[:3].view(1, 3, 1, 1).expand(2, 3, 1, 1)]
+    parts.append(w[:1].view(1, 1, 1, 1).expand(2, 3, 1, 1))
+    return torch.view_as_real(complex_of(x) * torch.cat(parts, -1).reshape(1, 6, 4)).flatten(2)
+
+
+def looked_up(s: Any, x: Tensor) -> Tensor:
+    rows = s.table[x[:, :, 0].abs().long().clamp(0, 5)] * torch.exp(1j * torch.arange(4.0))
+    a, b = (complex_of(x) * rows / (2 + 1j) + rows - 1).chunk(2, -1)
+    swapped = torch.stack([b, a], -1).transpose(-1, -2).flatten(2).roll(1, 1)
+    return torch.cat([torch.view_as_real(swapped).flatten(2), swapped.real, swapped.imag, swapped.abs()], -1)
+
+
+@pytest.mark.parametrize("body", [rotary, split_axes, looked_up], ids=lambda body: body.__name__)
+def test_complex_tensors_become_real_ones(body: Any, tmp_path: Path) -> None:
+    assert not agree(subject_of(body), tmp_path / "traced.onnx", sizes=(1, 3))[1] & DYNAMIC

@@ -1,0 +1,52 @@
+"""Every trace that fails says what failed, at which line, and what helps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from dsr_export.errors import ExportError
+from tests.traced_modules import subject_of
+
+
+def no_translation(s: Any, x: Tensor) -> Tensor:
+    return torch.special.bessel_j0(s.linear(x))
+
+
+def by_value(s: Any, x: Tensor) -> Tensor:
+    return x if x.sum() > 0 else 2 * x
+
+
+def own_error(s: Any, x: Tensor) -> Tensor:
+    if torch.compiler.is_exporting():
+        raise ValueError("not while exporting")
+    return x
+
+
+def shapes(s: Any, x: Tensor) -> Tensor:
+    return s.linear(x[..., :3]) if torch.compiler.is_exporting() else x
+
+
+CASES = [
+    (no_translation, r"no ONNX translation of aten\.special_bessel_j0\.default for its inputs at ", "bessel_j0"),
+    (by_value, r"depend on the values of a tensor \(.*_errors.py:\d+ `return x if x.sum\(\) > 0", "torch.where"),
+    (own_error, r"ValueError: not while exporting at .*:\d+ `raise ValueError", "see it whole"),
+    (shapes, r"RuntimeError: .*must have same reduction dim.* at .*:\d+ `return s\.linear\(x", "see it whole"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("body", "message", "hint"), CASES, ids=lambda each: getattr(each, "__name__", ""))
+def test_the_true_cause_is_named(body: Any, message: str, hint: str, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="tracing own: .*" + message) as refused:
+        subject_of(body).trace(tmp_path / "traced.onnx")
+    assert hint in str(refused.value.hint)
+    assert ("data" in str(refused.value)) == (body is by_value)
+
+
+def test_a_module_that_fails_on_its_own_inputs_says_where() -> None:
+    with pytest.raises(ExportError, match=r"raised IndexError: .* at .*test_trace_errors.py:\d+ `.*x\[:, 9\]"):
+        subject_of(lambda s, x: x[:, 9])
