@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dsr_export.errors import ExportError, did_you_mean
+from dsr_export.errors import ExportError
+from dsr_export.signatures import call_of, taking
 from dsr_export.sources.imported_code import described
 
 DTYPES = {torch.float32: "float32", torch.int64: "int64", torch.int32: "int32", torch.bool: "bool"}
 WANTED = "return a module and its inputs: (module, {'x': torch.randn(2, 4, 32, 32)}), or a dsr_export.Subject"
-
-
-class ByKeyword(nn.Module):
-    """Calls `inner` with keywords after the first `positional` inputs: they are not its first parameters."""
-
-    def __init__(self, inner: nn.Module, names: Sequence[str], *, positional: int = 0) -> None:
-        super().__init__()
-        self.inner, self.names, self.positional = inner, list(names[positional:]), positional
-
-    def forward(self, *values: Tensor) -> Any:
-        first, rest = values[: self.positional], values[self.positional :]
-        return self.inner(*first, **dict(zip(self.names, rest, strict=True)))
 
 
 def example_inputs(made: Any, module: nn.Module, called: str) -> Any:
@@ -76,22 +64,10 @@ def _check_input(what: str, name: Any, value: Any) -> None:
 
 def positional(module: nn.Module, inputs: dict[str, Tensor], called: str) -> tuple[nn.Module, dict[str, Tensor]]:
     """The module as one that takes `inputs` by position, and the inputs in that order."""
-    parameters = inspect.signature(module.forward).parameters.values()
-    kinds = {parameter.kind for parameter in parameters}
-    if inspect.Parameter.VAR_POSITIONAL in kinds and len(parameters) == 1:
-        return module, inputs
-    names = [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-    if inspect.Parameter.VAR_KEYWORD not in kinds:
-        for unknown in [name for name in inputs if name not in names]:
-            hint = did_you_mean(unknown, names) or f"forward takes {', '.join(names)}"
-            raise ExportError(f"example input '{unknown}' is no parameter of {called}'s forward", hint=hint)
-    needed = [p.name for p in parameters if p.default is p.empty and p.name in names and p.name not in inputs]
-    if needed:
-        raise ExportError(f"{called}'s forward also takes '{needed[0]}'", hint="add it to the example inputs")
-    first = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)][: len(inputs)]
-    if set(first) == set(inputs):
-        return module, {name: inputs[name] for name in first}
-    return ByKeyword(module, list(inputs)).eval(), inputs
+    call = call_of(module, list(inputs), called)
+    if call.order is not None:
+        return module, {name: inputs[name] for name in call.order}
+    return taking(module, list(inputs), call), inputs
 
 
 def kind_of(value: Any) -> str:

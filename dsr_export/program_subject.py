@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +18,7 @@ from torch.export import ExportedProgram
 import dsr_export.registers  # noqa: F401  (defines the torch ops that a program may hold)
 from dsr_export.errors import ExportError
 from dsr_export.example_kinds import draws_like
-from dsr_export.module_inputs import DTYPES, ByKeyword, name_of
+from dsr_export.module_inputs import DTYPES, name_of
 from dsr_export.module_subject import SITES, check_weights, probe_module
 from dsr_export.probing import Array, Limits
 from dsr_export.program_archive import check_archive
@@ -30,6 +30,18 @@ from graphs.artifacts import TensorSpec, TracedModel
 _OPS = {"ReplaceOutliers": "dsr.replace_outliers.default", "ShiftRegisterNeurons": "dsr.shift_register_neurons.default"}
 _AGAIN = "save it again with torch.export.save(torch.export.export(module, inputs, dynamic_shapes=...), 'model.pt2')"
 _BATCH = "export it with {0: torch.export.Dim('batch', min=1)} for every input, or with a fixed batch for all"
+
+
+class ByKeyword(nn.Module):
+    """Calls `inner` with keywords after the first `positional` inputs: they are not its first parameters."""
+
+    def __init__(self, inner: nn.Module, names: Sequence[str], *, positional: int = 0) -> None:
+        super().__init__()
+        self.inner, self.names, self.positional = inner, list(names[positional:]), positional
+
+    def forward(self, *values: Tensor) -> Any:
+        first, rest = values[: self.positional], values[self.positional :]
+        return self.inner(*first, **dict(zip(self.names, rest, strict=True)))
 
 
 @dataclass(frozen=True, kw_only=True)

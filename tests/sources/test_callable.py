@@ -88,7 +88,7 @@ class Two(Net):
     assert (feeds["shift"] == 1).all()  # constants stay constant
     with subject.reference() as runner:
         got = runner.infer(feeds)
-    linear = subject.module.inner.linear(torch.from_numpy(feeds["x"])).detach().numpy()
+    linear = subject.module.linear(torch.from_numpy(feeds["x"])).detach().numpy()
     np.testing.assert_allclose(got["sum"], linear + feeds["y"][:, None] + feeds["shift"], rtol=1e-5, atol=1e-5)
 
 
