@@ -59,11 +59,12 @@ def export_program(subject: Subject) -> Exported:
     if isinstance(program, Exception):
         raise trace_error(subject.name, program) from program
     if fixed:
-        return Exported(_lowered(program), subject.batch_limits)
-    return _checked(subject, _lowered(program), deciding(program))
+        return Exported(lowered(program), subject.batch_limits)
+    return _checked(subject, lowered(program), deciding(program))
 
 
-def _lowered(program: ExportedProgram) -> ExportedProgram:
+def lowered(program: ExportedProgram) -> ExportedProgram:
+    """`program` without the ops that the exporter does not know, or writes wrongly; itself where it has none."""
     return as_slices(on_pairs(program))
 
 

@@ -18,7 +18,7 @@ from onnxscript.values import Opset
 
 import dsr_export.registers  # noqa: F401  (defines the torch ops that the translation table names)
 from dsr_export.attention_translation import attention_translation
-from dsr_export.exporting import Exported, export_program
+from dsr_export.exporting import Exported, export_program, lowered
 from dsr_export.simplification import simplify
 from dsr_export.subject import Subject
 from dsr_export.trace_errors import trace_error
@@ -38,7 +38,7 @@ def trace(subject: Subject, path: Path, *, program: torch.export.ExportedProgram
     """
     register_schemas()
     with torch.no_grad(), _quiet():
-        made = Exported(program, subject.batch_limits) if program else export_program(subject)
+        made = Exported(lowered(program), subject.batch_limits) if program else export_program(subject)
         exported = _translate(subject, made.program)
         simplify(exported.model)
     write_program(exported, path)
