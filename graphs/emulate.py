@@ -18,7 +18,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from graphs.errors import ExportError
-from graphs.precision import MOVERS
+from graphs.movers import MOVERS
 
 FP32 = TensorProto.FLOAT
 LOW = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
