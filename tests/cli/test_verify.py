@@ -38,7 +38,7 @@ def test_verify_passes_without_torch_and_writes_nothing(copy: Path) -> None:
     report = json.loads(done.stdout)
     assert report["passed"] is True
     sizes = {f"batch-{size}" for size in (1, 2, 4, 6, 8)}
-    others = {"rows", "determinism", "batch-invariance", "trajectory"}
+    others = {"fused", "rows", "determinism", "batch-invariance", "trajectory"}
     assert {row["check"] for row in report["parity"]} == sizes | others
     assert [row["image"] for row in report["images"]] == [0, 1, 2, 3]
     assert all(row["passed"] and row["ssim"] > 0.999 for row in report["images"])
