@@ -1,0 +1,52 @@
+"""Random small modules are exported and make the same numbers as PyTorch, on rows that the export has not seen.
+
+A failure prints its recipe; `faults(Recipe.of('...'), "fp32", path)` repeats it.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+
+import onnxscript._framework_apis.torch_2_8 as exporter_tables
+import pytest
+
+from graphs.artifacts import Precision
+from tests.generated.grammar import BLOCKS
+from tests.generated.judging import faults
+from tests.generated.random_modules import draw_recipe
+
+FIXED, MANY = 40, 500
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_table() -> Iterator[None]:
+    """The exporter makes its table of operators anew for every trace, which is half of a small module's time."""
+    with pytest.MonkeyPatch.context() as patch:
+        made = functools.cache(exporter_tables.get_torchlib_ops)
+        patch.setattr(exporter_tables, "get_torchlib_ops", made)
+        yield
+
+
+def test_the_fixed_modules_hold_every_block() -> None:
+    drawn = {kind for seed in range(FIXED) for kind, _, _ in draw_recipe(seed).blocks}
+    assert drawn == set(BLOCKS)
+
+
+@pytest.mark.parametrize("seed", range(FIXED))
+def test_random_modules_agree_with_pytorch(seed: int, tmp_path: Path) -> None:
+    _check(seed, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(1000, 1000 + MANY))
+def test_many_random_modules_agree_with_pytorch(seed: int, tmp_path: Path) -> None:
+    _check(seed, tmp_path)
+
+
+def _check(seed: int, folder: Path) -> None:
+    recipe = draw_recipe(seed)
+    found = [f"{p}: {fault}" for p in PRECISIONS for fault in faults(recipe, p, folder / f"{p}.dsr")]
+    assert not found, "\n".join([recipe.text(), *found])
