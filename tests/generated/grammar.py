@@ -32,7 +32,8 @@ class Extras:
 class Block(nn.Module):
     """Maps tokens [B, N, D] to tokens. Drawn with one value of each of `CHOICES`, as keyword arguments.
 
-    `NEEDS` are the extras it reads; `needs` says so of one that was drawn.
+    `NEEDS` are the extras it reads; `needs` says so of one that was drawn. `refusal` is a pattern of what a refusal of
+    one may say, where a refusal is right; None where the block must work.
     """
 
     CHOICES: ClassVar[Mapping[str, Sequence[Any]]] = {}
@@ -41,6 +42,10 @@ class Block(nn.Module):
     @classmethod
     def needs(cls, choice: Mapping[str, Any]) -> tuple[str, ...]:
         return cls.NEEDS
+
+    @classmethod
+    def refusal(cls, choice: Mapping[str, Any]) -> str | None:
+        return None
 
     @classmethod
     def draw(cls, rng: random.Random) -> dict[str, Any]:

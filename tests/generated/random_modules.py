@@ -40,6 +40,11 @@ class Recipe:
         """The inputs beside `x`, in no particular order of `forward`."""
         return list(dict.fromkeys(name for kind, choice, _ in self.blocks for name in BLOCKS[kind].needs(choice)))
 
+    def refusals(self) -> list[str]:
+        """What a refusal may say; nothing where the module must work."""
+        said = (BLOCKS[kind].refusal(choice) for kind, choice, _ in self.blocks)
+        return [pattern for pattern in said if pattern is not None]
+
     def text(self) -> str:
         return json.dumps(asdict(self), separators=(",", ":"))
 

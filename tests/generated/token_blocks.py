@@ -82,9 +82,45 @@ class Registers(Block):
         if self.form == "batch_first":
             return self.tokens.expand(x.size(0), self.count, x.size(2))
         if self.form == "broadcast":
-            return torch.broadcast_to(self.tokens, (len(x), self.count, DIM))
+            return torch.broadcast_to(self.tokens, (x.shape[0], self.count, DIM))
+        if self.form == "new":
+            return torch.zeros((x.shape[0], self.count, DIM), dtype=x.dtype) + self.tokens[0]
         zeros = x.new_zeros(x.shape[0], self.count, DIM)
         return zeros + self.tokens if self.form == "zeros" else self.tokens.expand_as(zeros)
+
+
+@block("batch")
+class Batch(Block):
+    """The batch as a number, or taken apart: a graph need not be able to, and then says so. A mean over it depends on
+    what else is in it, so that no bundle of it can pass."""
+
+    CHOICES: ClassVar = {"form": ("int", "len", "unbind", "loop", "repeat", "centred", "new_mask", "arange")}
+
+    @classmethod
+    def refusal(cls, choice: Any) -> str | None:
+        return "batch" if choice["form"] in ("int", "len", "unbind", "loop", "centred") else None
+
+    def __init__(self, form: str) -> None:
+        super().__init__()
+        self.form, self.linear = form, nn.Linear(DIM, DIM)
+
+    def forward(self, x: Tensor, extras: Extras) -> Tensor:
+        made, size = self.linear(x), x.shape[0]
+        if self.form == "int":
+            return made.view(int(size), -1).reshape(int(size), TOKENS, DIM)
+        if self.form == "len":
+            return made + self.linear.bias.expand(len(x), TOKENS, DIM)
+        if self.form == "unbind":
+            return torch.stack([row.flip(0) for row in made.unbind(0)])
+        if self.form == "loop":
+            return torch.cat([made[i : i + 1] * 2 for i in range(size)])
+        if self.form == "centred":
+            return made - made.mean(0, keepdim=True)
+        if self.form == "repeat":
+            return made + self.linear.bias.repeat(size, TOKENS, 1)
+        if self.form == "new_mask":
+            return made.masked_fill(~torch.ones(size, TOKENS, 1, dtype=torch.bool).cumsum(1).lt(5), 0.0)
+        return made + (torch.arange(size) * 0)[:, None, None]
 
 
 @block("masked_pool")
