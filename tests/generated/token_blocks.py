@@ -24,7 +24,7 @@ MOVES: dict[str, Callable[[Tensor], Tensor]] = {
     "permutation": lambda x: x[:, [3, 0, 5, 1, 2, 4]],
     "index_select": lambda x: x.index_select(1, torch.tensor([5, 4, 3, 2, 1, 0])),
     "gather": lambda x: x.gather(1, torch.arange(TOKENS - 1, -1, -1)[None, :, None].expand_as(x)),
-    "patches": lambda x: x.view(-1, 2, 3, 2, 2, 2).permute(0, 5, 1, 3, 2, 4).reshape(-1, 2, 4, 6).reshape(-1, 6, DIM),
+    "patches": lambda x: x.view(-1, 2, 3, 2, 2, 4).permute(0, 5, 1, 3, 2, 4).reshape(-1, 4, 4, 6).reshape(-1, 6, DIM),
     "upsample": lambda x: F.interpolate(x.mT, scale_factor=2, mode="nearest").mT[:, ::2],
     "pool": lambda x: F.avg_pool1d(x.mT, 3, stride=1, padding=1).mT,
     "strided": lambda x: torch.cat([x[:, ::2], x[:, 1::2]], 1),
