@@ -67,8 +67,9 @@ def _rightly_refused(recipe: Recipe, precision: Precision, error: ExportError) -
 
 
 def _failed_rows(bundle: Bundle) -> str:
-    rows = [row for part in bundle.report()["parity"] for row in part["rows"] if not row["passed"]]
-    return "; ".join(f"{row['check']} {row['output']}: {row['problem'] or row['snr_db']}" for row in rows)
+    rows = [row for row in bundle.report()["parity"] if not row["passed"]]
+    said = [f"{row['check']} {row['output']}: {row['problem'] or row['snr_db']}" for row in rows]
+    return "; ".join(said) or "with all rows passed"
 
 
 def _easy(module: nn.Module, recipe: Recipe, precision: Precision) -> bool:
