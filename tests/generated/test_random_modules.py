@@ -47,6 +47,12 @@ def test_many_random_modules_agree_with_pytorch(seed: int, tmp_path: Path) -> No
     _check(seed, (*WIDE_AND_HALF, OTHERS[seed % 2]), tmp_path)
 
 
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The precisions of one module share a trace, and nothing is left in the cache of the session."""
+    monkeypatch.setenv("DSR_EXPORT_CACHE", str(tmp_path / "cache"))
+
+
 def _check(seed: int, precisions: tuple[Precision, ...], folder: Path) -> None:
     recipe = draw_recipe(seed)
     found = [f"{p}: {fault}" for p in precisions for fault in faults(recipe, p, folder / f"{p}.dsr")]
