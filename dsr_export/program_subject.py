@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
 import dsr_export.registers  # noqa: F401  (defines the torch ops that a program may hold)
@@ -20,8 +18,9 @@ from dsr_export.errors import ExportError
 from dsr_export.example_kinds import draws_like
 from dsr_export.module_inputs import DTYPES, name_of
 from dsr_export.module_subject import SITES, check_weights, probe_module
-from dsr_export.probing import Array, Limits
-from dsr_export.program_archive import check_archive
+from dsr_export.probing import Array, Limits, probed_sizes
+from dsr_export.program_archive import load_archive
+from dsr_export.program_bounds import check_cost
 from dsr_export.sources.imported_code import described
 from dsr_export.spec import DsrSpec
 from dsr_export.subject import Subject
@@ -64,14 +63,16 @@ def load_program(path: Path, *, name: str, provenance: Mapping[str, Any]) -> Pro
         ExportError: an unreadable archive, or one that could execute code; inputs that are no tensors or whose first
             axis is not the batch; weights of another type than FP32; a program that draws random numbers.
     """
-    check_archive(path)
-    program, module = _load(path)
+    program = load_archive(path)
+    graph = _module(program, path)
     inputs, limits = _inputs(program)
     keywords = program.call_spec.in_spec.child(1).context if program.call_spec.in_spec is not None else []
+    module: nn.Module = graph
     if keywords:
-        module = ByKeyword(module, [spec.name for spec in inputs], positional=len(inputs) - len(keywords))
+        module = ByKeyword(graph, [spec.name for spec in inputs], positional=len(inputs) - len(keywords))
     module.training = False  # an exported module refuses eval(): its mode is fixed
     check_weights(module, str(path))
+    check_cost(graph, inputs, probed_sizes(limits)[-1], str(path))
     given = _given(program, inputs)
     draws = draws_like(given)
     return ProgramSubject(
@@ -91,13 +92,13 @@ def load_program(path: Path, *, name: str, provenance: Mapping[str, Any]) -> Pro
     )
 
 
-def _load(path: Path) -> tuple[ExportedProgram, nn.Module]:
+def _module(program: ExportedProgram, path: Path) -> fx.GraphModule:
     try:
-        with _quiet():
-            program = torch.export.load(path)
-            return program, program.module()
-    except Exception as error:  # torch raises whatever a damaged archive runs it into
+        module = program.module()
+    except Exception as error:  # torch raises whatever a damaged program runs it into
         raise ExportError(f"{path} is no readable exported program: {described(error)}", hint=_AGAIN) from error
+    assert isinstance(module, fx.GraphModule)
+    return module
 
 
 def _inputs(program: ExportedProgram) -> tuple[tuple[TensorSpec, ...], Limits]:
@@ -157,14 +158,3 @@ def _given(program: ExportedProgram, inputs: tuple[TensorSpec, ...]) -> dict[str
     if len(given) != len(inputs) or not all(isinstance(value, Tensor) for value in given):
         return {}
     return {spec.name: value.detach().numpy().copy() for spec, value in zip(inputs, given, strict=True)}
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """torch logs what it then raises."""
-    logger = logging.getLogger("torch.export")
-    level, logger.level = logger.level, logging.CRITICAL
-    try:
-        yield
-    finally:
-        logger.level = level
