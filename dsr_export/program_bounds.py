@@ -40,7 +40,7 @@ def check_cost(module: fx.GraphModule, inputs: tuple[TensorSpec, ...], batch: in
     watch = _Watch(_SPARE_BYTES + _PER_STORED_BYTE * stored)
     try:
         with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True), watch:
-            shapes = [tuple(batch if size == "batch" else size for size in spec.shape) for spec in inputs]
+            shapes = [[size if isinstance(size, int) else batch for size in spec.shape] for spec in inputs]
             watch.take([math.prod(shape) * 8 for shape in shapes])
             values = [torch.empty(shape, dtype=_dtype(spec)) for shape, spec in zip(shapes, inputs, strict=True)]
             _Bounded(module).run(*values, enable_io_processing=False)
@@ -59,11 +59,11 @@ def _dtype(spec: TensorSpec) -> torch.dtype:
     return dtype
 
 
-class _Watch(TorchDispatchMode):
+class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes of all tensors that operators make, while they live."""
 
     def __init__(self, limit: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.limit, self.live = limit, 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

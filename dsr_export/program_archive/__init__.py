@@ -70,7 +70,8 @@ def _checked(members: Members) -> tuple[Any, ...]:
         if f"{root}/{name}" in members.by_name and members.read(f"{root}/{name}", most=64) != said:
             raise MalformedError(f"its {name} is not {said.decode()}")
     content = parsed(members.read(f"{root}/models/model.json", most=_MOST_JSON))
-    program = _dict_to_dataclass(schema.ExportedProgram, shaped(content, schema.ExportedProgram))
+    checked = shaped(content, schema.ExportedProgram)
+    program = _dict_to_dataclass(schema.ExportedProgram, checked)  # type: ignore[no-untyped-call]
     sample, examples = f"{root}/data/sample_inputs/model.pt", None
     if sample in members.by_name and members.by_name[sample][0].size:
         examples = read_examples(members.read(sample, most=_MOST_EXAMPLES))

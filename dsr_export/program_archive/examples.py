@@ -47,7 +47,7 @@ class _Described(NamedTuple):
     arguments: tuple[Any, ...]
 
 
-class _Examples(pickle._Unpickler):  # type: ignore[name-defined]  # C's reserves memory for any memo index it is told
+class _Examples(pickle._Unpickler):  # C's reserves memory for any memo index it is told
     """Knows three functions of torch's, and replaces each by one that only notes its arguments."""
 
     def find_class(self, module: str, name: str) -> Any:
@@ -90,7 +90,10 @@ def read_examples(content: bytes) -> Any:
         made = _Examples(io.BytesIO(members.read(f"{root}/data.pkl", most=_MOST_PICKLE))).load()
     except (pickle.UnpicklingError, LookupError, TypeError, AttributeError, EOFError, AssertionError) as error:
         raise MalformedError(f"its example inputs can't be read: {error}") from error
-    return _Values(members, root, {}, Budget(len(content)), iter(range(_MOST_VALUES))).plain(made)
+    values = _Values(members, root, {}, Budget(len(content)), iter(range(_MOST_VALUES))).plain(made)
+    if not (isinstance(values, tuple) and [type(each) for each in values] == [tuple, dict]):
+        raise MalformedError("its example inputs are no arguments")
+    return values
 
 
 @dataclass

@@ -34,6 +34,7 @@ _PATHS = frozenset(
 )
 _FREE = frozenset({"as_string", "as_strings"})  # handed to the operator, and written with repr()
 _KEPT = frozenset({"nn_module_stack", "torch_fn"})  # of a node's metadata; the rest names functions, or is for people
+_UNBOUNDED = ("Infinity", "-Infinity", "NaN")  # how torch writes the numbers that JSON has not
 _REFUSED = frozenset(
     {"as_custom_obj", "as_operator", "as_string_to_argument", "custom_obj_values", "custom_obj", "token"}
     | {"use_pickle", "treespec_namedtuple_fields"}
@@ -116,7 +117,7 @@ def _leaf(value: Any, kind: Any, field: str) -> Any:
     if kind is str:
         _check_text(_a(str, value, field), field)
     elif kind is float:
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if isinstance(value, bool) or not (isinstance(value, int | float) or value in _UNBOUNDED):
             raise MalformedError(f"'{field}' is {type(value).__name__}, not a number")
     elif kind is bool:
         _a(bool, value, field)

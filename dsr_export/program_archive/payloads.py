@@ -50,8 +50,8 @@ def _tensors(
             files[path] = _flat(members, folder + path, dtype)
         if files[path].dtype != dtype or meta["layout"] != schema.Layout.Strided:
             raise MalformedError(f"'{name[:80]}' is no plain tensor, or shares a file with one of another type")
-        numbers = [_numbers(meta[key]) for key in ("sizes", "strides")]
-        view = checked_view(files[path], *numbers, *_numbers([meta["storage_offset"]]))
+        (offset,) = _numbers([meta["storage_offset"]])
+        view = checked_view(files[path], _numbers(meta["sizes"]), _numbers(meta["strides"]), offset)
         budget.take(view)
         tensors[name] = nn.Parameter(view, requires_grad=meta["requires_grad"]) if entry["is_param"] else view
     return tensors
@@ -77,5 +77,5 @@ def _flat(members: Members, name: str, dtype: torch.dtype) -> Tensor:
     if size % dtype.itemsize:
         raise MalformedError(f"'{name}' has {size} bytes, no whole number of elements")
     content = torch.empty(size, dtype=torch.uint8)
-    members.read_into(name, memoryview(content.numpy()))
+    members.read_into(name, content.numpy().data)
     return content.view(dtype)

@@ -1,0 +1,1 @@
+"""Tests of `dsr_export/program_archive`."""
