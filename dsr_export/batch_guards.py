@@ -12,6 +12,7 @@ from torch.export import ExportedProgram
 
 from dsr_export.probing import Limits
 from dsr_export.subject import Subject
+from dsr_export.traced_path import traced_path
 
 _FAR = (*range(1, 130), 192, 255, 256, 257, 511, 512, 513, 1000, 1024, 4095, 4096)
 _NEAR = 4  # sizes up to here are run, where a guard fails on them
@@ -93,7 +94,7 @@ def _environments(value: Any) -> list[Any]:
 def _agree(subject: Subject, program: ExportedProgram, size: int) -> bool:
     inputs = [torch.from_numpy(value) for value in subject.example(size, seed=0).values()]
     try:
-        with torch.no_grad():
+        with torch.no_grad(), traced_path():
             expected = subject.module(*(value.clone() for value in inputs))
             got = program.module(check_guards=False)(*inputs)
     except Exception:

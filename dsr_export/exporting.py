@@ -22,6 +22,7 @@ from dsr_export.errors import ExportError
 from dsr_export.probing import Limits
 from dsr_export.subject import Subject
 from dsr_export.trace_errors import trace_error
+from dsr_export.traced_path import traced_path
 
 _SIZES = (3, 5, 7, 11, 13)  # no size of its own that a model has, so that what equals the batch is the batch
 _AS_THEY_ARE = (
@@ -81,6 +82,7 @@ class _Attempt:
         try:
             with (
                 torch.no_grad(),
+                traced_path(),
                 symbolic_shapes.patch(backed_size_oblivious=True),  # type: ignore[attr-defined]
                 user_lines.kept_in_guards(),
                 _silent(),

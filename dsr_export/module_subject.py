@@ -21,6 +21,7 @@ from dsr_export.registers import RecursiveReplacement, TestTimeRegisters
 from dsr_export.sources.imported_code import described
 from dsr_export.spec import DsrSpec
 from dsr_export.subject import Subject
+from dsr_export.traced_path import traced_path
 from graphs.artifacts import TensorSpec
 
 SITES: Mapping[str, type[nn.Module]] = {
@@ -157,7 +158,7 @@ def check_weights(module: nn.Module, called: str) -> None:
 
 def _run(module: nn.Module, inputs: Sequence[Tensor], what: str, hint: str = ANY_BATCH) -> Any:
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), traced_path():
             return module(*(value.clone() for value in inputs))
     except Exception as error:  # the user's code may raise anything
         line = user_lines.of_error(error)

@@ -34,8 +34,10 @@ class TorchRunner:
         """Named inputs to named outputs, batch first. Raises `ExportError` on a wrong name, shape or type."""
         import torch
 
+        from dsr_export.traced_path import traced_path
+
         fed = check_inputs(inputs, self._subject.inputs)
-        with torch.inference_mode():
+        with torch.inference_mode(), traced_path():
             made = self._subject.module(*(torch.from_numpy(array.copy()) for array in fed.values()))
         results = self._in_order(made)
         return {spec.name: _numpy(value, spec.name) for spec, value in zip(self._subject.outputs, results, strict=True)}
