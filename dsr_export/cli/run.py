@@ -25,7 +25,9 @@ def command(bundle: Path, source: Path, output: Path, runtime: Any, component: s
     """Run BUNDLE once on the arrays of an npz file."""
     from dsr_export.arrays import load_arrays, save_arrays
     from dsr_export.bundle.reader import Bundle
+    from dsr_export.output_target import check_target
 
+    check_target(output)
     opened = Bundle.open(bundle)
     with (opened.component(component) if component else opened).runner(runtime) as runner:
         outputs = runner.infer(load_arrays(source))

@@ -40,10 +40,12 @@ def command(
     """
     from dsr_export.bundle.reader import Bundle
     from dsr_export.decoding import decode
+    from dsr_export.output_target import check_target
     from dsr_export.pictures import save_grid
     from dsr_export.progress import reporter
     from dsr_export.samples import draw
 
+    check_target(output)
     opened, shown = Bundle.open(bundle), reporter()
     with shown.stage("sample") as bar:
         images = draw(

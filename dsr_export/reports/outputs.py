@@ -7,6 +7,7 @@ from pathlib import Path
 
 from dsr_export.atomic import atomic_file
 from dsr_export.errors import ExportError
+from dsr_export.output_target import check_target
 from dsr_export.reports.files import carried_page
 from dsr_export.reports.junit import junit
 from dsr_export.reports.markdown import markdown_table
@@ -33,6 +34,7 @@ class ReportOutputs:
             if path.is_dir() or not path.parent.is_dir():
                 problem = "is a folder" if path.is_dir() else f"lies in {path.parent}, which is no folder"
                 raise ExportError(f"{name} {path} {problem}", hint="give the path of a file in an existing folder")
+            check_target(path)
         if len({path.resolve() for path in asked.values()}) < len(asked):
             listed = ", ".join(f"{name} {path}" for name, path in asked.items())
             raise ExportError(f"two reports would go into the same file: {listed}", hint="give each its own")
