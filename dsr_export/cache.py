@@ -22,7 +22,7 @@ from typing import Any
 
 from dsr_export import __version__
 from dsr_export.bundle.canonical import canonical_digest
-from dsr_export.cache_entry import Files, entry_size, intact_files, is_entry, large_file_damaged, record_files
+from dsr_export.cache_entry import KEY, Files, entry_size, intact_files, is_entry, large_file_damaged, record_files
 from dsr_export.disk import Recorded, is_disk_full, process_alive, remove_tree, write_error
 from dsr_export.errors import ExportError
 from dsr_export.leftovers import undone
@@ -110,6 +110,9 @@ class StageCache:
         Entries used in the last `unused_for` seconds stay: another build may be reading them.
         """
         entries = sorted(self._entries())
+        if sum(size for _, _, size in entries) <= max_bytes:  # mostly; reading every record would take a second
+            return 0
+        entries = [each for each in entries if is_entry(each[1])]
         excess, freed, newest = sum(size for _, _, size in entries) - max_bytes, 0, time.time() - unused_for
         for used, entry, size in entries:
             if freed >= excess or used > newest:
@@ -160,12 +163,12 @@ class StageCache:
                 remove_tree(path)
 
     def _entries(self) -> Iterator[tuple[float, Path, int]]:
-        """When each entry was last used, where it is, and its size in bytes; nothing that is not the cache's own."""
+        """When what may be an entry, by its place, was last used, where it is, and its size in bytes."""
         for stage in _listing(self.root):
             for entry in _listing(stage) if _STAGE.fullmatch(stage.name) and not stage.is_symlink() else ():
                 with suppress(OSError):  # dropped by another build just now
-                    if is_entry(entry):
-                        yield entry.stat().st_mtime, entry, entry_size(entry)
+                    if KEY.fullmatch(entry.name):
+                        yield entry.lstat().st_mtime, entry, entry_size(entry)
 
     def _drop(self, entry: Path) -> None:
         """Renamed first, so that no other build meets half an entry."""

@@ -39,7 +39,7 @@ def _write_grid(path: Path) -> None:
 def test_a_device_is_written_to_and_stays(write: Callable[[Path], None], linked: bool, tmp_path: Path) -> None:
     node = device_node(tmp_path / "null", "null")
     path = tmp_path / "out"
-    path.symlink_to(node) if linked else os.rename(node, path)
+    path.symlink_to(node) if linked else node.rename(path)
     before = sorted(tmp_path.iterdir())
     write(path)
     assert stat.S_ISCHR(path.stat().st_mode)

@@ -14,7 +14,7 @@ from dsr_export.backends.onnxruntime import OnnxRuntimeRunner
 from dsr_export.module_subject import subject_from
 from dsr_export.traced_path import traced_path
 
-PADDING = torch.tensor([[False] * 3 + [True] * 2, [False] * 2 + [True] * 3, [True] * 5])  # the last row is nothing else
+PADDING = torch.tensor([[False] * 3 + [True] * 2, [False] * 2 + [True] * 3, [True] * 5])  # the last is all
 
 
 class Padded(nn.Module):
@@ -50,9 +50,8 @@ def test_the_callers_choice_comes_back(enabled: bool) -> None:
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(enabled)
     try:
-        with pytest.raises(ValueError), traced_path():
-            assert not torch.backends.mha.get_fastpath_enabled()
-            raise ValueError
+        with pytest.raises(ZeroDivisionError), traced_path():
+            _ = 1 / int(torch.backends.mha.get_fastpath_enabled())
         assert torch.backends.mha.get_fastpath_enabled() is enabled
     finally:
         torch.backends.mha.set_fastpath_enabled(before)

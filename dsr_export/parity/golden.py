@@ -13,7 +13,7 @@ import numpy.typing as npt
 from dsr_export.backends.base import Runner, as_denoiser
 from dsr_export.config import BatchRange
 from dsr_export.parity.batch_calls import in_batches
-from dsr_export.parity.special_rows import finite_rows, special_rows
+from dsr_export.parity.special_rows import settled_rows, special_rows
 from dsr_export.sampling import SamplerSpec, seeded_noise, trajectory
 from dsr_export.subject import ExportSubject
 
@@ -114,7 +114,7 @@ def _further(subject: ExportSubject, reference: Runner, batch: BatchRange) -> di
         found[GIVEN] = Case(given, infer(given))
     if subject.special_rows:
         replaces = any(subject.card().sites.values())  # which of equal tokens stands out is a matter of rounding
-        special = Case(*finite_rows(infer, special_rows(known, empty=not replaces)))
+        special = Case(*settled_rows(infer, special_rows(known, empty=not replaces)))
         found |= {SPECIAL: special} if special.inputs else {}
     return found
 

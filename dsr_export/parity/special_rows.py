@@ -12,6 +12,10 @@ Array = npt.NDArray[Any]
 Row = Mapping[str, Array]
 Infer = Callable[[dict[str, Array]], dict[str, Array]]
 ADDITIVE = -1e3  # what is added to a score to mask it is at least this far down
+NUDGE, SETTLED = 1e-6, 1e-3
+"""A relative change of the inputs by a few of FP32's steps, and by how much the outputs may then change, of the loudest
+row's root mean square. What changes more is rounding, blown up (the variance of equal tokens, over a tiny epsilon), of
+which the reference itself has no answer."""
 
 
 def special_rows(known: Mapping[str, Array], *, empty: bool) -> dict[str, Array]:
@@ -27,21 +31,50 @@ def special_rows(known: Mapping[str, Array], *, empty: bool) -> dict[str, Array]
     return {name: np.stack([row[name] for row in rows]) for name in base}
 
 
-def finite_rows(infer: Infer, rows: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
-    """Those of `rows` that the reference takes and makes no NaN or infinity of, and what it makes of them."""
+def settled_rows(infer: Infer, rows: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Those of `rows` that the reference takes and has a finite answer for, the same one for inputs a rounding away.
+
+    With them, what it makes of them.
+    """
     made = _tried(infer, dict(rows))
     if made is None:
         return _one_by_one(infer, rows)
+    near = _tried(infer, _nudged(rows))
     good = [_finite(values) for values in made.values()]
+    good += [] if near is None else [_settled(values, near[name]) for name, values in made.items()]
     kept = np.flatnonzero(np.all(good, axis=0))
     return (_chosen(rows, kept), _chosen(made, kept)) if len(kept) else ({}, {})
+
+
+def _nudged(rows: Mapping[str, Array]) -> dict[str, Array]:
+    """Zeros and masks stay what they are; every other element goes its own way, so that equal tokens part."""
+    rng = np.random.default_rng(0)
+
+    def nudge(values: Array) -> Array:
+        signs = rng.choice(np.array([-1, 1], values.dtype), values.shape)
+        return np.asarray(values * (1 + NUDGE * signs), values.dtype)
+
+    def is_mask(values: Array) -> bool:
+        return values.dtype.kind != "f" or len(np.unique(values)) <= 2
+
+    return {name: values if is_mask(values) else nudge(values) for name, values in rows.items()}
+
+
+def _settled(values: Array, near: Array) -> npt.NDArray[np.bool_]:
+    """One verdict a row; integers are not judged on such rows."""
+    if values.dtype.kind != "f" or values.shape != near.shape:
+        return np.ones(len(values), bool)
+    with np.errstate(all="ignore"):
+        flat, moved = (each.reshape(len(values), -1).astype(np.float64) for each in (values, near - values))
+        size = np.sqrt(np.square(np.where(np.isfinite(flat), flat, 0)).mean(axis=1)).max(initial=0.0)
+        return np.asarray(np.sqrt(np.square(moved).mean(axis=1)) <= SETTLED * size)
 
 
 def _one_by_one(infer: Infer, rows: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
     """Where one of the rows is refused, those that are not, and are finite."""
     count = len(next(iter(rows.values())))
     taken = [i for i in range(count) if _tried(infer, _chosen(rows, np.array([i]))) is not None]
-    return finite_rows(infer, _chosen(rows, np.array(taken))) if 0 < len(taken) < count else ({}, {})
+    return settled_rows(infer, _chosen(rows, np.array(taken))) if 0 < len(taken) < count else ({}, {})
 
 
 def _tried(infer: Infer, rows: dict[str, Array]) -> dict[str, Array] | None:
