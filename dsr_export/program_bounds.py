@@ -48,7 +48,8 @@ def check_cost(module: fx.GraphModule, inputs: tuple[TensorSpec, ...], batch: in
         hint = "compute all rows and select with torch.where"
         raise ExportError(f"{called}: sizes in it depend on values ({described(error)})", hint=hint) from error
     except _TooLargeError as error:
-        raise ExportError(f"{called} is refused: {error}", hint="export it from smaller inputs") from error
+        said = str(error).partition("\n")[0]  # the interpreter adds the node
+        raise ExportError(f"{called} is refused: {said}", hint="export it from smaller inputs") from error
     except Exception as error:  # an operator raises whatever its arguments run it into
         hint = "export the module again; inputs of the shapes it says must fit"
         raise ExportError(f"{called} can't be run: {described(error)}", hint=hint) from error

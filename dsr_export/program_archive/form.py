@@ -75,7 +75,7 @@ def shaped(value: Any, kind: Any, field: str = "", depth: int = 0) -> Any:
 
 def _a(kind: type, value: Any, field: str) -> Any:
     if not isinstance(value, kind):
-        raise MalformedError(f"'{field}' is {type(value).__name__}, not {kind.__name__}")
+        raise MalformedError(f"'{field or 'its content'}' is {type(value).__name__}, not {kind.__name__}")
     return value
 
 

@@ -97,11 +97,11 @@ def in_expression(text: str) -> Change:
 
 
 def node(target: str, name: str, /, **inputs: Any) -> dict[str, Any]:
-    """A node as the schema has it, with one tensor for its result."""
+    """A node as the schema has it, with one tensor for its result; `dtype` is a keyword, as in torch's schemas."""
     return {
         "target": target,
         "name": name,
-        "inputs": [{"name": key, "arg": value, "kind": 1} for key, value in inputs.items()],
+        "inputs": [{"name": key, "arg": value, "kind": 2 if key == "dtype" else 1} for key, value in inputs.items()],
         "outputs": [{"as_tensor": {"name": name}}],
         "metadata": {},
         "is_hop_single_tensor_return": None,

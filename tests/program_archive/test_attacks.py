@@ -77,7 +77,7 @@ def test_no_operator_reads_or_writes_files(tmp_path: Path) -> None:
         "dtype": {"as_scalar_type": 7},
     }
     mapped = node("torch.ops.aten.from_file.default", "mapped", **opened)
-    written = node("torch.ops.aten.copy_.default", "done", self=_tensor("mapped"), src=_tensor("x"))
+    written = node("torch.ops.aten.copy_.default", "done", self=_tensor("mapped"), src=_tensor("p_linear_bias"))
     path = forged(tmp_path / "a.pt2", in_front(mapped, written))
     with pytest.raises(ExportError, match=r"could execute code: target 'torch.ops.aten.from_file.default'"):
         load_subject(str(path))
