@@ -73,7 +73,7 @@ def test_no_operator_reads_or_writes_files(tmp_path: Path) -> None:
     opened = {
         "filename": {"as_string": str(target)},
         "shared": {"as_bool": True},
-        "size": {"as_int": 24},
+        "size": {"as_int": 4},
         "dtype": {"as_scalar_type": 7},
     }
     mapped = node("torch.ops.aten.from_file.default", "mapped", **opened)
