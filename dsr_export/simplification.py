@@ -1,8 +1,9 @@
 """Traced graph -> the same graph, simpler, with every constant of the module in it.
 
 torch.onnx's own optimiser takes a constant for 0 or 1 where it is within 1e-8 or 1e-5 of it (`+ 1e-9` and `* 1.000001`
-are dropped), and merges clamps as if their ranges overlapped (`relu(clamp(x, -3, -1))` becomes -1). What is used here
-is its folding, and those of its rules that look at shapes, at types or at exact values.
+are dropped), merges clamps as if their ranges overlapped (`relu(clamp(x, -3, -1))` becomes -1), and takes two slices
+of an odd axis for a Split, whose first part is the longer one. What is used here is its folding, and those of its rules
+that look at shapes, at types or at exact values.
 """
 
 from __future__ import annotations
@@ -30,7 +31,6 @@ _STRUCTURAL = (
     common.no_op_expand_rule,
     common.flatten_to_reshape_rule,  # in front of the next
     common.reshape_reshape_rule,
-    common.slice_split_rule,
     common.no_op_transpose_rule,
     common.transpose_transpose_rule,
     common.unsqueeze_unsqueeze_rule,
