@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dsr_export import heap
+from dsr_export.bundle.destination import LONGEST_NAME
 from dsr_export.bundle.reader import Bundle
 from dsr_export.cache import CachedStage, StageCache, source_digest, tool_versions
 from dsr_export.chain import open_components
@@ -43,8 +44,8 @@ class Build:
 
     @cached_property
     def name(self) -> str:
-        """The bundle's name: the model's, fit for a file name."""
-        return re.sub(r"[^A-Za-z0-9_-]+", "-", self.source.name).strip("-")
+        """The bundle's name: the model's, fit for a file name; of one without a single ASCII letter, `model`."""
+        return re.sub(r"[^A-Za-z0-9_-]+", "-", self.source.name).strip("-")[: LONGEST_NAME - len(".dsr")] or "model"
 
     @cached_property
     def out(self) -> Path:

@@ -241,4 +241,4 @@ def _run_produce(produce: Callable[[Path], None], folder: Path, entry: Path) -> 
 @cache
 def _host() -> str:
     """This machine in a file name: process ids mean nothing on another."""
-    return hashlib.sha256(platform.node().encode()).hexdigest()[:8]
+    return hashlib.sha256(os.fsencode(platform.node())).hexdigest()[:8]

@@ -9,6 +9,7 @@ from typing import Any
 import onnx
 
 from dsr_export.bundle.reader import Bundle
+from dsr_export.readable import readable
 from graphs.builders import PREFIX
 from graphs.files import load_model
 from graphs.weights import typed_weights
@@ -25,7 +26,7 @@ def inspect_bundle(path: Path) -> dict[str, Any]:
     bundle = Bundle.open(path)
     components = {role: _facts(component) for role, component in bundle.components.items()}
     files = bundle.manifest.as_dict()["files"]
-    return {"bundle": str(path), **_facts(bundle), "files": files, "components": components}
+    return {"bundle": readable(str(path)), **_facts(bundle), "files": files, "components": components}
 
 
 def _facts(bundle: Bundle) -> dict[str, Any]:
@@ -35,7 +36,7 @@ def _facts(bundle: Bundle) -> dict[str, Any]:
 
 
 def inspect_onnx(path: Path) -> dict[str, Any]:
-    return {"onnx": str(path), "graph": graph_summary(load_model(path, weights=False))}
+    return {"onnx": readable(str(path)), "graph": graph_summary(load_model(path, weights=False))}
 
 
 def graph_summary(model: onnx.ModelProto) -> dict[str, Any]:

@@ -59,7 +59,8 @@ class Live(Quiet):
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        spinner = SpinnerColumn("dots" if sys.stderr.encoding.lower().startswith("utf") else "line")
+        columns = (spinner, TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
         with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True)) as bars:
             yield _RichBar(bars, bars.add_task(name, total=None))
 

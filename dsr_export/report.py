@@ -15,6 +15,7 @@ from dsr_export.bundle.reader import Bundle
 from dsr_export.bundle.writer import Content, content_size
 from dsr_export.cache import CachedStage, tool_versions
 from dsr_export.narrowing import precision_check
+from dsr_export.readable import readable
 from dsr_export.subject import SubjectCard
 
 SCHEMA_VERSION = 1
@@ -41,7 +42,7 @@ def build_report(
     return {
         "schema_version": SCHEMA_VERSION,
         "from_build": [],
-        "bundle": str(build.out),
+        "bundle": readable(str(build.out)),
         "passed": all(each["passed"] for each in [*checks, *checked]),
         "precision": build.config.precision,
         "target": build.targets[0].name,

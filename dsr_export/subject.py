@@ -73,11 +73,11 @@ class SubjectCard:
         )
 
     def save(self, path: Path) -> None:
-        path.write_text(json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True))
+        path.write_text(json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True), encoding="utf-8")
 
     @classmethod
     def load(cls, path: Path) -> SubjectCard:
-        values = json.loads(path.read_text())
+        values = json.loads(path.read_text(encoding="utf-8"))
         for key in ("inputs", "outputs"):
             values[key] = tuple(TensorSpec(**{**spec, "shape": tuple(spec["shape"])}) for spec in values[key])
         values["sampler"] = None if values["sampler"] is None else SamplerSpec(**values["sampler"])

@@ -19,6 +19,7 @@ from dsr_export.parity.golden import Golden, fitted_sampler
 from dsr_export.parity.golden_reader import read_golden
 from dsr_export.parity.tolerances import Tolerance
 from dsr_export.progress import Bar, Reporter, Silent
+from dsr_export.readable import readable
 from dsr_export.report import SCHEMA_VERSION, components_summary, peak_rss_bytes
 from dsr_export.reports.sample_strips import golden_strips
 from dsr_export.runners import Runtime, bundle_runner, fused_runner, has_runnable_engine
@@ -173,7 +174,7 @@ def _report(bundle: Bundle, verdicts: list[_Verdict], log: list[dict[str, Any]])
         **carried,
         "schema_version": SCHEMA_VERSION,
         "from_build": sorted(carried),
-        "bundle": str(bundle.path),
+        "bundle": readable(str(bundle.path)),
         "passed": all(each.passed for each in verdicts),
         "precision": bundle.manifest.precision,
         "target": bundle.manifest.targets[0].name,

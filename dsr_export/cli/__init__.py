@@ -11,8 +11,8 @@ import click
 
 from dsr_export import __version__
 from dsr_export.cli.interrupts import INTERRUPTED, SAID, end_on_signals
-from dsr_export.cli.streams import drop_answers, own_process
-from graphs.errors import ExportError
+from dsr_export.cli.streams import StdoutFailed, drop_answers, own_process
+from dsr_export.readable import printable, shortened
 
 COMMANDS = {
     "build": "Build a verified bundle with engines from a model.",
@@ -64,26 +64,36 @@ def main(arguments: Sequence[str] | None = None) -> None:
         own_process(debug=debug)
         end_on_signals()
     try:
-        sys.exit(cli.main([word for word in given if word != "--debug"], standalone_mode=False) or 0)
+        sys.exit(cli.main(_words(given), standalone_mode=False) or 0)
     except click.ClickException as error:
-        error.show()
+        error.show(sys.stderr)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        click.echo(SAID.decode(), nl=False, err=True)
+        click.echo(SAID.decode(), nl=False, file=sys.stderr)
         sys.exit(INTERRUPTED)
     except BrokenPipeError:
         drop_answers()
         sys.exit(1)
-    except ExportError as error:
-        _complain(error.message, error.hint, debug=debug)
+    except StdoutFailed as error:
+        drop_answers()
+        _complain(error, debug=debug)
     except Exception as error:
-        _complain(f"unexpected {type(error).__name__}: {error}", "this is a bug; --debug shows where", debug=debug)
+        _complain(error, debug=debug)
     sys.exit(1)
 
 
-def _complain(message: str, hint: str | None, *, debug: bool = False) -> None:
+def _words(given: list[str]) -> list[str]:
+    if any("\0" in word for word in given):  # from a shell it cannot come
+        raise click.UsageError("an argument holds a NUL character")
+    return [word for word in given if word != "--debug"]
+
+
+def _complain(error: Exception, *, debug: bool) -> None:
+    from dsr_export.cli.causes import explained
+
     if debug:
         traceback.print_exc()
-    click.echo(f"error: {message}", err=True)
-    if hint:
-        click.echo(f"hint: {hint}", err=True)
+    message, hint = explained(error)
+    for word, text in (("error", message), ("hint", hint)):
+        if text:
+            click.echo(f"{word}: {shortened(printable(text))}", file=sys.stderr)

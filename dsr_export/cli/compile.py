@@ -8,6 +8,7 @@ import click
 
 from dsr_export.cli.output import Named, show_report
 from dsr_export.cli.streams import Command, answer
+from dsr_export.readable import readable
 
 
 @click.command("compile", cls=Command)
@@ -34,7 +35,7 @@ def command(bundle: Path, target: str, component: str | None, out: Path | None, 
 
     request = CompileRequest(bundle=bundle, target=target, out=out, component=component, force=force)
     made = recompile(request, reporter=reporter())
-    report = {**made.report(), "bundle": str(made.path)}
+    report = {**made.report(), "bundle": readable(str(made.path))}
     if not as_json:
         for name, facts in report["compiled"].items():
             state = "verified here" if facts["verified"] else f"not run: {facts['not_run']}"

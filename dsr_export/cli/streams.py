@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import io
 import json
 import logging
 import os
@@ -14,7 +15,10 @@ from typing import IO, Any
 
 import click
 
+from dsr_export.errors import ExportError
+from dsr_export.output_target import set_stdout
 from dsr_export.plain_json import plain
+from dsr_export.readable import printable
 
 _answers: list[IO[str]] = []  # where answers go; the last is in use
 _for_good: list[bool] = [False]
@@ -30,7 +34,7 @@ class Command(click.Command):
 
 def answer(text: str) -> None:
     """Prints a line of the command's result."""
-    click.echo(text, file=_answers[-1] if _answers else None)
+    click.echo(printable(text), file=_answers[-1] if _answers else None)
 
 
 def answer_json(value: Any) -> None:
@@ -41,8 +45,9 @@ def answer_json(value: Any) -> None:
 def own_process(*, debug: bool) -> None:
     """Settles the streams of a process that runs one command and ends.
 
-    Closed descriptors are opened onto nothing: else the next file that is opened would get what C prints. Warnings
-    and log messages of libraries appear with `debug` (or Python's -W) only.
+    Closed descriptors are opened onto nothing: else the next file that is opened would get what C prints. A character
+    that a stream's encoding lacks is printed as its number. Warnings and log messages of libraries appear with `debug`
+    (or Python's -W) only.
     """
     _for_good[0] = True  # what a library prints when it is unloaded is no answer either
     for descriptor in (0, 1, 2):
@@ -50,13 +55,44 @@ def own_process(*, debug: bool) -> None:
             os.fstat(descriptor)
         except OSError:
             os.open(os.devnull, os.O_RDWR)
-    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: PTH123, SIM115 (a device, for the life of the process)
-    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: PTH123, SIM115
+    encodings = ["utf-8" if stream is None else stream.encoding for stream in (sys.stdout, sys.stderr)]
+    sys.stdout = _text(_Answers(1, "w", closefd=False), encodings[0])
+    sys.stderr = _text(_Remarks(2, "w", closefd=False), encodings[1])
     if not debug:
         logging.disable(logging.CRITICAL)
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
         if not sys.warnoptions:
             warnings.simplefilter("ignore")
+
+
+class StdoutFailed(ExportError):
+    """stdout does not take what it is given, as on a full disk."""
+
+
+class _Answers(io.FileIO):
+    """stdout: what it does not take is an error of its own, however the text gets here."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise StdoutFailed(f"can't write to stdout: {error.strerror}") from error
+
+
+class _Remarks(io.FileIO):
+    """stderr: that nobody can read remarks is no reason to end the work."""
+
+    def write(self, data: Any) -> int:
+        with suppress(OSError):
+            return super().write(data)
+        return len(data)
+
+
+def _text(raw: io.FileIO, encoding: str) -> io.TextIOWrapper:
+    """A character that the encoding lacks is written as its number."""
+    return io.TextIOWrapper(io.BufferedWriter(raw), encoding, errors="backslashreplace", line_buffering=True)
 
 
 def drop_answers() -> None:
@@ -75,7 +111,8 @@ def _stdout_kept() -> Iterator[None]:
         before.flush()
         saved = os.dup(1)
         os.dup2(2, 1)
-        _answers.append(open(saved, "w", encoding=before.encoding, errors=before.errors))  # noqa: PTH123, SIM115
+        set_stdout(saved)
+        _answers.append(_text(_Answers(saved, "w"), before.encoding))
     else:
         _answers.append(before)
     sys.stdout = sys.stderr
@@ -90,6 +127,7 @@ def _put_back(stdout: Any, saved: int | None) -> None:
     answers = _answers.pop()
     sys.stdout = stdout
     if saved is not None:
+        set_stdout(1)
         answers.flush()
         ctypes.CDLL(None).fflush(None)  # what C still holds back was printed while stdout was not its own
         os.dup2(saved, 1)

@@ -25,7 +25,9 @@ from dsr_export.diagnosis.walk import WalkSettings
 from dsr_export.errors import ExportError
 from dsr_export.families.rae_dit import Trunk
 from dsr_export.families.vision_encoder import VisionEncoder
+from dsr_export.output_target import check_target
 from dsr_export.progress import Reporter, Silent
+from dsr_export.readable import readable
 from dsr_export.sources import find_source
 from dsr_export.subject import Subject, require_module
 
@@ -74,6 +76,8 @@ def diagnose(
     source = find_source(request)
     out = asked.out or Path(f"{source.name}.diagnosis")
     check_folder(out, force=asked.force)
+    if asked.write_dsr is not None:
+        check_target(asked.write_dsr)
     with said.stage("load"):
         subject = require_module(source.load())
     if isinstance(subject.module, Trunk):
@@ -83,7 +87,12 @@ def diagnose(
     texts = {RECORD: json.dumps(found.record, sort_keys=True) + "\n", PAGE: found.page}
     texts |= {name: text for name, text in ((DSR_FILE, found.toml), (NEURONS_FILE, found.neurons)) if text is not None}
     write_folder(out, texts, force=asked.force)
-    return {**summary(found.record), "out": str(out), "files": sorted(texts), "page": str(out / PAGE)}
+    return {
+        **summary(found.record),
+        "out": readable(str(out)),
+        "files": sorted(texts),
+        "page": readable(str(out / PAGE)),
+    }
 
 
 def _denoiser(
@@ -139,7 +148,10 @@ def model_words(request: ModelRequest) -> tuple[str, ...]:
     for field in fields(ModelRequest):
         value = getattr(request, field.name)
         if field.name not in ("model", "dsr", "options") and value is not None:
-            words += ["--config" if field.name == "config_file" else "--" + field.name.replace("_", "-"), str(value)]
+            words += [
+                "--config" if field.name == "config_file" else "--" + field.name.replace("_", "-"),
+                readable(str(value)),
+            ]
     return tuple(words)
 
 

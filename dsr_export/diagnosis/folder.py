@@ -14,6 +14,7 @@ from dsr_export.diagnosis.record import KIND
 from dsr_export.disk import flush_path, remove_tree, write_durably, write_error
 from dsr_export.errors import ExportError
 from dsr_export.leftovers import undone
+from dsr_export.readable import readable
 
 RECORD = "diagnosis.json"
 FILES = frozenset({RECORD, "index.html", "dsr.toml", "neurons.json"})
@@ -48,7 +49,7 @@ def write_folder(out: Path, contents: Mapping[str, str], *, force: bool) -> None
         with undone(partial(settle_old, old, place)), undone(partial(remove_tree, folder)):
             folder.mkdir(parents=True)
             for name, text in sorted(contents.items()):
-                write_durably(text.encode(), folder / name)
+                write_durably(readable(text).encode(), folder / name)
             flush_path(folder)
             if place.is_dir():
                 place.rename(old)

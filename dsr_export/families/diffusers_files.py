@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dsr_export.errors import ExportError, did_you_mean
+from dsr_export.readable import readable
 
 CONFIG, INDEX, SUBFOLDER = "config.json", "model_index.json", "transformer"
 STEM = "diffusion_pytorch_model"
@@ -51,7 +52,7 @@ def open_folder(folder: Path, *, own_weights: bool = True) -> TransformerFolder:
     pipeline = _read_json(index).get("_class_name") if path != folder and index.is_file() else None
     return TransformerFolder(
         path=path,
-        name=folder.resolve().name,
+        name=readable(folder.resolve().name),
         class_name=class_of(config, path / CONFIG),
         config=config,
         weights=_weight_files(path) if own_weights else (),

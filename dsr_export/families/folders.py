@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 from dsr_export.errors import ExportError
@@ -23,5 +24,5 @@ def folder_sha256(folder: Path) -> str:
         )
     digest = hashlib.sha256()
     for path in files:
-        digest.update(f"{path.name}\0{files_digest([path])}\0".encode())
+        digest.update(os.fsencode(path.name) + f"\0{files_digest([path])}\0".encode())
     return digest.hexdigest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,5 +80,5 @@ def _digest(paths: list[Path]) -> str:
             content = hashlib.sha256(path.read_bytes()).digest()
         except OSError as error:
             raise ExportError(f"{path} can't be read: {error.strerror}", hint="check the path") from error
-        digest.update(path.suffix.encode() + content)
+        digest.update(os.fsencode(path.suffix) + content)
     return digest.hexdigest()

@@ -52,12 +52,12 @@ class PlanWriter:
             self._stream.close()
         with (self.folder / ARRAYS).open("wb") as stream:
             np.savez(stream, **self._arrays)  # type: ignore[arg-type]
-        (self.folder / INDEX).write_text(json.dumps(self._index, sort_keys=True))
+        (self.folder / INDEX).write_text(json.dumps(self._index, sort_keys=True), encoding="utf-8")
 
 
 def read_plan(folder: Path) -> dict[str, QuantizedGemm]:
     """GEMM name -> how it is quantised; codes stay in their file."""
-    index: Mapping[str, Any] = json.loads((folder / INDEX).read_text())
+    index: Mapping[str, Any] = json.loads((folder / INDEX).read_text(encoding="utf-8"))
     with np.load(folder / ARRAYS, allow_pickle=False) as arrays:
         return {name: _gemm(folder, name, entry, arrays) for name, entry in index.items()}
 

@@ -12,6 +12,7 @@ from dsr_export.dsr_file import dsr_digest
 from dsr_export.errors import ExportError
 from dsr_export.families import MAX_SEED, file_sha256, option_key
 from dsr_export.families.diffusers_files import TransformerFolder, open_folder
+from dsr_export.readable import readable
 from dsr_export.subject import Subject
 from graphs.artifacts import files_digest
 
@@ -25,7 +26,7 @@ class DiffusersFolderSource:
 
     @property
     def name(self) -> str:
-        return self.directory.resolve().name
+        return readable(self.directory.resolve().name)
 
     def key(self) -> dict[str, Any]:
         asked, folder = self.request, self._folder

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dsr_export.config import ModelRequest
+from dsr_export.readable import readable
 from dsr_export.sources.options import model_file, refuse_unused
 from graphs.artifacts import files_digest
 
@@ -23,7 +24,7 @@ class ExportedProgramSource:
 
     @property
     def name(self) -> str:
-        return self.path.stem
+        return readable(self.path.stem)
 
     def key(self) -> dict[str, Any]:
         return {"form": "exported-program", **self._provenance}

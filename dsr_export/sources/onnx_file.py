@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dsr_export.config import ModelRequest
 from dsr_export.dsr_file import dsr_digest
+from dsr_export.readable import readable
 from dsr_export.sources.options import model_file, refuse_unused
 from graphs.artifacts import files_digest
 from graphs.external_data import external_files
@@ -27,7 +28,7 @@ class OnnxFileSource:
 
     @property
     def name(self) -> str:
-        return self.path.stem
+        return readable(self.path.stem)
 
     def key(self) -> dict[str, Any]:
         """The files and their external data by content. Raises `ExportError` for a file that is refused."""

@@ -11,6 +11,7 @@ from dsr_export.config import ModelRequest
 from dsr_export.errors import ExportError
 from dsr_export.families import check_weights, entry, file_sha256, subject_key
 from dsr_export.families.declared import with_declaration
+from dsr_export.readable import readable
 from dsr_export.released_config import ReleasedConfig, read_released
 from dsr_export.subject import Subject
 from dsr_export.weight_file import WeightFile
@@ -25,7 +26,7 @@ class ReleasedSource:
 
     @property
     def name(self) -> str:
-        return self.file.stem
+        return readable(self.file.stem)
 
     def key(self) -> dict[str, Any]:
         asked, options = self.request, dict[str, Any](self.request.options)

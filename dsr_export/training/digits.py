@@ -77,7 +77,7 @@ def save(model: RaeDit, folder: Path, recipe: dict[str, float | int]) -> None:
     """Writes `weights.safetensors` and `recipe.json` (the arguments that made them)."""
     folder.mkdir(parents=True, exist_ok=True)
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / "weights.safetensors")
-    (folder / "recipe.json").write_text(json.dumps(recipe, indent=2) + "\n")
+    (folder / "recipe.json").write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")
 
 
 @click.command()

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dsr_export.plain_json import plain
 from tests.conftest import Cli
+from tests.device_nodes import device_node
 
 NOISY = """
 import atexit, ctypes, json, logging, os, subprocess, sys, types, warnings
@@ -84,11 +87,73 @@ def test_an_answer_that_nobody_reads_is_said_to_nobody() -> None:
 
 
 def _third_is_a_broken_pipe() -> None:
-    import os
-
     reader, writer = os.pipe()
     os.dup2(writer, 3)
     os.close(reader)
+
+
+def _dsr_export(*words: str | bytes, **given: Any) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-m", "dsr_export", *words]
+    return subprocess.run(command, check=False, **{"stdout": -1, "stderr": -1} | given)
+
+
+@pytest.mark.parametrize("words", [["models"], ["models", "--json"], ["--help"], ["models", "--help"], ["--version"]])
+def test_a_full_stdout_is_an_error_of_its_own(words: list[str], tmp_path: Path) -> None:
+    with device_node(tmp_path / "full", "full").open("wb") as full:
+        done = _dsr_export(*words, stdout=full)
+    assert done.returncode == 1
+    assert done.stderr == b"error: can't write to stdout: No space left on device\n"
+
+
+REMARKS = """
+import sys, types
+import click
+import dsr_export.cli as cli
+from dsr_export.cli.streams import Command, answer
+from dsr_export.progress import reporter
+
+@click.command("remarks", cls=Command)
+def command():
+    reporter().note("a remark")
+    click.echo("another", err=True)
+    print("a third")
+    answer("the answer")
+
+sys.modules["dsr_export.cli.remarks"] = types.SimpleNamespace(command=command)
+cli.COMMANDS["remarks"] = "Remarks."
+cli.main()
+"""
+
+
+def test_a_full_stderr_changes_nothing(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", REMARKS, "remarks"]
+    with device_node(tmp_path / "full", "full").open("wb") as full:
+        done = subprocess.run(command, stdout=-1, stderr=full, check=False)
+    assert (done.returncode, done.stdout) == (0, b"the answer\n")
+
+
+ASCII = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "PYTHONIOENCODING": ""}
+
+
+def test_any_name_is_read_and_printed_in_any_locale(tmp_path: Path) -> None:
+    import onnx
+    from onnx.helper import make_graph, make_model, make_node, make_tensor_value_info
+
+    value = [make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in "xy"]
+    model = make_model(make_graph([make_node("Relu", ["x"], ["y"])], "g", value[:1], value[1:]))
+    name = "日".encode() + b"\xff.onnx"
+    Path(os.fsdecode(bytes(tmp_path) + b"/" + name)).write_bytes(model.SerializeToString())
+    for locale in (ASCII, {"LC_ALL": "C.UTF-8"}):
+        environment = {**os.environ, **locale, "PYTHONPATH": os.pathsep.join(sys.path)}
+        done = _dsr_export("inspect", name, "--json", cwd=tmp_path, env=environment)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["onnx"] == "日\\xff.onnx"
+        shown = _dsr_export("inspect", name, cwd=tmp_path, env=environment)
+        printed = "日" if locale is not ASCII else "\\u65e5"
+        assert shown.stdout.decode().startswith(f"onnx: {printed}\\xff.onnx\n")
+        missing = _dsr_export("inspect", b"no" + name, cwd=tmp_path, env=environment)
+        assert missing.returncode == 1
+        assert missing.stderr.decode().startswith(f"error: no{printed}\\xff.onnx does not exist\n")
 
 
 @pytest.mark.parametrize("command", [["doctor"], ["models"]])
