@@ -21,10 +21,10 @@ def outside_readers(graph: gs.Graph) -> Iterator[None]:
     outputs = list(graph.outputs)
     graph.outputs = [_shown(graph, tensor, i) for i, tensor in enumerate(outputs)]
     yield
-    taken: list[gs.Tensor] = []
-    for old, shown in zip(outputs, graph.outputs, strict=True):
-        taken.append(_restored(graph, old, shown, taken))
-    graph.outputs = taken
+    graph.outputs = [
+        _restored(graph, old, shown, [*outputs[:i], *outputs[i + 1 :]])
+        for i, (old, shown) in enumerate(zip(outputs, graph.outputs, strict=True))
+    ]
 
 
 def only_reader(tensor: gs.Tensor) -> gs.Node | None:
@@ -39,11 +39,14 @@ def _shown(graph: gs.Graph, tensor: gs.Tensor, index: int) -> gs.Variable:
     return shown
 
 
-def _restored(graph: gs.Graph, old: gs.Tensor, shown: gs.Variable, taken: list[gs.Tensor]) -> gs.Tensor:
-    """What takes the place of `old`: what the Identity reads by now, or its own output where that is spoken for."""
+def _restored(graph: gs.Graph, old: gs.Tensor, shown: gs.Variable, others: list[gs.Tensor]) -> gs.Tensor:
+    """What takes the place of `old`: what the Identity reads by now, or its own output where that is spoken for.
+
+    `others` are the other outputs: what makes one of them keeps its name, whichever of the two comes first.
+    """
     node = shown.inputs[0]
     made = node.inputs[0]
-    if made is not old and (not made.inputs or any(made is other for other in (*taken, *graph.inputs))):
+    if made is not old and (not made.inputs or any(made is other for other in (*others, *graph.inputs))):
         shown.name, old.name = old.name, f"{old.name}.before"
         return shown
     graph.nodes.remove(node)

@@ -41,6 +41,7 @@ CARD_CHANGES: dict[str, Any] = {
     "provenance": {"random_seed": 77},
     "fp32_modules": ("head",),
     "batch_limits": (1, 77),
+    "batch_reason": "model.py:7",
 }
 INT8 = Int8Options(data="random:0")
 CONFIG_CHANGES: dict[str, tuple[Any, tuple[str, ...]]] = {
@@ -90,7 +91,7 @@ class _Plan:
 
         def stage(_: Build, name: str, key: Mapping[str, Any], produce: Produce) -> CachedStage:
             keys[name], jobs[name] = json.loads(json.dumps(key, default=_plain)), produce
-            known = self.done.get(name, CachedStage(Path(name), True, 0.0, f"digest of {name}"))
+            known = self.done.get(name, CachedStage(Path(name), True, 0.0, f"digest of {name}", {}))
             return dataclasses.replace(known, digest=(digests or {}).get(name, known.digest))
 
         def changed(path: Path, real: Callable[[Path], SubjectCard] = SubjectCard.load) -> SubjectCard:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from dsr_export.figures import DASH, is_known, known, number, share
+from dsr_export.figures import DASH, is_known, known, number, reaches, share
 from dsr_export.html.cells import bar_cell, name_cell, rich_table, words
 from dsr_export.html.markup import Markup, element, joined, text
 from dsr_export.html.page import Section, figure, row, table
@@ -73,7 +73,7 @@ def _typing(report: Row) -> list[Markup]:
 
 
 def _why_few(typing: Row) -> str:
-    few = typing["precision"] != "fp32" and typing["half_weight_fraction"] < FEW
+    few = typing["precision"] != "fp32" and not reaches(typing["half_weight_fraction"], FEW)
     return ": in a model this small, most lie in what stays FP32" if few else ""
 
 

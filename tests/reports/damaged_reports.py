@@ -10,6 +10,8 @@ from typing import Any
 
 BROKEN = (None, math.nan, math.inf, -math.inf)
 FIXED = ("schema_version",)
+NO_FIGURES = ("problem", "bisection", "token_norms")
+"""What is null where there is none, and else a text or a table."""
 
 
 def damaged(report: dict[str, Any], seed: int) -> dict[str, Any]:
@@ -43,7 +45,7 @@ def _figures(value: Any) -> Iterator[tuple[Any, Any]]:
     """Each number and each null, by what holds it."""
     for key, each in _items(value):
         if each is None or (isinstance(each, int | float) and not isinstance(each, bool)):
-            if key not in FIXED and key != "problem":
+            if key not in FIXED and not (each is None and key in NO_FIGURES):
                 yield value, key
         else:
             yield from _figures(each)
