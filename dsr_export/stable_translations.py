@@ -23,9 +23,10 @@ from typing import Any
 import numpy as np
 import torch
 from onnx_ir import tensor
-from onnxscript import opset20 as op  # OPSET of `tracing`
+from onnxscript import opset20
 
 _aten = torch.ops.aten
+op: Any = opset20  # OPSET of `tracing`
 
 
 def stable_translations() -> dict[Any, Callable[..., Any]]:
@@ -62,21 +63,31 @@ def _log1p_small(x: Any) -> Any:
 
 
 def _expm1(x):  # type: ignore[no-untyped-def]
+    return _grown(x)
+
+
+def _grown(x: Any) -> Any:
+    """exp(x) - 1."""
     return op.Mul(op.Tanh(op.Mul(x, _like(x, 0.5))), op.Add(op.Exp(x), _like(x, 1.0)))
 
 
 def _elu(x, alpha=1.0, scale=1.0, input_scale=1.0):  # type: ignore[no-untyped-def]
-    zero = _like(x, 0.0)
-    below = _expm1(op.Mul(op.Where(op.Greater(x, zero), zero, x), _like(x, input_scale)))
-    return op.Where(op.Greater(x, zero), op.Mul(x, _like(x, scale)), op.Mul(below, _like(x, alpha * scale)))
+    return _bent(x, alpha, scale, input_scale)
 
 
 def _celu(x, alpha=1.0):  # type: ignore[no-untyped-def]
-    return _elu(x, alpha, 1.0, 1.0 / alpha)
+    return _bent(x, alpha, 1.0, 1.0 / alpha)
 
 
 def _selu(x):  # type: ignore[no-untyped-def]
-    return _elu(x, 1.6732632423543772, 1.0507009873554805)
+    return _bent(x, 1.6732632423543772, 1.0507009873554805, 1.0)
+
+
+def _bent(x: Any, alpha: float, scale: float, input_scale: float) -> Any:
+    """scale * x above 0, and scale * alpha * (exp(input_scale * x) - 1) below."""
+    zero = _like(x, 0.0)
+    below = _grown(op.Mul(op.Where(op.Greater(x, zero), zero, x), _like(x, input_scale)))
+    return op.Where(op.Greater(x, zero), op.Mul(x, _like(x, scale)), op.Mul(below, _like(x, alpha * scale)))
 
 
 def _logaddexp(a, b):  # type: ignore[no-untyped-def]
