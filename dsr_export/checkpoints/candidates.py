@@ -82,9 +82,11 @@ def _candidate(content: Contents, prefix: str, names: dict[str, str], wanted: Wa
     full = {name: original for name, original in full.items() if content.table_of[original] in tables}
     if not prefix:
         full = _without_others(full, wanted)
-    state = {name: content.tensors[original] for name, original in full.items()}
     taken = {part for original in full.values() for part in original.split(".") if part == MODULE}
     wrappers = frozenset(taken - {part for name in full for part in name.split(".")})
+    if wrappers and COUNTER not in wanted.names:  # with `module` taken off, it stands beside the weights
+        full.pop(COUNTER, None)
+    state = {name: content.tensors[original] for name, original in full.items()}
     return Candidate(prefix, _kind(content, prefix, full.values()), state, frozenset(full.values()), wrappers)
 
 

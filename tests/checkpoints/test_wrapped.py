@@ -151,6 +151,10 @@ def test_five_hundred_more(case: Case, tmp_path: Path) -> None:
 SIMPLE = Case("", None, "model", "ema", "dict", None, torch.float32, ".pt", False)
 
 
+def test_the_counter_beside_a_wrapper_within_is_no_weight(tmp_path: Path) -> None:
+    _check(replace(SIMPLE, inner="module", form="AveragedModel"), tmp_path)
+
+
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("form", ["dict", "safetensors"])
 def test_the_content_decides_and_not_the_suffix(tmp_path: Path, suffix: str, form: str) -> None:
