@@ -12,6 +12,7 @@ from dsr_export.bundle.reader import Bundle
 from dsr_export.readable import readable
 from graphs.builders import PREFIX
 from graphs.files import load_model
+from graphs.soundness import check_sound
 from graphs.weights import typed_weights
 
 MANIFEST_KEYS = ("model", "dsr", "precision", "targets", "batch", "inputs", "outputs", "provenance", "tools")
@@ -36,7 +37,10 @@ def _facts(bundle: Bundle) -> dict[str, Any]:
 
 
 def inspect_onnx(path: Path) -> dict[str, Any]:
-    return {"onnx": readable(str(path)), "graph": graph_summary(load_model(path, weights=False))}
+    """The graph's summary. Raises `ExportError` for a file whose sizes, names or order do not add up."""
+    model = load_model(path, weights=False)
+    check_sound(model)
+    return {"onnx": readable(str(path)), "graph": graph_summary(model)}
 
 
 def graph_summary(model: onnx.ModelProto) -> dict[str, Any]:

@@ -5,14 +5,27 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+LONGEST, TAIL = 4000, 1000  # characters of a message, and how many of its end stay where it is longer
+
 
 class ExportError(Exception):
     """What went wrong and where (`message`), and the next command or flag that helps (`hint`)."""
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
+        self.message = _shown(message)
         self.hint = hint
+        super().__init__(self.message)
+
+
+def _shown(message: str) -> str:
+    """`message` as a terminal may show it: names in files can be megabytes, and hold codes that move the cursor."""
+    if len(message) > LONGEST:
+        message = f"{message[: LONGEST - TAIL]} … {message[-TAIL:]}"
+    return "".join(letter if letter.isprintable() or letter in "\n\t" else _escaped(letter) for letter in message)
+
+
+def _escaped(letter: str) -> str:
+    return letter.encode("unicode_escape").decode()
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str | None:

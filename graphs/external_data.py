@@ -6,14 +6,26 @@ from __future__ import annotations
 import math
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
 
 from graphs.errors import ExportError
+from graphs.model_parts import model_parts
 
+_KEYS = frozenset({"location", "offset", "length", "checksum"})
 _HINT = "do not use this model if it came from someone else; else save it again with onnx.save_model"
+
+
+@dataclass(frozen=True)
+class Span:
+    """Where a tensor's data lies. `length` is None where the file does not say."""
+
+    location: str
+    offset: int
+    length: int | None
 
 
 def check_external_data(model: onnx.ModelProto, folder: Path) -> None:
@@ -23,56 +35,60 @@ def check_external_data(model: onnx.ModelProto, folder: Path) -> None:
         ExportError: names the tensor and what is wrong with its location.
     """
     sizes: dict[str, int] = {}
-    for tensor in all_tensors(model):
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            problem = _problem(tensor, folder, sizes)
-            if problem:
-                raise ExportError(f"external data of tensor '{tensor.name}': {problem}", hint=_HINT)
+    for tensor in _external(model):
+        span = data_span(tensor, f"external data of tensor '{tensor.name}'")
+        problem = _problem(tensor, span, folder, sizes)
+        if problem:
+            raise ExportError(f"external data of tensor '{tensor.name}': {problem}", hint=_HINT)
 
 
 def external_files(model: onnx.ModelProto, folder: Path) -> list[Path]:
     """The files that hold external data of a checked model, sorted."""
-    external = (tensor for tensor in all_tensors(model) if tensor.data_location == onnx.TensorProto.EXTERNAL)
-    names = {entry.value for tensor in external for entry in tensor.external_data if entry.key == "location"}
+    names = {data_span(tensor, "external data").location for tensor in _external(model)}
     return [folder / name for name in sorted(names)]
 
 
-def all_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    """Initialisers and tensors in attributes, those of nested graphs and local functions included."""
-    yield from _graph_tensors(model.graph)
-    for function in model.functions:
-        yield from _node_tensors(function.node)
+def is_external(tensor: onnx.TensorProto) -> bool:
+    """Whether any reader would look for its data in a file: some go by the entries, others by the location's kind."""
+    return bool(tensor.external_data) or tensor.data_location == onnx.TensorProto.EXTERNAL
 
 
-def _graph_tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    yield from graph.initializer
-    for sparse in graph.sparse_initializer:
-        yield from (sparse.values, sparse.indices)
-    yield from _node_tensors(graph.node)
+def data_span(tensor: onnx.TensorProto, where: str) -> Span:
+    """What the entries of an external tensor say, each key once: readers differ in which of two they take.
+
+    Raises:
+        ExportError: unknown or repeated keys, or an offset or length that is no number; it begins with `where`.
+    """
+    # str(): protobuf hands out bytes where a string is no UTF-8, and their form names no file
+    entries = {str(entry.key): str(entry.value) for entry in tensor.external_data}
+    if len(entries) != len(tensor.external_data) or not entries.keys() <= _KEYS:
+        raise ExportError(f"{where} has unknown or repeated external data fields", hint=_HINT)
+    offset, length = entries.get("offset", "0"), entries.get("length")
+    return Span(entries.get("location", ""), _count(offset, where), None if length is None else _count(length, where))
 
 
-def _node_tensors(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.TensorProto]:
-    for attribute in (attribute for node in nodes for attribute in node.attribute):
-        yield from (attribute.t, *attribute.tensors)
-        for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
-            yield from (sparse.values, sparse.indices)
-        for graph in (attribute.g, *attribute.graphs):
-            yield from _graph_tensors(graph)
+def _count(text: str, where: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) < 20):
+        raise ExportError(f"{where} has the offset or length {text[:40]!r}, which are not numbers", hint=_HINT)
+    return int(text)
 
 
-def _problem(tensor: onnx.TensorProto, folder: Path, sizes: dict[str, int]) -> str | None:
-    entries = {entry.key: entry.value for entry in tensor.external_data}
-    location = entries.get("location", "")
-    if location not in sizes:
-        problem = _location_problem(location, folder)
+def _external(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    return (tensor for tensor in model_parts(model).tensors if is_external(tensor))
+
+
+def _problem(tensor: onnx.TensorProto, span: Span, folder: Path, sizes: dict[str, int]) -> str | None:
+    if span.location not in sizes:
+        problem = _location_problem(span.location, folder)
         if problem:
             return problem
-        sizes[location] = (folder / location).stat().st_size
-    offset, length = entries.get("offset", "0"), entries.get("length", str(_bytes(tensor)))
-    if not (offset.isdecimal() and length.isdecimal()):
-        return f"offset {offset!r} and length {length!r} are not numbers"
-    if int(offset) + int(length) > sizes[location]:
-        return f"ends at byte {int(offset) + int(length)} of '{location}', which has {sizes[location]}"
+        sizes[span.location] = (folder / span.location).stat().st_size
+    needed = stored_bytes(tensor)
+    end = span.offset + (needed if span.length is None else span.length)
+    if end > sizes[span.location]:
+        return f"ends at byte {end} of '{span.location}', which has {sizes[span.location]}"
+    if span.length not in (None, needed):
+        return f"has {span.length} bytes, where its shape {list(tensor.dims)} takes {needed}"
     return None
 
 
@@ -92,9 +108,9 @@ def _location_problem(location: str, folder: Path) -> str | None:
     return None if stat.S_ISREG(mode) else f"'{location}' is not a regular file"
 
 
-def _bytes(tensor: onnx.TensorProto) -> int:
-    """The size of a tensor that declares no length; 4-bit types, which pack two elements, count one byte for two."""
+def stored_bytes(tensor: onnx.TensorProto) -> int:
+    """The bytes of a tensor of a known type; of 4-bit types, which pack two elements, one byte for two."""
     itemsize: int = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-    packed = 2 if onnx.TensorProto.DataType.Name(tensor.data_type).endswith("INT4") else 1
+    packed = 2 if onnx.TensorProto.DataType.Name(tensor.data_type).endswith(("INT4", "FLOAT4E2M1")) else 1
     elements: int = math.prod(tensor.dims)
     return -(-elements * itemsize // packed)

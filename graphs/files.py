@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from pathlib import Path
 
 import onnx
@@ -14,18 +15,29 @@ from graphs.stored import keep_stored, store, stored_constants
 
 EXTERNAL_ABOVE = 256 << 20  # bytes of weights; below it one file is handier
 INLINE_BELOW = 1 << 20  # bytes of a tensor; registers, biases and shapes stay where rewrites can read them
+LARGEST_MODEL = 2**31 - 1  # bytes; protobuf's own limit
 IR_VERSION = 10  # what opset 20 needs and every target reads
 
 
 def load_model(path: Path, *, weights: bool = True) -> onnx.ModelProto:
     """The model at `path`. Raises `ExportError` where it is missing or no ONNX."""
     try:
+        _check_file(path)
         return onnx.load(path, load_external_data=weights)
     except FileNotFoundError as error:
         raise ExportError(f"{path} does not exist", hint="check the path") from error
     except (DecodeError, onnx.checker.ValidationError) as error:
         hint = "the file is damaged or no ONNX: export it again, or build the bundle again"
         raise ExportError(f"{path} is not a readable ONNX model: {error}", hint=hint) from error
+
+
+def _check_file(path: Path) -> None:
+    """Before it is opened: a pipe would wait for ever, and a device has no end."""
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise ExportError(f"{path} is not a regular file", hint="check the path")
+    if found.st_size > LARGEST_MODEL:
+        raise ExportError(f"{path} is larger than an ONNX file can be (2 GB)", hint="save its weights beside it")
 
 
 def graph_inputs(model: onnx.ModelProto) -> list[TensorSpec]:
@@ -40,7 +52,11 @@ def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
         dim.dim_value if dim.HasField("dim_value") else dim.dim_param or f"{value.name}_{i}"
         for i, dim in enumerate(tensor.shape.dim)
     ]
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+    try:
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+    except KeyError:
+        what = f"input '{value.name}' is no tensor of a type that ONNX knows"
+        raise ExportError(what, hint="export the model again with tensors for inputs") from None
     return TensorSpec(name=value.name, dtype=dtype.name, shape=tuple(shape))
 
 

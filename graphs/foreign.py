@@ -12,15 +12,20 @@ from dataclasses import replace
 from pathlib import Path
 
 import onnx
-from onnx import TensorProto, inliner, version_converter
+from onnx import TensorProto, version_converter
 
 from graphs.artifacts import TensorSpec
 from graphs.checks import DATA_DEPENDENT, STANDARD_DOMAINS
+from graphs.constant_nodes import spell_out_constants
 from graphs.dsr_domain import DOMAIN, register_schemas
 from graphs.errors import ExportError
-from graphs.external_data import all_tensors, check_external_data
+from graphs.external_data import check_external_data
 from graphs.files import graph_inputs, load_model
+from graphs.function_calls import inlined
+from graphs.model_parts import model_parts
 from graphs.op_limits import ENGINE_OPS
+from graphs.soundness import check_sound
+from graphs.tensor_sizes import check_sizes
 
 OPSET = 20  # what every target reads and the lowerings are written in
 BATCH = "batch"
@@ -45,14 +50,30 @@ def read_foreign(path: Path) -> onnx.ModelProto:
             shape or flow depends on data, a graph that is quantised already, weights of another type than FP32.
     """
     register_schemas()
+    try:
+        return _checked(path)
+    except ExportError:
+        raise
+    # What a file can make onnx's parser, inliner and inference raise has no end and no common base; here, where a
+    # foreign file becomes ours, all of it says the same.
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise ExportError(f"{path} cannot be read by onnx: {reason}", hint="copy or export it again") from error
+
+
+def _checked(path: Path) -> onnx.ModelProto:
     model = load_model(path, weights=False)
     if not model.graph.output or not model.opset_import:
         raise ExportError(f"{path} is not a readable ONNX model: it holds no graph", hint="copy or export it again")
+    check_sound(model)
     check_external_data(model, path.parent)
-    if model.functions:
-        model = inliner.inline_local_functions(model)
+    for problem in _type_problems(model):  # before a function that is never called is dropped
+        raise problem
+    model = inlined(model)
     for problem in (*_op_problems(model), *_type_problems(model)):
         raise problem
+    spell_out_constants(model_parts(model).nodes)
+    check_sizes(model)
     return model
 
 
@@ -201,13 +222,14 @@ def _way_out(node: onnx.NodeProto) -> str:
 
 
 def _type_problems(model: onnx.ModelProto) -> Iterable[ExportError]:
-    for tensor in all_tensors(model):
+    parts = model_parts(model)
+    for tensor in parts.tensors:
         if tensor.data_type in _WIDE_OR_NARROW:
             kind = TensorProto.DataType.Name(tensor.data_type)
             yield ExportError(f"the weight '{tensor.name}' is {kind}, and only FP32 models are taken", hint=_AGAIN)
-    for node in model.graph.node:
+    for node in parts.nodes:
         for attribute in node.attribute:
             if node.op_type == "Cast" and attribute.name == "to" and attribute.i in _WIDE_OR_NARROW:
                 kind = TensorProto.DataType.Name(attribute.i)
-                where = node.name or f"that makes {node.output[0]}"
+                where = node.name or f"that makes {', '.join(node.output)}"
                 yield ExportError(f"Cast (node '{where}') goes to {kind}; only FP32 models are taken", hint=_AGAIN)

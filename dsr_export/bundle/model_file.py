@@ -5,7 +5,7 @@ Checked here because runtimes differ: the TensorRT-RTX parser, for one, follows 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 LARGEST_MODEL = 2**31 - 1  # bytes; protobuf's own limit
 
 _HINT = "build the bundle again, and do not run this one if it came from someone else"
-_KEYS = frozenset({"location", "offset", "length", "checksum"})
 
 
 def check_model_file(path: Path, sizes: Mapping[str, int]) -> None:
@@ -28,17 +27,19 @@ def check_model_file(path: Path, sizes: Mapping[str, int]) -> None:
             to a domain other than the standard one.
     """
     from graphs.checks import STANDARD_DOMAINS
+    from graphs.external_data import is_external
+    from graphs.model_parts import model_parts
 
     if path.stat().st_size > LARGEST_MODEL:
         raise ExportError(f"{path} is larger than an ONNX file can be", hint=_HINT)
-    nodes, tensors = _parts(_load(path))
-    for node in nodes:
+    parts = model_parts(_load(path))
+    for node in parts.nodes:
         _check_text(path, node)
         if node.domain not in STANDARD_DOMAINS:
             kind = f"{node.domain}.{node.op_type}"
             raise ExportError(f"{path}: node {node.name[:80]!r} is {kind[:80]!r}, no standard op", hint=_HINT)
-    for tensor in tensors:
-        if tensor.external_data or tensor.data_location == tensor.EXTERNAL:
+    for tensor in parts.tensors:
+        if is_external(tensor):
             _check_external(tensor, path, sizes)
 
 
@@ -59,50 +60,13 @@ def _check_text(path: Path, node: onnx.NodeProto) -> None:
 
 
 def _check_external(tensor: onnx.TensorProto, path: Path, sizes: Mapping[str, int]) -> None:
+    from graphs.external_data import data_span
+
     where = f"{path}: tensor {tensor.name[:80]!r}"
-    # str(): protobuf hands out bytes where a string is no UTF-8, and their form names no file
-    entries = {str(entry.key): str(entry.value) for entry in tensor.external_data}
-    if len(entries) != len(tensor.external_data) or not entries.keys() <= _KEYS:
-        raise ExportError(f"{where} has unknown or repeated external data fields", hint=_HINT)
-    location = entries.get("location", "")
-    if "/" in location or location not in sizes:
-        raise ExportError(f"{where} takes its data from {location[:80]!r}, no file of the bundle", hint=_HINT)
-    offset, length = _count(entries.get("offset", "0"), where), _count(entries.get("length", "0"), where)
-    if offset + length > sizes[location]:
-        span = f"bytes {offset} to {offset + length} of {location}"
-        raise ExportError(f"{where} takes {span}, which has {sizes[location]} bytes", hint=_HINT)
-
-
-def _count(text: str, where: str) -> int:
-    if not (text.isascii() and text.isdecimal() and len(text) < 20):
-        raise ExportError(f"{where} has the external data offset or length {text[:40]!r}", hint=_HINT)
-    return int(text)
-
-
-def _parts(model: onnx.ModelProto) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
-    """Every node and every tensor, those of subgraphs, functions and attributes too."""
-    graphs: list[onnx.GraphProto] = [model.graph]
-    for training in model.training_info:
-        graphs += [training.initialization, training.algorithm]
-    nodes: list[onnx.NodeProto] = [node for function in model.functions for node in function.node]
-    attributes = [default for function in model.functions for default in function.attribute_proto]
-    tensors: list[onnx.TensorProto] = []
-    attributes += [attribute for node in nodes for attribute in node.attribute]
-    while graphs or attributes:
-        if graphs:
-            graph = graphs.pop()
-            nodes += graph.node
-            attributes += [attribute for node in graph.node for attribute in node.attribute]
-            tensors += [*graph.initializer, *_dense(graph.sparse_initializer)]
-        else:
-            attribute = attributes.pop()
-            graphs += [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]
-            tensors += [*([attribute.t] if attribute.HasField("t") else []), *attribute.tensors]
-            sparse = [attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []
-            tensors += _dense([*sparse, *attribute.sparse_tensors])
-    return nodes, tensors
-
-
-def _dense(sparse: Iterable[onnx.SparseTensorProto]) -> Iterator[onnx.TensorProto]:
-    for each in sparse:
-        yield from (each.values, each.indices)
+    span = data_span(tensor, where)
+    if "/" in span.location or span.location not in sizes:
+        raise ExportError(f"{where} takes its data from {span.location[:80]!r}, no file of the bundle", hint=_HINT)
+    end = span.offset + (span.length or 0)
+    if end > sizes[span.location]:
+        taken = f"bytes {span.offset} to {end} of {span.location}"
+        raise ExportError(f"{where} takes {taken}, which has {sizes[span.location]} bytes", hint=_HINT)

@@ -17,7 +17,7 @@ def command(path: Path, as_json: bool) -> None:
     """Show what is in a bundle or an ONNX file at PATH. Runs nothing and deserialises no plan."""
     from dsr_export.inspection import inspect_bundle, inspect_onnx
 
-    facts = inspect_onnx(path) if path.suffix == ".onnx" else inspect_bundle(path)
+    facts = inspect_onnx(path) if path.suffix.lower() == ".onnx" else inspect_bundle(path)
     if as_json:
         answer_json(facts)
     else:
