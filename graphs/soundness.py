@@ -7,7 +7,7 @@ defaults of functions.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import onnx
 from onnx import TensorProto
@@ -21,7 +21,7 @@ MOST_NODES = 200_000
 MOST_ELEMENTS = 1 << 40
 """Of one tensor: 4 TB in FP32. What lies in a file is held against the file's own size."""
 _HINT = "the file is damaged or no valid ONNX: export it again"
-_TYPED = {
+_TYPED: Mapping[int, tuple[str, int]] = {
     TensorProto.FLOAT: ("float_data", 1),
     TensorProto.COMPLEX64: ("float_data", 2),
     TensorProto.DOUBLE: ("double_data", 1),

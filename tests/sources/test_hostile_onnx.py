@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -199,10 +200,65 @@ def _good() -> onnx.ModelProto:
     return model
 
 
+def _messages(message: Any) -> Iterator[Any]:
+    yield message
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for inner in value if _repeated(value) else [value]:
+                yield from _messages(inner)
+
+
+def _repeated(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes)
+
+
+def _odd(field: Any, rng: random.Random) -> Any:
+    """A value of the field's type that a file could hold."""
+    if field.message_type is not None:
+        return None
+    if field.cpp_type == field.CPPTYPE_STRING:
+        text = rng.choice(["", "x", "w", "nowhere", "\x1b[2J", "n" * 5000, "value_ints", "If", "NonZero"])
+        return text.encode() if field.type == field.TYPE_BYTES else text
+    if field.cpp_type == field.CPPTYPE_ENUM:
+        return rng.choice(field.enum_type.values).number
+    if field.cpp_type in (field.CPPTYPE_FLOAT, field.CPPTYPE_DOUBLE):
+        return rng.choice([0.0, -1.0, 1e30])
+    if field.cpp_type == field.CPPTYPE_UINT64:
+        return rng.choice([0, 3, 2**63])
+    return rng.choice([-1, 0, 1, 3, 7, 99, 2**31 - 1, *([2**40, -(2**62)] if field.type == field.TYPE_INT64 else [])])
+
+
+def _mutate_field(model: onnx.ModelProto, rng: random.Random) -> None:
+    """Sets, clears, repeats or reverses one field of one message within `model`."""
+    message = rng.choice(list(_messages(model)))
+    field = rng.choice(message.DESCRIPTOR.fields)
+    held = getattr(message, field.name)
+    repeated = _repeated(held)
+    value = _odd(field, rng)
+    kind = rng.randrange(3)
+    if kind == 0:
+        message.ClearField(field.name)
+    elif repeated and kind == 1 and len(held):
+        held.append(held[rng.randrange(len(held))])
+    elif repeated and value is not None:
+        held.append(value)
+    elif repeated:
+        held.add()
+    elif value is not None:
+        setattr(message, field.name, value)
+    else:
+        held.SetInParent()
+
+
 def _mutated(seed: int) -> bytes:
-    """The good model with one to four bytes changed, cut off, doubled or put in."""
+    """The good model with one to three fields changed; every fourth with bytes changed, cut off, doubled or put in."""
     rng = random.Random(seed)
-    data = bytearray(_good().SerializeToString())
+    model = _good()
+    if seed % 4:
+        for _ in range(rng.randint(1, 3)):
+            _mutate_field(model, rng)
+        return model.SerializeToString()
+    data = bytearray(model.SerializeToString())
     for _ in range(rng.randint(1, 4)):
         at = rng.randrange(len(data))
         kind = rng.randrange(4)
