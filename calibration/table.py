@@ -18,10 +18,13 @@ import numpy as np
 from calibration.choices import Choice
 from graphs.errors import ExportError
 from graphs.quantizers import Activation
+from graphs.small_files import parse_small_json, read_small
 
 SCHEMA_VERSION = 1
-LARGEST_FILE = 256 << 20
+LARGEST_FILE = 64 << 20
 _KEYS = {"schema_version", "model_sha256", "method", "data", "activations", "gemms", "digest"}
+_DIGITS = 64  # of a sha256
+_WIDEST = 1 << 24
 _HINT = "give --calibration-table the calibration.json of an INT8 bundle of this model"
 
 
@@ -60,24 +63,36 @@ def read_table(path: Path, *, model_sha256: str) -> Table:
         ExportError: missing, no table, altered, or made for another model: both hashes are named.
     """
     try:
-        if path.stat().st_size > LARGEST_FILE:
-            raise ExportError(f"{path} is too large for a calibration table", hint=_HINT)
-        value = json.loads(path.read_bytes())
+        value = parse_small_json(read_small(path, max_bytes=LARGEST_FILE, hint=_HINT))
+        right = _has_form(value)
+        content = {key: each for key, each in value.items() if key != "digest"} if right else {}
+        digest = hashlib.sha256(_canonical(content)).hexdigest()  # ValueError for NaN, which no table holds
     except OSError as error:
         raise ExportError(f"{path} can't be read: {error.strerror}", hint=_HINT) from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ExportError(f"{path} is no JSON: {str(error)[:200]}", hint=_HINT) from error
-    if not isinstance(value, dict) or set(value) != _KEYS or value["schema_version"] != SCHEMA_VERSION:
+    if not right:
         raise ExportError(f"{path} is no calibration table of schema version {SCHEMA_VERSION}", hint=_HINT)
-    digest = hashlib.sha256(_canonical({key: each for key, each in value.items() if key != "digest"})).hexdigest()
     if digest != value["digest"]:
-        raise ExportError(f"{path} was altered: its digest is {value['digest']}, its content has {digest}", hint=_HINT)
+        said = value["digest"][:_DIGITS]
+        raise ExportError(f"{path} was altered: its digest is {said}, its content has {digest}", hint=_HINT)
     if value["model_sha256"] != model_sha256:
         raise ExportError(
-            f"{path} was measured on the model {value['model_sha256']}, and this one is {model_sha256}",
+            f"{path} was measured on the model {value['model_sha256'][:_DIGITS]}, and this one is {model_sha256}",
             hint="calibrate this model, or name the table of its own bundle",
         )
     return Table(*(value[key] for key in ("model_sha256", "method", "data", "activations", "gemms")))
+
+
+def _has_form(value: Any) -> bool:
+    """Whether it is a table of this schema, down to the entries, whose content is looked at where it is used."""
+    if not isinstance(value, dict) or set(value) != _KEYS or value["schema_version"] != SCHEMA_VERSION:
+        return False
+    texts = all(isinstance(value[key], str) for key in ("model_sha256", "method", "digest"))
+    tables = all(isinstance(value[key], dict) for key in ("data", "activations", "gemms"))
+    if not (texts and tables):
+        return False
+    return all(isinstance(entry, dict) for key in ("activations", "gemms") for entry in value[key].values())
 
 
 def merged(tables: Sequence[Table]) -> Table:
@@ -98,7 +113,10 @@ def merged(tables: Sequence[Table]) -> Table:
             set(first.activations),
         ):
             raise ExportError("calibration tables of different models or methods can't be merged", hint=_HINT)
-    activations = {name: _pooled([table.activations[name] for table in tables]) for name in first.activations}
+    try:
+        activations = {name: _pooled([table.activations[name] for table in tables]) for name in first.activations}
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
+        raise ExportError(f"a calibration table's statistics are incomplete: {error}", hint=_HINT) from error
     data = {"merged": [dict(table.data) for table in tables]}
     return Table(first.model_sha256, first.method, data, activations, first.gemms)
 
@@ -122,6 +140,8 @@ def choice_from(name: str, entry: Mapping[str, Any]) -> Choice:
     """The choice that was written down. Raises `ExportError` for values that can't be."""
     try:
         width, step = int(entry["width"]), float(entry["step"])
+        if width > _WIDEST:
+            raise ValueError(f"a width of {width}")
         factors = entry["channel_factors"]
         channels = np.ones(width, np.float32) if factors is None else np.asarray(factors, np.float32)
         row_factors = None if entry["row_factors"] is None else np.asarray(entry["row_factors"], np.float32)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,26 +10,27 @@ import numpy as np
 import numpy.typing as npt
 
 from dsr_export.atomic import atomic_file
+from dsr_export.backends.inputs import check_declared
+from dsr_export.bundle.golden_file import declared_arrays, read_npz
 from dsr_export.errors import ExportError
+from graphs.artifacts import TensorSpec
 
 Array = npt.NDArray[Any]
 
 
-def load_arrays(path: Path) -> dict[str, Array]:
-    """All arrays of an npz file.
+def load_arrays(path: Path, inputs: Sequence[TensorSpec] = ()) -> dict[str, Array]:
+    """All arrays of an npz file. With `inputs`, names, types and shapes are held against them before any data is read.
 
     Raises:
-        ExportError: missing, no npz, truncated, or holding Python objects.
+        ExportError: missing, no npz, truncated, larger than `read_npz` takes, or holding anything but numbers; or
+            other arrays than `inputs`.
     """
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
-    except FileNotFoundError as error:
-        raise ExportError(f"{path} does not exist", hint="give an npz file with the model's inputs by name") from error
-    except (OSError, ValueError, AttributeError, EOFError, zipfile.BadZipFile) as error:
-        raise ExportError(
-            f"{path} is no readable npz: {error}", hint="write it with numpy.savez, without objects"
-        ) from error
+    if not path.exists():
+        raise ExportError(f"{path} does not exist", hint="give an npz file with the model's inputs by name")
+    hint = "write it with numpy.savez, without objects"
+    if inputs:
+        check_declared(declared_arrays(path, hint=hint), inputs)
+    return read_npz(path, hint=hint)
 
 
 def save_arrays(path: Path, arrays: dict[str, Array]) -> None:

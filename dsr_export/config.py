@@ -8,6 +8,7 @@ from pathlib import Path
 
 from dsr_export.errors import ExportError
 from dsr_export.int8.options import Int8Options
+from dsr_export.limits import MOST_BATCH, MOST_DIGITS, MOST_REGISTERS, MOST_STEPS
 from graphs.artifacts import Precision
 
 NO_INT8_OPTIONS = Int8Options()
@@ -22,6 +23,8 @@ class BatchRange:
     max: int = 8
 
     def __post_init__(self) -> None:
+        if self.max > MOST_BATCH:
+            raise ExportError(f"batches of {self.max} are asked for", hint=f"give up to {MOST_BATCH}")
         if not 1 <= self.min <= self.opt <= self.max:
             raise ExportError(
                 f"batch range {self.min},{self.opt},{self.max} is not ordered",
@@ -31,8 +34,10 @@ class BatchRange:
     @classmethod
     def parse(cls, text: str) -> BatchRange:
         parts = text.split(",")
-        if len(parts) != 3 or not all(part.strip().isdecimal() for part in parts):
-            raise ExportError(f"--batch {text!r} is not MIN,OPT,MAX", hint="for example --batch 1,2,8")
+        if len(parts) != 3 or not all(part.strip().isdecimal() and len(part) <= MOST_DIGITS for part in parts):
+            raise ExportError(
+                f"--batch {text[:80]!r} is not MIN,OPT,MAX", hint=f"whole numbers up to {MOST_BATCH}: --batch 1,2,8"
+            )
         return cls(*(int(part) for part in parts))
 
     def sizes(self) -> tuple[int, ...]:
@@ -60,6 +65,10 @@ class ModelRequest:
     model_dir: Path | None = None
     options: Mapping[str, bool | int | float | str] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if self.registers is not None and self.registers > MOST_REGISTERS:
+            raise ExportError(f"{self.registers} registers are asked for", hint=f"give up to {MOST_REGISTERS}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class ExportConfig(ModelRequest):
@@ -78,6 +87,9 @@ class ExportConfig(ModelRequest):
     int8: Int8Options = NO_INT8_OPTIONS
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.trajectory_steps is not None and not 2 <= self.trajectory_steps <= MOST_STEPS:
+            raise ExportError(f"a walk of {self.trajectory_steps} grid points", hint=f"give 2 to {MOST_STEPS}")
         if self.precision != "int8" and self.int8 != NO_INT8_OPTIONS:
             raise ExportError(
                 f"calibration options do not apply to {self.precision}",

@@ -30,15 +30,19 @@ from pathlib import Path
 from typing import Any
 
 from dsr_export.errors import ExportError
+from dsr_export.limits import MOST_REGISTERS, MOST_ROUNDS
 from dsr_export.neuron_table import read_neurons
 from dsr_export.spec import DenoiserSpec, DsrSpec, EncoderSpec, ReplaceSpec
 from dsr_export.toml_table import Table, is_number
+from graphs.artifacts import files_digest
+from graphs.small_files import read_small
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
+LARGEST_TOML = 16 << 10  # bytes; the reader's time grows with the square of a dotted key's parts
 OWN = "diffusion"  # ReplaceSpec.registers: the model's own
 _TEST_TIME_ONLY = ("scale", "normal_values", "neurons")
 _DIFFUSION_ONLY = ("registers", "start", "register_file")
@@ -88,20 +92,22 @@ def dsr_digest(path: Path) -> str:
     """sha256 over the file and every file it names: equal digests declare the same."""
     digest = hashlib.sha256()
     for file in (path, *read_dsr_file(path).files):
-        content = hashlib.sha256(file.read_bytes()).digest()  # per file: bytes cannot move from one to the next
-        digest.update(content)
+        digest.update(bytes.fromhex(files_digest([file])))  # per file: bytes cannot move from one to the next
     return digest.hexdigest()
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        data = read_small(path, max_bytes=LARGEST_TOML, hint="a declaration is a few tables; neurons have a file")
+        return tomllib.loads(data.decode())
     except FileNotFoundError as error:
         raise ExportError(f"no such file: {path}", hint="give --dsr a TOML file") from error
     except OSError as error:
         raise ExportError(f"{path} can't be read: {error}", hint="give --dsr a TOML file") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ExportError(f"{path} is no TOML: {error}", hint="correct it at that place") from error
+    except RecursionError:
+        raise ExportError(f"{path} nests without end", hint="a declaration has tables and lists of values") from None
+    except ValueError as error:  # covers TOMLDecodeError, UnicodeDecodeError and integers of thousands of digits
+        raise ExportError(f"{path} is no TOML: {str(error)[:200]}", hint="correct it at that place") from error
 
 
 def _table(root: Table, name: str) -> Table:
@@ -116,8 +122,8 @@ def _encoder(path: Path, table: Table) -> EncoderSpec:
     kind = table.word("kind", None, ("trained", "test-time", "none"))
     if kind != "test-time":
         _refuse(table, kind, _TEST_TIME_ONLY if kind == "trained" else (*_TEST_TIME_ONLY, "registers"))
-        return EncoderSpec(kind=kind, registers=table.integer("registers", 0))
-    registers = table.integer("registers", 1, least=1)
+        return EncoderSpec(kind=kind, registers=table.integer("registers", 0, most=MOST_REGISTERS))
+    registers = table.integer("registers", 1, least=1, most=MOST_REGISTERS)
     table.require("neurons", '"neurons.json"')
     return EncoderSpec(
         kind=kind,
@@ -152,7 +158,7 @@ def _denoiser(path: Path, table: Table) -> DenoiserSpec:
     named = [Table(f"{path}: [[denoiser.replace]] {i}", group) for i, group in enumerate(groups, start=1)]
     return DenoiserSpec(
         kind=kind,
-        registers=table.integer("registers", 0),
+        registers=table.integer("registers", 0, most=MOST_REGISTERS),
         start=table.integer("start", 0),
         replace=tuple(_replace(path, group) for group in named),
     )
@@ -170,7 +176,7 @@ def _replace(path: Path, table: Table) -> ReplaceSpec:
         layers=layers,
         rule=table.word("rule", None, ("absolute", "median", "sigma")),
         threshold=threshold,
-        rounds=table.integer("rounds", 1, least=1),
+        rounds=table.integer("rounds", 1, least=1, most=MOST_ROUNDS),
         choice=table.word("choice", "nearest", ("nearest", "gate", "mask", "clip")),
         registers=_registers(path, table),
     )

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from dsr_export.errors import ExportError
+from graphs.small_files import LARGEST_JSON, parse_small_json, read_small
 
+MOST_DIGITS = 9  # of a layer or an index
 _HINT = 'a table looks like {"3": [2625, 1756], "4": [16]}: layer -> indices into the MLP\'s hidden width'
 
 
@@ -32,11 +34,12 @@ def read_neurons(path: Path) -> Mapping[int, tuple[int, ...]]:
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_bytes(), object_pairs_hook=_distinct)
+        data = read_small(path, max_bytes=LARGEST_JSON, hint=_HINT)
+        return parse_small_json(data, pairs=_distinct)
     except OSError as error:
         reason = "no such file" if isinstance(error, FileNotFoundError) else str(error)
         raise ExportError(f"neuron table {path}: {reason}", hint="the path is relative to the TOML file") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ExportError(f"neuron table {path} is no JSON: {error}", hint=_HINT) from error
 
 
@@ -49,15 +52,15 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _layer(path: Path, key: str) -> int:
-    if not (key.isascii() and key.isdecimal()):
-        raise ExportError(f"{path}: '{key}' is no layer", hint="layers count from 0; " + _HINT)
+    if not (key.isascii() and key.isdecimal() and len(key) <= MOST_DIGITS):
+        raise ExportError(f"{path}: {reprlib.repr(key)} is no layer", hint="layers count from 0; " + _HINT)
     return int(key)
 
 
 def _indices(path: Path, key: str, value: Any) -> tuple[int, ...]:
     if not isinstance(value, list):
-        raise ExportError(f"{path}: layer {key} holds {value!r}, not a list", hint=_HINT)
+        raise ExportError(f"{path}: layer {key} holds {reprlib.repr(value)}, not a list", hint=_HINT)
     for index in value:
-        if type(index) is not int or index < 0:
-            raise ExportError(f"{path}: layer {key} lists {index!r}, not a neuron index from 0", hint=_HINT)
+        if type(index) is not int or not 0 <= index < 10**MOST_DIGITS:
+            raise ExportError(f"{path}: layer {key} lists {reprlib.repr(index)}, not a neuron index from 0", hint=_HINT)
     return tuple(sorted(set(value)))

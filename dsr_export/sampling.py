@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dsr_export.errors import ExportError
+from dsr_export.limits import MOST_STEPS
 
 Array = npt.NDArray[Any]
 Denoiser = Callable[[dict[str, Array]], Array]
@@ -46,6 +47,8 @@ class SamplerSpec:
     noise_scale: float = 1.0
 
     def __post_init__(self) -> None:
+        if not 2 <= self.num_steps <= MOST_STEPS:
+            raise ExportError(f"a sampler of {self.num_steps} grid points", hint=f"give 2 to {MOST_STEPS}")
         if (self.prediction == "epsilon") != (self.path == "ddpm"):
             raise ExportError(
                 f"no sampler for prediction '{self.prediction}' on path '{self.path}'",

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-import math
+import reprlib
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from dsr_export.errors import ExportError, did_you_mean
+
+LARGEST_NUMBER = sys.float_info.max
+LARGEST_INTEGER = 2**31 - 1
+LONGEST_NAME = 80  # of what an error repeats
 
 
 @dataclass(frozen=True)
@@ -25,8 +30,10 @@ class Table:
         for key in self.values:
             if key not in known:
                 names = "known: " + ", ".join(known)
-                near = did_you_mean(key, known)
-                raise ExportError(f"{self.where} has no key '{key}'", hint=f"{near} {names}" if near else names)
+                near = did_you_mean(key[:LONGEST_NAME], known)
+                raise ExportError(
+                    f"{self.where} has no key '{key[:LONGEST_NAME]}'", hint=f"{near} {names}" if near else names
+                )
 
     def require(self, key: str, example: str) -> Any:
         """The value of a key that must be there."""
@@ -34,16 +41,23 @@ class Table:
             raise ExportError(f"{self.where} lacks '{key}'", hint=f"for example {key} = {example}")
         return self.values[key]
 
-    def integer(self, key: str, default: int, *, least: int = 0) -> int:
+    def integer(self, key: str, default: int, *, least: int = 0, most: int = LARGEST_INTEGER) -> int:
+        """A whole number; without `most`, one that a size can be."""
         value = self.values.get(key, default)
         if type(value) is not int or value < least:
             raise self.wrong(key, value, f"a whole number, at least {least}")
+        if value > most:
+            raise self.wrong(key, value, f"a whole number up to {most}")
         return value
 
     def integers(self, key: str, example: str) -> tuple[int, ...]:
         """A list of whole numbers from 0, not empty."""
         value = self.require(key, example)
-        if not isinstance(value, list) or not value or not all(type(v) is int and v >= 0 for v in value):
+        if (
+            not isinstance(value, list)
+            or not value
+            or not all(type(v) is int and 0 <= v <= LARGEST_INTEGER for v in value)
+        ):
             raise self.wrong(key, value, f"a list of whole numbers from 0, such as {example}")
         return tuple(value)
 
@@ -60,9 +74,11 @@ class Table:
         if value is None:
             value = self.require(key, f'"{choices[0]}"')
         if value not in choices:
-            near = did_you_mean(value, choices) if isinstance(value, str) else None
+            near = did_you_mean(value[:LONGEST_NAME], choices) if isinstance(value, str) else None
             names = "one of " + ", ".join(choices)
-            raise ExportError(f"{self.where}: {key} = {value!r} is unknown", hint=f"{near} {names}" if near else names)
+            raise ExportError(
+                f"{self.where}: {key} = {_shown(value)} is unknown", hint=f"{near} {names}" if near else names
+            )
         return value
 
     def text(self, key: str, default: str) -> str:
@@ -73,9 +89,16 @@ class Table:
 
     def wrong(self, key: str, value: Any, wanted: str) -> ExportError:
         """The error of a value of the wrong kind."""
-        return ExportError(f"{self.where}: {key} = {value!r} is not {wanted}", hint=f"correct '{key}'")
+        return ExportError(f"{self.where}: {key} = {_shown(value)} is not {wanted}", hint=f"correct '{key}'")
 
 
 def is_number(value: Any) -> bool:
     """A finite int or float; TOML's booleans, `nan` and `inf` are none."""
-    return type(value) in (int, float) and math.isfinite(value)
+    return type(value) in (int, float) and -LARGEST_NUMBER <= value <= LARGEST_NUMBER
+
+
+def _shown(value: Any) -> str:
+    """Cut short; Python does not print integers of thousands of digits, which hexadecimal ones may have."""
+    if isinstance(value, int) and abs(value) > LARGEST_NUMBER:
+        return f"an integer of {value.bit_length()} bits"
+    return reprlib.repr(value)

@@ -9,9 +9,17 @@ from typing import Any
 
 from dsr_export.errors import ExportError
 from dsr_export.toml_table import Table
+from graphs.small_files import read_small
 
 NESTED = ("params", "guidance_model")
 """Keys of a section that hold keys of their own."""
+LARGEST_YAML = 64 << 10  # bytes; the reader is slow
+LONGEST_REASON = 300
+MOST_KEYS = 1024  # of one mapping, merged ones included
+MERGE = "tag:yaml.org,2002:merge"
+_HINT = "give --config a YAML file"
+_ON_WRONG_TAGS = (ValueError, LookupError, AttributeError, TypeError, ArithmeticError, RecursionError)
+"""What the reader raises on `!!int x`, `!!bool x`, `!!timestamp x` and the like."""
 _FLOAT = re.compile(r"[-+]?(\d[\d_]*\.?\d*|\.\d+)[eE][-+]?\d+")  # YAML 1.2 and OmegaConf; YAML 1.1 reads 1e-4 as text
 
 
@@ -20,13 +28,13 @@ def read_yaml(path: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _strict_loader(yaml))
+        content = yaml.load(read_small(path, max_bytes=LARGEST_YAML, hint=_HINT).decode(), _strict_loader(yaml))
     except FileNotFoundError as error:
-        raise ExportError(f"no such file: {path}", hint="give --config a YAML file") from error
+        raise ExportError(f"no such file: {path}", hint=_HINT) from error
     except OSError as error:
-        raise ExportError(f"{path} can't be read: {error}", hint="give --config a YAML file") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())
+        raise ExportError(f"{path} can't be read: {error}", hint=_HINT) from error
+    except (yaml.YAMLError, *_ON_WRONG_TAGS) as error:
+        reason = " ".join(str(error).split())[:LONGEST_REASON] or type(error).__name__
         raise ExportError(f"{path} is no YAML: {reason}", hint="correct it at that place") from error
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise ExportError(f"{path} has no sections", hint="give the YAML of a stage-2 training or sampling")
@@ -39,12 +47,24 @@ def _strict_loader(yaml: Any) -> Any:
     def construct_mapping(self: Any, node: Any, deep: bool = False) -> Any:
         seen: set[str] = set()
         for key, _ in node.value:
-            if key.value != "<<" and str(key.value) in seen:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(None, None, "a key is no text", key.start_mark)
+            if key.tag != MERGE and key.value in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"'{key.value}' is given twice", key.start_mark)
-            seen.add(str(key.value))
+            seen.add(key.value)
         return yaml.SafeLoader.construct_mapping(self, node, deep=deep)
 
-    loader = type("StrictLoader", (yaml.SafeLoader,), {"construct_mapping": construct_mapping})
+    def flatten_mapping(self: Any, node: Any) -> None:
+        """Lists of merged mappings double with each level."""
+        for key, value in node.value:
+            if key.tag == MERGE and not isinstance(value, yaml.MappingNode):
+                raise yaml.constructor.ConstructorError(None, None, "'<<' takes one mapping", key.start_mark)
+        yaml.SafeLoader.flatten_mapping(self, node)
+        if len(node.value) > MOST_KEYS:
+            raise yaml.constructor.ConstructorError(None, None, f"more than {MOST_KEYS} keys", node.start_mark)
+
+    own = {"construct_mapping": construct_mapping, "flatten_mapping": flatten_mapping}
+    loader = type("StrictLoader", (yaml.SafeLoader,), own)
     loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))  # type: ignore[attr-defined]
     return loader
 

@@ -12,6 +12,7 @@ from dsr_export.errors import ExportError, did_you_mean
 from graphs.artifacts import TensorSpec
 
 Array = npt.NDArray[Any]
+LONGEST_NAME = 80  # of what an error repeats
 
 
 def check_inputs(inputs: Mapping[str, Array], specs: Sequence[TensorSpec]) -> dict[str, Array]:
@@ -20,19 +21,26 @@ def check_inputs(inputs: Mapping[str, Array], specs: Sequence[TensorSpec]) -> di
     Raises:
         ExportError: a missing or unknown name, another dtype or shape, or axes of one name that differ in size.
     """
+    check_declared(inputs, specs)
+    found = {spec.name: np.asarray(inputs[spec.name]) for spec in specs}
+    # A scalar would become a vector.
+    return {name: np.ascontiguousarray(array).reshape(array.shape) for name, array in found.items()}
+
+
+def check_declared(inputs: Mapping[str, Array], specs: Sequence[TensorSpec]) -> None:
+    """Names, types and shapes alone; raises what `check_inputs` does."""
     known = [spec.name for spec in specs]
     for name in inputs:
         if name not in known:
-            raise ExportError(f"there is no input '{name}'", hint=did_you_mean(name, known) or _inputs_are(specs))
+            raise ExportError(
+                f"there is no input '{name[:LONGEST_NAME]}'",
+                hint=did_you_mean(name[:LONGEST_NAME], known) or _inputs_are(specs),
+            )
     axes: dict[str, int] = {}
-    checked: dict[str, Array] = {}
     for spec in specs:
         if spec.name not in inputs:
             raise ExportError(f"input '{spec.name}' is missing", hint=_inputs_are(specs))
-        array = np.asarray(inputs[spec.name])
-        _check_array(array, spec, axes)
-        checked[spec.name] = np.ascontiguousarray(array).reshape(array.shape)  # a scalar would become a vector
-    return checked
+        _check_array(np.asarray(inputs[spec.name]), spec, axes)
 
 
 def _check_array(array: Array, spec: TensorSpec, axes: dict[str, int]) -> None:

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from dsr_export.errors import ExportError
+from graphs.small_files import LARGEST_JSON, read_small
 
-MAX_BYTES = 16 << 20
+MAX_BYTES = LARGEST_JSON
 MAX_DEPTH = 64
 INT_RANGE = range(-(2**63), 2**64)  # what other JSON readers hold in a signed or an unsigned 64-bit integer
 
@@ -95,13 +96,9 @@ def parse_sealed(data: bytes, *, where: str | Path, max_bytes: int = MAX_BYTES) 
 def read_bounded(path: Path, *, max_bytes: int = MAX_BYTES) -> bytes:
     """The bytes of a small file. ExportError where it cannot be read or is larger than `max_bytes`."""
     try:
-        with path.open("rb") as stream:
-            data = stream.read(max_bytes + 1)
+        return read_small(path, max_bytes=max_bytes, hint=_HINT)
     except OSError as error:
         raise ExportError(f"cannot read {path}: {error.strerror}", hint="check the path") from error
-    if len(data) > max_bytes:
-        raise ExportError(f"{path} has more than the {max_bytes} bytes allowed", hint=_HINT)
-    return data
 
 
 def _check_value(value: object, at: str, depth: int) -> None:

@@ -88,12 +88,15 @@ class Bundle:
     def runner(self, runtime: Runtime = "auto") -> Runner:
         """A context manager with `infer(dict) -> dict`; `auto` takes an engine where a GPU can run it.
 
+        Its `infer` refuses labels that the model does not have.
+
         Raises:
             ExportError: the bundle holds no engine for `runtime`, or it can't run here.
         """
+        from dsr_export.labels import with_labels
         from dsr_export.runners import bundle_runner
 
-        return bundle_runner(self, runtime)
+        return with_labels(bundle_runner(self, runtime), self.manifest)
 
     def report(self) -> dict[str, Any]:
         """The build's report. ExportError where it is missing or no JSON object."""

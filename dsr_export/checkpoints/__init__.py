@@ -17,7 +17,7 @@ from dsr_export.checkpoints.choice import choose
 from dsr_export.checkpoints.codes import decoded
 from dsr_export.checkpoints.contents import StateDict as StateDict
 from dsr_export.checkpoints.contents import Wanted as Wanted
-from dsr_export.checkpoints.contents import contents_of
+from dsr_export.checkpoints.contents import check_total, contents_of
 from dsr_export.checkpoints.files import read_file
 from dsr_export.checkpoints.loading import load_into as load_into
 from dsr_export.checkpoints.loading import names_of as names_of
@@ -43,6 +43,7 @@ def read_checkpoint(file: WeightFile, wanted: Wanted | None = None) -> Checkpoin
     path = file.path
     content = contents_of(path, *read_file(path))
     found = choose(path, content, wanted, file.entry)
+    check_total(path, found.state)
     types = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in found.state.values()})
     state, scaled = decoded(path, found.state, wanted.names if wanted else ())
     state = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}

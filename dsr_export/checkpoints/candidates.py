@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 
 from dsr_export.checkpoints.contents import Contents, StateDict, Wanted
 from dsr_export.checkpoints.names import MODULE, is_ema, is_holder, parts_of
+from dsr_export.errors import ExportError
 from dsr_export.weight_file import EMA, MODEL
 
 COUNTER = "n_averaged"  # beside `module.*` in what torch's AveragedModel saves
 RAW = "current_model_state"  # Lightning's WeightAveraging saves the average as `state_dict`, and this beside it
 SAMPLES = 12
+MOST_SETS = 1000
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,11 @@ def _prefixes(names: dict[str, str], wanted: Wanted) -> dict[str, int]:
     prefixes = {
         name[: len(name) - len(end)] for name in names for end in ends if name == end or name.endswith(f".{end}")
     }
+    if len(prefixes) > MOST_SETS:
+        raise ExportError(
+            f"the checkpoint holds {len(prefixes)} sets of weights, more than {MOST_SETS}",
+            hint="save the model's state_dict() alone",
+        )
     counts = {prefix: sum(prefix + name in names for name in wanted.names) for prefix in prefixes}
     return {prefix: count for prefix, count in counts.items() if count}
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import pickle  # noqa: TID251 (for its exception; nothing is unpickled here)
 import re
+import struct
 import tarfile
 import warnings
 import zipfile
@@ -18,7 +19,9 @@ import safetensors
 import torch
 from torch import Tensor
 
+from dsr_export.checkpoints.archive import LARGEST_PICKLE, check_archive, check_legacy, member_names
 from dsr_export.errors import ExportError, did_you_mean
+from dsr_export.families.stored_types import LARGEST_HEADER
 
 BROKEN = "copy or download it again"
 _CONVERT = "convert it where you trust it: safetensors.torch.save_file(state_dict, 'model.safetensors')"
@@ -64,41 +67,49 @@ def _refuse_others(path: Path, head: bytes) -> None:
     for magic, what, hint in _OTHERS:
         if head.startswith(magic[:16]):
             raise ExportError(f"{path} is {what}", hint=hint)
-    names = _archived(path)
+    names = member_names(path)
     if any(name.endswith("/constants.pkl") for name in names) and any("/code/" in name for name in names):
         hint = "save the state_dict() of the module it was made from"
         raise ExportError(f"{path} is a TorchScript archive, which holds code", hint=hint)
     if names and all(name.endswith(".npy") for name in names):
         raise ExportError(f"{path} is a NumPy archive", hint="save the tensors with torch.save or safetensors")
-    if not names and not head.startswith(b"\x80") and head[8:9] != b"{" and tarfile.is_tarfile(path):
+    if not names and head[8:9] != b"{" and _is_tar(path):
         raise ExportError(f"{path} is a tar archive", hint="unpack it, and give the checkpoint in it")
 
 
-def _archived(path: Path) -> list[str]:
-    """The names in a zip archive; none for another file, or a damaged one, of which its reader will tell."""
+def _is_tar(path: Path) -> bool:
+    """Whether torch's reader would take it for one, and unpack it; without unpacking anything."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.namelist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
-        return []
+        with tarfile.open(path, "r:"):
+            return True
+    except (tarfile.TarError, OSError, ValueError, EOFError, LookupError, ArithmeticError, MemoryError):
+        return False
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    with path.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+    if LARGEST_HEADER < length <= path.stat().st_size:
+        raise ExportError(f"{path} has a header of {length} bytes, more than {LARGEST_HEADER}", hint=BROKEN)
     try:
         with safetensors.safe_open(path, framework="pt") as opened:
             metadata = opened.metadata() or {}
             state = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (no mapping)
     except (safetensors.SafetensorError, OSError) as error:
-        raise ExportError(f"{path} is no readable safetensors file: {error}", hint=BROKEN) from error
+        raise ExportError(f"{path} is no readable safetensors file: {str(error)[:200]}", hint=BROKEN) from error
     except (KeyError, AttributeError, TypeError, RuntimeError) as error:
         # an element type that torch, or this torch, has no form for
-        message = f"{path} holds tensors of a type that torch cannot read: {error}"
+        message = f"{path} holds tensors of a type that torch cannot read: {str(error)[:200]}"
         raise ExportError(message, hint="save it in float32, float16 or bfloat16") from error
     return state, {alias: name for alias, name in metadata.items() if name in state and alias not in state}
 
 
 def _read_torch(path: Path) -> Any:
     zipped = zipfile.is_zipfile(path)  # the format since torch 1.6; only that can be memory-mapped
+    if zipped:
+        check_archive(path)
+    else:
+        check_legacy(path, LARGEST_PICKLE)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what cannot be read raises anyway
@@ -111,7 +122,7 @@ def _read_torch(path: Path) -> Any:
         refused = _REFUSED.search(str(error)) if zipped or _starts_as_pickle(path) else None
         if refused is None:
             raise ExportError(f"{path} is no readable PyTorch checkpoint", hint=BROKEN) from error
-        raise ExportError(f"{path} is refused, as it could execute code: {refused[0]}", hint=_CONVERT) from error
+        raise ExportError(f"{path} is refused, as it could execute code: {refused[0][:200]}", hint=_CONVERT) from error
     except (
         RuntimeError,
         EOFError,
@@ -120,10 +131,15 @@ def _read_torch(path: Path) -> Any:
         LookupError,
         TypeError,
         AttributeError,
+        ArithmeticError,
+        AssertionError,
+        MemoryError,
+        NotImplementedError,
         RecursionError,
+        struct.error,
     ) as error:
         # what torch's reader raises on files that are truncated, corrupt or something else
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise ExportError(f"{path} is no readable PyTorch checkpoint: {reason}", hint=BROKEN) from error
 
 

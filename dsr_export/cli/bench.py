@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from dsr_export.cli.streams import Command, answer, answer_json
+from dsr_export.limits import MOST_BATCH, MOST_REPEATS, MOST_THREADS
 
 
 @click.command("bench", cls=Command)
@@ -15,10 +16,12 @@ from dsr_export.cli.streams import Command, answer, answer_json
 @click.option("--weights", metavar="NAME", help="Which of a checkpoint's weights: `ema`, `model`, or an entry's name.")
 @click.option("--random-weights", type=int, metavar="SEED", help="Seeded random weights of a registered model.")
 @click.option("--dsr", type=click.Path(path_type=Path), help="TOML file with the model's DSR spec.")
-@click.option("--batch", type=click.IntRange(min=1), default=2, show_default=True)
-@click.option("--rounds", type=click.IntRange(min=3), default=30, show_default=True, help="Timed rounds.")
-@click.option("--warmup", type=click.IntRange(min=0), default=3, show_default=True, help="Rounds not counted.")
-@click.option("--threads", type=click.IntRange(min=1), help="ONNX Runtime threads. [default: all cores]")
+@click.option("--batch", type=click.IntRange(1, MOST_BATCH), default=2, show_default=True)
+@click.option("--rounds", type=click.IntRange(3, MOST_REPEATS), default=30, show_default=True, help="Timed rounds.")
+@click.option(
+    "--warmup", type=click.IntRange(0, MOST_REPEATS), default=3, show_default=True, help="Rounds not counted."
+)
+@click.option("--threads", type=click.IntRange(1, MOST_THREADS), help="ONNX Runtime threads. [default: all cores]")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, and nothing else.")
 def command(
     what: tuple[str, ...],

@@ -11,6 +11,7 @@ from dsr_export.cli.output import Named, show_report
 from dsr_export.cli.streams import Command
 from dsr_export.config import BatchRange, ExportConfig
 from dsr_export.int8.options import Int8Options
+from dsr_export.limits import MOST_REGISTERS, MOST_STEPS
 
 
 @click.command("build", cls=Command)
@@ -26,7 +27,11 @@ from dsr_export.int8.options import Int8Options
     "--config", "config_file", type=click.Path(path_type=Path), help="Released YAML (stage2.yaml), in place of MODEL."
 )
 @click.option("--model-dir", type=click.Path(path_type=Path), help="Folder of a diffusers transformer or pipeline.")
-@click.option("--registers", type=click.IntRange(min=0), help="Diffusion registers; 0 for none. [default: the model's]")
+@click.option(
+    "--registers",
+    type=click.IntRange(0, MOST_REGISTERS),
+    help="Diffusion registers; 0 for none. [default: the model's]",
+)
 @click.option(
     "--dsr",
     type=click.Path(path_type=Path),
@@ -40,7 +45,9 @@ from dsr_export.int8.options import Int8Options
 @click.option("--target", "targets", multiple=True, help="Where it will run; repeatable. See `dsr-export doctor`.")
 @click.option("--batch", default="1,2,8", show_default=True, metavar="MIN,OPT,MAX", help="Batch sizes engines serve.")
 @click.option(
-    "--trajectory-steps", type=click.IntRange(min=2), help="Grid points of the parity walk. [default: the sampler's]"
+    "--trajectory-steps",
+    type=click.IntRange(2, MOST_STEPS),
+    help="Grid points of the parity walk. [default: the sampler's]",
 )
 @click.option(
     "--component",

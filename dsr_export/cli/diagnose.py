@@ -8,6 +8,7 @@ import click
 
 from dsr_export.cli.streams import Command, answer, answer_json
 from dsr_export.config import ModelRequest
+from dsr_export.limits import MOST_NEURONS, MOST_REGISTERS, MOST_SEED
 
 
 @click.command("diagnose", cls=Command)
@@ -15,7 +16,11 @@ from dsr_export.config import ModelRequest
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="Weights of a registered model.")
 @click.option("--weights", metavar="NAME", help="Which of a checkpoint's weights: `ema`, `model`, or an entry's name.")
 @click.option("--random-weights", type=int, metavar="SEED", help="Seeded random weights of a registered model.")
-@click.option("--registers", type=click.IntRange(min=0), help="Diffusion registers; 0 for none. [default: the model's]")
+@click.option(
+    "--registers",
+    type=click.IntRange(0, MOST_REGISTERS),
+    help="Diffusion registers; 0 for none. [default: the model's]",
+)
 @click.option("--dsr", type=click.Path(path_type=Path), help="TOML file with the model's DSR spec, to be judged.")
 @click.option("--images", type=click.Path(path_type=Path), help="Encoder: folder of PNG or JPEG files, or an npz file.")
 @click.option("--detect-layer", type=int, help="Encoder: where outliers are told; -1 is the last. [default: family's]")
@@ -25,13 +30,15 @@ from dsr_export.config import ModelRequest
 @click.option(
     "--highest-layer", type=click.IntRange(min=0), help="Encoder: last layer with register neurons. [default: family's]"
 )
-@click.option("--top-k", type=click.IntRange(min=1), help="Encoder: neurons kept each round. [default: family's]")
+@click.option(
+    "--top-k", type=click.IntRange(1, MOST_NEURONS), help="Encoder: neurons kept each round. [default: family's]"
+)
 @click.option(
     "--rounds", type=click.IntRange(min=1, max=8), help="Encoder: 2 repeats on the repaired one. [default: 1]"
 )
 @click.option("--count", type=click.IntRange(min=1, max=1024), help="Denoiser: images to walk. [default: 8]")
 @click.option("--steps", type=click.IntRange(min=1, max=999), help="Denoiser: time steps of each. [default: 10]")
-@click.option("--seed", type=click.IntRange(min=0), help="Denoiser: seed of the noise. [default: 0]")
+@click.option("--seed", type=click.IntRange(0, MOST_SEED), help="Denoiser: seed of the noise. [default: 0]")
 @click.option("--write-dsr", type=click.Path(path_type=Path), metavar="FILE", help="One more copy of dsr.toml.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for the results. [default: ./MODEL.diagnosis]")
 @click.option("--force", is_flag=True, help="Replace an existing folder that is no diagnosis.")

@@ -11,6 +11,7 @@ import click
 
 from calibration.method_names import METHOD_NAMES
 from dsr_export.cli.output import Named
+from dsr_export.limits import MOST_STEPS
 
 _NAMES = ("calibration", "calibration_images", "calibration_steps", "calibration_tables", "int8_method", "int8_budget")
 _OPTIONS = (
@@ -29,7 +30,9 @@ _OPTIONS = (
         help="INT8: trajectories to walk.",
     ),
     click.option(
-        "--calibration-steps", type=click.IntRange(min=2), help="INT8: grid points of each. [default: the sampler's]"
+        "--calibration-steps",
+        type=click.IntRange(2, MOST_STEPS),
+        help="INT8: grid points of each. [default: the sampler's]",
     ),
     click.option(
         "--calibration-table",

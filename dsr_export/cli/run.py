@@ -29,8 +29,10 @@ def command(bundle: Path, source: Path, output: Path, runtime: Any, component: s
 
     check_target(output)
     opened = Bundle.open(bundle)
-    with (opened.component(component) if component else opened).runner(runtime) as runner:
-        outputs = runner.infer(load_arrays(source))
+    opened = opened.component(component) if component else opened
+    inputs = load_arrays(source, opened.manifest.input_specs())
+    with opened.runner(runtime) as runner:
+        outputs = runner.infer(inputs)
     save_arrays(output, outputs)
     shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in outputs.items())
     answer(f"{output}: {shapes}")

@@ -9,6 +9,7 @@ import click
 
 from dsr_export.cli.output import Named
 from dsr_export.cli.streams import Command, answer
+from dsr_export.limits import MOST_SEED, MOST_STEPS
 
 
 @click.command("sample", cls=Command)
@@ -17,8 +18,8 @@ from dsr_export.cli.streams import Command, answer
 @click.option(
     "--count", type=click.IntRange(min=1, max=1024), default=16, show_default=True, help="Images in the grid."
 )
-@click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--steps", type=click.IntRange(min=2), help="Grid points of the sampler. [default: the model's]")
+@click.option("--seed", type=click.IntRange(0, MOST_SEED), default=0, show_default=True)
+@click.option("--steps", type=click.IntRange(2, MOST_STEPS), help="Grid points of the sampler. [default: the model's]")
 @click.option("--guidance", type=float, help="Guidance scale; 1 for none. [default: the model's]")
 @click.option(
     "--runtime", type=Named("auto", "onnxruntime", "tensorrt", "tensorrt-rtx"), default="auto", show_default=True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from contextlib import suppress
@@ -15,8 +14,10 @@ from dsr_export.disk import flush_path, remove_tree, write_durably, write_error
 from dsr_export.errors import ExportError
 from dsr_export.leftovers import undone
 from dsr_export.readable import readable
+from graphs.small_files import parse_small_json, read_small
 
 RECORD = "diagnosis.json"
+LARGEST_RECORD = 64 << 20
 FILES = frozenset({RECORD, "index.html", "dsr.toml", "neurons.json"})
 _HINT = "give another --out, or --force to replace it"
 
@@ -63,8 +64,8 @@ def _is_diagnosis(folder: Path) -> bool:
     """Whether everything in it was written here."""
     if not {entry.name for entry in folder.iterdir()} <= FILES:
         return False
-    with suppress(OSError, ValueError):
-        record = json.loads((folder / RECORD).read_bytes())
+    with suppress(OSError, ValueError, ExportError):
+        record = parse_small_json(read_small(folder / RECORD, max_bytes=LARGEST_RECORD))
         return isinstance(record, dict) and record.get("kind") == KIND
     return False
 

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dsr_export.arrays import load_arrays
+from dsr_export.diagnosis.picture_file import BICUBIC, read_picture
 from dsr_export.errors import ExportError, did_you_mean
 from dsr_export.preparation import PREPARATIONS, Preparation
 
@@ -99,15 +100,9 @@ def _folder(path: Path, shape: tuple[int, ...], family: str) -> _Folder:
 
 def _prepared(file: Path, size: tuple[int, int], preparation: Preparation) -> Array:
     """[1, 3, H, W] float32."""
-    from PIL import Image
-
-    try:
-        with Image.open(file) as opened:
-            picture = opened.convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ExportError(f"{file} is no readable image: {error}", hint="remove it, or save it again") from error
+    picture = read_picture(file)
     height, width = size
-    made = picture.resize((width, height), Image.Resampling.BICUBIC, box=_box(picture.size, preparation.crop))
+    made = picture.resize((width, height), BICUBIC, box=_box(picture.size, preparation.crop))
     scaled = np.asarray(made, np.float32) / 255
     normal = (scaled - np.array(preparation.mean, np.float32)) / np.array(preparation.std, np.float32)
     return np.ascontiguousarray(normal.transpose(2, 0, 1)[None])

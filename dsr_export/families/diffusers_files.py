@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any
 
 from dsr_export.errors import ExportError, did_you_mean
 from dsr_export.readable import readable
+from graphs.small_files import LARGEST_JSON, parse_small_json, read_small
 
 CONFIG, INDEX, SUBFOLDER = "config.json", "model_index.json", "transformer"
 STEM = "diffusion_pytorch_model"
@@ -71,7 +71,7 @@ def class_of(config: Mapping[str, Any], source: Path) -> str:
     if name == LEGACY:
         name = _LEGACY_NORMS.get(str(config.get("norm_type")), name)
     if name not in CLASSES:
-        raise ExportError(f"{source}: there is no adapter for '{name}'", hint=_class_hint(name))
+        raise ExportError(f"{source}: there is no adapter for '{name[:80]}'", hint=_class_hint(name))
     return name
 
 
@@ -142,15 +142,19 @@ def _shards(index: Path) -> tuple[Path, ...]:
         raise ExportError(f"{index} lists no weight files", hint="copy or download it again")
     for name in names:
         if Path(name).name != name or not (index.parent / name).is_file():
-            raise ExportError(f"{index} lists '{name}', which does not lie beside it", hint="download the missing file")
+            raise ExportError(
+                f"{index} lists '{name[:80]}', which does not lie beside it", hint="download the missing file"
+            )
     return tuple(index.parent / name for name in names)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_small_json(read_small(path, max_bytes=LARGEST_JSON, hint="copy or download it again"))
     except (OSError, ValueError) as error:
-        raise ExportError(f"{path} is no readable JSON: {error}", hint="copy or download it again") from error
+        raise ExportError(
+            f"{path} is no readable JSON: {str(error)[:200]}", hint="copy or download it again"
+        ) from error
     if not isinstance(content, dict):
         raise ExportError(f"{path} holds no JSON object", hint="copy or download it again")
     return content

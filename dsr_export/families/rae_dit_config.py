@@ -12,13 +12,23 @@ from torch import Tensor
 
 from dsr_export.errors import ExportError, did_you_mean
 from dsr_export.families.rae_dit import RaeDitConfig
+from dsr_export.limits import MOST_REGISTERS
 
 Value = bool | int | float | Sequence[int]
 Config = TypeVar("Config")
 Problems = list[tuple[bool, str]]
 RELEASED_STARTS: Mapping[int, int] = {12: 4, 24: 8, 28: 8}
 """Depth of the trunk -> `register_start` (arXiv 2605.05206)."""
-_POSITIVE = ("input_size", "patch_size", "in_channels", "hidden_size", "depth", "num_heads", "num_classes")
+_POSITIVE: Mapping[str, int] = {
+    "input_size": 4096,
+    "patch_size": 1024,
+    "in_channels": 2**16,
+    "hidden_size": 2**16,
+    "depth": 1024,
+    "num_heads": 1024,
+    "num_classes": 2**20,
+}
+"""Sizes -> the largest that is built: a configuration may say anything, and memory would be taken for it."""
 _BOTH = ("patch_size", "num_heads")
 """Options of which one number stands for a pair, as in the released constructor."""
 
@@ -154,10 +164,14 @@ def _typed(where: str, name: str, value: Any, default: Value) -> Value:
 
 
 def _check_values(schema: Schema[Config], config: Config) -> None:
-    for name in _POSITIVE:
+    for name, most in _POSITIVE.items():
         value = getattr(config, name)
-        if min(value if isinstance(value, tuple) else (value,)) < 1:
-            raise ExportError(f"{name} is {value}, but must be at least 1")
+        each = value if isinstance(value, tuple) else (value,)
+        if min(each) < 1 or max(each) > most:
+            bound = "at least 1" if min(each) < 1 else f"at most {most}"
+            raise ExportError(f"{name} is {reprlib.repr(value)}, but must be {bound}")
+    if getattr(config, "register_len", 0) > MOST_REGISTERS:
+        raise ExportError(f"register_len is {reprlib.repr(config.register_len)}, but must be at most {MOST_REGISTERS}")
     for problem, message in schema.problems(config):
         if problem:
             raise ExportError(message)

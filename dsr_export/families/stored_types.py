@@ -5,14 +5,15 @@ Read off the headers; needs no torch.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from dsr_export.errors import ExportError
+from graphs.small_files import parse_small_json
 
 FLOATS = frozenset({"F16", "BF16", "F32", "F64"})
+LARGEST_HEADER = 16 << 20  # bytes
 COUNTERS = ("position_ids", "num_batches_tracked")
 """Last parts of the names of integers that vision models have."""
 _DEQUANTISE = "dequantise the model with the library that quantised it, and save it in float32, float16 or bfloat16"
@@ -35,8 +36,10 @@ def _types(file: Path) -> Iterator[tuple[str, str]]:
     try:
         with file.open("rb") as stream:
             size = int.from_bytes(stream.read(8), "little")
-            header = json.loads(stream.read(size)) if size <= file.stat().st_size else {}
-    except (OSError, ValueError, RecursionError):
+            if LARGEST_HEADER < size <= file.stat().st_size:
+                raise ExportError(f"{file} has a header of {size} bytes", hint="copy or download it again")
+            header = parse_small_json(stream.read(size)) if size <= LARGEST_HEADER else {}
+    except (OSError, ValueError):
         return
     for name, entry in header.items() if isinstance(header, dict) else ():
         if isinstance(entry, dict) and isinstance(entry.get("dtype"), str):

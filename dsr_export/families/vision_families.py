@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from dsr_export.errors import ExportError
 from dsr_export.families.stored_types import check_stored_types
+from graphs.small_files import LARGEST_JSON, parse_small_json, read_small
 
 Value = bool | int | float | str
 
@@ -95,11 +95,14 @@ def _check_type(family: str, folder: Path, found: Any) -> None:
 
 def _read_json(folder: Path, name: str) -> Mapping[str, Any]:
     try:
-        content = json.loads((folder / name).read_bytes())
+        data = read_small(folder / name, max_bytes=LARGEST_JSON, hint="download it again")
+        content = parse_small_json(data)
     except FileNotFoundError as error:
         raise ExportError(f"{folder} holds no {name}", hint="give --checkpoint a Hugging Face model folder") from error
     except (OSError, ValueError) as error:
-        raise ExportError(f"{folder / name} is no readable JSON: {error}", hint="download it again") from error
+        raise ExportError(
+            f"{folder / name} is no readable JSON: {str(error)[:200]}", hint="download it again"
+        ) from error
     if not isinstance(content, Mapping):
         raise ExportError(f"{folder / name} is no JSON object", hint="download it again")
     return content

@@ -34,6 +34,7 @@ Array = npt.NDArray[Any]
 PADDED = "padded.onnx"
 MODEL, TABLE, CHECKS = "model.onnx", "calibration.json", "checks.npz"
 CHECKED_CALLS, CHECKED_ROWS = 3, 4
+GEMM_KEYS = {"activation", "condition", "flops_share"}  # of a table's entry
 
 
 def calibrate(
@@ -62,7 +63,8 @@ def calibrate(
     stats = {} if data is None else _measure(model, card, selection, recipe, data, folder, bar)
     groups = activation_groups(selection)
     choices = given.choices() if given else {}
-    _check_given(choices, groups)
+    if given is not None:
+        _check_given(given, choices, groups)
     with outside_readers(graph):  # an output that was divided would be another
         chosen = fold_choices(groups, stats, recipe, choices, bar, normed=selection.normed)
     writer, written = PlanWriter(folder), []
@@ -152,9 +154,11 @@ def _given(options: Int8Options, digest: str) -> Table | None:
     return merged(tables) if tables else None
 
 
-def _check_given(choices: Mapping[str, Any], groups: list[list[Any]]) -> None:
+def _check_given(given: Table, choices: Mapping[str, Any], groups: list[list[Any]]) -> None:
     missing = [str(group[0].activation.name) for group in groups if str(group[0].activation.name) not in choices]
-    if choices and missing:
+    gemms = [each.name for group in groups for each in group]
+    missing += [name for name in gemms if not given.gemms.get(name, {}).keys() >= GEMM_KEYS]
+    if missing:
         raise ExportError(f"the calibration table says nothing of '{missing[0]}'", hint="calibrate again")
 
 

@@ -153,7 +153,8 @@ def _read(path: Path, card: SubjectCard) -> dict[str, Array]:
 def _checked(path: Path, arrays: Mapping[str, Array], inputs: Sequence[TensorSpec]) -> dict[str, Array]:
     missing = [spec.name for spec in inputs if spec.name not in arrays]
     if missing:
-        raise ExportError(f"{path} lacks the input '{missing[0]}'", hint=f"it holds {', '.join(sorted(arrays))}")
+        held = ", ".join(name[:80] for name in sorted(arrays)[:8])
+        raise ExportError(f"{path} lacks the input '{missing[0]}'", hint=f"it holds {held}")
     counts = {len(arrays[spec.name]) if arrays[spec.name].ndim else 0 for spec in inputs}
     if len(counts) != 1 or 0 in counts:
         raise ExportError(f"{path} holds no rows, or not as many of each input", hint="give arrays [n, ...] of one n")

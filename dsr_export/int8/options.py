@@ -10,6 +10,8 @@ from typing import Any
 
 from calibration.method_names import METHOD_NAMES
 from dsr_export.errors import ExportError, did_you_mean
+from dsr_export.limits import MOST_DIGITS, MOST_STEPS
+from graphs.artifacts import files_digest
 
 TRAJECTORY = "trajectory"
 RANDOM = "random:"
@@ -40,6 +42,8 @@ class Int8Options:
             )
         if not 1 <= self.images <= MAX_IMAGES:
             raise ExportError(f"{self.images} calibration images are asked for", hint=f"give 1 to {MAX_IMAGES}")
+        if self.steps is not None and not 2 <= self.steps <= MOST_STEPS:
+            raise ExportError(f"{self.steps} calibration steps are asked for", hint=f"give 2 to {MOST_STEPS}")
 
     @property
     def seed(self) -> int | None:
@@ -47,8 +51,8 @@ class Int8Options:
         if not self.data.startswith(RANDOM):
             return None
         text = self.data.removeprefix(RANDOM)
-        if not text.isdecimal():
-            raise ExportError(f"--calibration {self.data} has no seed", hint="write random:0")
+        if not text.isdecimal() or len(text) > MOST_DIGITS:
+            raise ExportError(f"--calibration {self.data[:80]} has no seed", hint="write random:0")
         return int(text)
 
     def key(self) -> dict[str, Any]:
@@ -77,7 +81,9 @@ def _digest(paths: list[Path]) -> str:
     digest = hashlib.sha256()
     for path in paths:
         try:
-            content = hashlib.sha256(path.read_bytes()).digest()
+            if path.exists() and not path.is_file():
+                raise ExportError(f"{path} is no regular file", hint="check the path")
+            content = bytes.fromhex(files_digest([path]))
         except OSError as error:
             raise ExportError(f"{path} can't be read: {error.strerror}", hint="check the path") from error
         digest.update(os.fsencode(path.suffix) + content)

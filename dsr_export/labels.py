@@ -1,0 +1,55 @@
+"""Labels that a model has an embedding for: an index outside wraps around or reads beyond, and no runtime says so."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dsr_export.backends.base import Runner
+from dsr_export.bundle.manifest import Manifest
+from dsr_export.errors import ExportError
+
+Array = npt.NDArray[Any]
+LABELS = "y"
+
+
+class LabelledRunner:
+    """`runner` with its labels held against `highest`; everything else is the runner's own."""
+
+    name: str
+
+    def __init__(self, runner: Runner, highest: int) -> None:
+        self._runner, self._highest, self.name = runner, highest, runner.name
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._runner, name)
+
+    def __enter__(self) -> LabelledRunner:
+        self._runner.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._runner.__exit__(kind, error, trace)
+
+    def infer(self, inputs: dict[str, Array]) -> dict[str, Array]:
+        """As the runner's. Raises ExportError for a label that the model does not have, too."""
+        labels = np.asarray(inputs.get(LABELS, 0))
+        if labels.size and labels.dtype.kind in "iu":
+            wrong = labels[(labels < 0) | (labels > self._highest)] if labels.ndim else []
+            if len(wrong):
+                raise ExportError(f"input '{LABELS}' holds the label {wrong[0]}", hint=f"use 0 to {self._highest}")
+        return self._runner.infer(inputs)
+
+
+def with_labels(runner: Runner, manifest: Manifest) -> Runner:
+    """`runner`, for a denoiser with classes held to 0 .. its last class, or its null label where that is higher."""
+    classes, sampler = int(manifest.model["num_classes"]), manifest.sampler_spec()
+    if not classes or sampler is None:
+        return runner
+    checked: Runner = LabelledRunner(runner, max(classes - 1, sampler.null_label or 0))
+    return checked
