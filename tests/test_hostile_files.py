@@ -63,11 +63,9 @@ def test_declarations_are_bounded(tmp_path: Path, text: str, said: str) -> None:
     assert len(caught.value.message) < 400
 
 
-@pytest.mark.parametrize(
-    "text", ["[" * 100_000, "[" * 65 + "]" * 65, '{"a":' * 65 + "1" + "}" * 65, "[],"], ids=range(4)
-)
+@pytest.mark.parametrize("text", ["[" * 100_000, "[" * 65 + "]" * 65, '{"a":' * 65 + "1" + "}" * 65], ids=range(3))
 def test_json_is_bounded_in_depth(text: str) -> None:
-    with pytest.raises(ValueError, match="nests deeper|Extra data"):
+    with pytest.raises(ValueError, match="nests deeper"):
         parse_small_json(text.encode())
     assert parse_small_json(b"[" * 60 + b"]" * 60) is not None
 

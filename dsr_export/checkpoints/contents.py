@@ -18,7 +18,7 @@ StateDict = dict[str, Tensor]
 DEEPEST = 8  # mappings in mappings; trainers' files have up to five
 MOST_AXES = 16
 SHARED = 4  # how often a byte of a file may be used, by weights that are tied
-MOST_VISITS = 1_000_000  # of mappings and of their entries, each as often as it is referred to
+MOST_VISITS = 200_000  # of mappings and of their entries, each as often as it is referred to
 EXPANDED = 2**26  # bytes that a tensor may claim beyond what is stored of it
 LONGEST_NAME = 80  # of what an error repeats
 
