@@ -40,8 +40,8 @@ class LabelledRunner:
         """As the runner's. Raises ExportError for a label that the model does not have, too."""
         labels = np.asarray(inputs.get(LABELS, 0))
         if labels.size and labels.dtype.kind in "iu":
-            wrong = labels[(labels < 0) | (labels > self._highest)] if labels.ndim else []
-            if len(wrong):
+            wrong = labels[(labels < 0) | (labels > self._highest)]
+            if wrong.size:
                 raise ExportError(f"input '{LABELS}' holds the label {wrong[0]}", hint=f"use 0 to {self._highest}")
         return self._runner.infer(inputs)
 

@@ -60,7 +60,8 @@ def contents_of(path: Path, content: Any, aliases: Mapping[str, str]) -> Content
     found = Contents()
     if isinstance(content, Mapping):
         found.roots = tuple(key if isinstance(key, str) else type(key).__name__ for key in content)
-        for table, name, value in _walk(path, content, "", frozenset(), iter(range(MOST_VISITS))):
+        entries = list(_walk(path, content, "", frozenset(), iter(range(MOST_VISITS))))  # counted before it is used
+        for table, name, value in entries:
             _add(path, found, table, name, value)
     for alias, name in aliases.items():
         _add(path, found, "", alias, content[name])

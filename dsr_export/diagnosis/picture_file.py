@@ -64,8 +64,7 @@ def _check_kind(file: Path, opened: Image) -> None:
 def _as_rgb(file: Path, picture: Image) -> Image:
     if picture.has_transparency_data:
         alpha = picture.convert("RGBA")
-        low, _ = alpha.getchannel("A").getextrema()
-        if low < 255:
+        if np.asarray(alpha.getchannel("A")).min() < 255:
             raise ExportError(f"{file} has transparent pixels, whose colour is not known", hint="flatten it")
         return alpha.convert("RGB")
     if picture.mode == "I" or picture.mode.startswith("I;16"):
