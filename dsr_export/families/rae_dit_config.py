@@ -170,8 +170,9 @@ def _check_values(schema: Schema[Config], config: Config) -> None:
         if min(each) < 1 or max(each) > most:
             bound = "at least 1" if min(each) < 1 else f"at most {most}"
             raise ExportError(f"{name} is {reprlib.repr(value)}, but must be {bound}")
-    if getattr(config, "register_len", 0) > MOST_REGISTERS:
-        raise ExportError(f"register_len is {reprlib.repr(config.register_len)}, but must be at most {MOST_REGISTERS}")
+    registers = getattr(config, "register_len", 0)
+    if registers > MOST_REGISTERS:
+        raise ExportError(f"register_len is {reprlib.repr(registers)}, but must be at most {MOST_REGISTERS}")
     for problem, message in schema.problems(config):
         if problem:
             raise ExportError(message)

@@ -32,7 +32,7 @@ def test_damaged_files_are_read_or_refused(name: str, tmp_path: Path) -> None:
         except ExportError as error:
             refused.append(len(error.message))
         except Exception as error:
-            raise AssertionError(f"seed {seed}: {type(error).__name__}: {error}") from error
+            pytest.fail(f"seed {seed}: {type(error).__name__}: {error}")
     assert refused  # the damage reaches the reader
     assert max(refused) < LONGEST_ERROR
 
