@@ -24,7 +24,10 @@ TARGET_KEYS = ("name", "backend", "version", "compute_capabilities", "engine", "
 TENSOR_KEYS = ("name", "dtype", "shape")
 SAMPLER_KEYS = ("num_steps", "prediction", "shift_dim", "shift_base", "guidance", "null_label")
 SAMPLER_OPTIONAL = ("path", "noise_scale")  # bundles of the linear path were written without them
-TOLERANCE_KEYS = ("max_abs", "cosine", "psnr_db", "snr_db", "reason")
+TOLERANCE_BOUNDS = {"max_abs": (0.0, 1e9), "cosine": (-1.0, 1.0), "psnr_db": (-300.0, 300.0), "snr_db": (-300.0, 300.0)}
+"""Metric -> what it can be at all; 300 dB stand for equality."""
+TOLERANCE_KEYS = (*TOLERANCE_BOUNDS, "reason")
+LARGEST_FACTOR = 1e6  # of guidance, and of the noise's scale
 DTYPES = frozenset(
     {"bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"}
     | {"float16", "bfloat16", "float32", "float64"}
@@ -106,7 +109,7 @@ def read_sampler(manifest: Fields) -> dict[str, Any] | None:
     _read_path(sampler)
     sampler.integer("shift_dim", 1, MAX_DIM)
     sampler.integer("shift_base", 1, MAX_DIM)
-    sampler.number("guidance")
+    sampler.number("guidance", -LARGEST_FACTOR, LARGEST_FACTOR)
     if sampler.values["null_label"] is not None:
         sampler.integer("null_label", 0, MAX_DIM)
     return dict(sampler.values)
@@ -118,7 +121,7 @@ def _read_path(sampler: Fields) -> None:
     path = sampler.choice("path", ("linear", "reversed", "ddpm")) if "path" in sampler.values else "linear"
     if (prediction == "epsilon") != (path == "ddpm"):
         sampler.fail("prediction", "'epsilon' with the path 'ddpm', and only with it")
-    if "noise_scale" in sampler.values and not sampler.number("noise_scale") > 0:
+    if "noise_scale" in sampler.values and not sampler.number("noise_scale", 0, LARGEST_FACTOR) > 0:
         sampler.fail("noise_scale", "a positive number")
 
 
@@ -126,9 +129,9 @@ def read_tolerances(manifest: Fields) -> dict[str, Any]:
     """The fields of `Tolerance`: metric -> bound, where `max_abs` may be None for unbounded; `reason` is text."""
     bounds = manifest.child("tolerances", TOLERANCE_KEYS)
     bounds.text("reason")
-    for metric in TOLERANCE_KEYS[:-1]:
+    for metric, (low, high) in TOLERANCE_BOUNDS.items():
         if metric != "max_abs" or bounds.values[metric] is not None:
-            bounds.number(metric)
+            bounds.number(metric, low, high)
     return dict(bounds.values)
 
 

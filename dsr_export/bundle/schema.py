@@ -84,10 +84,11 @@ class Fields:
             self.fail(key, f"an integer from {low} to {high}")
         return value
 
-    def number(self, key: str) -> float:
+    def number(self, key: str, low: float, high: float) -> float:
+        """`low <= value <= high`: a figure without bounds overflows in whatever is computed from it."""
         value = self.values[key]
-        if type(value) not in (int, float):
-            self.fail(key, "a number")
+        if type(value) not in (int, float) or not low <= value <= high:
+            self.fail(key, f"a number from {low:g} to {high:g}")
         return float(value)
 
     def name(self, key: str) -> str:
