@@ -9,8 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import onnx
+
 from dsr_export.errors import ExportError
 from graphs.artifacts import Precision
+from graphs.foreign_types import foreign_types
 
 LEAST_FRACTION = 0.01
 """Of the GEMM and convolution weight bytes of an FP16 or BF16 graph, or the weights of an INT8 one. Below, the
@@ -40,3 +43,16 @@ def require_narrowed(precision: Precision, typing: Mapping[str, Any]) -> str | N
         hint = "build with --precision fp32" if precision != "int8" else "lower --int8-budget, or build with fp16"
         raise ExportError(f"{precision} was asked for, and {said}; what stays wider: {why}", hint=hint)
     return f"{said}; what stays wider holds the rest: {why}"
+
+
+def require_types(precision: Precision, model: onnx.ModelProto) -> None:
+    """Raises ExportError, before an engine is built, where the typed graph holds what its precision has not.
+
+    Typing leaves the model's own casts as they are: a model that computes in half is no FP32 model.
+    """
+    found = foreign_types(model, precision)
+    if found:
+        raise ExportError(
+            f"{precision} was asked for, and the model itself holds {'; '.join(found[:3])}",
+            hint="convert the model to FP32 first, or build with the precision it computes in",
+        )

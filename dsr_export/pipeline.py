@@ -8,6 +8,7 @@ from dsr_export import stages
 from dsr_export.build import Build
 from dsr_export.bundle.destination import check_destination
 from dsr_export.bundle.reader import Bundle
+from dsr_export.bundle.sbom import SBOM, sbom
 from dsr_export.bundle.writer import write_bundle
 from dsr_export.chain import check_chain
 from dsr_export.config import ExportConfig
@@ -15,12 +16,13 @@ from dsr_export.contents import build_tolerance, bundle_contents, bundle_manifes
 from dsr_export.disk import DamagedFile
 from dsr_export.int8 import stages as int8
 from dsr_export.locks import exclusive
-from dsr_export.narrowing import require_narrowed
+from dsr_export.narrowing import require_narrowed, require_types
 from dsr_export.progress import Reporter, Silent
 from dsr_export.report import build_report
 from dsr_export.reports.files import report_files
 from dsr_export.subject import SubjectCard
 from dsr_export.tap_stages import TAPS, make_taps
+from graphs.files import load_model
 from graphs.targets import check_model
 
 
@@ -77,6 +79,7 @@ def _export(build: Build) -> Bundle:
     advice = require_narrowed(config.precision, stages.read_json(typed.path / stages.FACTS))
     if advice is not None:
         build.reporter.note(advice)
+    require_types(config.precision, load_model(typed.path / stages.MODEL, weights=False))
     for target in build.targets:  # before any engine is built: an unsupported op should not cost minutes
         check_model(typed.path / stages.MODEL, target)
 
@@ -115,4 +118,5 @@ def _export(build: Build) -> Bundle:
     )
     contents |= report_files(report)
     manifest = bundle_manifest(build, card, engines, audit)
+    contents[SBOM] = sbom(manifest, contents)
     return Bundle.open(write_bundle(build.out, manifest, contents, force=config.force))

@@ -14,6 +14,7 @@ from dsr_export.bundle.engines import engine_entry, plan_path
 from dsr_export.bundle.manifest import FileEntry, Manifest
 from dsr_export.bundle.paths import MANIFEST
 from dsr_export.bundle.reader import REPORT, Bundle
+from dsr_export.bundle.sbom import SBOM, sbom
 from dsr_export.bundle.writer import Content
 from dsr_export.cache import tool_versions
 from dsr_export.disk import Recorded
@@ -64,9 +65,9 @@ def contents_with_engine(bundle: Bundle, made: Compiled) -> tuple[Manifest, Cont
         targets=(*(each for each in old.targets if each.name != name), entry),
         build_key=made.key,
         provenance=_provenance(old, name, made),
-        files={path: _entry(old, path, content) for path, content in contents.items()},
     )
-    return manifest, contents
+    contents |= _sbom_file(manifest, contents)
+    return replace(manifest, files={path: _entry(old, path, content) for path, content in contents.items()}), contents
 
 
 def contents_with_component(
@@ -85,7 +86,7 @@ def contents_with_component(
         components={**old.components, role: component_entry(role, manifest)},
         files={},
     )
-    return changed, outer
+    return changed, outer | _sbom_file(changed, outer)
 
 
 def _files(bundle: Bundle) -> Contents:
@@ -160,6 +161,11 @@ def _stage(name: str, made: Compiled) -> dict[str, Any]:
 
 def _all_passed(verdicts: list[dict[str, Any]]) -> bool:
     return bool(verdicts) and all(each["passed"] is True for each in verdicts)
+
+
+def _sbom_file(changed: Manifest, contents: Contents) -> Contents:
+    """As the report's files: a bundle from before there was one gets none."""
+    return {SBOM: sbom(changed, contents)} if SBOM in contents else {}
 
 
 def _report_files(old: Manifest, report: Mapping[str, Any]) -> Contents:
