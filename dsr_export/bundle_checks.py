@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dsr_export.bundle.reader import Bundle
+from dsr_export.claims import NAMES as CLAIMS
 from dsr_export.errors import ExportError
 from dsr_export.figures import number, reaches
 from dsr_export.parity.batches import sizes_between
@@ -18,6 +19,7 @@ from dsr_export.reports.wording import most_allowed
 from dsr_export.runners import FUSED, Runtime, chosen_engine
 from dsr_export.verify import golden_sampler, verify
 
+PRECISION = "precision"
 ONCE = ("rows", "determinism")
 """What is checked once for each output."""
 METRICS = (("SNR", "snr_db", ".1f", " dB"), ("PSNR", "psnr_db", ".1f", " dB"), ("cosine", "cosine", ".6f", ""))
@@ -25,17 +27,18 @@ METRICS = (("SNR", "snr_db", ".1f", " dB"), ("PSNR", "psnr_db", ".1f", " dB"), (
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """One row of the report that `verify` will give. `check` is None for the precision of a model."""
+    """One row of the report that `verify` will give. `check` is None for what is `named`: no comparison of outputs."""
 
     component: str | None = None
     runtime: str | None = None
     check: str | None = None
     output: str | None = None
+    named: str = PRECISION
 
     @property
     def name(self) -> str:
         prefix = f"{self.component}/" if self.component else ""
-        return prefix + ("precision" if self.check is None else f"parity[{self.runtime}-{self.check}-{self.output}]")
+        return prefix + (self.named if self.check is None else f"parity[{self.runtime}-{self.check}-{self.output}]")
 
 
 @dataclass
@@ -81,7 +84,7 @@ class BundleChecks:
 
     def failure(self, check: Check) -> str | None:
         """What is wrong with a check, in a few lines; None where it passed."""
-        found = _precision(self.report, check) if check.check is None else _row(self.report, check)
+        found = _named(self.report, check) if check.check is None else _row(self.report, check)
         if found is None:
             return f"{self.path}: the verification did not come to {check.name}"
         if found["passed"]:
@@ -92,12 +95,12 @@ class BundleChecks:
         """What failed and is no planned check: nothing may fail without a test that does."""
         planned = set(self.planned())
         rows = [(_check_of(row), row) for row in self.report["parity"]]
-        rows += [(Check(component=row.get("component")), row) for row in self.report["checks"]]
+        rows += [(_check_named(row), row) for row in self.report["checks"]]
         return [check.name for check, row in rows if not row["passed"] and check not in planned]
 
 
 def _planned(model: Bundle, role: str | None, runtime: Runtime) -> Iterator[Check]:
-    yield Check(component=role)
+    yield from (Check(component=role, named=name) for name in (PRECISION, *CLAIMS))
     golden = read_golden(model)
     names = tuple(golden.cases[max(golden.cases)].outputs)
     sizes = [f"batch-{size}" for size in (*golden.cases, *sizes_between(golden))]
@@ -119,8 +122,14 @@ def _runtimes(model: Bundle, runtime: Runtime) -> list[str]:
     return ["onnxruntime", *([engine.backend] if engine else [])]
 
 
-def _precision(report: dict[str, Any], check: Check) -> dict[str, Any] | None:
-    return next((row for row in report["checks"] if row.get("component") == check.component), None)
+def _named(report: dict[str, Any], check: Check) -> dict[str, Any] | None:
+    return next((row for row in report["checks"] if _check_named(row) == check), None)
+
+
+def _check_named(row: dict[str, Any]) -> Check:
+    """The share of narrow weights has a name that depends on the precision."""
+    name = PRECISION if row["name"].endswith("_weight_fraction") else row["name"]
+    return Check(component=row.get("component"), named=name)
 
 
 def _row(report: dict[str, Any], check: Check) -> dict[str, Any] | None:
@@ -133,7 +142,9 @@ def _check_of(row: dict[str, Any]) -> Check:
 
 def _reasons(row: dict[str, Any]) -> Iterator[str]:
     """The figures beside their bounds, those out of bounds marked."""
-    if "value" in row:
+    if row.get("problem") and "value" in row:
+        yield f"  {row['problem']}"
+    elif "value" in row:
         value, limit = (number(row[key], ".3f") for key in ("value", "limit"))
         yield f"  {row['name']} is {value}, at least {limit} is required"
     elif row["problem"] is not None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import onnx
 
 from dsr_export.bundle.reader import Bundle
+from dsr_export.bundle.signature import PublicKey
 from dsr_export.readable import readable
 from graphs.builders import PREFIX
 from graphs.files import load_model
@@ -18,16 +20,24 @@ from graphs.weights import typed_weights
 MANIFEST_KEYS = ("model", "dsr", "precision", "targets", "batch", "inputs", "outputs", "provenance", "tools")
 
 
-def inspect_bundle(path: Path) -> dict[str, Any]:
+def inspect_bundle(path: Path, *, trust: Sequence[PublicKey] = ()) -> dict[str, Any]:
     """The manifest, the graph's summary and the recorded engine facts, of components too. No plan is deserialised.
 
     Raises:
-        ExportError: a file was altered or is missing.
+        ExportError: a file was altered or is missing, or none of `trust` signed the bundle, where that is given.
     """
-    bundle = Bundle.open(path)
+    bundle = Bundle.open(path, trust=trust)
     components = {role: _facts(component) for role, component in bundle.components.items()}
     files = bundle.manifest.as_dict()["files"]
-    return {"bundle": readable(str(path)), **_facts(bundle), "files": files, "components": components}
+    seal = {"manifest_digest": bundle.manifest.digest, "signature": _signature(bundle, trusted=bool(trust))}
+    return {"bundle": readable(str(path)), **seal, **_facts(bundle), "files": files, "components": components}
+
+
+def _signature(bundle: Bundle, *, trusted: bool) -> dict[str, Any] | None:
+    """Who signed; without a key to trust that is what the signature says, and nothing that was checked."""
+    if bundle.signature is None:
+        return None
+    return {"key": bundle.signature.key.fingerprint, "checked": trusted}
 
 
 def _facts(bundle: Bundle) -> dict[str, Any]:

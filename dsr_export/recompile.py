@@ -11,8 +11,10 @@ from dsr_export.bundle.canonical import canonical_digest
 from dsr_export.bundle.destination import absolute, check_destination
 from dsr_export.bundle.engines import engine_entry
 from dsr_export.bundle.reader import MODEL, Bundle
+from dsr_export.bundle.signature import PublicKey
 from dsr_export.bundle.writer import write_bundle
 from dsr_export.cache import source_digest, tool_versions
+from dsr_export.engines_here import NOT_RUN
 from dsr_export.errors import ExportError
 from dsr_export.installation import check_buildable
 from dsr_export.locks import exclusive
@@ -33,7 +35,8 @@ if TYPE_CHECKING:
 class CompileRequest:
     """The engine to add to `bundle`. `component` compiles that component and leaves the bundle's own model alone.
 
-    `out` is the folder to write, which may be the bundle itself; by default a new one, `./NAME-TARGET.dsr`.
+    `out` is the folder to write, which may be the bundle itself; by default a new one, `./NAME-TARGET.dsr`. With
+    `trust`, one of these keys must have signed the bundle; the new one has no signature, being another.
     """
 
     bundle: Path
@@ -41,6 +44,7 @@ class CompileRequest:
     out: Path | None = None
     component: str | None = None
     force: bool = False
+    trust: tuple[PublicKey, ...] = ()
 
     def destination(self) -> Path:
         if self.out is not None:
@@ -64,7 +68,7 @@ def recompile(request: CompileRequest, *, reporter: Reporter | None = None) -> B
     _check_target(where)
     _check_apart(request.bundle, out)
     with say.stage("hashes"):
-        bundle = Bundle.open(request.bundle)
+        bundle = Bundle.open(request.bundle, trust=request.trust)
     model = bundle.component(request.component) if request.component else bundle
     check_model(model.file(MODEL), where)  # before the build: an unsupported op should not cost minutes
     key = _key(bundle, request)
@@ -76,7 +80,10 @@ def recompile(request: CompileRequest, *, reporter: Reporter | None = None) -> B
         manifest, contents = contents_with_engine(model, compiled)
         if request.component:
             manifest, contents = contents_with_component(bundle, request.component, manifest, contents, compiled)
-        return Bundle.open(write_bundle(out, manifest, contents, force=request.force))
+        made = Bundle.open(write_bundle(out, manifest, contents, force=request.force))
+    if bundle.signature is not None:
+        say.note(f"{out} is another bundle than the signed one, and has no signature: dsr-export sign {out} --key KEY")
+    return made
 
 
 def _check_target(where: Target) -> None:
@@ -114,7 +121,7 @@ def _compile(model: Bundle, where: Target, key: str, say: Reporter) -> Compiled:
     if runs_here(where):
         parity, reason = _judge(model, where, engine, say), None
     else:
-        parity, reason = None, "no GPU here runs it"
+        parity, reason = None, NOT_RUN
         say.note(f"the engine for '{where.name}' was built and not run: {reason}; verify the bundle on the device")
     return Compiled(target=where, engine=engine, key=key, seconds=seconds, parity=parity, not_run=reason)
 

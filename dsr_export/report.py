@@ -11,9 +11,11 @@ from typing import Any
 from calibration.range_audit import RangeAudit
 from dsr_export import stages
 from dsr_export.build import Build
+from dsr_export.bundle.engines import plan_path
 from dsr_export.bundle.reader import Bundle
 from dsr_export.bundle.writer import Content, content_size
 from dsr_export.cache import CachedStage, tool_versions
+from dsr_export.engines_here import NOT_RUN
 from dsr_export.narrowing import precision_check
 from dsr_export.readable import readable
 from dsr_export.subject import SubjectCard
@@ -56,6 +58,9 @@ def build_report(
         "images": [row for each in checked for row in each["images"]],
         **{key: checked[0][key] for key in ("sites", "tensors", "bisection")},
         "checks": checks,
+        "engines_not_run": _not_run(build),
+        "manifest_digest": None,  # the manifest lists this very report
+        "signed_by": None,
         "components": components_summary(build.components),
         "rewrites": {name: facts["count"] for name, facts in rewrites.items()},
         "rewrite_details": rewrites,
@@ -68,6 +73,12 @@ def build_report(
         "tools": tool_versions(),
         "peak_rss_bytes": peak_rss_bytes(),
     }
+
+
+def _not_run(build: Build) -> list[dict[str, Any]]:
+    ran = {each.name for each in build.runnable_targets}
+    left = [each.name for each in build.engine_targets if each.name not in ran]
+    return [{"target": name, "engine": plan_path(name), "reason": NOT_RUN} for name in left]
 
 
 def component_check(role: str, component: Bundle) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,10 @@ from typing import Any
 
 from dsr_export.backends.base import Runner
 from dsr_export.bundle.reader import Bundle
+from dsr_export.bundle.signature import PublicKey
 from dsr_export.cache import tool_versions
+from dsr_export.claims import claim_checks
+from dsr_export.engines_here import engines_not_run
 from dsr_export.narrowing import precision_check
 from dsr_export.parity.checks import ParityReport, check_parity, fused_rows
 from dsr_export.parity.golden import Golden, fitted_sampler
@@ -45,24 +48,31 @@ CARRIED = (
 
 
 def verify(
-    path: Path, *, runtime: Runtime = "auto", sites: bool = False, reporter: Reporter | None = None
+    path: Path,
+    *,
+    runtime: Runtime = "auto",
+    sites: bool = False,
+    reporter: Reporter | None = None,
+    trust: Sequence[PublicKey] = (),
 ) -> dict[str, Any]:
     """Returns a report of the same form as a build's; `passed` is the verdict over all components. Writes nothing.
 
     `auto` checks ONNX Runtime, and the engine as well where a GPU can run it. A model that fails is compared site by
-    site with the reference, to find where it goes wrong; with `sites`, one that passes is too.
+    site with the reference, to find where it goes wrong; with `sites`, one that passes is too. With `trust`, nothing
+    is read of a bundle that none of these keys signed.
 
     Raises:
-        ExportError: a file was altered, or the runtime asked for can't run here.
+        ExportError: a file was altered, none of `trust` signed it, or the runtime asked for can't run here.
     """
     stages = _Stages(reporter or Silent())
     with stages.stage("hashes", "hashes"):
-        bundle = Bundle.open(path)
+        bundle = Bundle.open(path, trust=trust)
     verdicts = [_judge(bundle, runtime, sites, stages)]
     for role, component in bundle.components.items():
         inner = dataclasses.replace(stages, prefix=f"{role}/")
         verdicts.append(_judge(component, runtime, sites, inner).of(role))
-    return _report(bundle, verdicts, stages.log)
+    report = _report(bundle, verdicts, stages.log)
+    return {**report, "signed_by": bundle.signature.key.fingerprint if trust and bundle.signature else None}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,13 +102,15 @@ class _Verdict:
     trajectory_snr_db: list[float]
     samples: list[dict[str, Any]]
     images: list[dict[str, Any]]
+    not_run: list[dict[str, Any]]
     bisection: dict[str, Any] | None
 
     def of(self, role: str) -> _Verdict:
         """The same, each row and check marked as one of the component `role`."""
-        rows, checks = ([{"component": role, **each} for each in part] for part in (self.rows, self.checks))
+        parts = (self.rows, self.checks, self.not_run)
+        rows, checks, not_run = ([{"component": role, **each} for each in part] for part in parts)
         bisection = None if self.bisection is None else {"component": role, **self.bisection}
-        return dataclasses.replace(self, rows=rows, checks=checks, bisection=bisection)
+        return dataclasses.replace(self, rows=rows, checks=checks, not_run=not_run, bisection=bisection)
 
 
 def _judge(bundle: Bundle, runtime: Runtime, sites: bool, stages: _Stages) -> _Verdict:
@@ -112,18 +124,24 @@ def _judge(bundle: Bundle, runtime: Runtime, sites: bool, stages: _Stages) -> _V
         runner, report = _check(bundle, each, golden, stages)
         checked.append(report)
         samples += golden_strips(golden, report.sample, runtime=runner)
-    fraction = low_precision_fraction(load_model(bundle.file("model.onnx"), weights=False), bundle.manifest.precision)
-    precision = precision_check(bundle.manifest.precision, fraction)
+    model = load_model(bundle.file("model.onnx"), weights=False)
+    fraction = low_precision_fraction(model, bundle.manifest.precision)
+    checks = [precision_check(bundle.manifest.precision, fraction)]
+    checks += claim_checks(bundle, model, golden, checked[0].rows)
+    not_run = engines_not_run(bundle, runtimes)
+    for engine in not_run:
+        stages.reporter.note(f"{stages.prefix}{engine['engine']} was not run here: {engine['reason']}")
     in_tolerance = all(each.passed for each in checked)
     bisection = None
     if sites or not in_tolerance:
         with stages.stage("sites", "site by site"):
             bisection = search_sites(bundle, failed=not in_tolerance, engine=_failing_engine(runtimes, checked))
     return _Verdict(
-        passed=precision["passed"] and in_tolerance,
+        passed=all(check["passed"] for check in checks) and in_tolerance,
         bisection=bisection,
         rows=[row.as_dict() for each in checked for row in each.rows],
-        checks=[precision],
+        checks=checks,
+        not_run=not_run,
         trajectory_snr_db=list(checked[0].trajectory_snr_db),
         samples=samples,
         images=[row.as_dict() for each in checked for row in each.images],
@@ -186,6 +204,8 @@ def _report(bundle: Bundle, verdicts: list[_Verdict], log: list[dict[str, Any]])
         "images": verdicts[0].images,
         "bisection": _first_fault(verdicts),
         "checks": [check for each in verdicts for check in each.checks],
+        "engines_not_run": [each for verdict in verdicts for each in verdict.not_run],
+        "manifest_digest": bundle.manifest.digest,
         "components": components_summary(bundle.components),
         "files": {name: entry.size for name, entry in sorted(bundle.manifest.files.items())},
         "tools": tool_versions(),

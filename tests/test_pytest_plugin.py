@@ -14,6 +14,7 @@ import pytest
 from onnx import numpy_helper
 
 from dsr_export import bundle_checks
+from dsr_export.bundle.reader import Bundle
 from tests.pipeline_parts import rewritten
 
 if sys.version_info >= (3, 11):
@@ -42,13 +43,14 @@ def _drifted(bundle: Path, out: Path) -> Path:
 
 def test_each_check_is_a_test(pytester: pytest.Pytester, pipeline_bundle: Path) -> None:
     result = pytester.runpytest_inprocess(*PLUGIN, "--dsr-bundle", str(pipeline_bundle), "-v", "--strict-markers")
-    # hashes, verdict; precision, four batches, rows, repeats, invariance, trajectory; of the decoder: precision, one
-    # batch, rows, repeats
-    result.assert_outcomes(passed=15)
+    # hashes, verdict; precision, four claims, four batches, rows, repeats, invariance, trajectory; of the decoder:
+    # precision, four claims, one batch, rows, repeats
+    result.assert_outcomes(passed=23)
     result.stdout.fnmatch_lines_random(
         [
             "*pipeline.dsr::hashes PASSED*",
             "*pipeline.dsr::precision PASSED*",
+            "*pipeline.dsr::decoder/rows_of_build PASSED*",
             "*pipeline.dsr::parity[[]onnxruntime-batch-4-out] PASSED*",
             "*pipeline.dsr::parity[[]onnxruntime-trajectory-sample] PASSED*",
             "*pipeline.dsr::decoder/parity[[]onnxruntime-rows-image] PASSED*",
@@ -62,11 +64,11 @@ def test_bundles_stand_beside_other_tests_and_can_be_chosen(
 ) -> None:
     pytester.makepyfile("def test_own(): pass")
     both = ("--dsr-bundle", str(denoiser_bundle), "--dsr-bundle", str(decoder_bundle))
-    pytester.runpytest_inprocess(*PLUGIN, *both).assert_outcomes(passed=1 + 11 + 6)
+    pytester.runpytest_inprocess(*PLUGIN, *both).assert_outcomes(passed=1 + 15 + 10)
     pytester.runpytest_inprocess(*PLUGIN, *both, "-m", "dsr_bundle", "-k", "hashes").assert_outcomes(
-        passed=2, deselected=16
+        passed=2, deselected=24
     )
-    pytester.runpytest_inprocess(*PLUGIN, *both, "-m", "not dsr_bundle").assert_outcomes(passed=1, deselected=17)
+    pytester.runpytest_inprocess(*PLUGIN, *both, "-m", "not dsr_bundle").assert_outcomes(passed=1, deselected=25)
 
 
 def test_a_failure_says_what_was_measured_and_what_is_required(
@@ -74,7 +76,7 @@ def test_a_failure_says_what_was_measured_and_what_is_required(
 ) -> None:
     drifted = _drifted(denoiser_bundle, tmp_path / "drifted.dsr")
     result = pytester.runpytest_inprocess(*PLUGIN, "--dsr-bundle", str(drifted))
-    result.assert_outcomes(passed=6, failed=5)  # equal rows still give equal rows
+    result.assert_outcomes(passed=10, failed=5)  # equal rows still give equal rows
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(
         [
@@ -84,6 +86,16 @@ def test_a_failure_says_what_was_measured_and_what_is_required(
         ]
     )
     assert "Traceback" not in result.stdout.str() and "runtest" not in result.stdout.str()
+
+
+def test_a_claim_that_does_not_hold_fails_its_own_test(
+    pytester: pytest.Pytester, denoiser_bundle: Path, tmp_path: Path
+) -> None:
+    tolerances = {**Bundle.open(denoiser_bundle).manifest.tolerances, "snr_db": -200.0}
+    loose = rewritten(denoiser_bundle, tmp_path / "loose.dsr", tolerances=tolerances)
+    result = pytester.runpytest_inprocess(*PLUGIN, "--dsr-bundle", str(loose))
+    result.assert_outcomes(passed=14, failed=1)
+    result.stdout.fnmatch_lines(["*loose.dsr: tolerances_of_precision failed", "  snr_db -200, at least 60 *"])
 
 
 def test_an_altered_bundle_fails_its_hashes_and_runs_nothing(
@@ -101,7 +113,7 @@ def test_a_runtime_that_is_not_there_fails_and_a_misspelt_one_is_a_usage_error(
 ) -> None:
     bundle = ("--dsr-bundle", str(denoiser_bundle))
     result = pytester.runpytest_inprocess(*PLUGIN, *bundle, "--dsr-runtime", "tensorrt")
-    result.assert_outcomes(passed=1, failed=10)
+    result.assert_outcomes(passed=1, failed=14)
     result.stdout.fnmatch_lines(["*holds no tensorrt engine", "hint: dsr-export compile *"])
     wrong = pytester.runpytest_inprocess(*PLUGIN, *bundle, "--dsr-runtime", "cuda")
     assert wrong.ret == pytest.ExitCode.USAGE_ERROR
@@ -114,7 +126,7 @@ def test_a_failure_without_a_test_of_its_own_fails_the_verdict(
     planned = bundle_checks._planned
     monkeypatch.setattr(bundle_checks, "_planned", lambda *given: [c for c in planned(*given) if c.check != "batch-2"])
     result = pytester.runpytest_inprocess(*PLUGIN, "--dsr-bundle", str(drifted), "-k", "verdict")
-    result.assert_outcomes(failed=1, deselected=9)
+    result.assert_outcomes(failed=1, deselected=13)
     result.stdout.fnmatch_lines(["*without a test of its own: parity[[]onnxruntime-batch-2-out]"])
 
 

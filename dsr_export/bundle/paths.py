@@ -9,6 +9,8 @@ from dsr_export.errors import ExportError
 
 LONGEST = 240
 MANIFEST = "manifest.json"
+SIGNATURE = "manifest.json.sig"
+"""Optional, and listed nowhere: it is made of the manifest."""
 
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+@=,-]*", re.ASCII)
 _WINDOWS_DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE | re.ASCII)
@@ -32,7 +34,7 @@ def check_path_set(paths: Iterable[str], *, where: str) -> None:
     seen: dict[str, str] = {}
     for path in paths:
         check_relative_path(path, where=where)
-        if path.lower() == MANIFEST:
+        if path.lower() in (MANIFEST, SIGNATURE):
             raise ExportError(f"{where} lists {path!r}, which cannot hold its own checksum", hint=_HINT)
         if path.lower() in seen:
             other = seen[path.lower()]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,8 @@ from dsr_export.bundle.components import check_component
 from dsr_export.bundle.golden_file import read_npz
 from dsr_export.bundle.manifest import FileEntry, Manifest
 from dsr_export.bundle.model_file import check_model_file
-from dsr_export.bundle.paths import MANIFEST, parents
+from dsr_export.bundle.paths import MANIFEST, SIGNATURE, parents
+from dsr_export.bundle.signature import PublicKey, Signature, read_signature
 from dsr_export.errors import ExportError, did_you_mean
 from graphs.artifacts import files_digest
 
@@ -35,24 +36,29 @@ class Bundle:
     """A verified bundle folder. Files are read again when asked for: whoever may write there must be trusted.
 
     `components` are the other models of a pipeline, by role: bundles too, and verified with the one around them.
+    `signature` was checked only where keys to trust were given.
     """
 
     path: Path
     manifest: Manifest
     components: Mapping[str, Bundle] = field(default_factory=dict)
+    signature: Signature | None = None
 
     @classmethod
-    def open(cls, path: Path | str) -> Bundle:
+    def open(cls, path: Path | str, *, trust: Sequence[PublicKey] = ()) -> Bundle:
         """Opens a bundle after verifying every file of it.
+
+        With `trust`, first of all its signature: not a byte of an unsigned bundle is parsed.
 
         Raises:
             ExportError: it is no bundle; or a file, which is named, is missing, unlisted, a link, or has another size
                 or checksum than the manifest says; or a `model.onnx` refers to anything outside its bundle; or a
-                component is not the bundle that the manifest says.
+                component is not the bundle that the manifest says; or none of the keys `trust` signed the manifest.
         """
         folder = Path(path)
         try:
-            manifest = _manifest(folder)
+            signature = read_signature(folder)
+            manifest = _manifest(folder, signature, trust)
             _check_entries(folder, manifest)
             for name, entry in manifest.files.items():
                 _check_file(folder / name, entry)
@@ -60,7 +66,7 @@ class Bundle:
             components = {role: _component(folder, manifest, role) for role in manifest.components}
         except OSError as error:
             raise ExportError(f"cannot read the bundle {folder}: {error}", hint=_REBUILD) from error
-        return cls(folder, manifest, components)
+        return cls(folder, manifest, components, signature)
 
     def component(self, role: str) -> Bundle:
         """The component `role`. ExportError where the bundle has no such component."""
@@ -123,7 +129,7 @@ class Bundle:
         return None if engine is None else self.file(engine)
 
 
-def _manifest(folder: Path) -> Manifest:
+def _manifest(folder: Path, signature: Signature | None = None, trust: Sequence[PublicKey] = ()) -> Manifest:
     if not folder.is_dir():
         kind = "is a file, expected a bundle folder" if folder.exists() else "does not exist"
         raise ExportError(f"{folder} {kind}", hint="`dsr-export build` makes a bundle")
@@ -131,7 +137,12 @@ def _manifest(folder: Path) -> Manifest:
     if not os.path.lexists(path):
         raise ExportError(f"{folder} is no bundle: it has no {MANIFEST}", hint="`dsr-export build` makes a bundle")
     _check_regular(path)
-    manifest = Manifest.from_bytes(read_bounded(path), where=path)
+    data = read_bounded(path)
+    if trust:
+        from dsr_export.signing import require_signed
+
+        require_signed(folder, data, signature, trust)
+    manifest = Manifest.from_bytes(data, where=path)
     if MODEL not in manifest.files:
         raise ExportError(f"{path} does not list {MODEL}", hint=_REBUILD)
     return manifest
@@ -152,7 +163,7 @@ def _check_model(folder: Path, manifest: Manifest) -> None:
 
 def _check_entries(folder: Path, manifest: Manifest) -> None:
     """Nothing in the folder but what the manifest lists; unknown folders are refused, not walked."""
-    files = {*manifest.files, MANIFEST}
+    files = {*manifest.files, MANIFEST, SIGNATURE}
     folders = {parent for name in files for parent in parents(name)}
     for entry, name in _walk(folder, folders):
         if entry.is_symlink():

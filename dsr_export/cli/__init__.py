@@ -17,6 +17,7 @@ from dsr_export.readable import printable, shortened
 COMMANDS = {
     "build": "Build a verified bundle with engines from a model.",
     "verify": "Check a bundle's files and numbers; works without torch.",
+    "sign": "Sign a bundle, for those who know your key.",
     "compile": "Build an engine from a bundle's graph, on the machine it will run on.",
     "run": "Run a bundle on inputs from an npz file.",
     "sample": "Draw samples from a bundle as a PNG grid.",

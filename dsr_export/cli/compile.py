@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from dsr_export.cli.output import Named, show_report
 from dsr_export.cli.streams import Command, answer
+from dsr_export.cli.trust import trust_option, trusted
 from dsr_export.readable import readable
 
 
@@ -23,17 +25,23 @@ from dsr_export.readable import readable
     help="Bundle folder to write; BUNDLE itself, with --force, to replace it. [default: ./NAME-TARGET.dsr]",
 )
 @click.option("--force", is_flag=True, help="Replace an existing folder.")
+@trust_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, and nothing else.")
-def command(bundle: Path, target: str, component: str | None, out: Path | None, force: bool, as_json: bool) -> None:
+def command(
+    bundle: Path, target: str, component: str | None, out: Path | None, force: bool, trust: Any, as_json: bool
+) -> None:
     """Build an engine from BUNDLE's graph with the TensorRT of this machine; needs no torch.
 
     The result is a whole bundle: graph, golden vectors and components as they were, the engine added or replaced, and
-    sealed again. Where a GPU can run the engine, its numbers are checked, and exit code 3 means that they failed.
+    sealed again, without a signature. Where a GPU can run the engine, its numbers are checked, and exit code 3 means
+    that they failed.
     """
     from dsr_export.progress import reporter
     from dsr_export.recompile import CompileRequest, recompile
 
-    request = CompileRequest(bundle=bundle, target=target, out=out, component=component, force=force)
+    request = CompileRequest(
+        bundle=bundle, target=target, out=out, component=component, force=force, trust=trusted(trust)
+    )
     made = recompile(request, reporter=reporter())
     report = {**made.report(), "bundle": readable(str(made.path))}
     if not as_json:

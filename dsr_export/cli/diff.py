@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from dsr_export.cli.output import PARITY_FAILED
 from dsr_export.cli.streams import Command, answer, answer_json
+from dsr_export.cli.trust import trust_option, trusted
 
 
 @click.command("diff", cls=Command)
@@ -20,8 +22,9 @@ from dsr_export.cli.streams import Command, answer, answer_json
     show_default=True,
     help="How far an SNR may drop; above 60 dB any drop is fine.",
 )
+@trust_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, and nothing else.")
-def command(a: Path, b: Path, tolerance_db: float, as_json: bool) -> None:
+def command(a: Path, b: Path, tolerance_db: float, trust: Any, as_json: bool) -> None:
     """Show how bundle B differs from bundle A: manifest, graph, weights, parity, engines, and what both compute.
 
     Runs both on A's golden inputs in ONNX Runtime; needs no torch. Exit code 3 where B is worse: other inputs or
@@ -31,7 +34,7 @@ def command(a: Path, b: Path, tolerance_db: float, as_json: bool) -> None:
     from dsr_export.diff.text import diff_lines
     from dsr_export.progress import reporter
 
-    found = diff_bundles(a, b, margin_db=tolerance_db, reporter=reporter())
+    found = diff_bundles(a, b, margin_db=tolerance_db, reporter=reporter(), trust=trusted(trust))
     if as_json:
         answer_json(found)
     else:

@@ -8,16 +8,18 @@ from typing import Any
 import click
 
 from dsr_export.cli.streams import Command, answer, answer_json
+from dsr_export.cli.trust import trust_option, trusted
 
 
 @click.command("inspect", cls=Command)
 @click.argument("path", type=click.Path(path_type=Path))
+@trust_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, and nothing else.")
-def command(path: Path, as_json: bool) -> None:
+def command(path: Path, trust: Any, as_json: bool) -> None:
     """Show what is in a bundle or an ONNX file at PATH. Runs nothing and deserialises no plan."""
     from dsr_export.inspection import inspect_bundle, inspect_onnx
 
-    facts = inspect_onnx(path) if path.suffix.lower() == ".onnx" else inspect_bundle(path)
+    facts = inspect_onnx(path) if path.suffix.lower() == ".onnx" else inspect_bundle(path, trust=trusted(trust))
     if as_json:
         answer_json(facts)
     else:

@@ -10,7 +10,7 @@ import click
 from dsr_export.cli.bisection import bisection_lines
 from dsr_export.cli.streams import answer, answer_json
 from dsr_export.figures import known, number
-from dsr_export.reports.wording import left_out
+from dsr_export.reports.wording import left_out, not_run
 from graphs.errors import did_you_mean
 
 PARITY_FAILED = 3
@@ -53,11 +53,16 @@ def _print_report(report: dict[str, Any]) -> None:
     for line in _images(report.get("images", [])):
         answer(line)
     for check in report["checks"]:
-        figures = f"{number(check['value'], '.3f')} (at least {number(check['limit'], '.2f')})"
+        figures = check.get("problem") or f"{number(check['value'], '.3f')} (at least {number(check['limit'], '.2f')})"
         answer(f"  {_verdict(check)}  {_name(check, 'name')}: {figures}")
+    for line in not_run(report):
+        answer(f"  --    {line}")
     if report.get("bisection") is not None:
         for line in bisection_lines(report["bisection"]):
             answer(line)
+    if report.get("manifest_digest"):
+        signed = f", signed by {report['signed_by']}" if report.get("signed_by") else ""
+        answer(f"manifest {report['manifest_digest']}{signed}")
     failed = "FAILED" if report["from_build"] else f"FAILED: see {report['bundle']}/report.html"
     answer("passed" if report["passed"] else failed)
 

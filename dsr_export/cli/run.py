@@ -9,6 +9,7 @@ import click
 
 from dsr_export.cli.output import Named
 from dsr_export.cli.streams import Command, answer
+from dsr_export.cli.trust import trust_option, trusted
 
 
 @click.command("run", cls=Command)
@@ -21,14 +22,15 @@ from dsr_export.cli.streams import Command, answer
     "--runtime", type=Named("auto", "onnxruntime", "tensorrt", "tensorrt-rtx"), default="auto", show_default=True
 )
 @click.option("--component", type=Named("decoder", "encoder"), help="Run this component, not the denoiser.")
-def command(bundle: Path, source: Path, output: Path, runtime: Any, component: str | None) -> None:
+@trust_option
+def command(bundle: Path, source: Path, output: Path, runtime: Any, component: str | None, trust: Any) -> None:
     """Run BUNDLE once on the arrays of an npz file."""
     from dsr_export.arrays import load_arrays, save_arrays
     from dsr_export.bundle.reader import Bundle
     from dsr_export.output_target import check_target
 
     check_target(output)
-    opened = Bundle.open(bundle)
+    opened = Bundle.open(bundle, trust=trusted(trust))
     opened = opened.component(component) if component else opened
     inputs = load_arrays(source, opened.manifest.input_specs())
     with opened.runner(runtime) as runner:

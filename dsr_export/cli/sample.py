@@ -9,6 +9,7 @@ import click
 
 from dsr_export.cli.output import Named
 from dsr_export.cli.streams import Command, answer
+from dsr_export.cli.trust import trust_option, trusted
 from dsr_export.limits import MOST_SEED, MOST_STEPS
 
 
@@ -24,6 +25,7 @@ from dsr_export.limits import MOST_SEED, MOST_STEPS
 @click.option(
     "--runtime", type=Named("auto", "onnxruntime", "tensorrt", "tensorrt-rtx"), default="auto", show_default=True
 )
+@trust_option
 @click.option("-o", "--output", type=click.Path(path_type=Path), default="samples.png", show_default=True)
 def command(
     bundle: Path,
@@ -33,6 +35,7 @@ def command(
     steps: int | None,
     guidance: float | None,
     runtime: Any,
+    trust: Any,
     output: Path,
 ) -> None:
     """Draw a PNG grid of samples from BUNDLE, through its decoder where it holds one.
@@ -47,7 +50,7 @@ def command(
     from dsr_export.samples import draw
 
     check_target(output)
-    opened, shown = Bundle.open(bundle), reporter()
+    opened, shown = Bundle.open(bundle, trust=trusted(trust)), reporter()
     with shown.stage("sample") as bar:
         images = draw(
             opened, label=label, count=count, seed=seed, steps=steps, guidance=guidance, runtime=runtime, progress=bar

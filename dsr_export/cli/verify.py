@@ -9,6 +9,7 @@ import click
 
 from dsr_export.cli.output import Named, show_report
 from dsr_export.cli.streams import Command
+from dsr_export.cli.trust import trust_option, trusted
 
 
 @click.command("verify", cls=Command)
@@ -22,6 +23,7 @@ from dsr_export.cli.streams import Command
 @click.option(
     "--markdown", type=click.Path(path_type=Path), metavar="FILE", help="Also write a table, for a CI summary."
 )
+@trust_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, and nothing else.")
 def command(
     bundle: Path,
@@ -30,9 +32,12 @@ def command(
     junit: Path | None,
     html: Path | None,
     markdown: Path | None,
+    trust: Any,
     as_json: bool,
 ) -> None:
     """Check BUNDLE: its hashes, its precision, and its numbers against FP32 PyTorch.
+
+    Hashes find damage, not forgery: --trust asks for the signature of someone you know, before anything is read.
 
     Needs no torch, and writes nothing into the bundle.
     """
@@ -42,6 +47,6 @@ def command(
 
     outputs = ReportOutputs(junit=junit, html=html, markdown=markdown)
     outputs.check(bundle)
-    report = verify(bundle, runtime=runtime, sites=bisect, reporter=reporter())
+    report = verify(bundle, runtime=runtime, sites=bisect, reporter=reporter(), trust=trusted(trust))
     outputs.write(report)
     show_report(report, as_json=as_json)

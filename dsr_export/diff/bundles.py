@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from dsr_export.bundle.reader import MODEL, Bundle
+from dsr_export.bundle.signature import PublicKey
 from dsr_export.diff.fields import differing
 from dsr_export.diff.figures import check_difference, engine_difference, parity_difference, stage_difference
 from dsr_export.diff.graph import graph_difference
@@ -19,15 +21,22 @@ FIELDS = ("name", "model", "dsr", "precision", "inputs", "outputs", "batch", "sa
 MORE_FIELDS = ("provenance", "range_audit")
 
 
-def diff_bundles(a: Path, b: Path, *, margin_db: float = MARGIN_DB, reporter: Reporter | None = None) -> dict[str, Any]:
+def diff_bundles(
+    a: Path,
+    b: Path,
+    *,
+    margin_db: float = MARGIN_DB,
+    reporter: Reporter | None = None,
+    trust: Sequence[PublicKey] = (),
+) -> dict[str, Any]:
     """How B differs from A; `regressions` says in words what makes it worse, see `verdict.regressions`.
 
     Raises:
-        ExportError: one of them is no bundle, or was altered.
+        ExportError: one of them is no bundle, or was altered; or was signed by none of `trust`, where that is given.
     """
     say = reporter or Silent()
     with say.stage("hashes"):
-        left, right = Bundle.open(a), Bundle.open(b)
+        left, right = Bundle.open(a, trust=trust), Bundle.open(b, trust=trust)
     found = _difference(left, right, margin_db, say, "")
     return {"a": str(a), "b": str(b), "margin_db": margin_db, "floor_db": FLOOR_DB, **found}
 

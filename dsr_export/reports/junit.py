@@ -17,6 +17,7 @@ from dsr_export.reports.wording import (
     check_name,
     model_name,
     row_figures,
+    row_prefix,
     shortfalls,
 )
 
@@ -29,6 +30,7 @@ class _Case:
     name: str
     figures: str
     problem: str | None = None
+    skipped: str | None = None
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class _Suite:
 
 def junit(report: Row) -> str:
     """The report as a JUnit document."""
-    suites = [*_runtimes(report), *_checks(report)]
+    suites = [*_runtimes(report), *_checks(report), *_not_run(report)]
     root = ElementTree.Element("testsuites", {"name": "dsr-export", **_counts(suites)})
     for suite in suites:
         _add_suite(root, suite, report)
@@ -84,6 +86,14 @@ def _checks(report: Row) -> Iterable[_Suite]:
         yield _Suite("checks", 0.0, cases)
 
 
+def _not_run(report: Row) -> Iterable[_Suite]:
+    """A skipped case for each engine that nothing was compared on."""
+    engines = report.get("engines_not_run", [])
+    cases = [_Case(f"{row_prefix(each)}{each['engine']}", "", skipped=str(each["reason"])) for each in engines]
+    if cases:
+        yield _Suite("engines not run", 0.0, cases)
+
+
 def _parity_seconds(report: Row, component: str | None, runtime: str) -> float:
     """A build calls its stages by what is compared, a verification by the runtime."""
     prefix = "" if component is None else f"{component}/"
@@ -100,10 +110,14 @@ def _counts(suites: Sequence[_Suite]) -> dict[str, str]:
 
 
 def _add_suite(root: ElementTree.Element, suite: _Suite, report: Row) -> None:
-    made = ElementTree.SubElement(root, "testsuite", {"name": _clean(suite.name), "skipped": "0", **_counts([suite])})
+    skipped = str(sum(case.skipped is not None for case in suite.cases))
+    made = ElementTree.SubElement(
+        root, "testsuite", {"name": _clean(suite.name), "skipped": skipped, **_counts([suite])}
+    )
     properties = ElementTree.SubElement(made, "properties")
-    for name in ("precision", "target", "bundle"):
-        ElementTree.SubElement(properties, "property", name=name, value=_clean(str(report[name])))
+    for name in ("precision", "target", "bundle", "manifest_digest", "signed_by"):
+        if report.get(name) is not None:
+            ElementTree.SubElement(properties, "property", name=name, value=_clean(str(report[name])))
     for case in suite.cases:
         _add_case(made, case, suite, report)
 
@@ -114,6 +128,8 @@ def _add_case(suite: ElementTree.Element, case: _Case, of: _Suite, report: Row) 
     seconds = f"{of.seconds / len(of.cases):.3f}"
     classname = _clean(f"{package}.{of.name}")
     made = ElementTree.SubElement(suite, "testcase", classname=classname, name=_clean(case.name), time=seconds)
+    if case.skipped is not None:
+        ElementTree.SubElement(made, "skipped", message=_clean(case.skipped))
     if case.problem is not None:
         failure = ElementTree.SubElement(made, "failure", message=_clean(case.problem), type="OutOfTolerance")
         failure.text = _clean(f"{case.problem}\nmeasured: {case.figures}")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dsr_export.figures import number
+from dsr_export.reports.wording import not_run
 
 HEADER = (
     "| | runtime | check | output | SNR | PSNR | cosine | max abs |",
@@ -19,6 +20,9 @@ def markdown_table(report: Mapping[str, Any]) -> str:
     verdict = "passed" if report["passed"] else "**failed**"
     title = f"{_text(Path(report['bundle']).name)} ({report['precision']}, {', '.join(report['targets'])})"
     lines = [f"### {title}: {verdict}", "", *HEADER, *map(_row, report["parity"]), "", *_checks(report["checks"])]
+    lines += [f"- {_text(line)}" for line in not_run(report)]
+    if report.get("manifest_digest"):
+        lines.append(f"- manifest {_text(report['manifest_digest'])}")
     return "\n".join(lines) + "\n"
 
 
@@ -33,8 +37,8 @@ def _row(row: Mapping[str, Any]) -> str:
 
 def _checks(checks: list[Mapping[str, Any]]) -> Iterator[str]:
     for check in checks:
-        figures = f"{number(check['value'], '.3f')} (at least {number(check['limit'], '.2f')})"
-        yield f"- {_mark(check)} {_text(_name(check, 'name'))}: {figures}"
+        figures = check.get("problem") or f"{number(check['value'], '.3f')} (at least {number(check['limit'], '.2f')})"
+        yield f"- {_mark(check)} {_text(_name(check, 'name'))}: {_text(figures)}"
 
 
 def _mark(row: Mapping[str, Any]) -> str:

@@ -49,7 +49,7 @@ def _problems(report: Row) -> list[Markup]:
 
 
 def _check(check: Row) -> list[Markup]:
-    figures = words(number(check["value"], ".3f"), number(check["limit"], ".2f"))
+    figures = words(check.get("problem") or number(check["value"], ".3f"), number(check["limit"], ".2f"))
     return [*words(check_name(check)), verdict_cell(check["passed"]), *figures]
 
 

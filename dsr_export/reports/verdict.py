@@ -13,6 +13,7 @@ from dsr_export.reports.wording import (
     check_name,
     failed,
     model_name,
+    not_run,
     row_name,
     shortfalls,
 )
@@ -27,7 +28,7 @@ def verdict(report: Row) -> Verdict:
         return Verdict(
             tone="good",
             headline=f"{name} passed: every comparison is within its tolerance.",
-            details=tuple(_closest(report)),
+            details=(*_closest(report), *(f"{line}." for line in not_run(report))),
             command=f"dsr-export verify {shlex.quote(str(report['bundle']))}",
             why="Check it again on the device it will run on:",
         )

@@ -19,18 +19,29 @@ def model_name(report: Row) -> str:
 
 def row_name(row: Row) -> str:
     """`batch-8 out on onnxruntime`, after the component it is of."""
-    of = f"{row['component']}: " if "component" in row else ""
-    return f"{of}{row['check']} {row['output']} on {row['runtime']}"
+    return f"{row_prefix(row)}{row['check']} {row['output']} on {row['runtime']}"
 
 
 def check_name(check: Row) -> str:
     """`decoder: passed when built`."""
-    of = f"{check['component']}: " if "component" in check else ""
-    return of + str(check["name"]).replace("_", " ")
+    return row_prefix(check) + str(check["name"]).replace("_", " ")
 
 
 def check_figures(check: Row) -> str:
+    """What was measured, or what is wrong where that is no figure."""
+    if check.get("problem"):
+        return str(check["problem"])
     return f"{number(check['value'], '.3f')}, at least {number(check['limit'], '.2f')} needed"
+
+
+def not_run(report: Row) -> list[str]:
+    """A sentence for each engine that was not run: the verdict is not about it. Old reports do not say."""
+    engines = report.get("engines_not_run", [])
+    return [f"{row_prefix(each)}{each['engine']} was not run here: {each['reason']}" for each in engines]
+
+
+def row_prefix(row: Row) -> str:
+    return f"{row['component']}: " if "component" in row else ""
 
 
 def decibels(value: float | None) -> str:

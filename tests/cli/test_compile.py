@@ -17,9 +17,12 @@ import pytest
 
 from dsr_export import recompile as module
 from dsr_export.backends import tensorrt_runner
+from dsr_export.backends.plan_header import plan_problem
 from dsr_export.bundle.reader import Bundle
+from dsr_export.bundle.sbom import SBOM
 from dsr_export.runners import bundle_runner
 from graphs.artifacts import TensorSpec
+from tests.bundle.test_sbom import checked
 from tests.conftest import Cli
 from tests.pipeline_parts import rewritten
 
@@ -60,6 +63,9 @@ def test_an_engine_is_added_without_torch_and_everything_else_stays(denoiser_bun
     engine = made.manifest.targets[1]
     assert engine.compute_capabilities == ("8.9",)
     assert engine.facts["plan_bytes"] == plan.stat().st_size
+    assert plan_problem(plan, engine.backend, engine.version) is None
+    listed = {part["name"] for part in checked((made.path / SBOM).read_bytes())["components"]}
+    assert {*made.manifest.files, "tensorrt_rtx"} - {SBOM} <= listed
     assert made.manifest.build_key != old.manifest.build_key
     assert made.manifest.provenance["compiled"]["rtx:sm89"]["from"] == old.manifest.digest
 

@@ -21,6 +21,7 @@ from dsr_export.backends.base import as_denoiser
 from dsr_export.bundle.components import component_contents, component_entry
 from dsr_export.bundle.reader import Bundle
 from dsr_export.bundle.writer import write_bundle
+from dsr_export.claims import NAMES as CLAIMS
 from dsr_export.errors import ExportError
 from dsr_export.families import load_subject
 from dsr_export.pipeline import export
@@ -30,7 +31,8 @@ from tests.conftest import Cli
 from tests.pipeline_parts import DECODER, DENOISER, denoiser_config, rewritten
 
 WITHOUT_TORCH = "import sys; sys.modules['torch'] = None; from dsr_export.cli import main; main(sys.argv[1:])"
-DECODER_FILES = {"manifest.json", "model.onnx", "golden.npz", "taps.npz", "report.json", "report.html", "junit.xml"}
+REPORTS = {"report.json", "report.html", "junit.xml"}
+DECODER_FILES = {"manifest.json", "model.onnx", "golden.npz", "taps.npz", "sbom.cdx.json", *REPORTS}
 
 
 class Notes(Silent):
@@ -130,7 +132,10 @@ def test_verify_checks_the_component_too(pipeline_bundle: Path, cli: Cli) -> Non
         ("determinism", "image"),
     }
     assert {row[2] for row in rows if row[0] is None} == {"out", "sample"}
-    assert [check.get("component") for check in report["checks"]] == [None, "decoder"]
+    names = ["half_weight_fraction", *CLAIMS]
+    assert [(check.get("component"), check["name"]) for check in report["checks"]] == [
+        (component, name) for component in (None, "decoder") for name in names
+    ]
     assert "decoder/parity-onnxruntime" in {stage["name"] for stage in report["stages"]}
     assert "decoder/image" in cli("verify", pipeline_bundle).out
 

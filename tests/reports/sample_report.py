@@ -70,6 +70,11 @@ def full_report() -> dict[str, Any]:
         "trajectory_snr_db": [60.0, 30.0, 12.25],
         "samples": [strips],
         "checks": [{"name": "half_weight_fraction", "value": 0.25, "limit": 0.5, "passed": False}],
+        "engines_not_run": [
+            {"component": "decoder", "target": "rtx", "engine": "engines/rtx.plan", "reason": "there is no GPU <&>"}
+        ],
+        "manifest_digest": "0f" * 32,
+        "signed_by": "sha256:" + "0f" * 32,
         "components": {},
         "rewrites": {"lower_replace_outliers": 2},
         "rewrite_details": {"lower_replace_outliers": {**rewrite, "operators": {"Where": 3, "ReplaceOutliers": -2}}},

@@ -39,7 +39,7 @@ def _check_forms(report: dict[str, Any]) -> None:
         assert "nan" not in page.lower().split("base64")[0].split("<style")[0]
     for text in (files[JUNIT].decode(), junit(report)):
         cases = ElementTree.fromstring(text.split("\n", 1)[1]).findall("testsuite/testcase")
-        assert len(cases) == len(report["parity"]) + len(report["checks"])
+        assert len(cases) == sum(len(report[key]) for key in ("parity", "checks", "engines_not_run"))
     table = markdown_table(report)
     assert table.count("\n| ") == len(report["parity"]) + 1
     _print_report(report)

@@ -15,6 +15,7 @@ _ATTRIBUTES = {
     "testsuite": {"name", "tests", "failures", "errors", "skipped", "time"},
     "testcase": {"classname", "name", "time"},
     "failure": {"message", "type"},
+    "skipped": {"message"},
     "property": {"name", "value"},
     "properties": set(),
 }
@@ -22,8 +23,9 @@ _CHILDREN = {
     "testsuites": {"testsuite"},
     "testsuite": {"properties", "testcase"},
     "properties": {"property"},
-    "testcase": {"failure"},
+    "testcase": {"failure", "skipped"},
     "failure": set(),
+    "skipped": set(),
     "property": set(),
 }
 
@@ -58,10 +60,20 @@ def test_one_case_for_each_row_and_check_with_its_time() -> None:
         ("onnxruntime", "2", "4.000"),
         ("tensorrt_rtx", "1", "1.000"),
         ("checks", "1", "0.000"),
+        ("engines not run", "1", "0.000"),
     ]
     assert next(root.iter("testcase")).attrib["classname"] == "dit.onnxruntime"
     properties = {p.attrib["name"]: p.attrib["value"] for p in root[0].iter("property")}
-    assert properties == {"precision": "int8", "target": "rtx", "bundle": "some/dit.dsr"}
+    sealed = {"manifest_digest": "0f" * 32, "signed_by": "sha256:" + "0f" * 32}
+    assert properties == {"precision": "int8", "target": "rtx", "bundle": "some/dit.dsr", **sealed}
+
+
+def test_an_engine_that_was_not_run_is_a_skipped_case() -> None:
+    suite = _checked(full_report())[-1]
+    assert (suite.attrib["skipped"], suite.attrib["failures"]) == ("1", "0")
+    (case,) = suite.iter("testcase")
+    assert case.attrib["name"] == "decoder: engines/rtx.plan"
+    assert [node.attrib["message"] for node in case.iter("skipped")] == ["there is no GPU <&>"]
 
 
 def test_failures_say_what_was_measured_and_what_is_needed() -> None:
