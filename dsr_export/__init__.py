@@ -1,4 +1,4 @@
-"""Export diffusion transformers with Dual-Stage Registers to ONNX and TensorRT, and prove that nothing changed.
+"""Export diffusion transformers with Dual-Stage Registers to ONNX and TensorRT, and check that the numbers stay.
 
 The names below are loaded on first use, so that `import dsr_export` stays light on a device without torch.
 """
