@@ -15,6 +15,7 @@ MOST_MEMBERS = 1_000_000
 LARGEST_PICKLE = 64 << 20  # bytes; a thousand tensors take 100 kB
 _HINT = "save it with torch.save"
 _ON_DAMAGE = (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, LookupError, struct.error)
+_LOCAL = b"PK\x03\x04"
 _FILLED = b"bytearray"  # the one constructor, of those that torch allows, that takes a length and fills memory
 
 
@@ -25,6 +26,17 @@ def member_names(path: Path) -> list[str]:
             return archive.namelist()
     except _ON_DAMAGE:
         return []
+
+
+def is_zip(path: Path) -> bool:
+    """Whether torch's reader, which goes by the first bytes, or Python's, which goes by the last, takes it for one."""
+    with path.open("rb") as stream:
+        if stream.read(len(_LOCAL)) == _LOCAL:
+            return True
+    try:
+        return zipfile.is_zipfile(path)
+    except _ON_DAMAGE:
+        return False
 
 
 def check_archive(path: Path) -> None:

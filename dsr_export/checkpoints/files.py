@@ -11,7 +11,6 @@ import re
 import struct
 import tarfile
 import warnings
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ import safetensors
 import torch
 from torch import Tensor
 
-from dsr_export.checkpoints.archive import LARGEST_PICKLE, check_archive, check_legacy, member_names
+from dsr_export.checkpoints.archive import LARGEST_PICKLE, check_archive, check_legacy, is_zip, member_names
 from dsr_export.errors import ExportError, did_you_mean
 from dsr_export.families.stored_types import LARGEST_HEADER
 
@@ -105,7 +104,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _read_torch(path: Path) -> Any:
-    zipped = zipfile.is_zipfile(path)  # the format since torch 1.6; only that can be memory-mapped
+    zipped = is_zip(path)  # the format since torch 1.6; only that can be memory-mapped
     if zipped:
         check_archive(path)
     else:
