@@ -15,7 +15,7 @@ from dsr_export.pipeline import export
 from dsr_export.progress import Silent
 from dsr_export.verify import verify
 
-FLIPS = int(os.environ.get("DSR_EXPORT_FLIPS", "4"))
+FLIPS = int(os.environ.get("DSR_EXPORT_FLIPS", "2"))
 
 
 class Notes(Silent):
