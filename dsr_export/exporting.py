@@ -19,6 +19,7 @@ from dsr_export.batch_splits import as_slices
 from dsr_export.complex_ops import on_pairs
 from dsr_export.constant_ops import depends_on_data, folding_constants
 from dsr_export.errors import ExportError
+from dsr_export.mask_writes import as_choices
 from dsr_export.probing import Limits
 from dsr_export.subject import Subject
 from dsr_export.trace_errors import trace_error
@@ -66,7 +67,7 @@ def export_program(subject: Subject) -> Exported:
 
 def lowered(program: ExportedProgram) -> ExportedProgram:
     """`program` without the ops that the exporter does not know, or writes wrongly; itself where it has none."""
-    return as_slices(on_pairs(program))
+    return as_slices(as_choices(on_pairs(program)))
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Iterator
 
+import onnx_ir
 from torch import fx
 
 from dsr_export import user_lines
 from dsr_export.errors import ExportError
+from graphs.checks import DATA_DEPENDENT
+from graphs.op_limits import ENGINE_OPS
 
 _DATA = (
     "GuardOnDataDependentSymNode",
@@ -19,10 +23,11 @@ _DATA = (
     "Data-dependent",
 )
 _ON_DATA = (
-    "a graph has one path and fixed shapes: write it with torch.where, a mask or a fixed size, and keep what does not "
-    "depend on the inputs in buffers"
+    "a graph has one path and fixed shapes: write torch.where(mask, a, b) instead of x[mask] or masked_scatter, use a "
+    "mask or a fixed size, and keep what does not depend on the inputs in buffers"
 )
 _NUMPY = "use torch functions only: numpy and Python numbers of a tensor's values leave the graph"
+_SCOPES = "pkg.torch.onnx.name_scopes"
 _SEEN = "torch.export runs the module on symbolic tensors; see it whole with torch.export.export(module, inputs)"
 
 
@@ -33,6 +38,26 @@ def trace_error(name: str, error: BaseException) -> ExportError:
     message, hint = _translation(causes, node) if node is not None else _capture(causes)
     line = user_lines.of_stack(node.meta.get("stack_trace")) if node is not None else user_lines.of_error(error)
     return ExportError(f"tracing {name}: {message}" + (f" at {line}" if line else ""), hint=hint)
+
+
+def refuse_data_dependent(name: str, model: onnx_ir.Model) -> None:
+    """Raises the `ExportError` for the first op of the traced model `name` whose shape or path depends on data."""
+    for node in model.graph:
+        if node.op_type in DATA_DEPENDENT:
+            line = user_lines.of_stack(node.metadata_props.get("pkg.torch.onnx.stack_trace"))
+            module = module_path(node)
+            raise ExportError(
+                f"tracing {name}: the graph would depend on the values of a tensor ({node.op_type}"
+                + (f" in module '{module}')" if module else ")")
+                + (f" at {line}" if line else ""),
+                hint=_ON_DATA if node.op_type == "NonZero" else ENGINE_OPS[node.op_type],
+            )
+
+
+def module_path(node: onnx_ir.Node) -> str:
+    """`blocks.0.attn.qkv` from the exporter's list of scopes, whose last entry is the traced call itself."""
+    scopes = [scope for scope in ast.literal_eval(node.metadata_props.get(_SCOPES, "['']"))[:-1] if scope]
+    return str(scopes[-1]) if scopes else ""
 
 
 def _capture(causes: list[BaseException]) -> tuple[str, str]:

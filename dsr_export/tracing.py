@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import io
 import logging
@@ -22,13 +21,12 @@ from dsr_export.exporting import Exported, export_program, lowered
 from dsr_export.simplification import simplify
 from dsr_export.stable_translations import stable_translations
 from dsr_export.subject import Subject
-from dsr_export.trace_errors import trace_error
+from dsr_export.trace_errors import module_path, refuse_data_dependent, trace_error
 from graphs.artifacts import TracedModel
 from graphs.dsr_domain import DOMAIN, VERSION, register_schemas
 from graphs.files import EXTERNAL_ABOVE, INLINE_BELOW
 
 OPSET = 20  # TensorRT 10.3 ends near it, and every other target takes it
-_SCOPES = "pkg.torch.onnx.name_scopes"
 
 
 def trace(subject: Subject, path: Path, *, program: torch.export.ExportedProgram | None = None) -> TracedModel:
@@ -42,6 +40,7 @@ def trace(subject: Subject, path: Path, *, program: torch.export.ExportedProgram
         made = Exported(lowered(program), subject.batch_limits) if program else export_program(subject)
         exported = _translate(subject, made.program)
         simplify(exported.model)
+    refuse_data_dependent(subject.name, exported.model)
     write_program(exported, path)
     return TracedModel(path=path, sites=subject.sites, batch_limits=made.limits, batch_reason=made.reason)
 
@@ -111,7 +110,7 @@ def name_nodes(graph: onnx_ir.Graph) -> None:
     kept = {value.name for value in graph.outputs}
     count: Counter[str] = Counter()
     for node in graph:
-        stem = f"{_module_path(node)}/{node.op_type}"
+        stem = f"{module_path(node) or 'root'}/{node.op_type}"
         node.name = stem if not count[stem] else f"{stem}_{count[stem]}"
         count[stem] += 1
         for i, value in enumerate(node.outputs):
@@ -119,12 +118,6 @@ def name_nodes(graph: onnx_ir.Graph) -> None:
             if value.name and value.name not in kept:
                 value.name = node.name if i == 0 else f"{node.name}#{i}"
         node.metadata_props.clear()
-
-
-def _module_path(node: onnx_ir.Node) -> str:
-    """`blocks.0.attn.qkv` from the exporter's list of scopes, whose last entry is the traced call itself."""
-    scopes = [scope for scope in ast.literal_eval(node.metadata_props.get(_SCOPES, "['']"))[:-1] if scope]
-    return scopes[-1] if scopes else "root"
 
 
 @contextlib.contextmanager
