@@ -19,6 +19,7 @@ import dsr_export.registers  # noqa: F401  (defines the torch ops that the trans
 from dsr_export.attention_translation import attention_translation
 from dsr_export.exporting import Exported, export_program, lowered
 from dsr_export.simplification import simplify
+from dsr_export.sort_translations import sort_translations
 from dsr_export.stable_translations import stable_translations
 from dsr_export.subject import Subject
 from dsr_export.trace_errors import module_path, refuse_data_dependent, trace_error
@@ -89,6 +90,7 @@ def translations() -> dict[Any, Callable[..., Any]]:
         torch.ops.aten.squeeze.dim: squeeze,
         torch.ops.aten.scaled_dot_product_attention.default: attention_translation(standard),
         **stable_translations(),
+        **sort_translations(),
     }
 
 
