@@ -106,12 +106,18 @@ def neighbour(s: Any, x: Tensor) -> Tensor:
     return x - x[1]
 
 
+def halves(s: Any, x: Tensor) -> Tensor:
+    a, b = s.linear(x).chunk(2)  # of the example's three rows, the second half is one
+    return torch.cat([a, 3 * b])
+
+
 @pytest.mark.parametrize(
     ("body", "limits", "asked", "takes", "hint"),
     [
         (asserted, (1, 8), (1, 2, 9), r"from 1 to 8 \(.*test_exporting.py:\d+ `assert x.shape\[0\] <= 8`\)", "1,2,8"),
         (another_path, (3, None), (1, 2, 4), r"from 3 \(.*`return .* if x.shape\[0\] > 2 else x`\)", "3,3,4"),
         (neighbour, (2, None), (1, 1, 4), r"from 2 \(.*`return x - x\[1\]`\)", "2,2,4"),
+        (halves, (2, None), (1, 1, 4), r"from 2 \(.*`a, b = s.linear\(x\).chunk\(2\).*`\)", "2,2,4"),
     ],
 )  # fmt: skip
 def test_a_condition_on_the_batch_limits_it(
