@@ -89,6 +89,12 @@ def _with_default_axis(op: Op, place: int, default: int) -> Op:
     return decomposed
 
 
+def _conjugate(x: Tensor) -> Any:
+    """Written out: torch's own is a mark on the tensor, which only a copy of it takes off."""
+    real, imaginary = _parts(x)
+    return torch.complex(real, -imaginary)
+
+
 def _permute(x: Tensor, axes: Sequence[int]) -> Any:
     return _complex(_aten.permute.default(_pairs(x), [*(axis % x.ndim for axis in axes), x.ndim]))
 
@@ -182,6 +188,7 @@ _TABLE: dict[Any, Op] = {
     _aten.cumsum.default: _structural(_aten.cumsum.default, axes=(0,)),
     _aten.index.Tensor: _structural(_aten.index.Tensor),
     _aten.clone.default: _structural(_aten.clone.default),
+    _aten._conj.default: _conjugate,
     _aten.neg.default: _structural(_aten.neg.default),
     _aten.view.default: _structural(_aten.view.default, sizes=0, end=(2,)),
     _aten.reshape.default: _structural(_aten.reshape.default, sizes=0, end=(2,)),

@@ -80,6 +80,12 @@ def looked_up(s: Any, x: Tensor) -> Tensor:
     return torch.cat([torch.view_as_real(swapped).flatten(2), swapped.real, swapped.imag, swapped.abs()], -1)
 
 
-@pytest.mark.parametrize("body", [rotary, split_axes, looked_up], ids=lambda body: body.__name__)
+def conjugated(s: Any, x: Tensor) -> Tensor:
+    q = complex_of(x)
+    turned = q * s.table.conj().resolve_conj() / (q.conj().conj() + 2j)
+    return torch.view_as_real(q.conj() * s.table + turned).flatten(2)
+
+
+@pytest.mark.parametrize("body", [rotary, split_axes, looked_up, conjugated], ids=lambda body: body.__name__)
 def test_complex_tensors_become_real_ones(body: Any, tmp_path: Path) -> None:
     assert not agree(subject_of(body), tmp_path / "traced.onnx", sizes=(1, 3))[1] & DYNAMIC
