@@ -51,6 +51,7 @@ class OnnxRuntimeRunner:
         threads: int | None = None,
         providers: Sequence[str] = CPU,
         weights: Path | None = None,
+        without: Sequence[str] = (),
     ) -> None:
         """`optimize=False` runs the graph node by node as written (the reference numerics of a Q/DQ graph).
 
@@ -58,14 +59,15 @@ class OnnxRuntimeRunner:
         weights, which are packed, and packed weights sum in the same order whatever the batch and the threads are.
         For large weights that would take too much memory; it is then as False.
 
-        `weights` is the folder in which a serialised model's external weights lie.
+        `weights` is the folder in which a serialised model's external weights lie. `without` names optimisers of ONNX
+        Runtime's that are left out.
 
         Raises:
             ExportError: an unreadable model, an op without an implementation, a provider that does not start, or
                 inputs other than `inputs`.
         """
         self._specs = tuple(inputs)
-        self._session: Any = _session(model, optimize, threads, list(providers), weights)
+        self._session: Any = _session(model, optimize, threads, list(providers), weights, list(without))
         _check_declared(self._session, self._specs)
         self._outputs = [output.name for output in self._session.get_outputs()]
 
@@ -95,6 +97,7 @@ def _session(
     threads: int | None,
     providers: list[str],
     weights: Path | None,
+    without: list[str],
 ) -> Any:
     import onnxruntime
 
@@ -120,7 +123,10 @@ def _session(
         options.enable_cpu_mem_arena = False
     try:
         session = onnxruntime.InferenceSession(
-            model if isinstance(model, bytes) else str(model), options, providers=providers
+            model if isinstance(model, bytes) else str(model),
+            options,
+            providers=providers,
+            disabled_optimizers=without,
         )
     except _failures() as error:
         raise _creation_error(error) from error
