@@ -21,7 +21,12 @@ def _shown(message: str) -> str:
     """`message` as a terminal may show it: names in files can be megabytes, and hold codes that move the cursor."""
     if len(message) > LONGEST:
         message = f"{message[: LONGEST - TAIL]} … {message[-TAIL:]}"
-    return "".join(letter if letter.isprintable() or letter in "\n\t" else _escaped(letter) for letter in message)
+    return "".join(letter if _is_plain(letter) else _escaped(letter) for letter in message)
+
+
+def _is_plain(letter: str) -> bool:
+    """Bytes of a file's name that are no UTF-8 stay as Python keeps them: printing makes them whole."""
+    return letter.isprintable() or letter in "\n\t" or "\udc80" <= letter <= "\udcff"
 
 
 def _escaped(letter: str) -> str:
