@@ -35,6 +35,7 @@ def test_bundles_are_compared(digits_bundle: Path, cli: Cli, tmp_path: Path) -> 
     assert all(row["median_ms"] > 0 for row in result["timings"])
 
 
+@pytest.mark.slow
 def test_variants_differ_in_their_run_time_parts_alone(tmp_path: Path) -> None:
     subject = load_subject("digits-outliers")
     variants = {each.name: load_model(each.model) for each in model_variants(subject, tmp_path)}

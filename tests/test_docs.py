@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -50,7 +51,12 @@ def _run_pytest(line: str, folder: Path) -> None:
     assert done.returncode == 0 and " passed" in done.stdout, done.stdout
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "sh")], ids=lambda page: page.stem)
+def _marked(page: Path) -> Any:
+    """The INT8 guide builds for two minutes."""
+    return pytest.param(page, marks=pytest.mark.slow) if page.stem == "int8" else page
+
+
+@pytest.mark.parametrize("page", [_marked(page) for page in PAGES if blocks(page, "sh")], ids=lambda page: page.stem)
 def test_commands_succeed_as_written(
     page: Path, cli: Cli, digits_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -104,6 +104,7 @@ class _Plan:
             patch.setattr(Build, "stage", stage)
             patch.setattr(SubjectCard, "load", changed)
             patch.setattr(pipeline, "bundle_contents", planned)
+            patch.setattr(pipeline, "require_types", lambda *_: None)  # the graph at hand is of another precision
             build = Build(config, Silent())
             build.__dict__ |= {"targets": (target("rtx"),), "runnable_targets": (target("rtx"),)}
             with pytest.raises(_Planned):

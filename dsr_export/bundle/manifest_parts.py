@@ -10,12 +10,12 @@ from typing import Any
 from dsr_export.bundle.paths import check_path_set
 from dsr_export.bundle.schema import Fields
 from dsr_export.config import BatchRange
-from dsr_export.limits import MOST_STEPS
+from dsr_export.limits import MOST_BATCH, MOST_STEPS
 from graphs.artifacts import TensorSpec
 
 LONGEST_NAME = 256
 MAX_FILE_SIZE = 2**42 - 1
-MAX_BATCH = 1 << 20  # what bundles were always read with; builds take less
+MAX_BATCH = MOST_BATCH
 MAX_DIM = 2**31 - 1
 MAX_STEPS = MOST_STEPS
 
