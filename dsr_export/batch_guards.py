@@ -97,7 +97,7 @@ def _agree(subject: Subject, program: ExportedProgram, size: int) -> bool:
         with torch.no_grad(), traced_path():
             expected = subject.module(*(value.clone() for value in inputs))
             got = program.module(check_guards=False)(*inputs)
-    except Exception:
+    except Exception:  # the user's code, or the program, refuses this size: then they do not agree on it
         return False
     left, right = (torch.utils._pytree.tree_leaves(made) for made in (expected, got))
     return len(left) == len(right) and all(_same(a, b) for a, b in zip(left, right, strict=True))
