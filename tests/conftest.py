@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,11 +17,32 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(0)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Each process of a run keeps to one core: two that start a thread per core each wait for one another."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+    if worker and hasattr(os, "sched_setaffinity"):
+        usable = sorted(os.sched_getaffinity(0))
+        if len(usable) >= int(os.environ["PYTEST_XDIST_WORKER_COUNT"]):
+            os.sched_setaffinity(0, {usable[int(worker.removeprefix("gw"))]})
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_table_of_operators() -> Iterator[None]:
+    """The exporter makes its table anew for every trace, which is half of a small module's time."""
+    import onnxscript._framework_apis.torch_2_8 as exporter_tables
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exporter_tables, "get_torchlib_ops", functools.cache(exporter_tables.get_torchlib_ops))
+        yield
+
+
 @pytest.fixture(scope="session", autouse=True)
 def stage_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """One stage cache for the session and none of the user's: builds in tests share their traces."""
+    """One stage cache for all processes of the run and none of the user's: builds in tests share their traces."""
     before = os.environ.get("DSR_EXPORT_CACHE")
-    folder = tmp_path_factory.mktemp("stage-cache")
+    shared = tmp_path_factory.getbasetemp()
+    folder = (shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared) / "stage-cache"
+    folder.mkdir(exist_ok=True)
     os.environ["DSR_EXPORT_CACHE"] = str(folder)
     yield folder
     if before is None:

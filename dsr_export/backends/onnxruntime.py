@@ -112,7 +112,7 @@ def _session(
     chosen = {True: levels.ORT_ENABLE_ALL, False: levels.ORT_DISABLE_ALL, "constants": constants}
     options.graph_optimization_level = chosen[optimize]
     options.use_deterministic_compute = True
-    options.intra_op_num_threads = threads or (_fewer(large) if optimize == "constants" else 0)
+    options.intra_op_num_threads = threads or (_fewer(large) if optimize == "constants" else _allowed())
     # In the file's order, where range probes stand next to what they read: the default order runs them last and keeps
     # every tensor alive until then (12 GB instead of 3 for a model of 676 M parameters).
     options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
@@ -135,9 +135,17 @@ def _session(
     return session
 
 
+def _allowed() -> int:
+    """ONNX Runtime makes a thread per core, also of cores that this process may not use; 0 is its own choice."""
+    if not hasattr(os, "sched_getaffinity"):
+        return 0
+    usable = len(os.sched_getaffinity(0))
+    return usable if usable < (os.cpu_count() or 1) else 0
+
+
 def _fewer(large: bool) -> int:
     """Of weights that are not packed, a thread sums its columns in another order where it gets 64 or fewer."""
-    return min(os.cpu_count() or 1, 8) if large else 0
+    return min(os.cpu_count() or 1, 8) if large else _allowed()
 
 
 def _is_large(model: Path | bytes, folder: Path | None) -> bool:

@@ -5,12 +5,9 @@ A failure prints its recipe; `faults(Recipe.of('...'), "fp32", path)` repeats it
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import onnxscript._framework_apis.torch_2_8 as exporter_tables
 import pytest
 
 from graphs.artifacts import Precision
@@ -21,15 +18,6 @@ from tests.generated.random_modules import draw_recipe
 FIXED, MANY = 40, 500
 WIDE_AND_HALF: tuple[Precision, ...] = ("fp32", "fp16")
 OTHERS: tuple[Precision, ...] = ("bf16", "int8")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_table() -> Iterator[None]:
-    """The exporter makes its table of operators anew for every trace, which is half of a small module's time."""
-    with pytest.MonkeyPatch.context() as patch:
-        made = functools.cache(exporter_tables.get_torchlib_ops)
-        patch.setattr(exporter_tables, "get_torchlib_ops", made)
-        yield
 
 
 def test_the_fixed_modules_hold_every_block() -> None:
