@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import gc
 import hashlib
 import json
 import re
 import time
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
-from dsr_export import heap
 from dsr_export.bundle.destination import LONGEST_NAME
 from dsr_export.bundle.reader import Bundle
 from dsr_export.cache import CachedStage, StageCache, source_digest, tool_versions
@@ -26,10 +23,11 @@ from dsr_export.installation import check_buildable
 from dsr_export.progress import Bar, Reporter
 from dsr_export.runners import runs_here
 from dsr_export.sources import Source, find_source
+from dsr_export.stages.model_at_hand import ModelAtHand
+from dsr_export.stages.stage import Result, Stage
 from graphs.targets import Target, default_target, target
 
-if TYPE_CHECKING:
-    from dsr_export.subject import ExportSubject
+R = TypeVar("R", bound=Result)
 
 
 @dataclass
@@ -40,7 +38,6 @@ class Build:
     reporter: Reporter
     log: list[dict[str, Any]] = field(default_factory=list)
     used: list[CachedStage] = field(default_factory=list)
-    _subject: ExportSubject | None = None
 
     @cached_property
     def name(self) -> str:
@@ -85,9 +82,9 @@ class Build:
         return open_components(self.config.components)
 
     @cached_property
-    def subject_key(self) -> dict[str, Any]:
-        """Identifies model and weights, without loading them. The card has the name, which not all sources count in."""
-        return {"called": self.source.name, **self.source.key()}
+    def model(self) -> ModelAtHand:
+        """The same, to be loaded by the stages that need it."""
+        return ModelAtHand(self.source)
 
     @property
     def is_int8(self) -> bool:
@@ -99,47 +96,40 @@ class Build:
         files = dict.fromkeys(("checkpoint", "config_file", "dsr", "model_dir", "out"))  # the subject's key has them
         inside = {role: component.manifest.digest for role, component in self.components.items()}
         options = dataclasses.asdict(self.config) | files | {"force": False, "components": inside}
-        options["int8"] = {**self.config.int8.key(), "budget": self.config.int8.budget_db} if self.is_int8 else None
+        options["int8"] = self.config.int8.stage_key() if self.is_int8 else None
         targets = [each.name for each in self.targets]
         checked = [each.name for each in self.runnable_targets]
-        return _digest({"options": options, "targets": [targets, checked], "subject": self.subject_key, **self._tools})
+        return _digest(
+            {"options": options, "targets": [targets, checked], "subject": self.model.stage_key(), **self._tools}
+        )
 
     @cached_property
     def _tools(self) -> dict[str, Any]:
         return {"tools": tool_versions(), "source": source_digest()}
 
-    def load(self) -> ExportSubject:
-        """The subject, loaded once; a build served from the cache never loads it."""
-        if self._subject is None:
-            self._subject = self.source.load()
-        return self._subject
-
-    def unload(self) -> None:
-        """Lets the model go: the stages behind the reference need its memory, not its weights."""
-        if self._subject is not None:
-            self._subject.release()
-        self._subject = None
-        gc.collect()
-        heap.trim()
-
-    def stage(self, name: str, key: Mapping[str, Any], produce: Callable[[Path, Bar], None]) -> CachedStage:
-        """Runs one cached stage under a progress bar and logs it."""
+    def run(self, stage: Stage[R]) -> R:
+        """Runs one stage, or takes it from the cache, under a progress bar, and logs it."""
         began = time.monotonic()
-        with self.reporter.stage(name) as bar:
-            identity = json.loads(json.dumps({**key, **self._tools}, default=_plain))
-            done = StageCache.default().run(name, identity, lambda out: self._produce(produce, out, bar))
-        if done.remade:
-            self.reporter.note(f"the cached result of '{name}' was damaged and has been made again")
-        self.used.append(done)
-        self.log.append({"name": name, "seconds": round(time.monotonic() - began, 3), "cached": done.cached})
-        return done
+        with self.reporter.stage(stage.name) as bar:
+            made = StageCache.default().run(
+                stage.name, self.identity(stage), lambda folder: self._work(stage, folder, bar)
+            )
+        if made.remade:
+            self.reporter.note(f"the cached result of '{stage.name}' was damaged and has been made again")
+        self.used.append(made)
+        self.log.append({"name": stage.name, "seconds": round(time.monotonic() - began, 3), "cached": made.cached})
+        return stage.result(made)
 
-    def _produce(self, produce: Callable[[Path, Bar], None], folder: Path, bar: Bar) -> None:
+    def identity(self, stage: Stage[Any]) -> dict[str, Any]:
+        """What a stage's result is known by in the cache: its fields, and what has made it."""
+        return {"fields": stage.key(), "by": self._tools}
+
+    def _work(self, stage: Stage[Any], folder: Path, bar: Bar) -> None:
         """A stage that really runs reads what earlier ones left: no byte of that may have changed."""
-        for stage in self.used:
-            if (damaged := stage.damaged_file()) is not None:
+        for earlier in self.used:
+            if (damaged := earlier.damaged_file()) is not None:
                 raise DamagedFile(damaged, hint="build again: the cache makes it again")
-        produce(folder, bar)
+        stage.work(folder, bar)
 
     def start_over(self) -> bool:
         """Throws away the cached stages that are damaged; False where there are none, and nothing would change."""

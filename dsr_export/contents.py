@@ -3,63 +3,59 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
-from calibration.range_audit import RangeAudit
-from dsr_export import stages
 from dsr_export.build import Build
 from dsr_export.bundle.components import component_contents, component_entry
 from dsr_export.bundle.engines import engine_entry, plan_path
 from dsr_export.bundle.manifest import BundleTarget, Manifest
 from dsr_export.bundle.writer import Content
-from dsr_export.cache import CachedStage, tool_versions
+from dsr_export.cache import tool_versions
 from dsr_export.config import ExportConfig
 from dsr_export.int8.calibrate import TABLE
-from dsr_export.int8.stages import int8_tolerance
 from dsr_export.parity.tolerances import TOLERANCES, Tolerance
-from dsr_export.subject import SubjectCard
-from dsr_export.tap_stages import TAPS
+from dsr_export.stages.engine import PLAN, Engine
+from dsr_export.stages.finished import Finished
+from dsr_export.stages.reference import GOLDEN
+from dsr_export.stages.stage import MODEL
+from dsr_export.stages.taps import TAPS
 from graphs.targets import Target
 
 
-def bundle_contents(
-    build: Build,
-    typed: CachedStage,
-    reference: CachedStage,
-    taps: CachedStage,
-    engines: Mapping[str, CachedStage],
-    calibration: tuple[CachedStage, CachedStage] | None,
-) -> dict[str, Content]:
+def bundle_contents(build: Build, done: Finished) -> dict[str, Content]:
     """Path in the bundle -> where its bytes are; the report's files are still to come, since it lists these sizes."""
+    typed = done.typed.made
     contents: dict[str, Content] = {
-        name: typed.file(name) for name in typed.files if name.startswith(stages.MODEL) and "/" not in name
+        name: typed.file(name) for name in typed.files if name.startswith(MODEL) and "/" not in name
     }
-    contents[stages.GOLDEN] = reference.file(stages.GOLDEN)
-    contents[TAPS] = taps.file(TAPS)
-    for name, engine in engines.items():
-        contents[plan_path(name)] = engine.file(stages.PLAN)
-    if calibration is not None:
-        contents[TABLE] = calibration[0].file(TABLE)
+    contents[GOLDEN] = done.reference.file(GOLDEN)
+    contents[TAPS] = done.taps.file(TAPS)
+    for name, engine in done.engines.items():
+        contents[plan_path(name)] = engine.file(PLAN)
+    if done.calibrated is not None:
+        contents[TABLE] = done.calibrated.file(TABLE)
     for role, component in build.components.items():
         contents |= component_contents(role, component.path, component.manifest)
     return contents
 
 
 def build_tolerance(config: ExportConfig) -> Tolerance:
-    """What the bundle is held to, by its builder and by everyone who verifies it."""
-    return int8_tolerance(config.int8) if config.precision == "int8" else TOLERANCES[config.precision]
+    """What the bundle is held to, by its builder and by everyone who verifies it: INT8 to the budget asked for."""
+    own = TOLERANCES[config.precision]
+    budget = config.int8.budget_db if config.precision == "int8" else None
+    return own if budget is None else replace(own, snr_db=budget, reason="the budget asked for")
 
 
-def bundle_manifest(build: Build, card: SubjectCard, engines: Mapping[str, CachedStage], audit: RangeAudit) -> Manifest:
+def bundle_manifest(build: Build, done: Finished) -> Manifest:
     """The manifest but for its file list, which the writer measures."""
+    card, audit = done.traced.card, done.audited.audit
     return Manifest(
         name=build.name,
         model={"name": card.name, "family": card.family, "config": card.config, "num_classes": card.num_classes},
         dsr=card.dsr,
         precision=build.config.precision,
-        targets=tuple(_bundle_target(target, engines.get(target.name)) for target in build.targets),
+        targets=tuple(_bundle_target(target, done.engines.get(target.name)) for target in build.targets),
         inputs=card.inputs,
         outputs=card.outputs,
         batch=build.config.batch,
@@ -73,10 +69,10 @@ def bundle_manifest(build: Build, card: SubjectCard, engines: Mapping[str, Cache
     )
 
 
-def _bundle_target(target: Target, engine: CachedStage | None) -> BundleTarget:
+def _bundle_target(target: Target, engine: Engine | None) -> BundleTarget:
     if engine is None:
         return BundleTarget(name=target.name, backend=target.backend, version=_onnxruntime_version())
-    return engine_entry(target, stages.read_json(engine.path / stages.FACTS))
+    return engine_entry(target, engine.facts)
 
 
 def _onnxruntime_version() -> str:

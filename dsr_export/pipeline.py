@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
-from dsr_export import stages
 from dsr_export.build import Build
 from dsr_export.bundle.destination import check_destination
 from dsr_export.bundle.reader import Bundle
@@ -14,14 +11,26 @@ from dsr_export.chain import check_chain
 from dsr_export.config import ExportConfig
 from dsr_export.contents import build_tolerance, bundle_contents, bundle_manifest
 from dsr_export.disk import DamagedFile
-from dsr_export.int8 import stages as int8
 from dsr_export.locks import exclusive
 from dsr_export.narrowing import require_narrowed, require_types
+from dsr_export.parity.walked_sampler import walked_sampler
 from dsr_export.progress import Reporter, Silent
 from dsr_export.report import build_report
 from dsr_export.reports.files import report_files
+from dsr_export.stages.audit import AuditRanges
+from dsr_export.stages.calibrate import Calibrate
+from dsr_export.stages.engine import CompileEngine, machine
+from dsr_export.stages.finished import Finished
+from dsr_export.stages.lower import LowerGraph
+from dsr_export.stages.norms import MeasureNorms
+from dsr_export.stages.optimize import Optimized, OptimizeGraph
+from dsr_export.stages.parity import CheckEngine, CheckGraph, Comparison
+from dsr_export.stages.quantize import Quantize
+from dsr_export.stages.reference import MakeReference
+from dsr_export.stages.taps import MakeTaps
+from dsr_export.stages.trace import TraceModel
+from dsr_export.stages.type_graph import Typed, TypeGraph
 from dsr_export.subject import SubjectCard
-from dsr_export.tap_stages import TAPS, make_taps
 from graphs.files import load_model
 from graphs.targets import check_model
 
@@ -43,80 +52,82 @@ def export(config: ExportConfig, *, reporter: Reporter | None = None) -> Bundle:
             return bundle
         while True:
             try:
-                return _export(build)
+                return _sealed(build, _staged(build))
             except DamagedFile:
                 if not build.start_over():
                     raise
 
 
-def _export(build: Build) -> Bundle:
-    config, run = build.config, build.stage
-    traced = run("trace", build.subject_key, partial(stages.trace_subject, build.load))
-    card = SubjectCard.load(traced.path / stages.CARD)
+def _staged(build: Build) -> Finished:
+    """Every stage in order. Each is known by what it is given, and taken from the cache where it was made before."""
+    config, run = build.config, build.run
+    traced = run(TraceModel(model=build.model))
+    card = traced.card
     card.check_batch(config.batch)
     check_chain(card, build.components)
-    sampler = stages.parity_sampler(card, config.batch, config.trajectory_steps)
+    sampler = walked_sampler(card, config.batch, config.trajectory_steps)
+    reference = run(MakeReference(model=build.model, batch=config.batch, sampler=sampler))
+    build.model.unload()
 
-    key = {"subject": build.subject_key, "batch": config.batch, "sampler": sampler}
-    reference = run("reference", key, partial(stages.make_reference, build.load, config.batch, sampler))
-    golden = stages.golden(reference.path)
-    build.unload()
+    lowered = run(LowerGraph(source=traced))
+    optimized = run(OptimizeGraph(source=lowered))
 
-    lowered = run("lower", {"of": traced.digest}, partial(stages.lower_graph, traced.path))
-    optimized = run("optimize", {"of": lowered.digest}, partial(stages.optimize_graph, lowered.path))
-
-    exact = int8.calibrated(build, card, optimized) if config.precision == "int8" else optimized
-    key = {"of": exact.digest, "card": card, "golden": reference.digest, "sampler": sampler}
-    audited = run("audit", key, partial(stages.audit_ranges, exact.path, card, golden, sampler))
-    audit = stages.range_audit(audited.path)
-
-    key = {"of": optimized.digest, "card": card, "golden": reference.digest}
-    norms = run("norms", key, partial(stages.measure_norms, optimized.path, card, golden))
-
-    ready = int8.quantized(build, card, exact, golden, reference) if config.precision == "int8" else exact
-    key = {"of": ready.digest, "card": card, "audit": audited.digest, "precision": config.precision}
-    typed = run("type", key, partial(stages.type_graph, ready.path, card, audit, config.precision))
-    advice = require_narrowed(config.precision, stages.read_json(typed.path / stages.FACTS))
-    if advice is not None:
-        build.reporter.note(advice)
-    require_types(config.precision, load_model(typed.path / stages.MODEL, weights=False))
-    for target in build.targets:  # before any engine is built: an unsupported op should not cost minutes
-        check_model(typed.path / stages.MODEL, target)
-
-    engines = {}
-    for target in build.engine_targets:
-        options = {"target": target.name, "batch": config.batch, "on": stages.machine(target)}
-        key = {"of": typed.digest, "card": card, **options}
-        job = partial(stages.compile_engine, typed.path, card, target, config.batch)
-        engines[target.name] = run("engine", key, job)
-
-    key = {"of": optimized.digest, "card": card, "golden": reference.digest, "batch": config.batch}
-    job = partial(make_taps, optimized.path, reference.path, card, config.batch)
-    taps = run("taps", key, job)
+    calibrated = run(_calibration(build, card, optimized)) if build.is_int8 else None
+    exact = optimized if calibrated is None else calibrated
+    audited = run(AuditRanges(source=exact, card=card, reference=reference, sampler=sampler))
+    norms = run(MeasureNorms(source=optimized, card=card, reference=reference))
 
     tolerance = build_tolerance(config)
-    check = stages.ParityJob(
-        card=card,
-        golden=golden,
-        sampler=sampler,
-        precision=config.precision,
-        tolerance=tolerance,
-        batch=config.batch,
-        taps=taps.path / TAPS,
-    )
-    key = {**vars(check), "golden": reference.digest, "taps": taps.digest}  # every field of the job; files by content
-    parity = [run("parity", {"of": typed.digest, **key}, partial(check.typed_graph, typed.path))]
-    for target in build.runnable_targets:
-        plan = engines[target.name]
-        own = {"of": plan.digest, "target": target.name, "on": stages.machine(target)}
-        parity.append(run("parity-engine", {**own, **key}, partial(check.engine, target, plan.path)))
+    quantize = calibrated and Quantize(source=calibrated, card=card, reference=reference, budget_db=tolerance.snr_db)
+    quantized = run(quantize) if quantize else None
+    typed = run(TypeGraph(source=quantized or exact, card=card, audited=audited, precision=config.precision))
+    _check_typed(build, typed)
 
-    calibration = (exact, ready) if config.precision == "int8" else None
-    contents = bundle_contents(build, typed, reference, taps, engines, calibration)
-    report = build_report(
-        build, card, [lowered, optimized], typed, audit, engines, parity, calibration, norms, contents
+    engines = {
+        each.name: run(CompileEngine(source=typed, card=card, target=each, batch=config.batch, on=machine(each)))
+        for each in build.engine_targets
+    }
+    taps = run(MakeTaps(source=optimized, reference=reference, card=card, batch=config.batch))
+    held = Comparison(card=card, reference=reference, sampler=sampler, tolerance=tolerance)
+    parity = [run(CheckGraph(source=typed, comparison=held, taps=taps, batch=config.batch))]
+    for each in build.runnable_targets:
+        parity.append(run(CheckEngine(source=engines[each.name], comparison=held, target=each, on=machine(each))))
+    return Finished(
+        traced=traced,
+        reference=reference,
+        lowered=lowered,
+        optimized=optimized,
+        calibrated=calibrated,
+        audited=audited,
+        norms=norms,
+        quantized=quantized,
+        typed=typed,
+        engines=engines,
+        taps=taps,
+        parity=tuple(parity),
     )
-    contents |= report_files(report)
-    manifest = bundle_manifest(build, card, engines, audit)
+
+
+def _calibration(build: Build, card: SubjectCard, optimized: Optimized) -> Calibrate:
+    options, config = build.config.int8, build.config
+    sampler = walked_sampler(card, config.batch, options.steps or config.trajectory_steps)
+    return Calibrate(source=optimized, card=card, sampler=sampler, options=options.without_budget(), model=build.model)
+
+
+def _check_typed(build: Build, typed: Typed) -> None:
+    """Before any engine is built: an unsupported op should not cost minutes."""
+    advice = require_narrowed(build.config.precision, typed.facts)
+    if advice is not None:
+        build.reporter.note(advice)
+    require_types(build.config.precision, load_model(typed.model.path, weights=False))
+    for each in build.targets:
+        check_model(typed.model.path, each)
+
+
+def _sealed(build: Build, done: Finished) -> Bundle:
+    """The bundle of what the stages made: its files, its report, its manifest."""
+    contents = bundle_contents(build, done)
+    contents |= report_files(build_report(build, done, contents))
+    manifest = bundle_manifest(build, done)
     contents[SBOM] = sbom(manifest, contents)
-    return Bundle.open(write_bundle(build.out, manifest, contents, force=config.force))
+    return Bundle.open(write_bundle(build.out, manifest, contents, force=build.config.force))

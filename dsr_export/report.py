@@ -4,43 +4,30 @@ from __future__ import annotations
 
 import resource
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from calibration.range_audit import RangeAudit
-from dsr_export import stages
 from dsr_export.build import Build
 from dsr_export.bundle.engines import plan_path
 from dsr_export.bundle.reader import Bundle
 from dsr_export.bundle.writer import Content, content_size
-from dsr_export.cache import CachedStage, tool_versions
+from dsr_export.cache import tool_versions
 from dsr_export.engines_here import NOT_RUN
 from dsr_export.narrowing import precision_check
 from dsr_export.readable import readable
-from dsr_export.subject import SubjectCard
+from dsr_export.stages.finished import Finished
 
 SCHEMA_VERSION = 1
 
 
-def build_report(
-    build: Build,
-    card: SubjectCard,
-    rewritten: Sequence[CachedStage],
-    typed: CachedStage,
-    audit: RangeAudit,
-    engines: Mapping[str, CachedStage],
-    parity: Sequence[CachedStage],
-    calibration: tuple[CachedStage, CachedStage] | None,
-    norms: CachedStage,
-    contents: Mapping[str, Content],
-) -> dict[str, Any]:
+def build_report(build: Build, done: Finished, contents: Mapping[str, Content]) -> dict[str, Any]:
     """The report of a finished build; `passed` is the verdict over parity and precision."""
-    checked = [stages.read_json(stage.path / stages.FACTS) for stage in parity]
-    typing = stages.read_json(typed.path / stages.FACTS)
+    card, typing = done.traced.card, done.typed.facts
+    checked = [candidate.facts for candidate in done.parity]
     checks = [precision_check(build.config.precision, typing["half_weight_fraction"])]
     checks += [component_check(role, component) for role, component in build.components.items()]
-    rewrites = {k: v for stage in rewritten for k, v in stages.read_json(stage.path / stages.FACTS).items()}
+    rewrites = {**done.lowered.facts, **done.optimized.facts}
     return {
         "schema_version": SCHEMA_VERSION,
         "from_build": [],
@@ -64,11 +51,11 @@ def build_report(
         "components": components_summary(build.components),
         "rewrites": {name: facts["count"] for name, facts in rewrites.items()},
         "rewrite_details": rewrites,
-        "token_norms": stages.read_json(norms.path / stages.FACTS),
+        "token_norms": done.norms.facts,
         "typing": typing,
-        "range_audit": audit.as_dict(),
-        **({} if calibration is None else {"int8": stages.read_json(calibration[1].path / stages.FACTS)}),
-        "engines": {name: stages.read_json(stage.path / stages.FACTS) for name, stage in engines.items()},
+        "range_audit": done.audited.audit.as_dict(),
+        **({} if done.quantized is None else {"int8": done.quantized.facts}),
+        "engines": {name: engine.facts for name, engine in done.engines.items()},
         "files": {name: content_size(name, content) for name, content in sorted(contents.items())},
         "tools": tool_versions(),
         "peak_rss_bytes": peak_rss_bytes(),

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from dsr_export.config import BatchRange
 
 Array = npt.NDArray[Any]
+LARGE = 100_000_000  # parameters
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +56,11 @@ class SubjectCard:
     fp32_modules: tuple[str, ...]
     batch_limits: tuple[int, int | None] = (1, None)
     batch_reason: str = ""
+
+    @property
+    def is_large(self) -> bool:
+        """Whether walking the model over its whole sampler would take a CPU an hour."""
+        return self.parameters > LARGE
 
     def check_batch(self, batch: BatchRange) -> None:
         """Raises `ExportError` where `batch` asks for sizes that the model does not take."""

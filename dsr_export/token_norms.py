@@ -21,13 +21,15 @@ IMAGES = 4
 DIGITS = 5  # significant ones; a picture shows no more
 
 
-def measure_token_norms(optimized: Path, card: SubjectCard, golden: Golden, scratch: Path) -> dict[str, Any] | None:
-    """The report's `token_norms` from the FP32 graph at `optimized`; None for a model without sites.
+def measure_token_norms(
+    optimized: OptimizedModel, card: SubjectCard, golden: Golden, scratch: Path
+) -> dict[str, Any] | None:
+    """The report's `token_norms` from the FP32 graph; None for a model without sites.
 
     `scratch` is a folder for the tapped copy, which is removed again.
     """
     tapped = scratch / "tapped.onnx"
-    taps = add_site_taps(OptimizedModel(path=optimized), tapped)
+    taps = add_site_taps(optimized, tapped)
     if not taps:
         return None
     size, case = _case(golden)

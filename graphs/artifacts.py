@@ -60,6 +60,16 @@ class OptimizedModel(OnnxArtifact):
 
 
 @dataclass(frozen=True, kw_only=True)
+class CalibratedModel(OptimizedModel):
+    """Channel factors folded into weights, where INT8 gains by it: the same numbers, to FP32 rounding."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizedModel(OnnxArtifact):
+    """Chosen GEMMs between QuantizeLinear and DequantizeLinear: other numbers than the optimised model's."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class TypedModel(OnnxArtifact):
     """Precision written into the graph: what ships and what engines are built from."""
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import onnx
 import onnx_graphsurgeon as gs
 
-from graphs.artifacts import OptimizedModel, Precision, TypedModel
+from graphs.artifacts import OptimizedModel, Precision, QuantizedModel, TypedModel
 from graphs.builders import NodeBuilder
 from graphs.checks import StageSpec, defined_inputs, standard_ops, static_ops, unique_names
 from graphs.files import load_inferred_graph, load_model, save_graph
@@ -57,14 +57,14 @@ class TypingReport:
 
 
 def assign_precision(
-    optimized: OptimizedModel, path: Path, precision: Precision, policy: PrecisionPolicy
+    source: OptimizedModel | QuantizedModel, path: Path, precision: Precision, policy: PrecisionPolicy
 ) -> tuple[TypedModel, TypingReport]:
     """Types every node, casts where types meet, and verifies that the weights really have the type asked for.
 
     Raises:
         ExportError: a weight of a low-precision GEMM or convolution is not in the low type afterwards.
     """
-    graph = load_inferred_graph(optimized.path)
+    graph = load_inferred_graph(source.path)
     islands = {} if precision == "fp32" else fp32_islands(graph.toposort(), policy, HELD[precision])
     casts = 0 if precision == "fp32" else _Typing(graph, AROUND.get(precision, FLOAT), islands).run()
     save_graph(graph, path)

@@ -14,7 +14,8 @@ from torch import Tensor
 from dsr_export.config import BatchRange
 from dsr_export.errors import ExportError
 from dsr_export.exporting import example_size
-from dsr_export.stages import CARD, trace_subject
+from dsr_export.stages.model_at_hand import ModelAtHand
+from dsr_export.stages.trace import CARD, TraceModel
 from dsr_export.subject import SubjectCard
 from tests.traced_modules import agree, subject_of
 
@@ -123,7 +124,7 @@ def halves(s: Any, x: Tensor) -> Tensor:
 def test_a_condition_on_the_batch_limits_it(
     body: Any, limits: Any, asked: Any, takes: str, hint: str, tmp_path: Path
 ) -> None:
-    trace_subject(lambda: subject_of(body), tmp_path, None)  # type: ignore[arg-type]
+    TraceModel(model=ModelAtHand(None, subject_of(body))).work(tmp_path, None)  # type: ignore[arg-type]
     card = SubjectCard.load(tmp_path / CARD)
     assert card.batch_limits == limits
     with pytest.raises(ExportError, match=f"own takes batches {takes}, and 1 to") as refused:

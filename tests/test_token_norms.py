@@ -10,7 +10,7 @@ import pytest
 from dsr_export.parity.golden import Case, Golden
 from dsr_export.subject import SubjectCard
 from dsr_export.token_norms import measure_token_norms, patch_rows
-from graphs.artifacts import TensorSpec
+from graphs.artifacts import OptimizedModel, TensorSpec
 from tests.graphs.symbolic import lowered, replace_outliers_model
 
 DIM, REGISTERS, PATCHES = 8, 2, 9
@@ -32,7 +32,7 @@ def test_norms_are_of_patches_and_in_the_images_order(tmp_path: Path, rng: np.ra
     x[1, 0] *= 100  # a register: neither a patch nor examined
     x[3, REGISTERS + 1] = np.inf
     cases = {size: Case({"x": x[:size]}, {"out": x[:size]}) for size in (1, 6)}
-    found = measure_token_norms(model.path, _card(), Golden(cases, None), tmp_path)
+    found = measure_token_norms(OptimizedModel(path=model.path), _card(), Golden(cases, None), tmp_path)
     assert found is not None
     assert (found["case"], found["times"]) == ("batch-6", [])
     (made,) = found["sites"]

@@ -38,20 +38,19 @@ GEMM_KEYS = {"activation", "condition", "flops_share"}  # of a table's entry
 
 
 def calibrate(
-    source: Path,
-    digest: str,
+    source: OptimizedModel,
     card: SubjectCard,
     options: Int8Options,
     data: CalibrationData | None,
     folder: Path,
     bar: Bar,
 ) -> None:
-    """From the optimised graph in `source`: the same graph with channel factors folded, the plan, and the table.
+    """From the optimised graph: the same graph with channel factors folded, the plan, and the table.
 
-    `data` is None where `options` name tables to use instead. `digest` identifies the graph in the table.
+    `data` is None where `options` name tables to use instead.
     """
-    recipe = METHODS[options.method]
-    model = _padded(source / MODEL, folder)
+    recipe, digest = METHODS[options.method], source.digest
+    model = _padded(source.path, folder)
     graph = load_inferred_graph(model)
     selection = select(graph, card.fp32_modules)
     if not selection.integer:

@@ -48,7 +48,7 @@ def open_data(
 
 def _rows_a_call(card: SubjectCard) -> int:
     """Few for a large model, whose activations fill memory; what it takes for a fixed batch."""
-    rows = ROWS if card.parameters <= 100_000_000 else 2
+    rows = 2 if card.is_large else ROWS
     low, high = card.batch_limits
     return min(max(rows, low), high or rows)
 

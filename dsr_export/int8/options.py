@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +55,12 @@ class Int8Options:
             raise ExportError(f"--calibration {self.data[:80]} has no seed", hint="write random:0")
         return int(text)
 
-    def key(self) -> dict[str, Any]:
-        """For the stage cache: files count by content."""
+    def without_budget(self) -> Int8Options:
+        """The same calibration, whatever is made of it."""
+        return replace(self, budget_db=None)
+
+    def stage_key(self) -> dict[str, Any]:
+        """What the options are known by: files count by content."""
         paths = [] if self.data == TRAJECTORY or self.seed is not None else _files(Path(self.data))
         return {
             "method": self.method,
@@ -64,6 +68,7 @@ class Int8Options:
             "images": self.images,
             "steps": self.steps,
             "tables": _digest([*self.tables]),
+            "budget": self.budget_db,
         }
 
 

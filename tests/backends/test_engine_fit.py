@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
-from dsr_export import runners, stages
+from dsr_export import runners
 from dsr_export.backends import engine_fit
 from dsr_export.backends.engine_fit import EngineNeeds, Machine, check_fit, misfits, rebuild_target
 from dsr_export.bundle.manifest import BundleTarget
 from dsr_export.bundle.reader import Bundle
 from dsr_export.errors import ExportError
+from dsr_export.stages import engine
 from graphs.targets import target
 from tests.pipeline_parts import rewritten
 
@@ -92,8 +93,8 @@ def test_a_target_for_one_gpu_does_not_run_on_another(monkeypatch: pytest.Monkey
 
 def test_the_cache_keeps_engines_of_different_machines_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     def keys(capability: str) -> list[dict[str, str | None]]:
-        monkeypatch.setattr(stages, "compute_capability", lambda: capability)
-        return [stages.machine(target(name)) for name in ("trt10", "rtx:current", "rtx")]
+        monkeypatch.setattr(engine, "compute_capability", lambda: capability)
+        return [engine.machine(target(name)) for name in ("trt10", "rtx:current", "rtx")]
 
     one, other = keys("8.9"), keys("8.6")
     assert [a == b for a, b in zip(one, other, strict=True)] == [False, False, True]  # rtx is built ahead of time

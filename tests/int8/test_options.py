@@ -36,7 +36,7 @@ def test_a_number_of_images_that_can_not_be_is_refused(images: int) -> None:
 @pytest.mark.parametrize("data", ["random:", "random:x", "random:-1", "random:1.5"])
 def test_random_data_needs_a_seed(data: str) -> None:
     with pytest.raises(ExportError, match=f"--calibration {data} has no seed") as told:
-        Int8Options(data=data).key()
+        Int8Options(data=data).stage_key()
     assert told.value.hint == "write random:0"
 
 
@@ -73,23 +73,23 @@ def test_data_that_is_not_there_is_refused_before_the_model_is_traced(cli: Cli, 
 def test_the_cache_key_follows_the_content_of_files_not_their_names(tmp_path: Path) -> None:
     for name, value in (("a", 0.0), ("b", 0.0), ("c", 1.0)):
         np.savez(tmp_path / f"{name}.npz", x=np.full((2, 3), value))
-    a, b, c = (Int8Options(data=str(tmp_path / f"{name}.npz")).key() for name in "abc")
+    a, b, c = (Int8Options(data=str(tmp_path / f"{name}.npz")).stage_key() for name in "abc")
     assert a == b
     assert a != c
 
 
 def test_every_option_that_changes_the_scales_is_in_the_key() -> None:
     keys = [
-        Int8Options().key(),
-        Int8Options(method="mse").key(),
-        Int8Options(data="random:0").key(),
-        Int8Options(data="random:1").key(),
-        Int8Options(images=5).key(),
-        Int8Options(steps=7).key(),
+        Int8Options().stage_key(),
+        Int8Options(method="mse").stage_key(),
+        Int8Options(data="random:0").stage_key(),
+        Int8Options(data="random:1").stage_key(),
+        Int8Options(images=5).stage_key(),
+        Int8Options(steps=7).stage_key(),
     ]
     assert all(keys[i] != keys[j] for i in range(len(keys)) for j in range(i))
 
 
 def test_a_table_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"none\.json can't be read: No such file"):
-        Int8Options(tables=(tmp_path / "none.json",)).key()
+        Int8Options(tables=(tmp_path / "none.json",)).stage_key()

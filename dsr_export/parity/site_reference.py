@@ -1,4 +1,4 @@
-"""The stages of a build that look inside the model: reference values at every site, and a candidate's error there."""
+"""What a build sees inside the model: reference values at every site, and a candidate's error there."""
 
 from __future__ import annotations
 
@@ -21,11 +21,10 @@ from dsr_export.parity.tap_file import Taps
 from dsr_export.parity.tap_inputs import candidate_inputs, chosen_rows, taken
 from dsr_export.parity.tap_reference import reference_taps
 from dsr_export.parity.tolerances import TOLERANCES
-from dsr_export.progress import Bar
 from dsr_export.runners import tapped_runner
 from dsr_export.sampling import SamplerSpec
 from dsr_export.subject import Subject, SubjectCard
-from graphs.artifacts import Precision
+from graphs.artifacts import OptimizedModel, Precision
 from graphs.files import load_model
 from graphs.sites import Site, find_sites
 from graphs.tap_samples import INNER_VALUES, OUTER_VALUES, Layout, Sample
@@ -34,9 +33,8 @@ from graphs.taps import Tap, add_taps
 if TYPE_CHECKING:
     from dsr_export.subject import ExportSubject
 
-LARGE = 100_000_000  # parameters
 LARGE_RICHNESS = 8
-MODEL, TAPS, MODULES, INPUTS = "model.onnx", "taps.npz", "modules.npz", "inputs.npz"
+MODULES, INPUTS = "modules.npz", "inputs.npz"
 
 
 def record_reference(
@@ -44,7 +42,8 @@ def record_reference(
 ) -> None:
     """The images that taps are for, and what each module of a PyTorch subject returns for them."""
     groups = candidate_inputs(golden, sampler)
-    counts = _rows(subject.card().parameters, len(groups))
+    large = subject.card().is_large
+    counts = _rows(len(groups), large=large)
     if not isinstance(subject, Subject):  # an ONNX file: its graph is all there is
         unseen = [np.zeros((len(next(iter(group.values()))), 0)) for group in groups]
         _save_inputs(taken(groups, [chosen_rows(*each) for each in zip(unseen, counts, strict=True)]), folder)
@@ -54,20 +53,20 @@ def record_reference(
     seen = [replaced_tokens(subject, group, batch) for group in groups]
     inputs = taken(groups, [chosen_rows(*each) for each in zip(seen, counts, strict=True)])
     _save_inputs(inputs, folder)
-    values = OUTER_VALUES * _richness(subject.card().parameters)
+    values = OUTER_VALUES * _richness(large=large)
     save_module_outputs(record_modules(subject, inputs, batch, values), folder / MODULES)
 
 
-def _richness(parameters: int) -> int:
+def _richness(*, large: bool) -> int:
     """How many times the values of a small model a large one keeps: it has more tokens, and room for them."""
-    return LARGE_RICHNESS if parameters > LARGE else 1
+    return LARGE_RICHNESS if large else 1
 
 
-def _rows(parameters: int, groups: int) -> tuple[int, ...]:
+def _rows(groups: int, *, large: bool) -> tuple[int, ...]:
     """Images of each group: without a trajectory, two drawn ones."""
     if groups == 1:
         return (2,)
-    return (1, 1, 1) if parameters > LARGE else (1, 2, 1)
+    return (1, 1, 1) if large else (1, 2, 1)
 
 
 def _save_inputs(inputs: dict[str, Any], folder: Path) -> None:
@@ -75,24 +74,20 @@ def _save_inputs(inputs: dict[str, Any], folder: Path) -> None:
         np.savez_compressed(stream, **inputs)
 
 
-def make_taps(
-    optimized: Path,
-    reference: Path,
-    card: SubjectCard,
-    batch: BatchRange,
-    folder: Path,
-    _: Bar,
-) -> None:
-    """The FP32 graph, node by node as written, at all of its sites; PyTorch's values wherever a module returns them."""
+def make_taps(optimized: OptimizedModel, reference: Path, card: SubjectCard, batch: BatchRange) -> Taps:
+    """The FP32 graph, node by node as written, at all of its sites; PyTorch's values wherever a module returns them.
+
+    `reference` is the folder that `record_reference` wrote into.
+    """
     inputs = read_npz(reference / INPUTS)
-    taps = [_tap(site, card.parameters) for site in find_sites(optimized / MODEL)]
-    tapped = add_taps(load_model(optimized / MODEL, weights=False), taps)
+    taps = [_tap(site, large=card.is_large) for site in find_sites(optimized.path)]
+    tapped = add_taps(load_model(optimized.path, weights=False), taps)
     model = tapped.model.SerializeToString()
-    with OnnxRuntimeRunner(model, inputs=card.inputs, optimize=False, weights=optimized) as runner:
+    with OnnxRuntimeRunner(model, inputs=card.inputs, optimize=False, weights=optimized.path.parent) as runner:
         made = in_batches(runner.infer, inputs, batch)
     found = [(taps[i].site, Sample(made[values], made[norms])) for i, (values, norms) in tapped.outputs.items()]
     modules = load_module_outputs(reference / MODULES)
-    reference_taps(inputs, found, modules).save(folder / TAPS)
+    return reference_taps(inputs, found, modules)
 
 
 def check_sites(
@@ -111,6 +106,6 @@ def check_sites(
     return {"sites": curve(errors), "tensors": tensors, "bisection": found}
 
 
-def _tap(site: Site, parameters: int) -> Tap:
-    values = (OUTER_VALUES if site.outer else INNER_VALUES) * _richness(parameters)
+def _tap(site: Site, *, large: bool) -> Tap:
+    values = (OUTER_VALUES if site.outer else INNER_VALUES) * _richness(large=large)
     return Tap(site, Layout.of((1, *site.shape)).channels_for(values))

@@ -1,0 +1,37 @@
+"""What all stages of one build have made: what goes into the bundle, and what the report tells."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from dsr_export.stages.audit import Audited
+from dsr_export.stages.calibrate import Calibrated
+from dsr_export.stages.engine import Engine
+from dsr_export.stages.lower import Lowered
+from dsr_export.stages.norms import Norms
+from dsr_export.stages.optimize import Optimized
+from dsr_export.stages.parity import Judged
+from dsr_export.stages.quantize import Quantized
+from dsr_export.stages.reference import Reference
+from dsr_export.stages.taps import SiteTaps
+from dsr_export.stages.trace import Traced
+from dsr_export.stages.type_graph import Typed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """`engines` by target; `parity`: the typed graph's first. The two of INT8 are None in another precision."""
+
+    traced: Traced
+    reference: Reference
+    lowered: Lowered
+    optimized: Optimized
+    calibrated: Calibrated | None
+    audited: Audited
+    norms: Norms
+    quantized: Quantized | None
+    typed: Typed
+    engines: Mapping[str, Engine]
+    taps: SiteTaps
+    parity: tuple[Judged, ...]

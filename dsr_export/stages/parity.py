@@ -1,0 +1,99 @@
+"""`parity` and `parity-engine`: the typed graph, and an engine where a GPU runs it, against the reference."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+from dsr_export.backends.base import Runner
+from dsr_export.backends.onnxruntime import OnnxRuntimeRunner
+from dsr_export.bundle.engines import engine_entry
+from dsr_export.cache import CachedStage
+from dsr_export.config import BatchRange
+from dsr_export.parity.checks import check_parity, fused_rows
+from dsr_export.parity.rows import ParityRow
+from dsr_export.parity.site_reference import check_sites
+from dsr_export.parity.tolerances import Tolerance
+from dsr_export.progress import Bar
+from dsr_export.reports.sample_strips import golden_strips
+from dsr_export.runners import fused_runner, typed_runner
+from dsr_export.sampling import SamplerSpec
+from dsr_export.stages.engine import Engine
+from dsr_export.stages.reference import Reference
+from dsr_export.stages.stage import FACTS, Result, Stage, write_json
+from dsr_export.stages.taps import SiteTaps
+from dsr_export.stages.type_graph import Typed
+from dsr_export.subject import SubjectCard
+from graphs.targets import Target
+
+
+@dataclass(frozen=True)
+class Judged(Result):
+    """Its facts are rows, images and the verdict of one candidate."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """What every candidate of one build is held to."""
+
+    card: SubjectCard
+    reference: Reference
+    sampler: SamplerSpec | None
+    tolerance: Tolerance
+
+    def of(self, runner: Runner, bar: Bar, fused: Sequence[ParityRow] = ()) -> dict[str, Any]:
+        """The candidate behind `runner`, which is closed afterwards, as plain values."""
+        golden = self.reference.golden
+        with runner:
+            report = check_parity(runner, golden, self.sampler, self.tolerance, bar, fused=fused)
+        return {**report.as_dict(), "samples": golden_strips(golden, report.sample, runtime=runner.name)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckGraph(Stage[Judged]):
+    """ONNX Runtime on the typed graph, and the error at each of its sites."""
+
+    name: ClassVar[str] = "parity"
+    source: Typed
+    comparison: Comparison
+    taps: SiteTaps
+    batch: BatchRange
+
+    def work(self, folder: Path, bar: Bar) -> None:
+        card, precision, model = self.comparison.card, self.source.precision, self.source.model.path
+        opening = partial(fused_runner, model, card.inputs, precision)
+        golden, tolerance = self.comparison.reference.golden, self.comparison.tolerance
+        fused = fused_rows(opening, golden, OnnxRuntimeRunner.name, tolerance)
+        report = self.comparison.of(typed_runner(model, card.inputs, precision), bar, fused)
+        passed = bool(report["passed"])
+        sites = check_sites(self.taps.taps, model, card, precision, self.batch, passed=passed)
+        write_json(folder / FACTS, report | sites)
+
+    def result(self, made: CachedStage) -> Judged:
+        return Judged(made)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckEngine(Stage[Judged]):
+    """The compiled engine, where a GPU is."""
+
+    name: ClassVar[str] = "parity-engine"
+    source: Engine
+    comparison: Comparison
+    target: Target
+    on: Mapping[str, str | None]
+
+    def work(self, folder: Path, bar: Bar) -> None:
+        from dsr_export.backends.engine_fit import EngineNeeds
+        from dsr_export.backends.tensorrt_runner import TensorRTRunner
+
+        needs = EngineNeeds.of_entry(engine_entry(self.target, self.source.facts))
+        inputs = self.comparison.card.inputs
+        runner = TensorRTRunner(self.source.plan, backend=self.target.backend, inputs=inputs, needs=needs)
+        write_json(folder / FACTS, self.comparison.of(runner, bar))
+
+    def result(self, made: CachedStage) -> Judged:
+        return Judged(made)

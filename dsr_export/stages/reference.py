@@ -1,0 +1,53 @@
+"""`reference`: golden vectors from the FP32 model, and what its modules return inside."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from dsr_export.cache import CachedStage
+from dsr_export.config import BatchRange
+from dsr_export.parity.finite import check_reference
+from dsr_export.parity.golden import Golden, make_golden
+from dsr_export.parity.site_reference import record_reference
+from dsr_export.progress import Bar
+from dsr_export.sampling import SamplerSpec
+from dsr_export.stages.model_at_hand import ModelAtHand
+from dsr_export.stages.stage import Result, Stage
+
+GOLDEN = "golden.npz"
+
+
+@dataclass(frozen=True)
+class Reference(Result):
+    """What every candidate is compared with."""
+
+    @cached_property
+    def golden(self) -> Golden:
+        with np.load(self.folder / GOLDEN, allow_pickle=False) as arrays:
+            return Golden.from_arrays(dict(arrays))
+
+
+@dataclass(frozen=True, kw_only=True)
+class MakeReference(Stage[Reference]):
+    """Runs the model at each batch size and over its sampler's trajectory, where it has one."""
+
+    name: ClassVar[str] = "reference"
+    model: ModelAtHand
+    batch: BatchRange
+    sampler: SamplerSpec | None
+
+    def work(self, folder: Path, bar: Bar) -> None:
+        subject = self.model.load()
+        with subject.reference() as runner:
+            golden = make_golden(subject, runner, batch=self.batch, sampler=self.sampler, progress=bar)
+        check_reference(golden)
+        golden.save(folder / GOLDEN)
+        record_reference(subject, golden, self.sampler, self.batch, folder)
+
+    def result(self, made: CachedStage) -> Reference:
+        return Reference(made)

@@ -1,0 +1,58 @@
+"""`type`: the precision written into the graph."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from dsr_export.cache import CachedStage
+from dsr_export.progress import Bar
+from dsr_export.stages.audit import Audited
+from dsr_export.stages.calibrate import Calibrated
+from dsr_export.stages.optimize import Optimized
+from dsr_export.stages.quantize import Quantized
+from dsr_export.stages.stage import FACTS, MODEL, Result, Stage, write_json
+from dsr_export.subject import SubjectCard
+from graphs.artifacts import Precision, TypedModel
+from graphs.files import load_model
+from graphs.precision import PrecisionPolicy, sinusoidal_modules
+from graphs.typed import assign_precision
+
+
+@dataclass(frozen=True)
+class Typed(Result):
+    """What ships, and what engines are built from; its facts are the report's `typing`."""
+
+    precision: Precision
+
+    @property
+    def model(self) -> TypedModel:
+        return TypedModel(path=self.folder / MODEL, precision=self.precision)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TypeGraph(Stage[Typed]):
+    """FP32 stays where the card or the audit says so."""
+
+    name: ClassVar[str] = "type"
+    source: Optimized | Calibrated | Quantized
+    card: SubjectCard
+    audited: Audited
+    precision: Precision
+
+    def work(self, folder: Path, bar: Bar) -> None:
+        model, audit = self.source.model, self.audited.audit
+        wide = audit.wide_tensors(self.precision)
+        policy = PrecisionPolicy(fp32_modules=self._fp32_modules(), wide_tensors=wide, maxima=audit.maxima)
+        _, report = assign_precision(model, folder / MODEL, self.precision, policy)
+        write_json(folder / FACTS, report.as_dict())
+
+    def result(self, made: CachedStage) -> Typed:
+        return Typed(made, self.precision)
+
+    def _fp32_modules(self) -> tuple[str, ...]:
+        """Beside 8-bit GEMMs, FP16 embedders and final layers cost no accuracy, and half the bytes."""
+        if self.precision != "int8":
+            return self.card.fp32_modules
+        return sinusoidal_modules(load_model(self.source.model.path, weights=False), self.card.fp32_modules)
