@@ -17,6 +17,7 @@ from graphs.targets import TARGETS
 
 PORTABLE = ("8.0", "8.6", "8.9")
 """What a TensorRT-RTX plan for no GPU in particular runs on, beside 12.0 and later: not 8.7 (Orin), not 9.0."""
+TURING = "7.5"
 _SAME_MACHINE = {"amd64": "x86_64", "arm64": "aarch64"}  # Windows' and macOS' names -> Linux'
 
 
@@ -113,11 +114,16 @@ def portable_to(capability: str) -> bool:
     return capability in PORTABLE or float(capability) >= 12
 
 
+def rtx_supports(capability: str) -> bool:
+    """Whether TensorRT-RTX is made for GPUs of this compute capability: the portable set, and Turing."""
+    return portable_to(capability) or capability == TURING
+
+
 def rebuild_target(needs: EngineNeeds, here: Machine) -> str:
     """The target to compile for here: the same one where it can be, else the nearest that fits this machine."""
     same = TARGETS.get(needs.target)
     gpu = here.compute_capability
-    if needs.backend == "tensorrt_rtx" and gpu is not None and not (portable_to(gpu) or gpu == "7.5"):
+    if needs.backend == "tensorrt_rtx" and gpu is not None and not rtx_supports(gpu):
         return _tensorrt_target(installed_version("tensorrt"))  # no TensorRT-RTX on this GPU at all
     if same is None or same.compute_capability not in (None, "current", gpu) or not _accepts(needs, here):
         return _nearest(needs, here)
@@ -128,7 +134,7 @@ def rebuild_target(needs: EngineNeeds, here: Machine) -> str:
 
 def _nearest(needs: EngineNeeds, here: Machine) -> str:
     if needs.backend == "tensorrt_rtx":
-        return "rtx:current" if here.compute_capability == "7.5" else "rtx"
+        return "rtx:current" if here.compute_capability == TURING else "rtx"
     return _tensorrt_target(here.version)
 
 

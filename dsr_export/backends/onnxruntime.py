@@ -18,6 +18,10 @@ from graphs.artifacts import TensorSpec
 from graphs.targets import module_of
 
 CPU = ("CPUExecutionProvider",)
+CUDA = ("CUDAExecutionProvider", *CPU)
+"""The GPU, and the CPU for what it has no kernel for."""
+_FIXED = {"CUDAExecutionProvider": {"use_tf32": "0", "cudnn_conv_algo_search": "DEFAULT"}}
+"""FP32 GEMMs in FP32, which its default is not; and no race of convolutions, whose winner changes between sessions."""
 FATAL = 4  # its errors reach the caller as exceptions; below this it would print them too
 LARGE_BYTES = 1 << 30  # of weights beside the model
 _ELEMENTS = {"float": "float32", "double": "float64", "float16": "float16", "bool": "bool"}
@@ -38,7 +42,10 @@ _FAILURES = (
 
 
 class OnnxRuntimeRunner:
-    """Runs a model file, or a serialised model, on the CPU unless other `providers` are named."""
+    """Runs a model file, or a serialised model, on the CPU unless other `providers` are named.
+
+    `name` is `onnxruntime`, or `onnxruntime-cuda` with `CUDA`: kernels that may differ from batch to batch.
+    """
 
     name = "onnxruntime"
 
@@ -66,6 +73,8 @@ class OnnxRuntimeRunner:
             ExportError: an unreadable model, an op without an implementation, a provider that does not start, or
                 inputs other than `inputs`.
         """
+        if CUDA[0] in providers:
+            self.name = "onnxruntime-cuda"
         self._specs = tuple(inputs)
         self._session: Any = _session(model, optimize, threads, list(providers), weights, list(without))
         _check_declared(self._session, self._specs)
@@ -125,7 +134,7 @@ def _session(
         session = onnxruntime.InferenceSession(
             model if isinstance(model, bytes) else str(model),
             options,
-            providers=providers,
+            providers=[(name, _FIXED.get(name, {})) for name in providers],
             disabled_optimizers=without,
         )
     except _failures() as error:

@@ -6,9 +6,10 @@ so everything worth knowing is recorded while it is built.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import onnx
 
 from dsr_export import heap
 from dsr_export.backends.engine_facts import ProfileShapes, layer_facts, profile_shapes, signature
-from dsr_export.backends.engine_fit import platform_facts
+from dsr_export.backends.engine_fit import platform_facts, rtx_supports
 from dsr_export.backends.gpu import compute_capability
 from dsr_export.backends.tensorrt_errors import build_error, parse_error
 from dsr_export.backends.vendor import Vendor, VendorLog, load_vendor
@@ -75,7 +76,7 @@ def build_engine(
     vendor = _vendor(target)
     began = time.monotonic()
     heap.release_large_blocks()  # the builder copies every weight several times
-    with vendor.quietly() as log:
+    with vendor.quietly() as log, _gpu_named(target):
         say(f"parsing {model.name}")
         parsed = _parse(vendor, model, proto)
         io = signature(parsed.network, proto, inputs)
@@ -121,6 +122,21 @@ def _check_gpu(target: Target) -> None:
             + ("none" if here is None else f"one of compute capability {here}, not {target.compute_capability}"),
             hint=f"on the device: dsr-export compile BUNDLE --target {target.name}; --target rtx builds anywhere",
         )
+
+
+@contextlib.contextmanager
+def _gpu_named(target: Target) -> Iterator[None]:
+    """A GPU that TensorRT-RTX is not made for may be why a build fails, and what it says is then of no help."""
+    try:
+        yield
+    except ExportError as error:
+        here = compute_capability()
+        if target.name != "rtx:current" or here is None or rtx_supports(here):
+            raise
+        raise ExportError(
+            f"{error.message}; TensorRT-RTX is not made for GPUs of compute capability {here}",
+            hint="build with TensorRT: --target trt10 or trt11; or use --runtime onnxruntime",
+        ) from error
 
 
 def _parse(vendor: Vendor, model: Path, proto: onnx.ModelProto) -> _Parsed:

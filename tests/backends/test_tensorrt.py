@@ -190,6 +190,23 @@ def test_device_targets_need_their_own_gpu(monkeypatch: pytest.MonkeyPatch, here
     assert "dsr-export compile BUNDLE --target jetson-orin" in (caught.value.hint or "")
 
 
+@pytest.mark.parametrize(("here", "told"), [("9.0", True), ("8.9", False), ("7.5", False), (None, False)])
+def test_a_failed_build_names_a_gpu_that_rtx_is_not_made_for(
+    monkeypatch: pytest.MonkeyPatch, here: str | None, told: bool
+) -> None:
+    monkeypatch.setattr(tensorrt, "compute_capability", lambda: here)
+    with pytest.raises(ExportError, match="it will not") as caught, tensorrt._gpu_named(target("rtx:current")):
+        raise ExportError("it will not", hint="do else")
+    assert ("not made for GPUs of compute capability 9.0" in caught.value.message) is told
+    assert ("--target trt10" in str(caught.value.hint)) is told
+
+
+def test_a_build_for_other_gpus_is_not_judged_by_the_one_at_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tensorrt, "compute_capability", lambda: "9.0")
+    with pytest.raises(ExportError, match="^it will not$"), tensorrt._gpu_named(target("rtx:sm89")):
+        raise ExportError("it will not")
+
+
 def test_onnxruntime_has_no_engine(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="has no engine"):
         build(tiny_models.save(tmp_path, *RELU), "onnxruntime")
