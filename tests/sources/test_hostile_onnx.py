@@ -11,13 +11,15 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from dsr_export.benches import bench
 from dsr_export.build import Build
-from dsr_export.config import ExportConfig
+from dsr_export.config import ExportConfig, ModelRequest
 from dsr_export.errors import ExportError
 from dsr_export.inspection import inspect_onnx
 from dsr_export.progress import Silent
 from graphs.external_data import external_files
 from graphs.foreign import adapt, foreign_inputs, read_foreign
+from graphs.foreign_file import read_runnable
 from graphs.index_bounds import index_bounds
 from tests.sources.onnx_text import onnx_model
 
@@ -104,6 +106,22 @@ def test_a_hostile_file_is_refused_early(tmp_path: Path, case: str) -> None:
     with pytest.raises(ExportError, match=message) as refused:
         _read(tmp_path, model)
     assert refused.value.hint
+
+
+def test_what_is_only_run_or_looked_at_is_bounded_too(tmp_path: Path) -> None:
+    loop = "m = Constant<value_int=9223372036854775807>() c = Constant<value_int=1>() b = Cast<to=9>(c) "
+    loop += "out = Loop(m, b, x)<body = g2 (int64 i, bool k, float[N,4] v) => (bool k2, float[N,4] w) "
+    loop += "{ k2 = Identity(k) w = Relu(v) }>"
+    cases = [*(HOSTILE[name] for name in ("functions that double", "5 GB of zeros", "type 99", "a cycle"))]
+    cases += [(onnx_model(loop), "Loop .* may run for ever"), (_default_in_half(), "")]
+    for model, message in cases:
+        path = tmp_path / "m.onnx"
+        path.write_bytes(model.SerializeToString())
+        if not message:
+            assert read_runnable(path).graph.node  # bench takes any types
+            continue
+        with pytest.raises(ExportError, match=message):
+            bench([str(path)], ModelRequest(), batch=1, rounds=3, warmup=0, threads=1, reporter=Silent())
 
 
 def test_a_negative_input_and_one_without_a_type_are_refused(tmp_path: Path) -> None:
