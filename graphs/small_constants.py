@@ -115,7 +115,7 @@ def _computed(op: str, inputs: list[Any], attributes: Mapping[str, Any]) -> Arra
     if op == "Div":
         whole = np.issubdtype(inputs[0].dtype, np.integer)
         made = np.trunc(np.true_divide(*inputs)) if whole else np.true_divide(*inputs)
-        return made.astype(inputs[0].dtype)
+        return np.asarray(made, inputs[0].dtype)
     if op == "Concat":
         return np.concatenate(inputs, axis=attributes["axis"])
     if op == "Gather":

@@ -42,7 +42,7 @@ def _problems(node: onnx.NodeProto, schema: onnx.defs.OpSchema) -> Iterator[str]
     for name, each in given.items():
         if name not in schema.attributes:
             yield f"has the attribute '{name}', which is not known"
-        elif each.type != int(schema.attributes[name].type.value):
+        elif each.type != onnx.AttributeProto.AttributeType.Value(str(schema.attributes[name].type).rpartition(".")[2]):
             yield f"has the attribute '{name}' of another type"
         elif not _is_fine(name, onnx.helper.get_attribute_value(each)):
             yield f"has an attribute '{name}' beyond its limits"
@@ -53,5 +53,5 @@ def _is_fine(name: str, value: Any) -> bool:
         return value.decode(errors="replace") in _WORDS[name]
     if name in _RANGES:
         least, most = _RANGES[name]
-        return least <= value <= most
+        return bool(least <= value <= most)
     return all(math.isfinite(each) for each in (value if isinstance(value, list | tuple) else [value]))
