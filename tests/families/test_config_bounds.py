@@ -11,6 +11,7 @@ import pytest
 from dsr_export.errors import ExportError
 from dsr_export.families import config_bounds, load_subject
 from dsr_export.families.config_bounds import check_config, check_memory, check_stored
+from dsr_export.families.diffusers_files import open_folder
 from dsr_export.families.vision_families import check_folder
 
 SD35 = {"sample_size": 128, "pos_embed_max_size": 384, "patch_size": 2, "num_layers": 38, "num_attention_heads": 38}
@@ -62,6 +63,13 @@ def test_folders_are_refused_by_their_config(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "dinov2", "hidden_size": 10**9}))
     with pytest.raises(ExportError, match=r"config\.json: hidden_size is 1000000000"):
         check_folder("dinov2", tmp_path)
+
+
+def test_a_diffusers_folder_is_refused_before_its_class_is_looked_for(tmp_path: Path) -> None:
+    config = {"_class_name": "SD3Transformer2DModel", "sample_size": 10**9, "num_layers": 2}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ExportError, match=r"config\.json: sample_size is 1000000000"):
+        open_folder(tmp_path)
 
 
 def test_a_model_of_any_size_is_not_made_of_sizes_beyond_memory(monkeypatch: pytest.MonkeyPatch) -> None:
