@@ -17,7 +17,8 @@ from dsr_export.errors import ExportError
 from dsr_export.leftovers import scratch_folder
 from dsr_export.progress import Reporter
 from graphs.artifacts import TensorSpec
-from graphs.files import graph_inputs, load_model
+from graphs.files import graph_inputs
+from graphs.foreign_file import read_runnable
 
 Array = npt.NDArray[Any]
 
@@ -50,12 +51,12 @@ def bench(
 
 
 def _is_graph(what: str) -> bool:
-    return what.endswith(".onnx") or Path(what).is_dir()
+    return what.lower().endswith(".onnx") or Path(what).is_dir()
 
 
 def _contestant(path: Path) -> Contestant:
-    if path.suffix == ".onnx":
-        return Contestant(path.name, path, tuple(graph_inputs(load_model(path, weights=False))))
+    if path.suffix.lower() == ".onnx":
+        return Contestant(path.name, path, tuple(graph_inputs(read_runnable(path))))
     bundle = Bundle.open(path)
     return Contestant(path.name, bundle.file("model.onnx"), bundle.manifest.inputs)
 

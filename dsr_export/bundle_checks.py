@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from dsr_export.bundle.reader import Bundle
+from dsr_export.bundle.signature import PublicKey
 from dsr_export.claims import NAMES as CLAIMS
 from dsr_export.errors import ExportError
 from dsr_export.figures import number, reaches
@@ -17,6 +18,7 @@ from dsr_export.parity.further import further_checks
 from dsr_export.parity.golden_reader import read_golden
 from dsr_export.reports.wording import most_allowed
 from dsr_export.runners import FUSED, Runtime, chosen_engine
+from dsr_export.signing import public_key
 from dsr_export.verify import golden_sampler, verify
 
 PRECISION = "precision"
@@ -43,10 +45,14 @@ class Check:
 
 @dataclass
 class BundleChecks:
-    """The bundle at `path` and its checks. Opening verifies every file; the numbers are computed once, when asked."""
+    """The bundle at `path` and its checks; `trust` are files of public keys, of which one must have signed it, if any.
+
+    Opening verifies every file; the numbers are computed once, when asked.
+    """
 
     path: Path
     runtime: Runtime
+    trust: Sequence[Path] = ()
     _error: ExportError | None = field(default=None, init=False)
 
     @cached_property
@@ -60,7 +66,11 @@ class BundleChecks:
 
     @cached_property
     def bundle(self) -> Bundle:
-        return Bundle.open(self.path)
+        return Bundle.open(self.path, trust=self._keys)
+
+    @cached_property
+    def _keys(self) -> tuple[PublicKey, ...]:
+        return tuple(public_key(path) for path in self.trust)
 
     def planned(self) -> list[Check]:
         """What `verify` will check of the bundle and its components, in its order."""
@@ -80,7 +90,7 @@ class BundleChecks:
 
     @cached_property
     def _report(self) -> dict[str, Any]:
-        return verify(self.path, runtime=self.runtime)
+        return verify(self.path, runtime=self.runtime, trust=self._keys)
 
     def failure(self, check: Check) -> str | None:
         """What is wrong with a check, in a few lines; None where it passed."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from dsr_export.backends.engine_fit import EngineNeeds, Machine, misfits
 from dsr_export.backends.gpu import compute_capability
+from dsr_export.backends.plan_header import is_recognised
 from dsr_export.backends.vendor import installed_version
 from dsr_export.bundle.manifest_parts import BundleTarget
 from dsr_export.bundle.reader import Bundle
@@ -20,7 +21,15 @@ def engines_not_run(bundle: Bundle, runtimes: Sequence[Runtime]) -> list[dict[st
     """`target`, `engine` and `reason` of each engine that none of `runtimes`, as they were chosen, runs."""
     ran = {engine.name for each in runtimes if (engine := chosen_engine(bundle, each)) is not None}
     left = [each for each in bundle.manifest.targets if each.engine is not None and each.name not in ran]
-    return [{"target": each.name, "engine": each.engine, "reason": _reason(each, runtimes)} for each in left]
+    return [
+        {"target": each.name, "engine": each.engine, "reason": _reason(each, runtimes) + _stranger(bundle, each)}
+        for each in left
+    ]
+
+
+def _stranger(bundle: Bundle, engine: BundleTarget) -> str:
+    known = is_recognised(bundle.file(str(engine.engine)), engine.backend)
+    return "" if known else ", and its first bytes are not recognised"
 
 
 def _reason(engine: BundleTarget, runtimes: Sequence[Runtime]) -> str:

@@ -14,6 +14,7 @@ from dsr_export.bundle.signature import PublicKey
 from dsr_export.readable import readable
 from graphs.builders import PREFIX
 from graphs.files import load_model
+from graphs.foreign_file import foreign_file
 from graphs.soundness import check_sound
 from graphs.weights import typed_weights
 
@@ -48,9 +49,10 @@ def _facts(bundle: Bundle) -> dict[str, Any]:
 
 def inspect_onnx(path: Path) -> dict[str, Any]:
     """The graph's summary. Raises `ExportError` for a file whose sizes, names or order do not add up."""
-    model = load_model(path, weights=False)
-    check_sound(model)
-    return {"onnx": readable(str(path)), "graph": graph_summary(model)}
+    with foreign_file(path):
+        model = load_model(path, weights=False)
+        check_sound(model)
+        return {"onnx": readable(str(path)), "graph": graph_summary(model)}
 
 
 def graph_summary(model: onnx.ModelProto) -> dict[str, Any]:

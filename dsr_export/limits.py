@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-MOST_REGISTERS = 4096  # rows of every sequence; models are trained with 1 to 64
-MOST_ROUNDS = 64  # each round of a replacement is nodes of its own in the graph
+from graphs.site_limits import MOST_REGISTERS as MOST_REGISTERS
+from graphs.site_limits import MOST_ROUNDS as MOST_ROUNDS
+
 MOST_STEPS = 10_000  # grid points of a walk, of a model call each; schedules have up to 1000
 MOST_BATCH = 65_536
 MOST_THREADS = 1024

@@ -33,6 +33,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="Test the checks of this bundle: hashes, precision, each parity row; repeatable.",
     )
     group.addoption("--dsr-runtime", default="auto", choices=RUNTIMES, help="Where bundles are run. [default: auto]")
+    group.addoption(
+        "--dsr-trust",
+        action="append",
+        default=[],
+        metavar="PUBKEY",
+        help="Refuse bundles that this key (PEM or OpenSSH, Ed25519) did not sign; any one of several.",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -52,7 +59,9 @@ class BundleFolder(pytest.File):
     def collect(self) -> Iterator[pytest.Item]:
         from dsr_export.bundle_checks import BundleChecks
 
-        checks = BundleChecks(path=self.path, runtime=self.config.getoption("dsr_runtime"))
+        given = self.config.invocation_params.dir
+        trust = [given / key for key in self.config.getoption("dsr_trust")]
+        checks = BundleChecks(path=self.path, runtime=self.config.getoption("dsr_runtime"), trust=trust)
         yield self._item("hashes", partial(_hashes, checks))
         if checks.problem is not None:
             return

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dsr_export.errors import ExportError, did_you_mean
+from dsr_export.limits import MOST_STEPS
 from dsr_export.sampling import SamplerSpec
 from dsr_export.toml_table import Table, is_number
 from dsr_export.yaml_file import inner, read_yaml, section, shown
@@ -101,7 +102,7 @@ def _num_steps(root: Table) -> int:
     clamp = params.values.get("clamp_pred", -1)
     if not is_number(clamp) or clamp > 0:
         raise ExportError(f"{params.where}: clamp_pred = {clamp!r} is not supported", hint="leave it out")
-    return params.integer("num_steps", SamplerSpec.num_steps, least=2)
+    return params.integer("num_steps", SamplerSpec.num_steps, least=2, most=MOST_STEPS)
 
 
 def _guidance(given: Table) -> float:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import reprlib
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from dsr_export.errors import ExportError, did_you_mean
+from dsr_export.short_repr import short_repr
 
 LARGEST_NUMBER = sys.float_info.max
 LARGEST_INTEGER = 2**31 - 1
@@ -77,7 +77,7 @@ class Table:
             near = did_you_mean(value[:LONGEST_NAME], choices) if isinstance(value, str) else None
             names = "one of " + ", ".join(choices)
             raise ExportError(
-                f"{self.where}: {key} = {_shown(value)} is unknown", hint=f"{near} {names}" if near else names
+                f"{self.where}: {key} = {short_repr(value)} is unknown", hint=f"{near} {names}" if near else names
             )
         return value
 
@@ -89,16 +89,9 @@ class Table:
 
     def wrong(self, key: str, value: Any, wanted: str) -> ExportError:
         """The error of a value of the wrong kind."""
-        return ExportError(f"{self.where}: {key} = {_shown(value)} is not {wanted}", hint=f"correct '{key}'")
+        return ExportError(f"{self.where}: {key} = {short_repr(value)} is not {wanted}", hint=f"correct '{key}'")
 
 
 def is_number(value: Any) -> bool:
     """A finite int or float; TOML's booleans, `nan` and `inf` are none."""
     return type(value) in (int, float) and -LARGEST_NUMBER <= value <= LARGEST_NUMBER
-
-
-def _shown(value: Any) -> str:
-    """Cut short; Python does not print integers of thousands of digits, which hexadecimal ones may have."""
-    if isinstance(value, int) and abs(value) > LARGEST_NUMBER:
-        return f"an integer of {value.bit_length()} bits"
-    return reprlib.repr(value)

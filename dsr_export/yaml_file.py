@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-import reprlib
 from pathlib import Path
 from typing import Any
 
 from dsr_export.errors import ExportError
+from dsr_export.short_repr import short_repr
 from dsr_export.toml_table import Table
 from graphs.small_files import read_small
 
@@ -94,9 +94,7 @@ def inner(table: Table, name: str, *known: str) -> Table:
 
 def shown(value: Any) -> str:
     """Cut short: aliases can make the value of a small file endless."""
-    short = reprlib.Repr()
-    short.maxlevel = 2
-    return short.repr(value)
+    return short_repr(value, levels=2)
 
 
 def _flat(value: Any) -> bool:

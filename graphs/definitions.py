@@ -124,12 +124,17 @@ def evaluate(node: onnx.NodeProto, inputs: Sequence[Array | None]) -> Array:
     """The output of one `dsr` node. `inputs` are its own, None where an optional one is left out.
 
     Raises:
-        ExportError: an op that this version does not define.
+        ExportError: an op that this version does not define, or inputs that do not fit together.
     """
     if node.op_type not in DEFINITIONS:
         raise ExportError(f"{node.name} is dsr.{node.op_type}, which has no definition here")
     attributes = {each.name: _value(each) for each in node.attribute}
-    return DEFINITIONS[node.op_type](*inputs, **attributes)
+    try:
+        return DEFINITIONS[node.op_type](*inputs, **attributes)
+    except (ValueError, IndexError, TypeError) as error:
+        shapes = ", ".join("none" if each is None else str(list(each.shape)) for each in inputs)
+        message = f"{node.name} (dsr.{node.op_type}) cannot be computed for inputs of the shapes {shapes}: {error}"
+        raise ExportError(message, hint="compare its registers, exclude and neurons with its tokens") from error
 
 
 def _value(attribute: onnx.AttributeProto) -> Any:

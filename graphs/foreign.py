@@ -19,12 +19,12 @@ from graphs.checks import DATA_DEPENDENT, STANDARD_DOMAINS
 from graphs.constant_nodes import spell_out_constants
 from graphs.dsr_domain import DOMAIN, register_schemas
 from graphs.errors import ExportError
-from graphs.external_data import check_external_data
-from graphs.files import graph_inputs, load_model
+from graphs.files import graph_inputs
+from graphs.foreign_file import foreign_file, sound_model
 from graphs.function_calls import inlined
 from graphs.model_parts import model_parts
 from graphs.op_limits import ENGINE_OPS
-from graphs.soundness import check_sound
+from graphs.symbolic_checks import symbolic_problems
 from graphs.tensor_sizes import check_sizes
 
 OPSET = 20  # what every target reads and the lowerings are written in
@@ -50,23 +50,12 @@ def read_foreign(path: Path) -> onnx.ModelProto:
             shape or flow depends on data, a graph that is quantised already, weights of another type than FP32.
     """
     register_schemas()
-    try:
+    with foreign_file(path):
         return _checked(path)
-    except ExportError:
-        raise
-    # What a file can make onnx's parser, inliner and inference raise has no end and no common base; here, where a
-    # foreign file becomes ours, all of it says the same.
-    except Exception as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise ExportError(f"{path} cannot be read by onnx: {reason}", hint="copy or export it again") from error
 
 
 def _checked(path: Path) -> onnx.ModelProto:
-    model = load_model(path, weights=False)
-    if not model.graph.output or not model.opset_import:
-        raise ExportError(f"{path} is not a readable ONNX model: it holds no graph", hint="copy or export it again")
-    check_sound(model)
-    check_external_data(model, path.parent)
+    model = sound_model(path)
     for problem in _type_problems(model):  # before a function that is never called is dropped
         raise problem
     model = inlined(model)
@@ -189,6 +178,8 @@ def _op_problems(model: onnx.ModelProto) -> Iterator[ExportError]:
     if not any(entry.domain in STANDARD_DOMAINS for entry in model.opset_import):
         yield ExportError("the model does not say which ONNX opset it uses", hint=f"export it with opset {OPSET}")
     yield from _quantised(model)
+    for problem in symbolic_problems(model.graph.node):
+        yield ExportError(problem, hint="declare it with --dsr, or export the graph again")
     for node in model.graph.node:
         where = _where(node)
         if node.op_type == "EPContext":

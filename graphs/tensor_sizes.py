@@ -8,13 +8,19 @@ import onnx
 from onnx import helper
 
 from graphs.errors import ExportError
+from graphs.small_constants import MAKERS, with_small_constants
 
 MOST_FED = 1 << 26
 """Elements of all inputs together, at the file's own batch or one row: ten times the latents of a video model."""
 MOST_MADE = 1 << 29
 """Elements of a tensor in between: a decoder of 1,024 pixels makes 2**28, the scores of 24 heads over 4,096 tokens
-1.5 times as many. 2 GB in FP32."""
-MOST_FIXED = 1 << 27
+1.5 times as many. 2 GB in FP32, which a model may ask for that has weights to match; see `SMALL`."""
+SMALL = 1 << 26
+"""Elements, 256 MB, that any model may ask for in one tensor. More is for larger models: a file of 1 kB has no use for
+gigabytes."""
+PER_WEIGHT = 16
+"""Elements of one tensor that a model may ask for beyond `SMALL`, for each of its weights."""
+MOST_FIXED = SMALL
 """Elements of a tensor that depends on no input, where the file holds no larger one: tables and masks are smaller."""
 _VALUE = 4096  # elements; what inference reads shapes from is smaller
 _HINT = "do not use this model if it came from someone else; else export it with smaller fixed shapes"
@@ -32,18 +38,22 @@ def check_sizes(model: onnx.ModelProto) -> None:
             f"the inputs of the model are too large: '{name}' has {most:,} elements, and {MOST_FED:,} are taken",
             hint=_HINT,
         )
-    _check_made(model, {value.name for value, _ in fed}, max(stored.values(), default=0))
+    _check_made(model, {value.name for value, _ in fed}, list(stored.values()))
 
 
-def _check_made(model: onnx.ModelProto, fed: set[str], largest: int) -> None:
+def _check_made(model: onnx.ModelProto, fed: set[str], stored: list[int]) -> None:
     light = _light(model)
+    fixed, ranges = with_small_constants(light.graph, _VALUE)
     inferred = onnx.shape_inference.infer_shapes(light, data_prop=True).graph
-    sizes = {value.name: _elements(value) for value in (*inferred.value_info, *inferred.output)}
+    values = [*inferred.value_info, *inferred.output]
+    sizes = ranges | {value.name: _elements(value) for value in values}
+    _check_told(light.graph, {value.name for value in values if _is_told(value)}, fixed)
     variable = set(fed)
+    most_made = min(MOST_MADE, max(SMALL, PER_WEIGHT * sum(stored)))
     for node in model.graph.node:
         varies = any(name in variable for name in node.input)
         variable.update(node.output if varies else ())
-        limit = MOST_MADE if varies else max(MOST_FIXED, 4 * largest)
+        limit = most_made if varies else max(MOST_FIXED, 4 * max(stored, default=0))
         for name in node.output:
             if sizes.get(name, 0) > limit:
                 raise ExportError(
@@ -53,15 +63,35 @@ def _check_made(model: onnx.ModelProto, fed: set[str], largest: int) -> None:
                 )
 
 
+def _check_told(graph: onnx.GraphProto, told: set[str], fixed: set[str]) -> None:
+    """Raises where a size comes from constants by a way that nothing here can follow."""
+    computed = {name for node in graph.node if node.op_type != "Constant" for name in node.output}
+    for node in graph.node:
+        read = [node.input[i] for i in MAKERS.get(node.op_type, ()) if i < len(node.input) and node.input[i]]
+        if read and all(name in fixed for name in read) and computed & set(read) and node.output[0] not in told:
+            raise ExportError(
+                f"how large {node.op_type} (node '{node.name}') makes the tensor '{node.output[0]}' cannot be told",
+                hint="export it with the shape as a constant",
+            )
+
+
+def _is_told(value: onnx.ValueInfoProto) -> bool:
+    kind = value.type.tensor_type
+    return kind.HasField("shape") and all(dim.HasField("dim_value") for dim in kind.shape.dim)
+
+
 def _light(model: onnx.ModelProto) -> onnx.ModelProto:
-    """`model` with inputs for its large weights: inference would copy gigabytes."""
+    """`model` for one row, with inputs for its large weights: inference would copy gigabytes."""
     light = onnx.ModelProto(ir_version=max(4, model.ir_version), opset_import=model.opset_import)
     light.graph.name = "light"
     light.graph.node.extend(model.graph.node)
-    light.graph.output.extend(model.graph.output)
+    for value in model.graph.output:  # without the shape that it declares
+        light.graph.output.append(helper.make_tensor_value_info(value.name, value.type.tensor_type.elem_type, None))
     external = onnx.TensorProto.EXTERNAL
     names = {tensor.name for tensor in model.graph.initializer}
     light.graph.input.extend(value for value in model.graph.input if value.name not in names)
+    for dim in (dim for value in light.graph.input for dim in value.type.tensor_type.shape.dim):
+        dim.dim_value = dim.dim_value or 1
     for tensor in model.graph.initializer:
         if tensor.data_location == external or math.prod(tensor.dims) > _VALUE:
             light.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))

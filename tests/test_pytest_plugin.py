@@ -98,6 +98,32 @@ def test_a_claim_that_does_not_hold_fails_its_own_test(
     result.stdout.fnmatch_lines(["*loose.dsr: tolerances_of_precision failed", "  snr_db -200, at least 60 *"])
 
 
+def test_only_bundles_of_a_trusted_key_are_read(
+    pytester: pytest.Pytester, decoder_bundle: Path, tmp_path: Path
+) -> None:
+    ed25519 = pytest.importorskip("cryptography.hazmat.primitives.asymmetric.ed25519")
+    serialization = pytest.importorskip("cryptography.hazmat.primitives.serialization")
+    from dsr_export.signing import sign_bundle
+
+    paths = []
+    for name in ("own", "other"):
+        key = ed25519.Ed25519PrivateKey.generate()
+        pem, raw = serialization.Encoding.PEM, serialization.NoEncryption()
+        private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, raw)
+        public = key.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo)
+        paths.append((tmp_path / f"{name}.pem", tmp_path / f"{name}.pub.pem"))
+        for path, data in zip(paths[-1], (private, public), strict=True):
+            path.write_bytes(data)
+    signed = Path(shutil.copytree(decoder_bundle, tmp_path / "signed.dsr"))
+    sign_bundle(signed, paths[0][0])
+    given = (*PLUGIN, "--dsr-bundle", str(signed), "-k", "hashes", "--dsr-trust")
+    pytester.runpytest_inprocess(*given, str(paths[0][1])).assert_outcomes(passed=1, deselected=9)
+    result = pytester.runpytest_inprocess(*given, str(paths[1][1]))
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*signed*", "hint: *"])
+    pytester.runpytest_inprocess(*given, "nowhere.pem").assert_outcomes(failed=1)
+
+
 def test_an_altered_bundle_fails_its_hashes_and_runs_nothing(
     pytester: pytest.Pytester, denoiser_bundle: Path, tmp_path: Path
 ) -> None:

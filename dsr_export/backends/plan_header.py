@@ -2,7 +2,8 @@
 
 The layout, read off plans of TensorRT-RTX 1.7: a tag of four letters at 0, the size of the whole plan at 16 (unsigned,
 8 bytes), and the version at 24, one byte each for major, minor, patch and build. TensorRT's own guide gives the same
-place for the version of its plans; their size is not looked at, since no such plan was at hand.
+place for the version of its plans. No source says how these begin, and no such plan was at hand: of theirs the version
+alone is checked, and a tag that is not among `_SEEN` is said to be not recognised.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ import struct
 from pathlib import Path
 
 LENGTH = 28
-_TAGS = {"tensorrt_rtx": (b"vtrt",), "tensorrt": (b"ftrt", b"ptrt")}
+_RTX = b"vtrt"
+_SEEN = (b"ftrt", b"ptrt")  # of TensorRT, by hearsay
+_BACKENDS = ("tensorrt", "tensorrt_rtx")
 
 
 def plan_problem(plan: Path, backend: str, version: str) -> str | None:
@@ -20,12 +23,9 @@ def plan_problem(plan: Path, backend: str, version: str) -> str | None:
 
     Only these are read: what they say can be right of a plan that does not load. OSError where they cannot be read.
     """
-    with plan.open("rb") as stream:
-        head = stream.read(LENGTH)
-    tags = _TAGS.get(backend, ())
-    if len(head) < LENGTH or head[:4] not in tags:
-        known = " or ".join(repr(tag.decode()) for tag in tags)
-        return f"begins with {head[:4]!r}, no plan of {backend}" + (f" ({known})" if known else "")
+    head = _head(plan)
+    if backend not in _BACKENDS or len(head) < LENGTH or (head[:4] == _RTX) != (backend == "tensorrt_rtx"):
+        return f"begins with {head[:4]!r}, no plan of {backend}"
     (size,) = struct.unpack_from("<Q", head, 16)
     if backend == "tensorrt_rtx" and size != plan.stat().st_size:
         return f"has {plan.stat().st_size} bytes, and its header says {size}"
@@ -34,3 +34,13 @@ def plan_problem(plan: Path, backend: str, version: str) -> str | None:
     if said != found[: len(said)] or not said:
         return f"was made by version {'.'.join(map(str, found))}, and the manifest says {version[:40]}"
     return None
+
+
+def is_recognised(plan: Path, backend: str) -> bool:
+    """Whether the file begins as plans of `backend` are known to."""
+    return _head(plan)[:4] in (_SEEN if backend == "tensorrt" else (_RTX,))
+
+
+def _head(plan: Path) -> bytes:
+    with plan.open("rb") as stream:
+        return stream.read(LENGTH)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dsr_export.errors import ExportError, did_you_mean
+from dsr_export.families.config_bounds import check_config
 from dsr_export.readable import readable
 from graphs.small_files import LARGEST_JSON, parse_small_json, read_small
 
@@ -44,10 +45,12 @@ def open_folder(folder: Path, *, own_weights: bool = True) -> TransformerFolder:
     """Reads what a transformer folder, or a pipeline folder with a `transformer/` in it, declares.
 
     Without `own_weights` its weight files are not looked for: others are given, and they may be anything.
-    Raises ExportError for anything else, for a class that has no adapter, and for shards that are not all there.
+    Raises ExportError for anything else, for sizes that no model has, for a class that has no adapter, and for shards
+    that are not all there.
     """
     path = _transformer_path(folder)
     config = _read_json(path / CONFIG)
+    check_config(config, str(path / CONFIG))
     index = path.parent / INDEX
     pipeline = _read_json(index).get("_class_name") if path != folder and index.is_file() else None
     return TransformerFolder(

@@ -13,6 +13,7 @@ from torch import Tensor
 from dsr_export.checkpoints import Wanted, read_state_dict, require_float
 from dsr_export.errors import ExportError, did_you_mean
 from dsr_export.families import Value
+from dsr_export.families.config_bounds import MOST_SIDE
 from dsr_export.families.diffusers_classes import ADAPTERS
 from dsr_export.families.diffusers_weights import build_transformer
 from dsr_export.families.diffusers_wrapper import DiffusersDenoiser, LatentSize
@@ -32,6 +33,7 @@ REGISTER_HINT = (
     "which holds a tensor 'registers' [R, D]; in Python, give register_file"
 )
 REGISTERS = Wanted(("registers",))
+MOST_TEXT = 2**16
 FLUX_LATENT = 128  # its config has no sample size; its pipelines make 1024x1024 pictures
 
 
@@ -59,6 +61,9 @@ class Asked:
                 near = did_you_mean(option, OPTIONS)
                 raise ExportError(f"{self.name} has no option '{option}'", hint=f"{near} {names}" if near else names)
             least = 0 if option == "register_start" else 1
+            most = MOST_TEXT if option == "text_tokens" else MOST_SIDE
+            if option in SIZES and type(value) is int and value > most:
+                raise ExportError(f"option {option}={value!r} is more than {most}")
             if option in SIZES and (type(value) is not int or value < least):
                 raise ExportError(f"option {option}={value!r} is no whole number of at least {least}")
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from dsr_export.checkpoints import StateDict, Wanted, load_into, names_of, read_checkpoint
 from dsr_export.errors import ExportError, did_you_mean
+from dsr_export.families.config_bounds import check_config, check_memory
 from dsr_export.families.diffusers_files import LEGACY
 from dsr_export.families.diffusers_positions import sincos_table
 from dsr_export.weight_file import WeightFile
@@ -30,6 +31,7 @@ def build_transformer(
     """
     made = _empty(class_name, config)
     if isinstance(weights, int):
+        check_memory(sum(weight.numel() for weight in made.parameters()), class_name)
         made.to_empty(device="cpu")
         _restore_table(made, also_saved=True)
         randomise(made, weights)
@@ -95,6 +97,7 @@ def _empty(class_name: str, config: Mapping[str, Any]) -> nn.Module:
     """The architecture without memory: no initialisation, and no use of torch's global generator."""
     made_by = transformer_class(class_name)
     arguments = constructor_arguments(made_by, config)
+    check_config(arguments, f"the config of {class_name}")
     try:
         with torch.device("meta"):
             made: nn.Module = made_by(**arguments)

@@ -14,6 +14,7 @@ from torch import Tensor
 from dsr_export.checkpoints import StateDict, Wanted, load_into, read_checkpoint
 from dsr_export.errors import ExportError, did_you_mean
 from dsr_export.families import file_sha256
+from dsr_export.families.config_bounds import check_config, check_memory
 from dsr_export.families.latents import LatentDenormalisation, read_statistics
 from dsr_export.families.rae_decoder import RaeDecoder, RaeDecoderConfig, position_table
 from dsr_export.preparation import PREPARATIONS
@@ -100,6 +101,7 @@ def random_decoder(config: RaeDecoderConfig, seed: int) -> RaeDecoder:
     """A decoder whose weights depend on `config` and `seed` alone; scales keep activations near unit variance."""
     with torch.device("meta"):
         module = RaeDecoder(config)
+    check_memory(sum(weight.numel() for weight in module.parameters()), "the decoder")
     module.to_empty(device="cpu")
     generator = torch.Generator().manual_seed(seed)
     for name, weight in module.named_parameters():
@@ -170,6 +172,7 @@ def _check_sizes(config: RaeDecoderConfig) -> None:
     for name, value in dataclasses.asdict(config).items():
         if type(value) is int and value < 1:
             raise ExportError(f"{name} is {value}, but must be at least 1")
+    check_config(dataclasses.asdict(config), "the decoder's sizes")
     hidden, heads = config.decoder_hidden_size, config.decoder_num_attention_heads
     if hidden % heads:
         raise ExportError(f"decoder_hidden_size {hidden} is not divisible by decoder_num_attention_heads {heads}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -11,8 +10,10 @@ from typing import Any, Generic, TypeVar
 from torch import Tensor
 
 from dsr_export.errors import ExportError, did_you_mean
+from dsr_export.families.config_bounds import check_config
 from dsr_export.families.rae_dit import RaeDitConfig
 from dsr_export.limits import MOST_REGISTERS
+from dsr_export.short_repr import short_repr
 
 Value = bool | int | float | Sequence[int]
 Config = TypeVar("Config")
@@ -156,11 +157,11 @@ def _typed(where: str, name: str, value: Any, default: Value) -> Value:
         pair = (value, value) if type(value) is int and name in _BOTH else value
         if isinstance(pair, list | tuple) and len(pair) == 2 and all(type(each) is int for each in pair):
             return tuple(pair)
-        raise ExportError(f"{where}={reprlib.repr(value)} is not a pair of whole numbers (trunk, head)")
+        raise ExportError(f"{where}={short_repr(value)} is not a pair of whole numbers (trunk, head)")
     wanted = type(default)
     if type(value) is wanted or (wanted is float and type(value) is int):
         return value
-    raise ExportError(f"{where}={reprlib.repr(value)} is not of type {wanted.__name__}")
+    raise ExportError(f"{where}={short_repr(value)} is not of type {wanted.__name__}")
 
 
 def _check_values(schema: Schema[Config], config: Config) -> None:
@@ -169,10 +170,11 @@ def _check_values(schema: Schema[Config], config: Config) -> None:
         each = value if isinstance(value, tuple) else (value,)
         if min(each) < 1 or max(each) > most:
             bound = "at least 1" if min(each) < 1 else f"at most {most}"
-            raise ExportError(f"{name} is {reprlib.repr(value)}, but must be {bound}")
+            raise ExportError(f"{name} is {short_repr(value)}, but must be {bound}")
+    check_config(vars(config), schema.family)
     registers = getattr(config, "register_len", 0)
     if registers > MOST_REGISTERS:
-        raise ExportError(f"register_len is {reprlib.repr(registers)}, but must be at most {MOST_REGISTERS}")
+        raise ExportError(f"register_len is {short_repr(registers)}, but must be at most {MOST_REGISTERS}")
     for problem, message in schema.problems(config):
         if problem:
             raise ExportError(message)

@@ -9,6 +9,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from dsr_export.families.config_bounds import check_memory
 from dsr_export.families.rae_dit import RaeDit, RaeDitConfig
 from dsr_export.families.rae_dit_layers import RotaryEmbedding2D, sincos_2d
 
@@ -36,6 +37,7 @@ def without_memory(build: Callable[[Config], Module], config: Config) -> Module:
 def drawn(build: Callable[[Config], Module], config: Config, seed: int) -> Module:
     """A module whose weights depend on `config` and `seed` alone; float32 on the CPU."""
     module = without_memory(build, config)
+    check_memory(sum(weight.numel() for weight in module.parameters()), type(module).__name__)
     module.to_empty(device="cpu")
     _restore_tables(module)
     randomise(module, seed)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from dsr_export.errors import ExportError
+from dsr_export.families.config_bounds import check_config, check_memory, check_stored
 from dsr_export.families.vision_encoder import VisionEncoder
 from dsr_export.families.vision_families import FAMILIES, Value, check_folder, processed_size
 
@@ -40,10 +41,12 @@ def random_encoder(family: str, options: Mapping[str, Value]) -> VisionEncoder:
     """
     known = FAMILIES[family]
     transformers = _transformers()
+    check_config({**known.base, **options}, family)
     _check_heads({**known.base, **options})
     try:
         config = getattr(transformers, known.config_class)(**{**known.base, **options})
         config._attn_implementation = "sdpa"
+        check_memory(_weights(getattr(transformers, known.model_class), config), family)
         with torch.random.fork_rng(devices=[]):  # its initialisation draws from the global generator
             model = getattr(transformers, known.model_class)(config).float().eval()
     except _refusals() as error:
@@ -63,6 +66,7 @@ def _encoder(model: Any, image_size: int) -> VisionEncoder:
     embeddings, config = tower.embeddings, model.config
     projection = _projection(embeddings)
     patch = projection.kernel_size[0]
+    check_config({"image_size": image_size, "patch_size": patch, "hidden_size": projection.out_channels}, "the encoder")
     if image_size < patch or image_size % patch:
         raise ExportError(f"image size {image_size} is not a multiple of the patch size {patch}")
     prefix, position = _positions(embeddings, image_size, patch)
@@ -73,6 +77,13 @@ def _encoder(model: Any, image_size: int) -> VisionEncoder:
         layers=tower.encoder.layers if hasattr(tower.encoder, "layers") else tower.encoder.layer,
         norm_eps=float(config.layer_norm_eps),
     )
+
+
+def _weights(model_class: Any, config: Any) -> int:
+    """How many there will be, without memory for them."""
+    with torch.device("meta"):
+        made = model_class(config)
+    return sum(weight.numel() for weight in made.parameters())
 
 
 def _projection(embeddings: nn.Module) -> nn.Conv2d:
@@ -99,6 +110,9 @@ def _pretrained(family: str, folder: Path) -> Any:
     loader = getattr(_transformers(), FAMILIES[family].model_class)
     try:
         with _quiet():
+            config = loader.config_class.from_pretrained(folder, local_files_only=True)
+            stored = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+            check_stored(_weights(loader, config), stored, f"{folder / 'config.json'}")
             model, info = loader.from_pretrained(
                 folder,
                 local_files_only=True,

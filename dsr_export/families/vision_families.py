@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dsr_export.errors import ExportError
+from dsr_export.families.config_bounds import check_config
 from dsr_export.families.stored_types import check_stored_types
 from graphs.small_files import LARGEST_JSON, parse_small_json, read_small
 
@@ -66,6 +67,7 @@ def check_folder(family: str, folder: Path) -> None:
         raise ExportError(f"{folder} is no folder", hint="give --checkpoint the folder that holds config.json")
     config = _read_json(folder, "config.json")
     _check_type(family, folder, config.get("model_type"))
+    check_config(config, str(folder / "config.json"))
     if not any((folder / name).is_file() for name in ("model.safetensors", "model.safetensors.index.json")):
         raise ExportError(f"{folder} holds no model.safetensors", hint="save the model with safe_serialization=True")
     check_stored_types(folder, config)

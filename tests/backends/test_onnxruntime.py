@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 
@@ -135,3 +136,17 @@ def test_a_closed_session_says_so(tmp_path: Path) -> None:
         pass
     with pytest.raises(ExportError, match="closed"):
         session.infer({"x": np.zeros((1, 16), np.float32)})
+
+
+@pytest.mark.parametrize("optimize", [True, "constants", False])
+def test_a_half_tensor_transposed_for_a_gemm_and_another_reader_crashes_no_session(
+    tmp_path: Path, optimize: bool | Literal["constants"]
+) -> None:
+    """ONNX Runtime's MatmulTransposeFusion ends the process there."""
+    body = "h = Cast<to=10>(x) t = Transpose<perm=[1,0,2]>(h) m = MatMul(t, w) s = Add(t, m) y = Cast<to=1>(s)"
+    model = tiny_models.parse("(float[batch,4,4] x) => (float[4,batch,4] y)", body)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.eye(4, dtype=np.float16), "w"))
+    onnx.save(model, tmp_path / "m.onnx")
+    x = np.arange(32, dtype=np.float32).reshape(2, 4, 4)
+    session = OnnxRuntimeRunner(tmp_path / "m.onnx", inputs=tiny_models.specs(tmp_path / "m.onnx"), optimize=optimize)
+    np.testing.assert_array_equal(session.infer({"x": x})["y"], 2 * x.transpose(1, 0, 2))

@@ -127,6 +127,30 @@ def test_a_traced_graph_with_symbolic_ops_is_run_by_their_definition(tmp_path: P
     assert {report.name: report.count for report in reports}["lower_replace_outliers"] == 2
 
 
+@pytest.mark.parametrize(
+    ("changed", "problem"),
+    [
+        ({"rounds": 10**9}, "'rounds' beyond its limits"),
+        ({"choice": "any"}, "'choice' beyond its limits"),
+        ({"threshold": float("nan")}, "'threshold' beyond its limits"),
+        ({"rounds": 1.5}, "'rounds' of another type"),
+        ({"rule": None}, "no attribute 'rule'"),
+        ({"more": 1}, "'more', which is not known"),
+    ],
+)
+def test_a_symbolic_op_says_what_it_is_within_limits(tmp_path: Path, changed: dict[str, Any], problem: str) -> None:
+    attributes = {"rule": "median", "threshold": 4.0, "rounds": 1, "choice": "mask", **changed}
+    kept = {key: value for key, value in attributes.items() if value is not None}
+    node = onnx.helper.make_node("ReplaceOutliers", ["x", "r"], ["out"], domain="dsr", **kept)
+    values = [onnx.helper.make_tensor_value_info(name, 1, ["batch", 4, 8]) for name in ("x", "out")]
+    rows = onnx.numpy_helper.from_array(np.zeros((1, 8), np.float32), "r")
+    graph = onnx.helper.make_graph([node], "g", values[:1], values[1:], [rows])
+    opsets = [onnx.helper.make_opsetid("", 20), onnx.helper.make_opsetid("dsr", 1)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10), tmp_path / "m.onnx")
+    with pytest.raises(ExportError, match=problem):
+        _load(tmp_path / "m.onnx")
+
+
 def test_a_build_end_to_end(tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     _save(tmp_path / "my.onnx", _model())
