@@ -114,7 +114,7 @@ def _export(build: Build) -> Bundle:
     calibration = (exact, ready) if config.precision == "int8" else None
     contents = bundle_contents(build, typed, reference, taps, engines, calibration)
     report = build_report(
-        build, card, [lowered, optimized], typed, audit, engines, parity, calibration, norms, contents
+        build, card, [lowered, optimized], typed, audit, engines, reference, parity, calibration, norms, contents
     )
     contents |= report_files(report)
     manifest = bundle_manifest(build, card, engines, audit)

@@ -66,12 +66,13 @@ def traced(folder: Folder) -> TracedModel:
 
 
 def make_reference(load: LoadSubject, batch: BatchRange, sampler: SamplerSpec | None, folder: Folder, bar: Bar) -> None:
-    """Golden vectors from the FP32 reference."""
+    """Golden vectors from the FP32 reference, and how many special rows it has no steady answer for."""
     subject = load()
     with subject.reference() as runner:
         golden = make_golden(subject, runner, batch=batch, sampler=sampler, progress=bar)
     check_reference(golden)
     golden.save(folder / GOLDEN)
+    write_json(folder / FACTS, {"tried": golden.tried, "left_out": golden.left_out})
     record_reference(subject, golden, sampler, batch, folder)
 
 

@@ -15,7 +15,8 @@ ADDITIVE = -1e3  # what is added to a score to mask it is at least this far down
 NUDGE, SETTLED = 1e-6, 1e-3
 """A relative change of the inputs by a few of FP32's steps, and by how much the outputs may then change, of the loudest
 row's root mean square. What changes more is rounding, blown up (the variance of equal tokens, over a tiny epsilon), of
-which the reference itself has no answer."""
+which the reference itself has no answer. Zeros stay zeros, and may become equal tokens on the way (a bias alone): what
+is made of them shows where the reference can round otherwise."""
 
 
 def special_rows(known: Mapping[str, Array], *, empty: bool) -> dict[str, Array]:
@@ -31,15 +32,18 @@ def special_rows(known: Mapping[str, Array], *, empty: bool) -> dict[str, Array]
     return {name: np.stack([row[name] for row in rows]) for name in base}
 
 
-def settled_rows(infer: Infer, rows: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
+def settled_rows(
+    infer: Infer, rows: Mapping[str, Array], otherwise: Infer | None = None
+) -> tuple[dict[str, Array], dict[str, Array]]:
     """Those of `rows` that the reference takes and has a finite answer for, the same one for inputs a rounding away.
 
-    With them, what it makes of them.
+    With them, what it makes of them. `otherwise` is the reference as it makes them where it rounds otherwise.
     """
     made = _tried(infer, dict(rows))
     if made is None:
-        return _one_by_one(infer, rows)
-    near = _tried(infer, _nudged(rows))
+        return _one_by_one(infer, rows, otherwise)
+    near = None if otherwise is None else _tried(otherwise, _nudged(rows))
+    near = _tried(infer, _nudged(rows)) if near is None else near
     good = [_finite(values) for values in made.values()]
     good += [] if near is None else [_settled(values, near[name]) for name, values in made.items()]
     kept = np.flatnonzero(np.all(good, axis=0))
@@ -70,11 +74,13 @@ def _settled(values: Array, near: Array) -> npt.NDArray[np.bool_]:
         return np.asarray(np.sqrt(np.square(moved).mean(axis=1)) <= SETTLED * size)
 
 
-def _one_by_one(infer: Infer, rows: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
+def _one_by_one(
+    infer: Infer, rows: Mapping[str, Array], otherwise: Infer | None
+) -> tuple[dict[str, Array], dict[str, Array]]:
     """Where one of the rows is refused, those that are not, and are finite."""
     count = len(next(iter(rows.values())))
     taken = [i for i in range(count) if _tried(infer, _chosen(rows, np.array([i]))) is not None]
-    return settled_rows(infer, _chosen(rows, np.array(taken))) if 0 < len(taken) < count else ({}, {})
+    return settled_rows(infer, _chosen(rows, np.array(taken)), otherwise) if 0 < len(taken) < count else ({}, {})
 
 
 def _tried(infer: Infer, rows: dict[str, Array]) -> dict[str, Array] | None:
