@@ -24,13 +24,16 @@ EXACT = frozenset(_EXACT.split())
 """Operations whose numbers are those that went in, or were written down: no runtime rounds them."""
 
 
-class OtherRounding(TorchDispatchMode):
+class OtherRounding(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Within the block, what operations make is one step up or down; whole numbers stay what they are.
 
     Zeros, masks, counts and indices are whole, and so are the huge numbers that stand for minus infinity. Equal
     numbers go the same way: which one, their bits decide. What writes into a tensor is left as it is, as that may be a
     weight.
     """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = func(*args, **(kwargs or {}))
