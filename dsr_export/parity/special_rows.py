@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dsr_export.parity.tolerances import TOLERANCES
+
 Array = npt.NDArray[Any]
 Row = Mapping[str, Array]
 Infer = Callable[[dict[str, Array]], dict[str, Array]]
@@ -15,8 +17,11 @@ ADDITIVE = -1e3  # what is added to a score to mask it is at least this far down
 NUDGE, SETTLED = 1e-6, 1e-3
 """A relative change of the inputs by a few of FP32's steps, and by how much the outputs may then change, of the loudest
 row's root mean square. What changes more is rounding, blown up (the variance of equal tokens, over a tiny epsilon), of
-which the reference itself has no answer. Zeros stay zeros, and may become equal tokens on the way (a bias alone): what
-is made of them shows where the reference can round otherwise."""
+which the reference itself has no answer."""
+STEP, ROOM = 2.0**-23, 4
+"""Zeros are not nudged, and may become equal tokens on the way (a bias alone). So the reference is also asked what it
+makes where it rounds each number one step otherwise: another runtime rounds otherwise a few times over, and FP32's
+tolerance must leave it room for that."""
 
 
 def special_rows(known: Mapping[str, Array], *, empty: bool) -> dict[str, Array]:
@@ -42,10 +47,11 @@ def settled_rows(
     made = _tried(infer, dict(rows))
     if made is None:
         return _one_by_one(infer, rows, otherwise)
-    near = None if otherwise is None else _tried(otherwise, _nudged(rows))
-    near = _tried(infer, _nudged(rows)) if near is None else near
+    near = _tried(infer, _nudged(rows))
+    other = None if otherwise is None else _tried(otherwise, _stepped(rows))
     good = [_finite(values) for values in made.values()]
     good += [] if near is None else [_settled(values, near[name]) for name, values in made.items()]
+    good += [] if other is None else [_steady(values, other[name]) for name, values in made.items()]
     kept = np.flatnonzero(np.all(good, axis=0))
     return (_chosen(rows, kept), _chosen(made, kept)) if len(kept) else ({}, {})
 
@@ -62,6 +68,29 @@ def _nudged(rows: Mapping[str, Array]) -> dict[str, Array]:
         return values.dtype.kind != "f" or len(np.unique(values)) <= 2
 
     return {name: values if is_mask(values) else nudge(values) for name, values in rows.items()}
+
+
+def _stepped(rows: Mapping[str, Array]) -> dict[str, Array]:
+    """Whole numbers stay what they are, and equal tokens stay equal."""
+    return {
+        name: np.where(values == np.round(values), values, values * np.float32(1 + STEP)).astype(values.dtype)
+        if values.dtype.kind == "f"
+        else values
+        for name, values in rows.items()
+    }
+
+
+def _steady(values: Array, other: Array) -> npt.NDArray[np.bool_]:
+    """One verdict a row, by FP32's own bounds; integers are not judged on such rows."""
+    if values.dtype.kind != "f" or values.shape != other.shape:
+        return np.ones(len(values), bool)
+    bounds = TOLERANCES["fp32"]
+    with np.errstate(all="ignore"):
+        flat, moved = (each.reshape(len(values), -1).astype(np.float64) for each in (values, other - values))
+        span = np.ptp(flat[np.isfinite(flat)]) if np.isfinite(flat).any() else 0.0
+        largest = (bounds.max_abs or np.inf) * max(1.0, span) / ROOM
+        mean = 10 ** (-bounds.psnr_db / 20) * span / ROOM
+        return np.asarray((np.abs(moved).max(axis=1) <= largest) & (np.sqrt(np.square(moved).mean(axis=1)) <= mean))
 
 
 def _settled(values: Array, near: Array) -> npt.NDArray[np.bool_]:
