@@ -10,4 +10,4 @@ WIDTH = 640
 
 def make() -> tuple[nn.Module, dict[str, Tensor]]:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.GELU()).eval(), {"x": torch.randn(4, 16, WIDTH)}
+    return nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.GELU()).eval(), {"input": torch.randn(4, 16, WIDTH)}
