@@ -40,6 +40,7 @@ def build_report(build: Build, done: Finished, contents: Mapping[str, Content]) 
         "batch": asdict(build.config.batch),
         "stages": list(build.log),
         "parity": [row for each in checked for row in each["rows"]],
+        "special_rows": done.reference.facts,
         "trajectory_snr_db": checked[0]["trajectory_snr_db"],
         "samples": [strip for each in checked for strip in each["samples"]],
         "images": [row for each in checked for row in each["images"]],

@@ -34,6 +34,7 @@ from graphs.weights import low_precision_fraction
 CARRIED = (
     "model",
     "batch",
+    "special_rows",
     "rewrites",
     "rewrite_details",
     "token_norms",

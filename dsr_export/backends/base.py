@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,15 @@ class Runner(Protocol):
 
     def infer(self, inputs: dict[str, Array]) -> dict[str, Array]:
         """Named inputs to named outputs, batch first. Raises `ExportError` on a wrong name, shape or type."""
+        ...
+
+
+@runtime_checkable
+class RoundsOtherwise(Protocol):
+    """A runner that can also round as another runtime might."""
+
+    def infer_otherwise(self, inputs: dict[str, Array]) -> dict[str, Array]:
+        """As `infer`, each number on the way a step of FP32 off. It may raise anything: a model need not allow it."""
         ...
 
 

@@ -34,10 +34,25 @@ class TorchRunner:
         """Named inputs to named outputs, batch first. Raises `ExportError` on a wrong name, shape or type."""
         import torch
 
+        with torch.inference_mode():
+            return self._called(inputs)
+
+    def infer_otherwise(self, inputs: dict[str, Array]) -> dict[str, Array]:
+        """As `infer`, each number on the way a step of FP32 off."""
+        import torch
+
+        from dsr_export.backends.other_rounding import OtherRounding
+
+        with torch.no_grad(), OtherRounding():  # which sees the parts of an operation, as inference mode does not
+            return self._called(inputs)
+
+    def _called(self, inputs: dict[str, Array]) -> dict[str, Array]:
+        import torch
+
         from dsr_export.traced_path import traced_path
 
         fed = check_inputs(inputs, self._subject.inputs)
-        with torch.inference_mode(), traced_path():
+        with traced_path():
             made = self._subject.module(*(torch.from_numpy(array.copy()) for array in fed.values()))
         results = self._in_order(made)
         return {spec.name: _numpy(value, spec.name) for spec, value in zip(self._subject.outputs, results, strict=True)}

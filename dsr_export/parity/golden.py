@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dsr_export.backends.base import Runner, as_denoiser
+from dsr_export.backends.base import RoundsOtherwise, Runner, as_denoiser
 from dsr_export.config import BatchRange
 from dsr_export.parity.batch_calls import in_batches
 from dsr_export.parity.special_rows import settled_rows, special_rows
@@ -34,6 +34,10 @@ class Case:
     inputs: Mapping[str, Array]
     outputs: Mapping[str, Array]
 
+    @property
+    def rows(self) -> int:
+        return len(next(iter(self.inputs.values())))
+
 
 @dataclass(frozen=True)
 class ReferenceTrajectory:
@@ -49,13 +53,20 @@ class Golden:
     """Everything a bundle is checked against. `cases` by batch size; `reference` says what made them.
 
     `further` holds rows of any number, to be run in batches: the first `MOST_ROWS` that came with the model (`given`),
-    and those that random draws do not make (`special`); bundles before 0.2 have none.
+    and those that random draws do not make (`special`); bundles before 0.2 have none. `tried` counts the latter with
+    those that were left out; only the build knows it.
     """
 
     cases: Mapping[int, Case]
     trajectory: ReferenceTrajectory | None
     reference: str = PYTORCH
     further: Mapping[str, Case] = field(default_factory=dict)
+    tried: int = 0
+
+    @property
+    def left_out(self) -> int:
+        """How many of the special rows that were tried the reference has no answer for, or no steady one."""
+        return self.tried - (self.further[SPECIAL].rows if SPECIAL in self.further else 0)
 
     @property
     def batch(self) -> BatchRange:
@@ -97,26 +108,40 @@ def make_golden(
         inputs = subject.example(size, seed=SEED)
         cases[size] = Case(inputs, reference.infer(inputs))
     walk = None if sampler is None else _walk(subject, reference, sampler, batch, progress)
-    return Golden(cases, walk, f"{reference.name}-fp32", _further(subject, reference, batch))
+    known, given = _known(subject, reference, batch)
+    if not subject.special_rows:
+        return Golden(cases, walk, f"{reference.name}-fp32", given)
+    replaces = any(subject.card().sites.values())  # which of equal tokens stands out is a matter of rounding
+    rows = special_rows(known, empty=not replaces)
+    special = _settled(reference, rows, batch)
+    further = given | ({SPECIAL: special} if special.inputs else {})
+    return Golden(cases, walk, f"{reference.name}-fp32", further, tried=len(next(iter(rows.values()))))
 
 
-def _further(subject: ExportSubject, reference: Runner, batch: BatchRange) -> dict[str, Case]:
-    """The rows that came with the subject, and special ones made of them, or of drawn ones where none came."""
+def _known(subject: ExportSubject, reference: Runner, batch: BatchRange) -> tuple[Mapping[str, Array], dict[str, Case]]:
+    """Rows that special ones are made of: those that came with the subject, if any did, and drawn ones.
+
+    With them, the case of the former.
+    """
+    known = subject.example(DRAWN, seed=SEED)
+    if not subject.given:
+        return known, {}
+    given = {name: subject.given[name][:MOST_ROWS] for name in known}
+    both = {name: np.concatenate([given[name], values]) for name, values in known.items()}
+    return both, {GIVEN: Case(given, in_batches(reference.infer, given, batch))}
+
+
+def _settled(reference: Runner, rows: Mapping[str, Array], batch: BatchRange) -> Case:
+    """Those of `rows` that the reference has a steady answer for, and the answer."""
 
     def infer(inputs: dict[str, Array]) -> dict[str, Array]:
         return in_batches(reference.infer, inputs, batch)
 
-    found: dict[str, Case] = {}
-    known = subject.example(DRAWN, seed=SEED)
-    if subject.given:
-        given = {name: subject.given[name][:MOST_ROWS] for name in known}
-        known = {name: np.concatenate([given[name], values]) for name, values in known.items()}
-        found[GIVEN] = Case(given, infer(given))
-    if subject.special_rows:
-        replaces = any(subject.card().sites.values())  # which of equal tokens stands out is a matter of rounding
-        special = Case(*settled_rows(infer, special_rows(known, empty=not replaces)))
-        found |= {SPECIAL: special} if special.inputs else {}
-    return found
+    def otherwise(inputs: dict[str, Array]) -> dict[str, Array]:
+        assert isinstance(reference, RoundsOtherwise)
+        return in_batches(reference.infer_otherwise, inputs, batch)
+
+    return Case(*settled_rows(infer, rows, otherwise if isinstance(reference, RoundsOtherwise) else None))
 
 
 def _walk(

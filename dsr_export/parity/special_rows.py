@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dsr_export.parity.tolerances import TOLERANCES
+
 Array = npt.NDArray[Any]
 Row = Mapping[str, Array]
 Infer = Callable[[dict[str, Array]], dict[str, Array]]
@@ -16,6 +18,10 @@ NUDGE, SETTLED = 1e-6, 1e-3
 """A relative change of the inputs by a few of FP32's steps, and by how much the outputs may then change, of the loudest
 row's root mean square. What changes more is rounding, blown up (the variance of equal tokens, over a tiny epsilon), of
 which the reference itself has no answer."""
+STEP, ROOM = 2.0**-23, 4
+"""Zeros are not nudged, and may become equal tokens on the way (a bias alone). So the reference is also asked what it
+makes where it rounds each number one step otherwise: another runtime rounds otherwise a few times over, and FP32's
+tolerance must leave it room for that."""
 
 
 def special_rows(known: Mapping[str, Array], *, empty: bool) -> dict[str, Array]:
@@ -31,17 +37,21 @@ def special_rows(known: Mapping[str, Array], *, empty: bool) -> dict[str, Array]
     return {name: np.stack([row[name] for row in rows]) for name in base}
 
 
-def settled_rows(infer: Infer, rows: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
+def settled_rows(
+    infer: Infer, rows: Mapping[str, Array], otherwise: Infer | None = None
+) -> tuple[dict[str, Array], dict[str, Array]]:
     """Those of `rows` that the reference takes and has a finite answer for, the same one for inputs a rounding away.
 
-    With them, what it makes of them.
+    With them, what it makes of them. `otherwise` is the reference as it makes them where it rounds otherwise.
     """
     made = _tried(infer, dict(rows))
     if made is None:
-        return _one_by_one(infer, rows)
+        return _one_by_one(infer, rows, otherwise)
     near = _tried(infer, _nudged(rows))
+    other = None if otherwise is None else _tried(otherwise, _stepped(rows))
     good = [_finite(values) for values in made.values()]
     good += [] if near is None else [_settled(values, near[name]) for name, values in made.items()]
+    good += [] if other is None else [_steady(values, other[name]) for name, values in made.items()]
     kept = np.flatnonzero(np.all(good, axis=0))
     return (_chosen(rows, kept), _chosen(made, kept)) if len(kept) else ({}, {})
 
@@ -60,6 +70,29 @@ def _nudged(rows: Mapping[str, Array]) -> dict[str, Array]:
     return {name: values if is_mask(values) else nudge(values) for name, values in rows.items()}
 
 
+def _stepped(rows: Mapping[str, Array]) -> dict[str, Array]:
+    """Whole numbers stay what they are, and equal tokens stay equal."""
+    return {
+        name: np.where(values == np.round(values), values, values * np.float32(1 + STEP)).astype(values.dtype)
+        if values.dtype.kind == "f"
+        else values
+        for name, values in rows.items()
+    }
+
+
+def _steady(values: Array, other: Array) -> npt.NDArray[np.bool_]:
+    """One verdict a row, by FP32's own bounds; integers are not judged on such rows."""
+    if values.dtype.kind != "f" or values.shape != other.shape:
+        return np.ones(len(values), bool)
+    bounds = TOLERANCES["fp32"]
+    with np.errstate(all="ignore"):
+        flat, moved = (each.reshape(len(values), -1).astype(np.float64) for each in (values, other - values))
+        span = np.ptp(flat[np.isfinite(flat)]) if np.isfinite(flat).any() else 0.0
+        largest = (bounds.max_abs or np.inf) * max(1.0, span) / ROOM
+        mean = 10 ** (-bounds.psnr_db / 20) * span / ROOM
+        return np.asarray((np.abs(moved).max(axis=1) <= largest) & (np.sqrt(np.square(moved).mean(axis=1)) <= mean))
+
+
 def _settled(values: Array, near: Array) -> npt.NDArray[np.bool_]:
     """One verdict a row; integers are not judged on such rows."""
     if values.dtype.kind != "f" or values.shape != near.shape:
@@ -70,11 +103,13 @@ def _settled(values: Array, near: Array) -> npt.NDArray[np.bool_]:
         return np.asarray(np.sqrt(np.square(moved).mean(axis=1)) <= SETTLED * size)
 
 
-def _one_by_one(infer: Infer, rows: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
+def _one_by_one(
+    infer: Infer, rows: Mapping[str, Array], otherwise: Infer | None
+) -> tuple[dict[str, Array], dict[str, Array]]:
     """Where one of the rows is refused, those that are not, and are finite."""
     count = len(next(iter(rows.values())))
     taken = [i for i in range(count) if _tried(infer, _chosen(rows, np.array([i]))) is not None]
-    return settled_rows(infer, _chosen(rows, np.array(taken))) if 0 < len(taken) < count else ({}, {})
+    return settled_rows(infer, _chosen(rows, np.array(taken)), otherwise) if 0 < len(taken) < count else ({}, {})
 
 
 def _tried(infer: Infer, rows: dict[str, Array]) -> dict[str, Array] | None:

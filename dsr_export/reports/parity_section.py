@@ -29,7 +29,16 @@ def parity_section(report: Row) -> Section | None:
         f"Each output against {' and '.join(references) or 'the reference'}; a figure is that of its batch's worst "
         "image. In the comparison “rows”, equal images of one batch must come out equal."
     )
-    return Section("Verdicts", said, joined(figures))
+    return Section("Verdicts", said + _left_out(report), joined(figures))
+
+
+def _left_out(report: Row) -> str:
+    """What special rows are not compared; reports of older versions do not say."""
+    rows = report.get("special_rows", {})
+    if not is_known(rows.get("left_out")) or not rows["left_out"]:
+        return ""
+    counts = f"{number(rows['left_out'], 'd')} of {number(rows['tried'], 'd')} special rows"
+    return f" Not compared: {counts}, for which the reference has no finite answer, or no steady one."
 
 
 def _row(row: Row) -> list[Markup]:

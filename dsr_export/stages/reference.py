@@ -17,14 +17,14 @@ from dsr_export.parity.site_reference import record_reference
 from dsr_export.progress import Bar
 from dsr_export.sampling import SamplerSpec
 from dsr_export.stages.model_at_hand import ModelAtHand
-from dsr_export.stages.stage import Result, Stage
+from dsr_export.stages.stage import FACTS, Result, Stage, write_json
 
 GOLDEN = "golden.npz"
 
 
 @dataclass(frozen=True)
 class Reference(Result):
-    """What every candidate is compared with."""
+    """What every candidate is compared with; its facts: how many special rows it has no steady answer for."""
 
     @cached_property
     def golden(self) -> Golden:
@@ -47,6 +47,7 @@ class MakeReference(Stage[Reference]):
             golden = make_golden(subject, runner, batch=self.batch, sampler=self.sampler, progress=bar)
         check_reference(golden)
         golden.save(folder / GOLDEN)
+        write_json(folder / FACTS, {"tried": golden.tried, "left_out": golden.left_out})
         record_reference(subject, golden, self.sampler, self.batch, folder)
 
     def result(self, made: CachedStage) -> Reference:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -39,17 +40,28 @@ def warm_cache(stage_cache: Path, digits_bundle: Path, tmp_path: Path, monkeypat
             shutil.copytree(entry, copy / entry.parent.name / entry.name)
     monkeypatch.setenv("DSR_EXPORT_CACHE", str(copy))
     monkeypatch.setattr(cache_entry, "LARGEST_HASHED", 1 << 20)
-    export(ExportConfig(precision="fp16", out=tmp_path / "warm.dsr"))  # its hits alone are what is damaged below
     return copy
 
 
-def used_files(cache: Path, out: Path) -> list[Path]:
-    """The files of the entries that a build into `out` used, which is the latest."""
-    began = out.stat().st_mtime - 60
-    entries = [entry for stage in cache.iterdir() if stage.name != "locks" for entry in stage.iterdir()]
-    return sorted(
-        path for entry in entries if entry.stat().st_mtime > began for path in entry.rglob("*") if path.is_file()
-    )
+@dataclass(frozen=True)
+class Built:
+    """A finished build of a model that takes a second: what it left in a cache of its own, and its graph."""
+
+    cache: Path
+    graph: bytes
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    folder = tmp_path_factory.mktemp("wide")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DSR_EXPORT_CACHE", str(folder / "cache"))
+        bundle = export(wide_layer(folder / "warm.dsr"))
+    return Built(folder / "cache", (bundle.path / "model.onnx").read_bytes())
+
+
+def wide_layer(out: Path) -> ExportConfig:
+    return ExportConfig(model="tests.cli.wide_layer:make", precision="fp16", out=out)
 
 
 def flip(path: Path, place: float) -> None:
@@ -62,16 +74,18 @@ def flip(path: Path, place: float) -> None:
 
 @pytest.mark.parametrize("seed", range(FLIPS))
 def test_a_flipped_byte_anywhere_in_the_cache_never_ships(
-    warm_cache: Path, digits_bundle: Path, tmp_path: Path, seed: int
+    built: Built, tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rng = np.random.default_rng(seed)
-    files = used_files(warm_cache, tmp_path / "warm.dsr")
+    """Of two in three, the graphs and golden vectors are so large that a hit checks them by size alone."""
+    monkeypatch.setenv("DSR_EXPORT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(cache_entry, "LARGEST_HASHED", 1 << 19 if seed % 3 else 64 << 20)
+    shutil.copytree(built.cache, tmp_path / "cache")
+    rng, notes = np.random.default_rng(seed), Notes()
+    files = sorted(path for path in (tmp_path / "cache").glob("*/*/**/*") if path.is_file())
     flip(files[rng.integers(len(files))], rng.random())
-    notes = Notes()
-    built = export(ExportConfig(precision="fp16", out=tmp_path / "again.dsr"), reporter=notes)
-    assert verify(built.path)["passed"]
-    model = (built.path / "model.onnx").read_bytes()
-    assert model == (digits_bundle / "model.onnx").read_bytes()
+    again = export(wide_layer(tmp_path / "again.dsr"), reporter=notes)
+    assert verify(again.path)["passed"]
+    assert (again.path / "model.onnx").read_bytes() == built.graph
 
 
 def test_the_typed_graph_of_a_cached_verdict_is_made_again(

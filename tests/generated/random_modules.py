@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dsr_export.traced_path import traced_path
 from tests.generated import attention_blocks, gate_blocks, norm_blocks, place_blocks, token_blocks  # noqa: F401
 from tests.generated.example_rows import example_rows
 from tests.generated.grammar import BLOCKS, DIM, Extras
@@ -181,9 +182,9 @@ def build(recipe: str) -> tuple[nn.Module, dict[str, Tensor]]:
 
 
 def call(module: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The outputs by the names that a bundle gives them."""
+    """The outputs by the names that a bundle gives them, on the path that a trace follows."""
     values = any(p.kind is p.VAR_POSITIONAL for p in inspect.signature(module.forward).parameters.values())
-    with torch.no_grad():
+    with torch.no_grad(), traced_path():
         made = module(*inputs.values()) if values else module(**inputs)
     if isinstance(made, Mapping):
         return dict(made)

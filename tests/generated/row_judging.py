@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from dsr_export.backends.other_rounding import OtherRounding
 from dsr_export.parity.metrics import compare
 from dsr_export.parity.tolerances import TOLERANCES
 from graphs.artifacts import Precision
@@ -89,7 +90,10 @@ def _strange(truth: Array, got: Array, sure: Array) -> str | None:
 
 
 def _spread(rows: Rows) -> Array:
-    """How far rounding inputs and weights by one step moves each number; NaN where it changes the kind of number."""
+    """How far a step of rounding moves each number: of inputs and weights, and of all that is made of them.
+
+    NaN where it changes the kind of number.
+    """
     generator = torch.Generator().manual_seed(0)
 
     def moved(value: Tensor) -> Tensor:
@@ -97,7 +101,10 @@ def _spread(rows: Rows) -> Array:
             value * (1 + STEP * torch.randn(value.shape, generator=generator)) if value.is_floating_point() else value
         )
 
-    worst = np.zeros(rows.truth.shape, np.float32)
+    with OtherRounding():
+        made = call(rows.module, rows.inputs)[rows.name].numpy()
+    with np.errstate(invalid="ignore"):
+        worst = np.abs(made - rows.truth)
     for _ in range(2):
         other = copy.deepcopy(rows.module)
         for weight in [*other.parameters(), *other.buffers()]:

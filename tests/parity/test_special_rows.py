@@ -89,3 +89,29 @@ def test_rows_whose_answer_is_rounding_blown_up_are_left_out() -> None:
     assert len(outputs["out"]) == len(inputs["x"]) == 4
     assert not any(np.array_equal(row, equal) for row in inputs["x"])
     assert any(not row.any() for row in inputs["x"])
+
+
+@pytest.mark.parametrize(("error", "kept"), [(1e-5, 7), (1e-3, 6), (np.inf, 6), (np.nan, 6)])
+def test_rows_that_change_where_the_reference_rounds_otherwise_are_left_out(error: float, kept: int) -> None:
+    """FP32's tolerance is 1e-4; zeros are the row that changes, and no nudge of the inputs shows it."""
+    rows = special_rows({"x": X, "c": X[:, 0]}, empty=True)
+
+    def infer(inputs: dict[str, Array]) -> dict[str, Array]:
+        return {"out": inputs["x"] + 1, "index": np.arange(len(inputs["x"]))}
+
+    def otherwise(inputs: dict[str, Array]) -> dict[str, Array]:
+        both = ~inputs["x"].any(axis=(1, 2)) & ~inputs["c"].any(axis=1)
+        out = infer(inputs)["out"] + np.where(both, np.float32(error), np.float32(0))[:, None, None]
+        return {"out": out, "index": -np.arange(len(out))}
+
+    inputs, _ = settled_rows(infer, rows, otherwise)
+    assert (len(inputs["x"]), len(rows["x"])) == (kept, 7)
+    assert len(settled_rows(infer, rows)[0]["x"]) == 7
+
+
+def test_a_reference_that_cannot_round_otherwise_is_nudged_alone() -> None:
+    def fails(_: dict[str, Array]) -> dict[str, Array]:
+        raise TypeError("no such dispatch")
+
+    rows = special_rows({"x": X}, empty=True)
+    assert len(settled_rows(lambda inputs: {"out": inputs["x"]}, rows, fails)[0]["x"]) == len(rows["x"])

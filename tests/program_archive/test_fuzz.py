@@ -67,6 +67,8 @@ def _json_changed(random_: random.Random, content: bytes, marker: str) -> bytes:
     value = json.loads(content)
     for _ in range(random_.randint(1, 3)):
         spots = _spots(value)
+        if not spots:  # nothing is left of it
+            break
         container, key = random_.choice(spots)
         change = random_.randrange(4)
         if change == 0:

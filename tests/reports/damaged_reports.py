@@ -10,7 +10,7 @@ from typing import Any
 
 BROKEN = (None, math.nan, math.inf, -math.inf)
 FIXED = ("schema_version",)
-NO_FIGURES = ("problem", "bisection", "token_norms")
+NO_FIGURES = ("problem", "bisection", "token_norms", "manifest_digest", "signed_by")
 """What is null where there is none, and else a text or a table."""
 
 

@@ -68,6 +68,7 @@ def full_report() -> dict[str, Any]:
             ),
         ],
         "trajectory_snr_db": [60.0, 30.0, 12.25],
+        "special_rows": {"tried": 9, "left_out": 2},
         "samples": [strips],
         "checks": [{"name": "half_weight_fraction", "value": 0.25, "limit": 0.5, "passed": False}],
         "engines_not_run": [

@@ -71,6 +71,7 @@ def test_every_section_is_drawn_from_what_is_there() -> None:
         "components/decoder/",
         "1 of 4 tokens replaced. Their largest norm was 80 and is 2.5; the largest of the others is 3.",
         "12 of 64 values are NaN",
+        "Not compared: 2 of 9 special rows",
     ):
         assert said in page, said
 
