@@ -121,7 +121,7 @@ def _worst_db(truth: Mapping[str, Array], made: Mapping[str, Array]) -> float:
         known = np.isfinite(exact)  # a row with nothing to attend to is NaN in both
         exact, got = np.where(known, exact, 0), np.where(known, got, 0)
         noise = np.square(got - exact).mean(axis=1)
-        with np.errstate(divide="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore"):
             rows = 10 * (np.log10(np.square(exact).mean(axis=1)) - np.log10(noise))
         worst = min(worst, float(np.where(noise == 0, IDENTICAL_DB, rows).min()))
     return worst

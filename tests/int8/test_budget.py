@@ -57,4 +57,5 @@ def test_nan_of_the_model_is_no_error_and_nan_of_ours_is_the_worst() -> None:
     assert _worst_db({"out": truth}, {"out": truth.copy()}) == IDENTICAL_DB
     assert _worst_db({"out": truth}, {"out": truth * 1.1}) == pytest.approx(20)
     assert _worst_db({"out": truth}, {"out": np.nan_to_num(truth)}) == -IDENTICAL_DB
+    assert _worst_db({"out": np.full((2, 2), np.nan)}, {"out": np.full((2, 2), np.nan)}) == IDENTICAL_DB
     assert _worst_db({"out": np.nan_to_num(truth)}, {"out": truth}) == -IDENTICAL_DB
