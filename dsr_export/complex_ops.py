@@ -43,7 +43,7 @@ def _is_complex(value: Any) -> bool:
 def _composed(op: OpOverload) -> Op:
     """`op` by what it consists of: its own kernel, as `op.decompose` comes back to the table."""
     key = torch._C.DispatchKey.CompositeImplicitAutograd
-    if not torch._C._dispatch_has_kernel_for_dispatch_key(op.name(), key):
+    if not torch._C._dispatch_has_kernel_for_dispatch_key(op.name(), key):  # type: ignore[no-untyped-call]
         return lambda *_, **__: NotImplemented
     return lambda *args, **kwargs: op._op_dk(key, *args, **kwargs)
 
