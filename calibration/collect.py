@@ -47,11 +47,13 @@ class CalibrationData(Protocol):
         ...
 
 
-def new_stats(selection: Selection, registers: RegisterRows, *, hessians: bool) -> dict[str, ActivationStats]:
-    """An observer for each activation of the selected GEMMs, by name."""
+def new_stats(
+    selection: Selection, registers: RegisterRows, *, hessians: bool, with_nan: bool = False
+) -> dict[str, ActivationStats]:
+    """An observer for each activation of the selected GEMMs, by name; `with_nan` as `ActivationStats` has it."""
     return {
         str(gemm.activation.name): ActivationStats(
-            str(gemm.activation.name), gemm.in_features, gemm.rows, registers, with_hessian=hessians
+            str(gemm.activation.name), gemm.in_features, gemm.rows, registers, hessians, with_nan
         )
         for gemm in selection.all
     }

@@ -54,6 +54,7 @@ class ActivationStats:
 
     `hessian` [K, K] is the weighted sum of x^T x, every token of an image counting alike; `sums` [K] that of x;
     `channel_largest` [K] and `row_largest` [N] are exact. `count` rows were seen, whose weights add up to `weight`.
+    With `with_nan`, tokens that are NaN (nothing to attend to) are the model's own, and count as zeros.
     """
 
     name: str
@@ -61,6 +62,7 @@ class ActivationStats:
     tokens: int
     registers: RegisterRows
     with_hessian: bool = True
+    with_nan: bool = False
     magnitudes: Magnitudes = field(default_factory=Magnitudes.none)
     patch_magnitudes: Magnitudes = field(default_factory=Magnitudes.none)
     weight: float = 0.0
@@ -82,6 +84,8 @@ class ActivationStats:
             ExportError: a value is NaN or infinite.
         """
         x = np.asarray(x, np.float32).reshape(len(samples), self.tokens, self.width)
+        if self.with_nan:
+            x = self._without_nan(x)
         size = np.abs(x)
         self._check(size)
         self.channel_largest = np.maximum(self.channel_largest, size.max(axis=(0, 1)))
@@ -90,6 +94,11 @@ class ActivationStats:
         self._observe_roles(x, buckets)
         self._observe_products(x, weights)
         self.sample.offer(x, samples, weights)
+
+    def _without_nan(self, x: Array) -> Array:
+        """Where some are left: of nothing but NaN there is no range."""
+        lost = np.isnan(x).any(axis=2, keepdims=True)
+        return x if lost.all() else np.where(lost, np.float32(0), x)
 
     def _check(self, size: Array) -> None:
         if not np.isfinite(size.max()):

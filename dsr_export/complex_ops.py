@@ -25,7 +25,7 @@ def on_pairs(program: ExportedProgram) -> ExportedProgram:
     if not nodes:
         return program
     composite = [node.target for node in nodes if isinstance(node.target, OpOverload) and node.target not in _TABLE]
-    table = {op: op.decompose for op in composite} | _TABLE  # `flatten` is a view, `chunk` a split
+    table = {op: _composed(op) for op in composite} | _TABLE  # `flatten` is a view, `chunk` a split
     made: ExportedProgram = program.run_decompositions(
         {op: _if_complex(decomposed) for op, decomposed in table.items()}
     )
@@ -38,6 +38,14 @@ def _takes_complex(node: fx.Node) -> bool:
 
 def _is_complex(value: Any) -> bool:
     return any(isinstance(each, Tensor) and each.is_complex() for each in pytree.tree_leaves(value))
+
+
+def _composed(op: OpOverload) -> Op:
+    """`op` by what it consists of: its own kernel, as `op.decompose` comes back to the table."""
+    key = torch._C.DispatchKey.CompositeImplicitAutograd
+    if not torch._C._dispatch_has_kernel_for_dispatch_key(op.name(), key):  # type: ignore[no-untyped-call]
+        return lambda *_, **__: NotImplemented
+    return lambda *args, **kwargs: op._op_dk(key, *args, **kwargs)
 
 
 def _if_complex(decomposed: Op) -> Op:

@@ -61,14 +61,20 @@ def export_program(subject: Subject) -> Exported:
     if isinstance(program, Exception):
         raise trace_error(subject.name, program) from program
     if fixed:
-        return Exported(lowered(program), subject.batch_limits)
-    return _checked(subject, lowered(program), deciding(program))
+        return Exported(lowered(subject.name, program), subject.batch_limits)
+    return _checked(subject, lowered(subject.name, program), deciding(program))
 
 
-def lowered(program: ExportedProgram) -> ExportedProgram:
-    """`program` without the ops that the exporter does not know, or writes wrongly; itself where it has none."""
-    with _any_size():  # half of a batch of three is one row, which must not be taken for a fixed size
-        return as_slices(as_choices(on_pairs(program)))
+def lowered(name: str, program: ExportedProgram) -> ExportedProgram:
+    """`program` without the ops that the exporter does not know, or writes wrongly; itself where it has none.
+
+    Raises `ExportError`, with the op and its line in the model `name`, where one of them has no other form.
+    """
+    try:
+        with _any_size():  # half of a batch of three is one row, which must not be taken for a fixed size
+            return as_slices(as_choices(on_pairs(program)))
+    except Exception as error:  # torch runs each op again, and raises whatever it runs into
+        raise trace_error(name, error) from error
 
 
 @dataclass(frozen=True)

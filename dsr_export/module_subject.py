@@ -28,7 +28,9 @@ SITES: Mapping[str, type[nn.Module]] = {
     "ReplaceOutliers": RecursiveReplacement,
     "ShiftRegisterNeurons": TestTimeRegisters,
 }
-ANY_BATCH = "the module must take any batch size"
+ANY_BATCH = (
+    "the module must take any batch size: where its code has a number for the batch, write x.shape[0], or -1 in a view"
+)
 _CALL_IT = "call it in Python first: module(**inputs)"
 _SINGLE = "use module.float(): parity is measured against FP32, and --precision narrows the graph"
 
@@ -107,17 +109,23 @@ def probe_module(
 
     def infer(feeds: dict[str, Array]) -> dict[str, Array]:
         what = f"{called} at batch {len(next(iter(feeds.values())))}"
-        return _named_outputs(_run(module, [torch.from_numpy(value) for value in feeds.values()], what), called)
+        made = _run(module, [torch.from_numpy(value) for value in feeds.values()], what)
+        _check_unchanged(module, before, called)  # first, as its outputs then differ from run to run, too
+        return _named_outputs(made, called)
 
     outputs = probe_outputs(infer, lambda size: draw_inputs(inputs, size, seed=0, draws=draws, given=given), limits)
-    changed = [name for name, buffer in module.named_buffers() if not torch.equal(buffer, before[name])]
-    if changed:
-        hint = "a graph keeps no state; call module.eval() before exporting"
-        raise ExportError(f"{called} changes its buffer '{changed[0]}' when it runs", hint=hint)
     clash = {spec.name for spec in outputs} & {spec.name for spec in inputs}
     if clash:
         raise ExportError(f"{called}: '{min(clash)}' is the name of an input and of an output", hint="rename one")
     return outputs
+
+
+def _check_unchanged(module: nn.Module, before: Mapping[str, Tensor], called: str) -> None:
+    now = dict(module.named_buffers())
+    changed = [name for name, buffer in before.items() if name not in now or not torch.equal(now[name], buffer)]
+    if changed:
+        hint = "a graph keeps no state: work on a copy of it (buffer.clone()), or make it an input and an output"
+        raise ExportError(f"{called} changes its buffer '{changed[0]}' when it runs", hint=hint)
 
 
 def count_sites(module: nn.Module, inputs: Sequence[Tensor], what: str, hint: str = ANY_BATCH) -> dict[str, int]:

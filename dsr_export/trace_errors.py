@@ -27,6 +27,9 @@ _ON_DATA = (
     "mask or a fixed size, and keep what does not depend on the inputs in buffers"
 )
 _NUMPY = "use torch functions only: numpy and Python numbers of a tensor's values leave the graph"
+_OTHERS = "write it with other torch functions"
+_RERUN = re.compile(r"While executing %.*?target=torch\.ops\.([\w.]+)", re.DOTALL)
+"""How torch says at which op of a captured program an error was raised."""
 _SCOPES = "pkg.torch.onnx.name_scopes"
 _SEEN = "torch.export runs the module on symbolic tensors; see it whole with torch.export.export(module, inputs)"
 
@@ -35,9 +38,19 @@ def trace_error(name: str, error: BaseException) -> ExportError:
     """The `ExportError` for what torch.export or the ONNX exporter raised on the model `name`."""
     causes = list(_causes(error))
     node = next((found for cause in causes if (found := _node_of(cause))), None)
+    if node is None and (rerun := _RERUN.search(str(error))) is not None:
+        return _not_lowered(name, rerun[1], error)
     message, hint = _translation(causes, node) if node is not None else _capture(causes)
     line = user_lines.of_stack(node.meta.get("stack_trace")) if node is not None else user_lines.of_error(error)
     return ExportError(f"tracing {name}: {message}" + (f" at {line}" if line else ""), hint=hint)
+
+
+def _not_lowered(name: str, operator: str, error: BaseException) -> ExportError:
+    """One op of a program that torch had captured could not be written with others."""
+    said, _, stack = str(error).partition("While executing")
+    line = user_lines.of_stack(stack)
+    what = f"{operator} has no ONNX form for these arguments ({type(error).__name__}: {_short(said)})"
+    return ExportError(f"tracing {name}: {what}" + (f" at {line}" if line else ""), hint=_OTHERS)
 
 
 def refuse_data_dependent(name: str, model: onnx_ir.Model) -> None:
@@ -83,7 +96,7 @@ def _translation(causes: list[BaseException], node: fx.Node) -> tuple[str, str]:
             f"write {operator.split('.')[-2] if '.' in operator else operator} with other torch functions",
         )
     said = f"{type(causes[-1]).__name__}: {_short(causes[-1])}"
-    return f"{operator}{where} has no ONNX form for these arguments ({said})", "write it with other torch functions"
+    return f"{operator}{where} has no ONNX form for these arguments ({said})", _OTHERS
 
 
 def _node_of(error: BaseException) -> fx.Node | None:
@@ -103,7 +116,7 @@ def _module_of(node: fx.Node) -> str:
     return str(scopes[-1]) if scopes else ""
 
 
-def _short(error: BaseException, most: int = 300) -> str:
+def _short(error: BaseException | str, most: int = 300) -> str:
     text = re.sub(r"\s+", " ", str(error)).strip()
     return text if len(text) <= most else f"{text[:most]}…"
 

@@ -38,7 +38,7 @@ def trace(subject: Subject, path: Path, *, program: torch.export.ExportedProgram
     """
     register_schemas()
     with torch.no_grad(), _quiet():
-        made = Exported(lowered(program), subject.batch_limits) if program else export_program(subject)
+        made = Exported(lowered(subject.name, program), subject.batch_limits) if program else export_program(subject)
         exported = _translate(subject, made.program)
         simplify(exported.model)
     refuse_data_dependent(subject.name, exported.model)

@@ -20,6 +20,7 @@ import onnx_graphsurgeon as gs
 
 from graphs.builders import NodeBuilder
 from graphs.constants import constant_value
+from graphs.nan_rows import keep_nan, masks_with_infinities
 from graphs.outside_readers import only_reader, outside_readers
 from graphs.parted_gemms import parted
 from graphs.quantized_conditions import quantize_conditions
@@ -40,6 +41,7 @@ def quantize_gemms(graph: gs.Graph, plan: Mapping[str, QuantizedGemm]) -> list[s
 
 
 def _quantize(graph: gs.Graph, chosen: Sequence[WeightGemm], plan: Mapping[str, QuantizedGemm]) -> None:
+    with_nan = masks_with_infinities(graph)
     done: dict[int, tuple[Quantizer, gs.Tensor | None]] = {}  # by activation: GEMMs that share one share its rows
     for gemm in chosen:
         planned = plan[gemm.name]
@@ -48,12 +50,13 @@ def _quantize(graph: gs.Graph, chosen: Sequence[WeightGemm], plan: Mapping[str, 
         build = NodeBuilder(graph, "quantize", gemm.name)
         key = id(gemm.activation)
         if key not in done:
-            done[key] = _quantized_input(build, gemm.activation, planned.activation)
+            quantizer, rows = _quantized_input(build, gemm.activation, planned.activation)
+            done[key] = quantizer, keep_nan(build, gemm.activation, rows) if with_nan else rows
         quantizer, rows = done[key]
         for part, share in parted(graph, gemm, planned):
             own = build if part is gemm else NodeBuilder(graph, "quantize", part.name)
             _integer_gemm(own, part, share, quantizer.values(own), rows)
-    quantize_conditions(graph, [gemm for gemm in chosen if plan[gemm.name].activation is None], plan)
+    quantize_conditions(graph, [gemm for gemm in chosen if plan[gemm.name].activation is None], plan, with_nan)
 
 
 def _integer_gemm(

@@ -19,6 +19,7 @@ import onnx_graphsurgeon as gs
 
 from graphs.builders import NodeBuilder
 from graphs.constants import constant_value
+from graphs.nan_rows import keep_nan
 from graphs.quantizers import CONDITION_CODE, QuantizedGemm, Quantizer, evened
 from graphs.stored import StoredValues
 from graphs.weight_gemms import WeightGemm
@@ -27,17 +28,26 @@ Array = npt.NDArray[Any]
 REST = 2 * CONDITION_CODE  # what rounding leaves over lies within 1 / 126
 
 
-def quantize_conditions(graph: gs.Graph, gemms: Sequence[WeightGemm], plan: Mapping[str, QuantizedGemm]) -> None:
-    """Rewrites the condition GEMMs, in place; those that read the same tensor together."""
+def quantize_conditions(
+    graph: gs.Graph, gemms: Sequence[WeightGemm], plan: Mapping[str, QuantizedGemm], with_nan: bool
+) -> None:
+    """Rewrites the condition GEMMs, in place; those that read the same tensor together.
+
+    `with_nan` says that conditions may be NaN, and their products are to be it, too.
+    """
     groups: dict[int, list[WeightGemm]] = {}
     for gemm in gemms:
         groups.setdefault(id(gemm.activation), []).append(gemm)
     for group in groups.values():
-        _rewrite(NodeBuilder(graph, "quantize", group[0].name), group, [plan[gemm.name] for gemm in group])
+        build = NodeBuilder(graph, "quantize", group[0].name)
+        _rewrite(build, group, [plan[gemm.name] for gemm in group], with_nan)
 
 
-def _rewrite(build: NodeBuilder, group: Sequence[WeightGemm], planned: Sequence[QuantizedGemm]) -> None:
-    even, rows = evened(build, group[0].activation)
+def _rewrite(build: NodeBuilder, group: Sequence[WeightGemm], planned: Sequence[QuantizedGemm], with_nan: bool) -> None:
+    activation = group[0].activation
+    even, rows = evened(build, activation)
+    if with_nan:
+        rows = keep_nan(build, activation, rows)
     values = Quantizer(_pair(build, even), 1 / CONDITION_CODE).values(build)
     both = build.op("MatMul", [values, _weight(build, planned)], "product")  # [B, 2, all outputs]
     shares = build.constant("shares", np.array([[[1], [1 / REST]]], np.float32))

@@ -46,7 +46,8 @@ class WeightGemm:
 def weight_gemms(graph: gs.Graph) -> list[WeightGemm]:
     """The model's own, in the order of the graph's nodes; none of detection. Shapes must have been inferred."""
     own = (node for node in graph.nodes if not node.name.startswith(PREFIX))
-    return [found for node in own if (found := _weight_gemm(node)) is not None]
+    batch = next((tensor.shape[0] for tensor in graph.inputs if tensor.shape), None)
+    return [found for node in own if (found := _weight_gemm(node, batch)) is not None]
 
 
 def outer_gemms(graph: gs.Graph) -> set[str]:
@@ -54,7 +55,7 @@ def outer_gemms(graph: gs.Graph) -> set[str]:
     return set(_reached(graph.inputs, forward=True)) | set(_reached(graph.outputs, forward=False))
 
 
-def _weight_gemm(node: gs.Node) -> WeightGemm | None:
+def _weight_gemm(node: gs.Node, batch: int | str | None) -> WeightGemm | None:
     if node.op not in ("MatMul", "Gemm") or not isinstance(node.inputs[1], gs.Constant):
         return None
     activation, weight = node.inputs[0], node.inputs[1]
@@ -64,15 +65,15 @@ def _weight_gemm(node: gs.Node) -> WeightGemm | None:
         return None
     transposed = bool(node.attrs.get("transB", 0))
     first, second = (int(size) for size in weight.shape)
-    rows = _rows(activation)
+    rows = _rows(activation, batch)
     if rows is None:
         return None
     width, outputs = (second, first) if transposed else (first, second)
     return WeightGemm(node, activation, weight, rows, width, outputs, transposed)
 
 
-def _rows(activation: gs.Tensor) -> int | None:
-    """Rows of one sample; None where shape inference does not tell."""
+def _rows(activation: gs.Tensor, batch: int | str | None) -> int | None:
+    """Rows of one sample; None where shape inference does not tell, or tokens of all samples are one axis."""
     shape = activation.shape
     if shape is not None and len(shape) == 3 and isinstance(shape[1], int):
         return shape[1]
@@ -83,7 +84,7 @@ def _rows(activation: gs.Tensor) -> int | None:
         before = maker.inputs[0].shape
         if before is not None and len(before) == 3:
             return before[1] if isinstance(before[1], int) else None
-    return 1
+    return 1 if batch is None or shape[0] == batch else None  # `16*batch` are the tokens of all
 
 
 _WEIGHTED = ("MatMul", "Gemm", "Conv")

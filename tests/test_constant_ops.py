@@ -86,6 +86,11 @@ def conjugated(s: Any, x: Tensor) -> Tensor:
     return torch.view_as_real(q.conj() * s.table + turned).flatten(2)
 
 
-@pytest.mark.parametrize("body", [rotary, split_axes, looked_up, conjugated], ids=lambda body: body.__name__)
+def filtered(s: Any, x: Tensor) -> Tensor:
+    spectrum = torch.fft.rfft(x, dim=1) * s.table[:4, :1]
+    return torch.fft.irfft(spectrum, n=6, dim=1) + torch.fft.fft(x, dim=-1).real
+
+
+@pytest.mark.parametrize("body", [rotary, split_axes, looked_up, conjugated, filtered], ids=lambda body: body.__name__)
 def test_complex_tensors_become_real_ones(body: Any, tmp_path: Path) -> None:
     assert not agree(subject_of(body), tmp_path / "traced.onnx", sizes=(1, 3))[1] & DYNAMIC

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from dsr_export import complex_ops
 from dsr_export.errors import ExportError
 from tests.traced_modules import subject_of
 
@@ -50,3 +51,17 @@ def test_the_true_cause_is_named(body: Any, message: str, hint: str, tmp_path: P
 def test_a_module_that_fails_on_its_own_inputs_says_where() -> None:
     with pytest.raises(ExportError, match=r"raised IndexError: .* at .*test_trace_errors.py:\d+ `.*x\[:, 9\]"):
         subject_of(lambda s, x: x[:, 9])
+
+
+def test_an_op_that_is_not_written_with_others_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def rotated(s: Any, x: Tensor) -> Tensor:
+        return torch.view_as_real(torch.view_as_complex(s.linear(x).reshape(-1, 6, 4, 2)) * 2j).flatten(2)
+
+    def broken(*_: Any) -> Tensor:
+        raise RecursionError("no end")
+
+    monkeypatch.setitem(complex_ops._TABLE, torch.ops.aten.mul.Tensor, broken)
+    message = r"aten\.mul\.Tensor has no ONNX form .*\(RecursionError: no end\) at .*\.py:\d+"
+    with pytest.raises(ExportError, match=message) as refused:
+        subject_of(rotated).trace(tmp_path / "traced.onnx")
+    assert "other torch functions" in str(refused.value.hint)

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dsr_export.leftovers import scratch_folder
+from dsr_export.parity.metrics import same_kinds
 from dsr_export.progress import Bar
 from dsr_export.runners import typed_runner
 from graphs.files import load_inferred_graph, save_graph
@@ -114,12 +115,13 @@ def _next_count(
 def _worst_db(truth: Mapping[str, Array], made: Mapping[str, Array]) -> float:
     worst = IDENTICAL_DB
     for name, value in truth.items():
-        exact = value.reshape(len(value), -1).astype(np.float64)
-        error = made[name].reshape(len(value), -1).astype(np.float64) - exact
-        noise = np.square(error).mean(axis=1)
-        if not np.isfinite(noise).all():
+        exact, got = (each.reshape(len(value), -1).astype(np.float64) for each in (value, made[name]))
+        if not same_kinds(exact, got).all():
             return -IDENTICAL_DB
-        with np.errstate(divide="ignore"):
+        known = np.isfinite(exact)  # a row with nothing to attend to is NaN in both
+        exact, got = np.where(known, exact, 0), np.where(known, got, 0)
+        noise = np.square(got - exact).mean(axis=1)
+        with np.errstate(divide="ignore", invalid="ignore"):
             rows = 10 * (np.log10(np.square(exact).mean(axis=1)) - np.log10(noise))
         worst = min(worst, float(np.where(noise == 0, IDENTICAL_DB, rows).min()))
     return worst

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from calibration.collect import CalibrationData, Call, new_stats, observe
-from calibration.methods import METHODS, Recipe
+from calibration.methods import METHODS
 from calibration.plan import Planned, activation_groups, fold_choices, graph_activations, quantised_gemms
 from calibration.policy import Selection, select
 from calibration.roles import RegisterRows
@@ -27,6 +27,7 @@ from dsr_export.subject import SubjectCard
 from graphs.artifacts import OptimizedModel
 from graphs.files import load_inferred_graph, save_graph
 from graphs.gate_padding import pad_gated_mlps
+from graphs.nan_rows import masks_with_infinities
 from graphs.outside_readers import outside_readers
 from graphs.probes import add_outputs
 
@@ -59,7 +60,11 @@ def calibrate(
             hint="build with --precision fp16",
         )
     given = _given(options, digest)
-    stats = {} if data is None else _measure(model, card, selection, recipe, data, folder, bar)
+    stats: dict[str, ActivationStats] = {}
+    if data is not None:
+        registers, with_nan = register_rows(card, selection), masks_with_infinities(graph)
+        stats = new_stats(selection, registers, hessians=recipe.rounding, with_nan=with_nan)
+        _measure(model, card, selection, stats, data, folder, bar)
     groups = activation_groups(selection)
     choices = given.choices() if given else {}
     if given is not None:
@@ -102,13 +107,12 @@ def _measure(
     model: Path,
     card: SubjectCard,
     selection: Selection,
-    recipe: Recipe,
+    stats: Mapping[str, ActivationStats],
     data: CalibrationData,
     folder: Path,
     bar: Bar,
-) -> dict[str, ActivationStats]:
-    """Statistics of every activation that a selected GEMM reads; some calls are kept to check the budget with."""
-    stats = new_stats(selection, register_rows(card, selection), hessians=recipe.rounding)
+) -> None:
+    """Fills the statistics of every activation that a selected GEMM reads; some calls are kept to check the budget."""
     tapped = add_outputs(OptimizedModel(path=model), folder / "tapped.onnx", list(graph_activations(selection)))
     kept, main = _Kept(), card.outputs[0].name
     with OnnxRuntimeRunner(tapped, inputs=card.inputs) as runner:
@@ -123,7 +127,6 @@ def _measure(
     for path in folder.glob("tapped.onnx*"):
         path.unlink()
     kept.save(folder / CHECKS)
-    return stats
 
 
 @dataclasses.dataclass

@@ -87,3 +87,17 @@ def test_nan_names_the_tensor() -> None:
     x[1, 3, 2] = np.nan
     with pytest.raises(ExportError, match="'h' becomes NaN or infinite"):
         _observed(x, [np.arange(2)])
+
+
+def test_tokens_of_nan_count_as_zeros_where_they_are_the_models_own() -> None:
+    x, ids, ones = _activations(), np.arange(60), np.ones(60)
+    masked, empty = x.copy(), x.copy()
+    masked[3, 5], empty[3, 5] = np.nan, 0
+    stats, plain = (ActivationStats("h", 8, 12, REGISTERS, with_nan=own) for own in (True, False))
+    stats.observe(masked, ids, ids % 4, ones)
+    plain.observe(empty, ids, ids % 4, ones)
+    np.testing.assert_array_equal(stats.hessian, plain.hessian)
+    np.testing.assert_array_equal(stats.magnitudes.counts, plain.magnitudes.counts)
+    for broken in (np.full_like(x, np.nan), np.where(x == x.max(), np.inf, x)):
+        with pytest.raises(ExportError, match="NaN or infinite"):
+            stats.observe(broken, ids, ids % 4, ones)

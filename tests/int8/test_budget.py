@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from dsr_export.int8.budget import IDENTICAL_DB, MARGIN_DB, Verdict, within_budget
+from dsr_export.int8.budget import IDENTICAL_DB, MARGIN_DB, Verdict, _worst_db, within_budget
 
 NOISE = {"a": 1e-5, "b": 4e-3, "c": 1e-4, "d": 1e-2, "e": 2e-4}
 
@@ -50,3 +50,12 @@ def test_what_is_measured_decides_and_not_what_was_predicted() -> None:
 def test_a_given_rank_is_used_unmeasured() -> None:
     verdict, _ = _verdict(20, rank={"a": 1.0, "b": 2.0, "c": 3.0, "d": 4.0, "e": 5.0})
     assert verdict.kept[0] == "a"
+
+
+def test_nan_of_the_model_is_no_error_and_nan_of_ours_is_the_worst() -> None:
+    truth = np.array([[1.0, np.nan], [2.0, 3.0]])
+    assert _worst_db({"out": truth}, {"out": truth.copy()}) == IDENTICAL_DB
+    assert _worst_db({"out": truth}, {"out": truth * 1.1}) == pytest.approx(20)
+    assert _worst_db({"out": truth}, {"out": np.nan_to_num(truth)}) == -IDENTICAL_DB
+    assert _worst_db({"out": np.full((2, 2), np.nan)}, {"out": np.full((2, 2), np.nan)}) == IDENTICAL_DB
+    assert _worst_db({"out": np.nan_to_num(truth)}, {"out": truth}) == -IDENTICAL_DB

@@ -225,6 +225,24 @@ REFUSED = {
         "differs between two runs",
         "noise an input",
     ),
+    "stateful at once": (  # its outputs differ from run to run, too
+        "class C(Net):\n    def forward(self, x):\n        self.p.mul_(0.5)\n        return x + self.p\n"
+        "def build():\n    m = C(); m.register_buffer('p', torch.ones(4))\n    return m, {'x': torch.ones(2, 4)}",
+        "changes its buffer 'p'",
+        "work on a copy",
+    ),
+    "replaced": (
+        "class C(Net):\n    def forward(self, x):\n        self.p = self.p / 2\n        return x + self.p\n"
+        "def build():\n    m = C(); m.register_buffer('p', torch.ones(4))\n    return m, {'x': torch.ones(2, 4)}",
+        "changes its buffer 'p'",
+        "work on a copy",
+    ),
+    "a number for the batch": (
+        "class C(Net):\n    def forward(self, x): return x.view(2, 2, 2).flatten(1)\n"
+        "def build(): return C(), {'x': torch.ones(2, 4)}",
+        r"at batch 3 raised RuntimeError: shape '\[2, 2, 2\]' is invalid",
+        "write x.shape\\[0\\], or -1 in a view",
+    ),
     "stateful": (
         "class C(Net):\n    def forward(self, x):\n        self.calls.add_(1)\n        return x\n"
         "def build():\n    m = C(); m.register_buffer('calls', torch.zeros(1))\n    return m, {'x': torch.ones(2, 4)}",
