@@ -21,7 +21,7 @@ from calibration.methods.magnitudes import CODES
 from calibration.rounding import nearest, weight_steps
 from calibration.smoothing import ALPHAS, smoothing_factors
 from calibration.stats import ActivationStats, token_weights
-from graphs.quantizers import SMALLEST_ROW, Activation, Rows
+from graphs.quantize.quantizers import SMALLEST_ROW, Activation, Rows
 
 Array = npt.NDArray[Any]
 MARGIN_DB: Mapping[Rows, float] = {"none": 1.5, "static": 1.0, "dynamic": 0.0}

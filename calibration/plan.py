@@ -21,8 +21,8 @@ from calibration.policy import Selection
 from calibration.rounding import compensated, nearest, weight_steps
 from calibration.saturation import held_codes, held_steps
 from calibration.stats import ActivationStats
-from graphs.channel_division import apply_edits, divide_constant, division
-from graphs.quantizers import CONDITION_CODE, LARGEST_CODE, QuantizedGemm
+from graphs.quantize.channel_division import apply_edits, divide_constant, division
+from graphs.quantize.quantizers import CONDITION_CODE, LARGEST_CODE, QuantizedGemm
 from graphs.stored import StoredValues
 from graphs.weight_gemms import WeightGemm
 

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from graphs.artifacts import Precision
-from graphs.held_values import HALF, HEADROOM, HELD
-from graphs.probes import LARGEST, ProbedTensor
+from graphs.observe.probes import LARGEST, ProbedTensor
+from graphs.precision.held_values import HALF, HEADROOM, HELD
 
 Array = npt.NDArray[Any]
 

@@ -17,8 +17,8 @@ import numpy as np
 
 from calibration.choices import Choice
 from graphs.errors import ExportError
-from graphs.quantizers import Activation
-from graphs.small_files import parse_small_json, read_small
+from graphs.foreign.small_files import parse_small_json, read_small
+from graphs.quantize.quantizers import Activation
 
 SCHEMA_VERSION = 1
 LARGEST_FILE = 64 << 20

@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from dsr_export.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from dsr_export.bundle.reader import Bundle
     from dsr_export.config import ExportConfig
@@ -15,7 +17,6 @@ if TYPE_CHECKING:
     from dsr_export.sources import load_subject
     from dsr_export.subject import Subject
 
-__version__ = "0.1.0"
 
 _LAZY = {
     "export": "dsr_export.pipeline",

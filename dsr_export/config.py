@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from dsr_export.declarations.int8_options import Int8Options
 from dsr_export.errors import ExportError
-from dsr_export.int8.options import Int8Options
 from dsr_export.limits import MOST_BATCH, MOST_DIGITS, MOST_REGISTERS, MOST_STEPS
 from graphs.artifacts import Precision
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from graphs.site_limits import MOST_REGISTERS as MOST_REGISTERS
-from graphs.site_limits import MOST_ROUNDS as MOST_ROUNDS
+from graphs.dsr.limits import MOST_REGISTERS as MOST_REGISTERS
+from graphs.dsr.limits import MOST_ROUNDS as MOST_ROUNDS
 
 MOST_STEPS = 10_000  # grid points of a walk, of a model call each; schedules have up to 1000
 MOST_BATCH = 65_536

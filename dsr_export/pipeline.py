@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from dsr_export.build import Build
 from dsr_export.bundle.destination import check_destination
 from dsr_export.bundle.reader import Bundle
 from dsr_export.bundle.sbom import SBOM, sbom
 from dsr_export.bundle.writer import write_bundle
-from dsr_export.chain import check_chain
 from dsr_export.config import ExportConfig
-from dsr_export.contents import build_tolerance, bundle_contents, bundle_manifest
-from dsr_export.disk import DamagedFile
-from dsr_export.locks import exclusive
-from dsr_export.narrowing import require_narrowed, require_types
+from dsr_export.drawing.chain import check_chain
+from dsr_export.parity.narrowing import require_narrowed, require_types
 from dsr_export.parity.walked_sampler import walked_sampler
 from dsr_export.progress import Reporter, Silent
-from dsr_export.report import build_report
-from dsr_export.reports.files import report_files
+from dsr_export.reports.forms import report_files
 from dsr_export.stages.audit import AuditRanges
+from dsr_export.stages.build import Build
+from dsr_export.stages.build_report import build_report
+from dsr_export.stages.bundle_contents import build_tolerance, bundle_contents, bundle_manifest
 from dsr_export.stages.calibrate import Calibrate
 from dsr_export.stages.engine import CompileEngine, machine
 from dsr_export.stages.finished import Finished
@@ -30,6 +28,8 @@ from dsr_export.stages.reference import MakeReference
 from dsr_export.stages.taps import MakeTaps
 from dsr_export.stages.trace import TraceModel
 from dsr_export.stages.type_graph import Typed, TypeGraph
+from dsr_export.storage.disk import DamagedFile
+from dsr_export.storage.locks import exclusive
 from dsr_export.subject import SubjectCard
 from graphs.files import load_model
 from graphs.targets import check_model

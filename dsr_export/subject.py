@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy.typing as npt
 
 from dsr_export.errors import ExportError
-from dsr_export.examples import Draw as Draw
-from dsr_export.examples import draw_inputs
+from dsr_export.example_rows.drawn import Draw as Draw
+from dsr_export.example_rows.drawn import draw_inputs
 from dsr_export.sampling import SamplerSpec
 from dsr_export.spec import DsrSpec
 from graphs.artifacts import TensorSpec, TracedModel
@@ -185,13 +185,13 @@ class Subject:
 
     def trace(self, path: Path) -> TracedModel:
         """Writes the graph with symbolic `dsr` ops to `path`."""
-        from dsr_export.tracing import trace
+        from dsr_export.tracing.trace import trace
 
         return trace(self, path)
 
     def reference(self) -> Runner:
         """What parity compares with: the FP32 PyTorch module."""
-        from dsr_export.backends.torch import TorchRunner
+        from dsr_export.subjects.torch_runner import TorchRunner
 
         return TorchRunner(self)
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import onnx_graphsurgeon as gs
 
 from graphs.artifacts import LoweredModel, OptimizedModel, TracedModel
-from graphs.checks import lowered_spec, optimized_spec, traced_spec
 from graphs.files import load_graph, load_inferred_graph, load_model, save_graph
 from graphs.rewrite import RewriteReport, operator_change, operator_counts, run, run_first
 from graphs.rewrites import LOWERINGS, OPTIMIZATIONS
+from graphs.stage_specs import lowered_spec, optimized_spec, traced_spec
 
 FOLD_LIMIT = 1 << 20  # bytes: a folded constant larger than this is not worth its place in the file
 

@@ -13,10 +13,10 @@ from typing import Literal
 
 import onnx
 
-from graphs.checks import STANDARD_DOMAINS
 from graphs.errors import ExportError, did_you_mean
 from graphs.files import load_model
 from graphs.op_limits import ENGINE_OPS, RTX_MISSING, limited_uses
+from graphs.stage_specs import STANDARD_DOMAINS
 
 Backend = Literal["onnxruntime", "tensorrt_rtx", "tensorrt"]
 NAMES_SHOWN = 20  # per reason; a model of 28 blocks repeats its mistakes

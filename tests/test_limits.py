@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from dsr_export.backends.labels import LabelledRunner
 from dsr_export.cli import cli
 from dsr_export.config import BatchRange, ExportConfig, ModelRequest
+from dsr_export.declarations.int8_options import Int8Options
 from dsr_export.errors import ExportError
-from dsr_export.int8.options import Int8Options
-from dsr_export.labels import LabelledRunner
 from dsr_export.sampling import SamplerSpec
 
 

@@ -13,8 +13,8 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from dsr_export import bundle_checks
 from dsr_export.bundle.reader import Bundle
+from dsr_export.verification import planned_checks as bundle_checks
 from tests.pipeline_parts import rewritten
 
 if sys.version_info >= (3, 11):
@@ -103,7 +103,7 @@ def test_only_bundles_of_a_trusted_key_are_read(
 ) -> None:
     ed25519 = pytest.importorskip("cryptography.hazmat.primitives.asymmetric.ed25519")
     serialization = pytest.importorskip("cryptography.hazmat.primitives.serialization")
-    from dsr_export.signing import sign_bundle
+    from dsr_export.bundle.signing import sign_bundle
 
     paths = []
     for name in ("own", "other"):

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from dsr_export.backends.onnxruntime import OnnxRuntimeRunner
-from dsr_export.module_subject import subject_from
 from dsr_export.subject import Subject
+from dsr_export.subjects.module import subject_from
 from graphs.artifacts import TracedModel
 
 Body = Callable[[Any, Tensor], Any]

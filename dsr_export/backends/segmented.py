@@ -19,10 +19,10 @@ from dsr_export.backends.base import Array
 from dsr_export.backends.inputs import check_inputs
 from dsr_export.backends.onnxruntime import OnnxRuntimeRunner
 from dsr_export.errors import ExportError
-from dsr_export.leftovers import scratch_folder
+from dsr_export.storage.leftovers import scratch_folder
 from graphs.artifacts import TensorSpec
-from graphs.definitions import evaluate
-from graphs.dsr_domain import DOMAIN
+from graphs.dsr.definitions import evaluate
+from graphs.dsr.domain import DOMAIN
 from graphs.files import load_model, save_model
 
 

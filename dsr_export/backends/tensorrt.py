@@ -16,7 +16,6 @@ from typing import Any
 
 import onnx
 
-from dsr_export import heap
 from dsr_export.backends.engine_facts import ProfileShapes, layer_facts, profile_shapes, signature
 from dsr_export.backends.engine_fit import platform_facts, rtx_supports
 from dsr_export.backends.gpu import compute_capability
@@ -24,9 +23,10 @@ from dsr_export.backends.tensorrt_errors import build_error, parse_error
 from dsr_export.backends.vendor import Vendor, VendorLog, load_vendor
 from dsr_export.config import BatchRange
 from dsr_export.errors import ExportError
+from dsr_export.storage import heap
 from graphs.artifacts import TensorSpec
-from graphs.external_data import check_external_data
 from graphs.files import load_model
+from graphs.foreign.external_data import check_external_data
 from graphs.targets import Target, check_model
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from dsr_export.bundle.component_entries import ComponentEntry, component_path
 from dsr_export.bundle.manifest import FileEntry, Manifest
 from dsr_export.bundle.paths import MANIFEST
-from dsr_export.disk import Recorded
 from dsr_export.errors import ExportError
+from dsr_export.storage.disk import Recorded
 
 _ROLES: Mapping[tuple[tuple[str, ...], tuple[str, ...]], str] = {
     (("z",), ("image",)): "decoder",

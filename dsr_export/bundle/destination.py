@@ -8,11 +8,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
-from dsr_export.bundle.canonical import read_bounded
 from dsr_export.bundle.manifest import Manifest
 from dsr_export.bundle.paths import MANIFEST
-from dsr_export.disk import nearest_existing, process_alive, remove_tree
 from dsr_export.errors import ExportError
+from dsr_export.storage.canonical import read_bounded
+from dsr_export.storage.disk import nearest_existing, process_alive, remove_tree
 
 Destination = Literal["new", "same", "replace"]
 

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 from dsr_export.bundle import manifest_parts as parts
-from dsr_export.bundle.canonical import canonical_digest, parse_sealed, sealed_bytes
 from dsr_export.bundle.component_entries import ComponentEntry, read_components
 from dsr_export.bundle.manifest_parts import BundleTarget, FileEntry
 from dsr_export.bundle.schema import Fields
 from dsr_export.config import BatchRange
 from dsr_export.errors import ExportError
 from dsr_export.sampling import SamplerSpec
+from dsr_export.storage.canonical import canonical_digest, parse_sealed, sealed_bytes
 from graphs.artifacts import Precision, TensorSpec
 
 SCHEMA_VERSION = 1

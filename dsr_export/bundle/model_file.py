@@ -26,9 +26,9 @@ def check_model_file(path: Path, sizes: Mapping[str, int]) -> None:
         ExportError: it is no ONNX; external weights lie outside the listed files; or a node, which is named, belongs
             to a domain other than the standard one.
     """
-    from graphs.checks import STANDARD_DOMAINS
-    from graphs.external_data import is_external
-    from graphs.model_parts import model_parts
+    from graphs.foreign.external_data import is_external
+    from graphs.foreign.model_parts import model_parts
+    from graphs.stage_specs import STANDARD_DOMAINS
 
     if path.stat().st_size > LARGEST_MODEL:
         raise ExportError(f"{path} is larger than an ONNX file can be", hint=_HINT)
@@ -60,7 +60,7 @@ def _check_text(path: Path, node: onnx.NodeProto) -> None:
 
 
 def _check_external(tensor: onnx.TensorProto, path: Path, sizes: Mapping[str, int]) -> None:
-    from graphs.external_data import data_span
+    from graphs.foreign.external_data import data_span
 
     where = f"{path}: tensor {tensor.name[:80]!r}"
     span = data_span(tensor, where)

@@ -11,19 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
-from dsr_export.bundle.canonical import MAX_BYTES, parse_json, read_bounded
 from dsr_export.bundle.components import check_component
-from dsr_export.bundle.golden_file import read_npz
 from dsr_export.bundle.manifest import FileEntry, Manifest
 from dsr_export.bundle.model_file import check_model_file
 from dsr_export.bundle.paths import MANIFEST, SIGNATURE, parents
 from dsr_export.bundle.signature import PublicKey, Signature, read_signature
 from dsr_export.errors import ExportError, did_you_mean
+from dsr_export.storage.canonical import MAX_BYTES, parse_json, read_bounded
+from dsr_export.storage.npz_file import read_npz
 from graphs.artifacts import files_digest
 
 if TYPE_CHECKING:
     from dsr_export.backends.base import Runner
-    from dsr_export.runners import Runtime
+    from dsr_export.backends.opening import Runtime
 
 Array = npt.NDArray[Any]
 MODEL, GOLDEN, TAPS, REPORT = "model.onnx", "golden.npz", "taps.npz", "report.json"
@@ -99,8 +99,8 @@ class Bundle:
         Raises:
             ExportError: the bundle holds no engine for `runtime`, or it can't run here.
         """
-        from dsr_export.labels import with_labels
-        from dsr_export.runners import bundle_runner
+        from dsr_export.backends.labels import with_labels
+        from dsr_export.backends.opening import bundle_runner
 
         return with_labels(bundle_runner(self, runtime), self.manifest)
 
@@ -139,7 +139,7 @@ def _manifest(folder: Path, signature: Signature | None = None, trust: Sequence[
     _check_regular(path)
     data = read_bounded(path)
     if trust:
-        from dsr_export.signing import require_signed
+        from dsr_export.bundle.signing import require_signed
 
         require_signed(folder, data, signature, trust)
     manifest = Manifest.from_bytes(data, where=path)

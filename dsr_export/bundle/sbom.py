@@ -16,7 +16,7 @@ from urllib.parse import quote
 from dsr_export.bundle.component_entries import FOLDER
 from dsr_export.bundle.manifest import Manifest
 from dsr_export.bundle.writer import Content
-from dsr_export.disk import Recorded
+from dsr_export.storage.disk import Recorded
 from graphs.artifacts import files_digest
 
 SBOM = "sbom.cdx.json"

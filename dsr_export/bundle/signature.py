@@ -1,6 +1,6 @@
 """`manifest.json.sig`: an Ed25519 signature over the manifest, which holds the checksum of every other file.
 
-Read here without any package; `dsr_export.signing` makes and checks signatures.
+Read here without any package; `dsr_export.bundle.signing` makes and checks signatures.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from dsr_export.bundle.canonical import read_bounded
 from dsr_export.bundle.paths import SIGNATURE
 from dsr_export.errors import ExportError
+from dsr_export.storage.canonical import read_bounded
 
 LARGEST = 512  # bytes; one is shorter
 _FORM = re.compile(

@@ -7,12 +7,13 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from dsr_export.bundle.canonical import read_bounded
 from dsr_export.bundle.components import check_component
 from dsr_export.bundle.destination import Destination, absolute, aside, check_destination, settle_old, temporary
 from dsr_export.bundle.manifest import FileEntry, Manifest
 from dsr_export.bundle.paths import MANIFEST, check_path_set, parents
-from dsr_export.disk import (
+from dsr_export.errors import ExportError
+from dsr_export.storage.canonical import read_bounded
+from dsr_export.storage.disk import (
     DamagedFile,
     Recorded,
     copy_durably,
@@ -23,8 +24,7 @@ from dsr_export.disk import (
     write_durably,
     write_error,
 )
-from dsr_export.errors import ExportError
-from dsr_export.leftovers import undone
+from dsr_export.storage.leftovers import undone
 
 __all__ = ["Content", "Destination", "check_destination", "content_size", "write_bundle"]
 

@@ -21,8 +21,8 @@ from dsr_export.checkpoints.contents import check_total, contents_of
 from dsr_export.checkpoints.files import read_file
 from dsr_export.checkpoints.loading import load_into as load_into
 from dsr_export.checkpoints.loading import names_of as names_of
+from dsr_export.declarations.weight_file import WeightFile
 from dsr_export.errors import ExportError
-from dsr_export.weight_file import WeightFile
 
 
 @dataclass(frozen=True)

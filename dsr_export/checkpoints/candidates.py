@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from dsr_export.checkpoints.contents import Contents, StateDict, Wanted
 from dsr_export.checkpoints.names import MODULE, is_ema, is_holder, parts_of
+from dsr_export.declarations.weight_file import EMA, MODEL
 from dsr_export.errors import ExportError
-from dsr_export.weight_file import EMA, MODEL
 
 COUNTER = "n_averaged"  # beside `module.*` in what torch's AveragedModel saves
 RAW = "current_model_state"  # Lightning's WeightAveraging saves the average as `state_dict`, and this beside it

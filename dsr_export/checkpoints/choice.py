@@ -14,8 +14,8 @@ from dsr_export.checkpoints.candidates import Candidate, candidates_in
 from dsr_export.checkpoints.contents import Contents, StateDict, Wanted, check_plain
 from dsr_export.checkpoints.names import FIRST_EMA
 from dsr_export.checkpoints.shadows import Shadow, shadow_in
+from dsr_export.declarations.weight_file import EMA, MODEL
 from dsr_export.errors import ExportError
-from dsr_export.weight_file import EMA, MODEL
 
 SHOWN = 5
 

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from dsr_export.checkpoints.archive import LARGEST_PICKLE, check_archive, check_legacy, is_zip, member_names
+from dsr_export.checkpoints.stored_types import LARGEST_HEADER
 from dsr_export.errors import ExportError, did_you_mean
-from dsr_export.families.stored_types import LARGEST_HEADER
 
 BROKEN = "copy or download it again"
 _CONVERT = "convert it where you trust it: safetensors.torch.save_file(state_dict, 'model.safetensors')"

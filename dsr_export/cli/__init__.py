@@ -9,10 +9,10 @@ from collections.abc import Sequence
 
 import click
 
-from dsr_export import __version__
 from dsr_export.cli.interrupts import INTERRUPTED, SAID, end_on_signals
 from dsr_export.cli.streams import StdoutFailed, drop_answers, own_process
 from dsr_export.readable import printable, shortened
+from dsr_export.version import __version__
 
 COMMANDS = {
     "build": "Build a verified bundle with engines from a model.",

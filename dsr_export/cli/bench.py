@@ -40,7 +40,7 @@ def command(
     A model is timed as the exporter's raw trace, as our graph without run-time DSR, and as our graph with it. Ratios
     are to the first, within one round.
     """
-    from dsr_export.benches import bench
+    from dsr_export.benchmark.contestants import bench
     from dsr_export.config import ModelRequest
     from dsr_export.progress import reporter
 

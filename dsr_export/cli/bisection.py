@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from dsr_export.figures import number
+from dsr_export.reports.figures import number
 
 
 def bisection_lines(found: Mapping[str, Any]) -> Iterator[str]:

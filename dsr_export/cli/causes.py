@@ -7,8 +7,8 @@ import os
 import re
 from collections.abc import Iterator
 
-from dsr_export.disk import is_disk_full
 from dsr_export.errors import ExportError
+from dsr_export.storage.disk import is_disk_full
 
 Explained = tuple[str, str | None]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from dsr_export.cli.output import Named, show_report
+from dsr_export.cli.printed import Named, show_report
 from dsr_export.cli.streams import Command, answer
 from dsr_export.cli.trust import trust_option, trusted
 from dsr_export.readable import readable
@@ -37,7 +37,7 @@ def command(
     that they failed.
     """
     from dsr_export.progress import reporter
-    from dsr_export.recompile import CompileRequest, recompile
+    from dsr_export.recompiling.recompile import CompileRequest, recompile
 
     request = CompileRequest(
         bundle=bundle, target=target, out=out, component=component, force=force, trust=trusted(trust)

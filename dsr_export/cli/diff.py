@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from dsr_export.cli.output import PARITY_FAILED
+from dsr_export.cli.printed import PARITY_FAILED
 from dsr_export.cli.streams import Command, answer, answer_json
 from dsr_export.cli.trust import trust_option, trusted
 

@@ -11,7 +11,7 @@ from dsr_export.cli.streams import Command, answer, answer_json
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, and nothing else.")
 def command(as_json: bool) -> None:
     """Show what is installed, and for each target whether it can be built and run here."""
-    from dsr_export.installation import describe_installation
+    from dsr_export.backends.installation import describe_installation
 
     facts = describe_installation()
     if as_json:

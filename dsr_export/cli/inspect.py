@@ -17,7 +17,7 @@ from dsr_export.cli.trust import trust_option, trusted
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, and nothing else.")
 def command(path: Path, trust: Any, as_json: bool) -> None:
     """Show what is in a bundle or an ONNX file at PATH. Runs nothing and deserialises no plan."""
-    from dsr_export.inspection import inspect_bundle, inspect_onnx
+    from dsr_export.bundle.inspection import inspect_bundle, inspect_onnx
 
     facts = inspect_onnx(path) if path.suffix.lower() == ".onnx" else inspect_bundle(path, trust=trusted(trust))
     if as_json:

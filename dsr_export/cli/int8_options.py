@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from calibration.method_names import METHOD_NAMES
-from dsr_export.cli.output import Named
+from dsr_export.cli.printed import Named
 from dsr_export.limits import MOST_STEPS
 
 _NAMES = ("calibration", "calibration_images", "calibration_steps", "calibration_tables", "int8_method", "int8_budget")
@@ -56,7 +56,7 @@ def int8_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(command)
     def collected(**given: Any) -> Any:
-        from dsr_export.int8.options import Int8Options
+        from dsr_export.declarations.int8_options import Int8Options
 
         data, images, steps, tables, method, budget = (given.pop(name) for name in _NAMES)
         int8 = Int8Options(method=method, data=data, images=images, steps=steps, tables=tuple(tables), budget_db=budget)

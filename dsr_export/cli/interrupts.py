@@ -16,7 +16,7 @@ from contextlib import suppress
 from types import FrameType
 from typing import NoReturn
 
-from dsr_export.leftovers import undo_all
+from dsr_export.storage.leftovers import undo_all
 
 INTERRUPTED = 130  # the shells' convention for Ctrl-C
 SAID = b"error: interrupted; nothing half-written is left\nhint: run the same command again to resume from the cache\n"

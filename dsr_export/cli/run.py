@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from dsr_export.cli.output import Named
+from dsr_export.cli.printed import Named
 from dsr_export.cli.streams import Command, answer
 from dsr_export.cli.trust import trust_option, trusted
 
@@ -25,9 +25,9 @@ from dsr_export.cli.trust import trust_option, trusted
 @trust_option
 def command(bundle: Path, source: Path, output: Path, runtime: Any, component: str | None, trust: Any) -> None:
     """Run BUNDLE once on the arrays of an npz file."""
-    from dsr_export.arrays import load_arrays, save_arrays
+    from dsr_export.backends.named_arrays import load_arrays, save_arrays
     from dsr_export.bundle.reader import Bundle
-    from dsr_export.output_target import check_target
+    from dsr_export.storage.output_target import check_target
 
     check_target(output)
     opened = Bundle.open(bundle, trust=trusted(trust))

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from dsr_export.cli.output import Named
+from dsr_export.cli.printed import Named
 from dsr_export.cli.streams import Command, answer
 from dsr_export.cli.trust import trust_option, trusted
 from dsr_export.limits import MOST_SEED, MOST_STEPS
@@ -43,11 +43,11 @@ def command(
     The same seed gives the same noise on every runtime.
     """
     from dsr_export.bundle.reader import Bundle
-    from dsr_export.decoding import decode
-    from dsr_export.output_target import check_target
-    from dsr_export.pictures import save_grid
+    from dsr_export.drawing.decoding import decode
+    from dsr_export.drawing.drawn import draw
+    from dsr_export.images.grids import save_grid
     from dsr_export.progress import reporter
-    from dsr_export.samples import draw
+    from dsr_export.storage.output_target import check_target
 
     check_target(output)
     opened, shown = Bundle.open(bundle, trust=trusted(trust)), reporter()

@@ -20,8 +20,8 @@ def command(bundle: Path, key: Path, as_json: bool) -> None:
 
     An encrypted key takes its password from DSR_EXPORT_KEY_PASSWORD. Others check with `verify --trust PUBKEY`.
     """
+    from dsr_export.bundle.signing import readable_by_others, sign_bundle
     from dsr_export.progress import reporter
-    from dsr_export.signing import readable_by_others, sign_bundle
 
     if readable_by_others(key):
         reporter().note(f"other users of this machine can read {key}: chmod 600 {key}")

@@ -16,9 +16,9 @@ from typing import IO, Any
 import click
 
 from dsr_export.errors import ExportError
-from dsr_export.output_target import set_stdout
-from dsr_export.plain_json import plain
 from dsr_export.readable import printable
+from dsr_export.reports.plain_json import plain
+from dsr_export.storage.output_target import set_stdout
 
 _answers: list[IO[str]] = []  # where answers go; the last is in use
 _for_good: list[bool] = [False]

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def trusted(paths: tuple[Path, ...]) -> tuple[PublicKey, ...]:
     """The keys that were given. Not read by the option itself: options of a command can be looked at without files."""
-    from dsr_export.signing import public_key
+    from dsr_export.bundle.signing import public_key
 
     return tuple(public_key(path) for path in paths)
 

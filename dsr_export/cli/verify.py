@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from dsr_export.cli.output import Named, show_report
+from dsr_export.cli.printed import Named, show_report
 from dsr_export.cli.streams import Command
 from dsr_export.cli.trust import trust_option, trusted
 
@@ -42,8 +42,8 @@ def command(
     Needs no torch, and writes nothing into the bundle.
     """
     from dsr_export.progress import reporter
-    from dsr_export.reports.outputs import ReportOutputs
-    from dsr_export.verify import verify
+    from dsr_export.reports.written_files import ReportOutputs
+    from dsr_export.verification.verify import verify
 
     outputs = ReportOutputs(junit=junit, html=html, markdown=markdown)
     outputs.check(bundle)

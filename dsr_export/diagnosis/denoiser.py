@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from dsr_export.diagnosis.denoiser_model import DenoiserTokens
+from dsr_export.diagnosis.models.denoiser import DenoiserTokens
 from dsr_export.diagnosis.thresholds import Limit, find_limit
 from dsr_export.diagnosis.walk import Measured, WalkSettings, shortened, walk
 from dsr_export.progress import Reporter

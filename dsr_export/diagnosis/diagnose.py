@@ -7,28 +7,28 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from dsr_export.atomic import atomic_file
 from dsr_export.config import ModelRequest
 from dsr_export.diagnosis.declaration import NEURONS_FILE, denoiser_toml, encoder_toml, neurons_json
 from dsr_export.diagnosis.denoiser import diagnose_denoiser
-from dsr_export.diagnosis.denoiser_model import DenoiserTokens
-from dsr_export.diagnosis.denoiser_page import denoiser_page
 from dsr_export.diagnosis.encoder import diagnose_encoder, settings_for
-from dsr_export.diagnosis.encoder_model import EncoderTokens
-from dsr_export.diagnosis.encoder_page import encoder_page
 from dsr_export.diagnosis.folder import RECORD, check_folder, write_folder
-from dsr_export.diagnosis.images import open_images
+from dsr_export.diagnosis.models.denoiser import DenoiserTokens
+from dsr_export.diagnosis.models.encoder import EncoderTokens
+from dsr_export.diagnosis.models.tokens import FoundBlocks
+from dsr_export.diagnosis.pages.denoiser import denoiser_page
+from dsr_export.diagnosis.pages.encoder import encoder_page
 from dsr_export.diagnosis.record import denoiser_record, encoder_record, summary
-from dsr_export.diagnosis.token_model import FoundBlocks
 from dsr_export.diagnosis.verdicts import DSR_FILE, denoiser_verdict, encoder_verdict
 from dsr_export.diagnosis.walk import WalkSettings
 from dsr_export.errors import ExportError
-from dsr_export.families.rae_dit import Trunk
-from dsr_export.families.vision_encoder import VisionEncoder
-from dsr_export.output_target import check_target
+from dsr_export.families.encoders.vision_encoder import VisionEncoder
+from dsr_export.families.rae_dit.network import Trunk
+from dsr_export.images.reading import open_images
 from dsr_export.progress import Reporter, Silent
 from dsr_export.readable import readable
 from dsr_export.sources import find_source
+from dsr_export.storage.atomic import atomic_file
+from dsr_export.storage.output_target import check_target
 from dsr_export.subject import Subject, require_module
 
 PAGE = "index.html"

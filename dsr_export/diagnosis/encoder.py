@@ -10,12 +10,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from dsr_export.diagnosis.discovery import DiscoverySettings, Scan, absolute_layer, scan
-from dsr_export.diagnosis.encoder_model import EncoderTokens
-from dsr_export.diagnosis.images import Images
+from dsr_export.diagnosis.models.encoder import EncoderTokens
+from dsr_export.diagnosis.models.tokens import FoundBlocks
 from dsr_export.diagnosis.neurons import Neuron, Table, merged, table_of
 from dsr_export.diagnosis.threads import fitting_threads
-from dsr_export.diagnosis.token_model import FoundBlocks
 from dsr_export.errors import ExportError
+from dsr_export.images.reading import Images
 from dsr_export.progress import Reporter
 from dsr_export.subject import Subject
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from dsr_export.bundle.destination import absolute, aside, finish_interrupted, settle_old, temporary
 from dsr_export.diagnosis.record import KIND
-from dsr_export.disk import flush_path, remove_tree, write_durably, write_error
 from dsr_export.errors import ExportError
-from dsr_export.leftovers import undone
 from dsr_export.readable import readable
-from graphs.small_files import parse_small_json, read_small
+from dsr_export.storage.disk import flush_path, remove_tree, write_durably, write_error
+from dsr_export.storage.leftovers import undone
+from graphs.foreign.small_files import parse_small_json, read_small
 
 RECORD = "diagnosis.json"
 LARGEST_RECORD = 64 << 20

@@ -24,13 +24,13 @@ import dataclasses
 import math
 from typing import Any
 
-from dsr_export import __version__
 from dsr_export.diagnosis.bins import share_above
 from dsr_export.diagnosis.denoiser import DenoiserDiagnosis, Run
 from dsr_export.diagnosis.discovery import Scan
 from dsr_export.diagnosis.encoder import EncoderDiagnosis, Round
 from dsr_export.html.page import Verdict
 from dsr_export.subject import Subject
+from dsr_export.version import __version__
 
 SCHEMA_VERSION = 1
 KIND = "dsr-export-diagnosis"

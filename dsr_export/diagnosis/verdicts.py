@@ -9,7 +9,7 @@ import numpy as np
 
 from dsr_export.diagnosis.denoiser import DenoiserDiagnosis, Run
 from dsr_export.diagnosis.encoder import EncoderDiagnosis
-from dsr_export.diagnosis.token_model import FoundBlocks
+from dsr_export.diagnosis.models.tokens import FoundBlocks
 from dsr_export.html.axes import percent, spans
 from dsr_export.html.page import Verdict
 

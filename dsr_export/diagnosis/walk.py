@@ -12,17 +12,17 @@ import numpy.typing as npt
 from torch import Tensor, linalg
 
 from dsr_export.backends.base import as_denoiser
-from dsr_export.backends.torch import TorchRunner
 from dsr_export.diagnosis.attention import AttentionProbe, AttentionStats
 from dsr_export.diagnosis.bins import LogBins
-from dsr_export.diagnosis.denoiser_model import DenoiserTokens
+from dsr_export.diagnosis.models.denoiser import DenoiserTokens
+from dsr_export.diagnosis.models.tokens import watching
 from dsr_export.diagnosis.norms import NormStats, relative_norms
 from dsr_export.diagnosis.threads import fitting_threads
-from dsr_export.diagnosis.token_model import watching
 from dsr_export.errors import ExportError
 from dsr_export.progress import Bar
 from dsr_export.sampling import SamplerSpec, seeded_noise, trajectory
 from dsr_export.subject import Subject
+from dsr_export.subjects.torch_runner import TorchRunner
 
 Array = npt.NDArray[Any]
 CHUNK = 8  # images at a time

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from dsr_export.bundle.reader import Bundle
-from dsr_export.figures import is_known
+from dsr_export.reports.figures import is_known
 
 METRICS = ("snr_db", "psnr_db", "cosine", "max_abs")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from dsr_export.figures import is_known, number
+from dsr_export.reports.figures import is_known, number
 
 SHOWN = 10  # of each kind; --json has all
 

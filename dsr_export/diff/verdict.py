@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from dsr_export.bundle.manifest import Manifest
-from dsr_export.figures import is_known, number
+from dsr_export.reports.figures import is_known, number
 from graphs.artifacts import TensorSpec
 
 MARGIN_DB = 3.0

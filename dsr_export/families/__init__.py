@@ -10,7 +10,8 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from dsr_export.dsr_file import dsr_digest
+from dsr_export.declarations.dsr_file import dsr_digest
+from dsr_export.declarations.weight_file import WeightFile
 from dsr_export.errors import ExportError
 from dsr_export.families.declared import with_declaration
 from dsr_export.families.folders import folder_sha256
@@ -19,7 +20,6 @@ from dsr_export.families.table import entry as entry
 from dsr_export.families.table import models as models
 from dsr_export.spec import ReplaceSpec
 from dsr_export.subject import Subject
-from dsr_export.weight_file import WeightFile
 from graphs.artifacts import files_digest
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from dsr_export.dsr_file import DsrFile, read_dsr_file
+from dsr_export.declarations.dsr_file import DsrFile, read_dsr_file
 from dsr_export.errors import ExportError
 from dsr_export.spec import ReplaceSpec
 

@@ -12,19 +12,19 @@ import safetensors.torch
 import torch
 
 from dsr_export.checkpoints import StateDict
+from dsr_export.declarations.weight_file import WeightFile
 from dsr_export.families import packaged_asset
-from dsr_export.families.rae_dit import RaeDit, RaeDitConfig
-from dsr_export.families.rae_dit_config import Value, resolve_config
-from dsr_export.families.rae_dit_models import (
+from dsr_export.families.rae_dit.config import Value, resolve_config
+from dsr_export.families.rae_dit.models import (
     build_module,
     default_sampler,
     read_weights,
     subject_from_module,
 )
+from dsr_export.families.rae_dit.network import RaeDit, RaeDitConfig
 from dsr_export.sampling import SamplerSpec
 from dsr_export.spec import ReplaceSpec
 from dsr_export.subject import Subject
-from dsr_export.weight_file import WeightFile
 
 OUTLIERS = "digits-outliers"
 MAGNITUDES = (20.0, 30.0, 45.0, 60.0)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from dsr_export.families.config_bounds import check_memory
-from dsr_export.families.rae_dit import RaeDit, RaeDitConfig
-from dsr_export.families.rae_dit_layers import RotaryEmbedding2D, sincos_2d
+from dsr_export.families.rae_dit.layers import RotaryEmbedding2D, sincos_2d
+from dsr_export.families.rae_dit.network import RaeDit, RaeDitConfig
 
 Config = TypeVar("Config")
 Module = TypeVar("Module", bound=nn.Module)

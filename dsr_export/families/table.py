@@ -26,13 +26,13 @@ class ModelEntry:
 
 
 _DIGITS = "dsr_export.families.digits:load"
-_RAE_DIT = "dsr_export.families.rae_dit_models:load"
-_RAE_DIT_DH = "dsr_export.families.rae_dit_dh_models:load"
-_DIT = "dsr_export.families.dit_models:load"
-_JIT = "dsr_export.families.jit_models:load"
-_DIFFUSERS = "dsr_export.families.diffusers_models:load"
-_ENCODER = "dsr_export.families.encoders:load"
-_RAE_DECODER = "dsr_export.families.rae_decoder_models:load"
+_RAE_DIT = "dsr_export.families.rae_dit.models:load"
+_RAE_DIT_DH = "dsr_export.families.rae_dit.wide_head_models:load"
+_DIT = "dsr_export.families.dit.models:load"
+_JIT = "dsr_export.families.jit.models:load"
+_DIFFUSERS = "dsr_export.families.diffusers.models:load"
+_ENCODER = "dsr_export.families.encoders.models:load"
+_RAE_DECODER = "dsr_export.families.decoder.models:load"
 
 
 def _rae_dit(letter: str, parameters: int) -> ModelEntry:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from dsr_export import __version__
 from dsr_export.html.markup import Markup, element, joined, text
+from dsr_export.version import __version__
 
 Tone = Literal["good", "warn", "bad"]
 

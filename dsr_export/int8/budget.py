@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dsr_export.leftovers import scratch_folder
+from dsr_export.backends.opening import typed_runner
 from dsr_export.parity.metrics import same_kinds
 from dsr_export.progress import Bar
-from dsr_export.runners import typed_runner
+from dsr_export.storage.leftovers import scratch_folder
 from graphs.files import load_inferred_graph, save_graph
-from graphs.quantized import quantize_gemms
-from graphs.quantizers import QuantizedGemm
+from graphs.quantize.gemms import quantize_gemms
+from graphs.quantize.quantizers import QuantizedGemm
 
 Array = npt.NDArray[Any]
 MARGIN_DB = 1.0  # the calls that are checked here are not those of the parity checks

@@ -19,17 +19,17 @@ from calibration.roles import RegisterRows
 from calibration.stats import ActivationStats
 from calibration.table import Table, activation_entry, merged, read_table
 from dsr_export.backends.onnxruntime import OnnxRuntimeRunner
+from dsr_export.declarations.int8_options import Int8Options
 from dsr_export.errors import ExportError
-from dsr_export.int8.options import Int8Options
 from dsr_export.int8.plan_files import PlanWriter
 from dsr_export.progress import Bar
 from dsr_export.subject import SubjectCard
 from graphs.artifacts import OptimizedModel
 from graphs.files import load_inferred_graph, save_graph
-from graphs.gate_padding import pad_gated_mlps
-from graphs.nan_rows import masks_with_infinities
+from graphs.observe.probes import add_outputs
 from graphs.outside_readers import outside_readers
-from graphs.probes import add_outputs
+from graphs.quantize.gate_padding import pad_gated_mlps
+from graphs.quantize.nan_rows import masks_with_infinities
 
 Array = npt.NDArray[Any]
 PADDED = "padded.onnx"

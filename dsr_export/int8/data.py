@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from calibration.collect import CalibrationData, Call, Progress
-from dsr_export.arrays import load_arrays
-from dsr_export.diagnosis.images import SUFFIXES, open_images
+from dsr_export.backends.named_arrays import load_arrays
+from dsr_export.declarations.int8_options import TRAJECTORY, Int8Options
 from dsr_export.errors import ExportError
-from dsr_export.int8.options import TRAJECTORY, Int8Options
+from dsr_export.images.reading import SUFFIXES, open_images
 from dsr_export.sampling import SamplerSpec, seeded_noise, trajectory
 from dsr_export.subject import SubjectCard
 from graphs.artifacts import TensorSpec

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from graphs.quantizers import Activation, QuantizedGemm
+from graphs.quantize.quantizers import Activation, QuantizedGemm
 from graphs.stored import StoredValues
 
 Array = npt.NDArray[Any]

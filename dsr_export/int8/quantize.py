@@ -18,7 +18,7 @@ from dsr_export.progress import Bar
 from dsr_export.subject import SubjectCard
 from graphs.artifacts import CalibratedModel
 from graphs.files import load_inferred_graph, save_graph
-from graphs.quantized import quantize_gemms
+from graphs.quantize.gemms import quantize_gemms
 from graphs.weight_gemms import weight_gemms
 
 

@@ -15,7 +15,7 @@ from dsr_export.errors import ExportError
 from dsr_export.parity.golden import Golden
 from dsr_export.parity.metrics import same_kinds
 from graphs.artifacts import OptimizedModel, TensorSpec
-from graphs.probes import FAULTS, add_fault_probes
+from graphs.observe.probes import FAULTS, add_fault_probes
 
 Array = npt.NDArray[Any]
 INFINITE, NAN = 1, 2  # what a fault probe reports

@@ -28,7 +28,7 @@ from dsr_export.program_archive.findings import DangerousError, MalformedError
 from dsr_export.program_archive.form import parsed, shaped
 from dsr_export.program_archive.members import Members, read_members
 from dsr_export.program_archive.payloads import read_payloads
-from dsr_export.sources.imported_code import described
+from dsr_export.user_code.imported import described
 
 _AGAIN = "make it again where you trust it: torch.export.save(torch.export.export(module, inputs), 'model.pt2')"
 _MEMBERS = re.compile(

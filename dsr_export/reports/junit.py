@@ -10,7 +10,7 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from dsr_export.figures import known
+from dsr_export.reports.figures import known
 from dsr_export.reports.wording import (
     Row,
     check_figures,

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from dsr_export.figures import number
+from dsr_export.reports.figures import number
 from dsr_export.reports.wording import not_run
 
 HEADER = (

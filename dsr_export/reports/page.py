@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import PurePath
 
-from dsr_export.figures import is_known, known
 from dsr_export.html.page import Section, page
-from dsr_export.reports.cost_section import cost_section
-from dsr_export.reports.error_section import error_section
-from dsr_export.reports.graph_section import graph_section
-from dsr_export.reports.int8_section import int8_section
-from dsr_export.reports.norm_section import norm_section
-from dsr_export.reports.parity_section import parity_section
-from dsr_export.reports.sample_section import sample_section
+from dsr_export.reports.figures import is_known, known
+from dsr_export.reports.sections.cost import cost_section
+from dsr_export.reports.sections.error import error_section
+from dsr_export.reports.sections.graph import graph_section
+from dsr_export.reports.sections.int8 import int8_section
+from dsr_export.reports.sections.norm import norm_section
+from dsr_export.reports.sections.parity import parity_section
+from dsr_export.reports.sections.sample import sample_section
 from dsr_export.reports.verdict import verdict
 from dsr_export.reports.wording import Row, decibels, duration, file_size, model_name
 

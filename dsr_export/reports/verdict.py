@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import shlex
 
-from dsr_export.figures import is_known, number
 from dsr_export.html.page import Verdict
+from dsr_export.reports.figures import is_known, number
 from dsr_export.reports.wording import (
     IDENTICAL,
     Row,

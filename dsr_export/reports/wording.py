@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dsr_export.figures import DASH, is_known, number, reaches
+from dsr_export.reports.figures import DASH, is_known, number, reaches
 
 Row = Mapping[str, Any]
 _DB = (("PSNR", "psnr_db"), ("SNR", "snr_db"))

@@ -8,11 +8,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from dsr_export.config import ModelRequest
+from dsr_export.declarations.weight_file import WeightFile
 from dsr_export.errors import ExportError
 from dsr_export.families import file_sha256
-from dsr_export.sources.imported_code import code_digest, described, import_object, running_own_code
 from dsr_export.sources.options import refuse_unused
-from dsr_export.weight_file import WeightFile
+from dsr_export.user_code.imported import code_digest, described, import_object, running_own_code
 
 if TYPE_CHECKING:
     from dsr_export.subject import Subject
@@ -40,7 +40,7 @@ class CallableSource:
         """
         with running_own_code():
             code = code_digest(self.module)
-        from dsr_export.module_digest import content_digest
+        from dsr_export.subjects.digest import content_digest
 
         checkpoint = self.request.checkpoint
         return {
@@ -59,7 +59,7 @@ class CallableSource:
     @cached_property
     def _subject(self) -> Subject:
         from dsr_export.checkpoints import load_into, names_of, read_checkpoint
-        from dsr_export.module_subject import loaded_module, subject_from
+        from dsr_export.subjects.module import loaded_module, subject_from
 
         checkpoint = self.request.checkpoint
         provenance: dict[str, Any] = {"callable": f"{self.module}:{self.attribute}"}

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from dsr_export.config import ModelRequest
-from dsr_export.dsr_file import dsr_digest
+from dsr_export.declarations.dsr_file import dsr_digest
 from dsr_export.errors import ExportError
 from dsr_export.families import MAX_SEED, file_sha256, option_key
-from dsr_export.families.diffusers_files import TransformerFolder, open_folder
+from dsr_export.families.diffusers.files import TransformerFolder, open_folder
 from dsr_export.readable import readable
 from dsr_export.subject import Subject
 from graphs.artifacts import files_digest
@@ -44,7 +44,7 @@ class DiffusersFolderSource:
         }
 
     def load(self) -> Subject:
-        from dsr_export.families.diffusers_models import load_folder
+        from dsr_export.families.diffusers.models import load_folder
 
         asked = self.request
         return load_folder(

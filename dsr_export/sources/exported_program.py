@@ -30,7 +30,7 @@ class ExportedProgramSource:
         return {"form": "exported-program", **self._provenance}
 
     def load(self) -> Subject:
-        from dsr_export.program_subject import load_program
+        from dsr_export.subjects.program import load_program
 
         return load_program(self.path, name=self.name, provenance=self._provenance)
 

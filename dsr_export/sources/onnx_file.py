@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dsr_export.config import ModelRequest
-from dsr_export.dsr_file import dsr_digest
+from dsr_export.declarations.dsr_file import dsr_digest
 from dsr_export.readable import readable
 from dsr_export.sources.options import model_file, refuse_unused
 from graphs.artifacts import files_digest
-from graphs.external_data import external_files
-from graphs.foreign import read_foreign
+from graphs.foreign.brought_in import read_foreign
+from graphs.foreign.external_data import external_files
 
 if TYPE_CHECKING:
-    from dsr_export.onnx_subject import OnnxSubject
+    from dsr_export.subjects.onnx_graph import OnnxSubject
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class OnnxFileSource:
         return {"form": "onnx", **self._provenance, "dsr_sha256": dsr_digest(self.dsr) if self.dsr else None}
 
     def load(self) -> OnnxSubject:
-        from dsr_export.onnx_subject import load_onnx
+        from dsr_export.subjects.onnx_graph import load_onnx
 
         return load_onnx(self.path, name=self.name, provenance=self._provenance, dsr=self.dsr)
 

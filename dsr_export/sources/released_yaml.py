@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from dsr_export.config import ModelRequest
+from dsr_export.declarations.released_config import ReleasedConfig, read_released
+from dsr_export.declarations.weight_file import WeightFile
 from dsr_export.errors import ExportError
 from dsr_export.families import check_weights, entry, file_sha256, subject_key
 from dsr_export.families.declared import with_declaration
 from dsr_export.readable import readable
-from dsr_export.released_config import ReleasedConfig, read_released
 from dsr_export.subject import Subject
-from dsr_export.weight_file import WeightFile
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class ReleasedSource:
         return {"name": self.name, "config_sha256": file_sha256(self.file), **key}
 
     def load(self) -> Subject:
-        from dsr_export.families.rae_dit_released import subject_from_released
+        from dsr_export.families.rae_dit.released import subject_from_released
 
         asked = self.request
         declared = with_declaration(

@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 
 from calibration.range_audit import RangeAudit, RangeRecorder
 from dsr_export.backends.onnxruntime import OnnxRuntimeRunner
-from dsr_export.cache import CachedStage
 from dsr_export.parity.batch_calls import batches
 from dsr_export.parity.finite import check_graph
 from dsr_export.progress import Bar
@@ -20,9 +19,10 @@ from dsr_export.stages.calibrate import Calibrated
 from dsr_export.stages.optimize import Optimized
 from dsr_export.stages.reference import Reference
 from dsr_export.stages.stage import FACTS, Result, Stage, write_json
+from dsr_export.storage.cache import CachedStage
 from dsr_export.subject import SubjectCard
-from graphs.probes import RANGES, ProbedTensor, add_range_probes
-from graphs.product_probes import add_product_probes, bound_probe
+from graphs.observe.probes import RANGES, ProbedTensor, add_range_probes
+from graphs.observe.product_probes import add_product_probes, bound_probe
 
 PROBED = "probed.onnx"
 

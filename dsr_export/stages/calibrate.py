@@ -10,16 +10,16 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from dsr_export.cache import CachedStage
+from dsr_export.declarations.int8_options import Int8Options
 from dsr_export.int8.calibrate import CHECKS, MODEL, TABLE, calibrate
 from dsr_export.int8.data import open_data
-from dsr_export.int8.options import Int8Options
 from dsr_export.parity.golden import MOST_ROWS
 from dsr_export.progress import Bar
 from dsr_export.sampling import SamplerSpec
 from dsr_export.stages.model_at_hand import ModelAtHand
 from dsr_export.stages.optimize import Optimized
 from dsr_export.stages.stage import Result, Stage
+from dsr_export.storage.cache import CachedStage
 from dsr_export.subject import SubjectCard
 from graphs.artifacts import CalibratedModel
 

@@ -9,11 +9,11 @@ from typing import ClassVar
 
 from dsr_export.backends.engine_fit import platform_facts
 from dsr_export.backends.gpu import compute_capability
-from dsr_export.cache import CachedStage
 from dsr_export.config import BatchRange
 from dsr_export.progress import Bar
 from dsr_export.stages.stage import FACTS, Result, Stage, write_json
 from dsr_export.stages.type_graph import Typed
+from dsr_export.storage.cache import CachedStage
 from dsr_export.subject import SubjectCard
 from graphs.targets import Target
 

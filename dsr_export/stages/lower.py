@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from dsr_export.cache import CachedStage
 from dsr_export.progress import Bar
 from dsr_export.stages.stage import FACTS, MODEL, Result, Stage, write_json
 from dsr_export.stages.trace import Traced
+from dsr_export.storage.cache import CachedStage
 from graphs.artifacts import LoweredModel
 from graphs.lowering import lower
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from dsr_export import heap
 from dsr_export.sources import Source
+from dsr_export.storage import heap
 
 if TYPE_CHECKING:
     from dsr_export.subject import ExportSubject

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from dsr_export.cache import CachedStage
 from dsr_export.progress import Bar
+from dsr_export.sites.token_norms import measure_token_norms
 from dsr_export.stages.optimize import Optimized
 from dsr_export.stages.reference import Reference
 from dsr_export.stages.stage import FACTS, Result, Stage, write_json
+from dsr_export.storage.cache import CachedStage
 from dsr_export.subject import SubjectCard
-from dsr_export.token_norms import measure_token_norms
 
 
 @dataclass(frozen=True)

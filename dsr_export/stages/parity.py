@@ -10,22 +10,22 @@ from typing import Any, ClassVar
 
 from dsr_export.backends.base import Runner
 from dsr_export.backends.onnxruntime import OnnxRuntimeRunner
+from dsr_export.backends.opening import fused_runner, typed_runner
 from dsr_export.bundle.engines import engine_entry
-from dsr_export.cache import CachedStage
 from dsr_export.config import BatchRange
 from dsr_export.parity.checks import check_parity, fused_rows
 from dsr_export.parity.rows import ParityRow
-from dsr_export.parity.site_reference import check_sites
 from dsr_export.parity.tolerances import Tolerance
 from dsr_export.progress import Bar
 from dsr_export.reports.sample_strips import golden_strips
-from dsr_export.runners import fused_runner, typed_runner
 from dsr_export.sampling import SamplerSpec
+from dsr_export.sites.reference import check_sites
 from dsr_export.stages.engine import Engine
 from dsr_export.stages.reference import Reference
 from dsr_export.stages.stage import FACTS, Result, Stage, write_json
 from dsr_export.stages.taps import SiteTaps
 from dsr_export.stages.type_graph import Typed
+from dsr_export.storage.cache import CachedStage
 from dsr_export.subject import SubjectCard
 from graphs.targets import Target
 

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from dsr_export.cache import CachedStage
 from dsr_export.int8.budget import Checks
 from dsr_export.int8.quantize import quantize
 from dsr_export.progress import Bar
 from dsr_export.stages.calibrate import Calibrated
 from dsr_export.stages.reference import Reference
 from dsr_export.stages.stage import FACTS, MODEL, Result, Stage, write_json
+from dsr_export.storage.cache import CachedStage
 from dsr_export.subject import SubjectCard
 from graphs.artifacts import QuantizedModel
 

@@ -9,15 +9,15 @@ from typing import ClassVar
 
 import numpy as np
 
-from dsr_export.cache import CachedStage
 from dsr_export.config import BatchRange
 from dsr_export.parity.finite import check_reference
 from dsr_export.parity.golden import Golden, make_golden
-from dsr_export.parity.site_reference import record_reference
 from dsr_export.progress import Bar
 from dsr_export.sampling import SamplerSpec
+from dsr_export.sites.reference import record_reference
 from dsr_export.stages.model_at_hand import ModelAtHand
 from dsr_export.stages.stage import FACTS, Result, Stage, write_json
+from dsr_export.storage.cache import CachedStage
 
 GOLDEN = "golden.npz"
 

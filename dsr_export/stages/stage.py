@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
-from dsr_export.cache import CachedStage
-from dsr_export.disk import Recorded
 from dsr_export.progress import Bar
+from dsr_export.storage.cache import CachedStage
+from dsr_export.storage.disk import Recorded
 
 MODEL, FACTS = "model.onnx", "facts.json"
 

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from dsr_export.cache import CachedStage
 from dsr_export.config import BatchRange
-from dsr_export.parity.site_reference import make_taps
 from dsr_export.progress import Bar
+from dsr_export.sites.reference import make_taps
 from dsr_export.stages.optimize import Optimized
 from dsr_export.stages.reference import Reference
 from dsr_export.stages.stage import Result, Stage
+from dsr_export.storage.cache import CachedStage
 from dsr_export.subject import SubjectCard
 
 TAPS = "taps.npz"

@@ -8,10 +8,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
-from dsr_export.cache import CachedStage
 from dsr_export.progress import Bar
 from dsr_export.stages.model_at_hand import ModelAtHand
 from dsr_export.stages.stage import MODEL, Result, Stage
+from dsr_export.storage.cache import CachedStage
 from dsr_export.subject import SubjectCard
 from graphs.artifacts import TracedModel
 

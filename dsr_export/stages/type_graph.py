@@ -6,18 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from dsr_export.cache import CachedStage
 from dsr_export.progress import Bar
 from dsr_export.stages.audit import Audited
 from dsr_export.stages.calibrate import Calibrated
 from dsr_export.stages.optimize import Optimized
 from dsr_export.stages.quantize import Quantized
 from dsr_export.stages.stage import FACTS, MODEL, Result, Stage, write_json
+from dsr_export.storage.cache import CachedStage
 from dsr_export.subject import SubjectCard
 from graphs.artifacts import Precision, TypedModel
 from graphs.files import load_model
-from graphs.precision import PrecisionPolicy, sinusoidal_modules
-from graphs.typed import assign_precision
+from graphs.precision.islands import PrecisionPolicy, sinusoidal_modules
+from graphs.precision.typed import assign_precision
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dsr_export.families.digits import packaged_config
-from dsr_export.families.rae_dit import RaeDit
+from dsr_export.families.rae_dit.network import RaeDit
 from dsr_export.sampling import MIN_TIME
 
 CONFIG = packaged_config()

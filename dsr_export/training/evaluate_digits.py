@@ -20,13 +20,13 @@ import torch
 from torch import Tensor, nn
 
 from dsr_export.backends.base import as_denoiser
-from dsr_export.backends.torch import TorchRunner
 from dsr_export.bundle.reader import Bundle
+from dsr_export.drawing.drawn import draw
 from dsr_export.families import load_subject
-from dsr_export.families.rae_dit import RaeDit
-from dsr_export.samples import draw
+from dsr_export.families.rae_dit.network import RaeDit
 from dsr_export.sampling import sample, seeded_noise
 from dsr_export.subject import Subject
+from dsr_export.subjects.torch_runner import TorchRunner
 
 Array = npt.NDArray[Any]
 

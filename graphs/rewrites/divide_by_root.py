@@ -3,7 +3,7 @@
 As `torch.rsqrt` is exported, ONNX Runtime runs six nodes and two passes over the tokens; in the new form it fuses all
 of it into one SimplifiedLayerNormalization. Equal in real arithmetic, so to float32 rounding.
 Constraints: exactly that form, since a Div costs more than a Mul where nothing fuses. A norm whose mean of squares
-comes from a detection (`graphs.shared_norms`) has no ReduceMean, and is left alone.
+comes from a detection (`graphs.dsr.shared_norms`) has no ReduceMean, and is left alone.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import onnx_graphsurgeon as gs
 
 from graphs.builders import NodeBuilder, own_name, replace_output, site_of
 from graphs.constants import constant_value
-from graphs.flow import producer
-from graphs.norm_reads import reduced_axes
 from graphs.outside_readers import only_reader
 from graphs.rewrite import Match, Miss
+from graphs.structure.flow import producer
+from graphs.structure.norm_reads import reduced_axes
 
 
 @dataclass(frozen=True)

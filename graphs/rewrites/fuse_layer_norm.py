@@ -19,9 +19,9 @@ import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from graphs.builders import NodeBuilder, redirect
-from graphs.flow import producer
 from graphs.outside_readers import only_reader
 from graphs.rewrite import Match, Miss
+from graphs.structure.flow import producer
 
 Array = npt.NDArray[Any]
 

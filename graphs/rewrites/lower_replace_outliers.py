@@ -16,9 +16,9 @@ import onnx_graphsurgeon as gs
 
 from graphs.builders import NodeBuilder, replace_output, site_of
 from graphs.constants import constant_value
-from graphs.outliers import TOPK_LIMIT, Detection, comparable_norms, is_finite, outlier_mask, token_norms
+from graphs.dsr.detection import TOPK_LIMIT, Detection, comparable_norms, is_finite, outlier_mask, token_norms
+from graphs.dsr.shared_norms import share_mean_squares
 from graphs.rewrite import Match, Miss
-from graphs.shared_norms import share_mean_squares
 
 Array = npt.NDArray[Any]
 

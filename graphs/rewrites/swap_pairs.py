@@ -18,8 +18,8 @@ import onnx_graphsurgeon as gs
 
 from graphs.builders import NodeBuilder, own_name, site_of
 from graphs.constants import constant_value
-from graphs.flow import producer
 from graphs.rewrite import Match, Miss
+from graphs.structure.flow import producer
 
 
 @dataclass(frozen=True)

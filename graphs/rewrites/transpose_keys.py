@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import onnx_graphsurgeon as gs
 
 from graphs.builders import NodeBuilder, own_name, replace_output, site_of
-from graphs.flow import producer
 from graphs.rewrite import Match, Miss
+from graphs.structure.flow import producer
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from dsr_export import runners
 from dsr_export.backends import engine_fit
+from dsr_export.backends import opening as runners
 from dsr_export.backends.engine_fit import EngineNeeds, Machine, check_fit, misfits, rebuild_target
 from dsr_export.bundle.manifest import BundleTarget
 from dsr_export.bundle.reader import Bundle

@@ -12,7 +12,7 @@ from onnx import helper, numpy_helper
 from dsr_export.backends.segmented import SegmentedRunner, segments
 from dsr_export.errors import ExportError
 from graphs.artifacts import TensorSpec
-from graphs.dsr_domain import register_schemas
+from graphs.dsr.domain import register_schemas
 from tests.families.tiny_subjects import rae_dit
 
 ABSOLUTE = {"rule": "absolute", "threshold": 2.0, "rounds": 1, "choice": "mask"}

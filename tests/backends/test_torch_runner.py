@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from dsr_export.backends.torch import TorchRunner
 from dsr_export.errors import ExportError
 from dsr_export.spec import DsrSpec
 from dsr_export.subject import Subject
+from dsr_export.subjects.torch_runner import TorchRunner
 from graphs.artifacts import TensorSpec
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from dsr_export.bundle.canonical import canonical_bytes, parse_sealed, sealed_bytes
+from dsr_export.storage.canonical import canonical_bytes, parse_sealed, sealed_bytes
 from graphs.artifacts import files_digest
 from tests.bundle.mutated_files import damaged_json, damaged_model, damaged_npz, damaged_value
 

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from dsr_export.bundle.canonical import parse_sealed, sealed_bytes
 from dsr_export.bundle.components import component_contents, component_entry, role_of
 from dsr_export.bundle.manifest import Manifest
 from dsr_export.bundle.reader import Bundle
 from dsr_export.bundle.writer import write_bundle
 from dsr_export.errors import ExportError
+from dsr_export.storage.canonical import parse_sealed, sealed_bytes
 from graphs.artifacts import TensorSpec, files_digest
 from tests.bundle.sample_files import external_model, model_bytes
 

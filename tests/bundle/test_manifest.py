@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from dsr_export.bundle.canonical import parse_sealed, sealed_bytes
 from dsr_export.bundle.manifest import FileEntry, Manifest
 from dsr_export.errors import ExportError
 from dsr_export.sampling import SamplerSpec
+from dsr_export.storage.canonical import parse_sealed, sealed_bytes
 from graphs.artifacts import TensorSpec
 
 ENTRY = {"sha256": "0" * 64, "size": 1}

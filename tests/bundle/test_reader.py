@@ -340,7 +340,7 @@ def test_a_zip_bomb_is_refused_before_it_unpacks(build: Build, monkeypatch: pyte
     data = packed({f"{i}.npy": b"\0" * (1 << 20) for i in range(4)})
     assert len(data) < 10_000
     opened = Bundle.open(build(**{"golden.npz": data}))
-    monkeypatch.setattr("dsr_export.bundle.golden_file.LARGEST_TOTAL", 3 << 20)
+    monkeypatch.setattr("dsr_export.storage.npz_file.LARGEST_TOTAL", 3 << 20)
     monkeypatch.setattr(zipfile.ZipFile, "open", lambda *_: pytest.fail("it began to unpack"))
     with pytest.raises(ExportError, match="unpacks to 4194304 bytes, more than the 3145728 allowed"):
         opened.golden()

@@ -11,7 +11,7 @@ from typing import Any
 
 from dsr_export.bundle.manifest import Manifest
 from dsr_export.bundle.sbom import SBOM, sbom
-from dsr_export.disk import Recorded
+from dsr_export.storage.disk import Recorded
 
 TYPES = {"application", "library", "file", "data", "machine-learning-model"}
 SERIAL = re.compile(r"urn:uuid:[0-9a-f]{8}-[0-9a-f]{4}-5[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")

@@ -13,8 +13,8 @@ import pytest
 from dsr_export.bundle.manifest import Manifest
 from dsr_export.bundle.paths import MANIFEST, SIGNATURE, check_path_set
 from dsr_export.bundle.reader import Bundle
+from dsr_export.bundle.signing import PASSWORD, private_key, public_key, sign_bundle
 from dsr_export.errors import ExportError
-from dsr_export.signing import PASSWORD, private_key, public_key, sign_bundle
 from tests.bundle.mutations import seal
 from tests.conftest import Cli
 

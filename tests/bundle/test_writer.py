@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from dsr_export import disk
 from dsr_export.bundle.manifest import Manifest
 from dsr_export.bundle.reader import Bundle
 from dsr_export.bundle.writer import check_destination, write_bundle
 from dsr_export.errors import ExportError
+from dsr_export.storage import disk
 
 Contents = dict[str, Path | bytes]
 Usage = namedtuple("Usage", "total used free")
@@ -202,7 +202,7 @@ def test_a_full_disk_leaves_nothing_and_says_so(
 def test_too_little_space_is_found_before_copying(
     tmp_path: Path, manifest: Manifest, contents: Contents, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dsr_export.disk.shutil.disk_usage", lambda _: Usage(0, 0, 1_000_000))
+    monkeypatch.setattr("dsr_export.storage.disk.shutil.disk_usage", lambda _: Usage(0, 0, 1_000_000))
     monkeypatch.setattr("dsr_export.bundle.writer._fill", lambda *_: pytest.fail("it began to copy"))
     with pytest.raises(ExportError, match="needs 1 MB, 1 MB free"):
         write_bundle(tmp_path / "b.dsr", manifest, contents)

@@ -12,8 +12,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from calibration.range_audit import RangeAudit, RangeRecorder
 from graphs.artifacts import OptimizedModel
-from graphs.probes import FAULTS, RANGES, ProbedTensor, add_fault_probes, add_range_probes
-from graphs.product_probes import add_product_probes, bound_probe
+from graphs.observe.probes import FAULTS, RANGES, ProbedTensor, add_fault_probes, add_range_probes
+from graphs.observe.product_probes import add_product_probes, bound_probe
 
 
 def _probed(folder: Path) -> tuple[list[ProbedTensor], onnxruntime.InferenceSession]:

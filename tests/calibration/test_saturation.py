@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as nps
 
 from calibration.rounding import compensated, nearest, weight_steps
 from calibration.saturation import held_codes, held_steps
-from graphs.quantizers import CONDITION_CODE, LARGEST_CODE
+from graphs.quantize.quantizers import CONDITION_CODE, LARGEST_CODE
 
 WEIGHTS = nps.arrays(np.float32, st.tuples(st.integers(1, 9), st.integers(1, 4)), elements=st.floats(-4, 4, width=32))
 

@@ -18,7 +18,7 @@ from calibration.roles import RegisterRows
 from calibration.stats import ActivationStats
 from calibration.table import Table, activation_entry, choice_from, merged, read_table
 from graphs.errors import ExportError
-from graphs.quantized import Activation
+from graphs.quantize.gemms import Activation
 
 MODEL, OTHER = "a" * 64, "b" * 64
 WIDTH, TOKENS = 4, 6

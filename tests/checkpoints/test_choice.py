@@ -11,9 +11,9 @@ from safetensors.torch import save_file, save_model
 from torch.optim.swa_utils import AveragedModel
 
 from dsr_export.checkpoints import Checkpoint, load_into, names_of, read_checkpoint
+from dsr_export.declarations.weight_file import WeightFile
 from dsr_export.errors import ExportError
 from dsr_export.families import load_subject
-from dsr_export.weight_file import WeightFile
 from tests.checkpoints.small_net import SmallNet, State, parameters_of, prefixed, small_state
 
 OWN, AVERAGED = small_state(1), small_state(2)

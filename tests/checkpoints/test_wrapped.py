@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from dsr_export.checkpoints import load_into, names_of, read_checkpoint
+from dsr_export.declarations.weight_file import WeightFile
 from dsr_export.errors import ExportError
-from dsr_export.weight_file import WeightFile
 from tests.checkpoints.small_net import SmallNet, State, parameters_of, prefixed, small_state
 
 INNER = ("_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module", "module")

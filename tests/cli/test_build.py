@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import save_file
 
 from dsr_export.bundle.reader import Bundle
-from dsr_export.locks import exclusive
+from dsr_export.storage.locks import exclusive
 from tests.conftest import Cli
 
 KEYS = {"bundle", "passed", "precision", "target", "stages", "parity", "rewrites", "peak_rss_bytes"}

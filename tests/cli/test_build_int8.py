@@ -18,7 +18,7 @@ FEW = ("--trajectory-steps", "9", "--calibration-images", "2", "--batch", "1,2,2
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory, stage_cache: Path) -> Path:
     from dsr_export.config import BatchRange, ExportConfig
-    from dsr_export.int8.options import Int8Options
+    from dsr_export.declarations.int8_options import Int8Options
     from dsr_export.pipeline import export
 
     out = tmp_path_factory.mktemp("int8") / "d.dsr"

@@ -15,12 +15,12 @@ import numpy as np
 import onnx
 import pytest
 
-from dsr_export import recompile as module
 from dsr_export.backends import tensorrt_runner
+from dsr_export.backends.opening import bundle_runner
 from dsr_export.backends.plan_header import plan_problem
 from dsr_export.bundle.reader import Bundle
 from dsr_export.bundle.sbom import SBOM
-from dsr_export.runners import bundle_runner
+from dsr_export.recompiling import recompile as module
 from graphs.artifacts import TensorSpec
 from tests.bundle.test_sbom import checked
 from tests.conftest import Cli

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dsr_export.dsr_file import read_dsr
+from dsr_export.declarations.dsr_file import read_dsr
 from dsr_export.families import load_subject
 from tests.conftest import Cli
 from tests.html.reading import check_document

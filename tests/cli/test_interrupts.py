@@ -49,7 +49,7 @@ SCRIPT = """
 import ctypes, sys
 from pathlib import Path
 from dsr_export.cli.interrupts import end_on_signals
-from dsr_export.leftovers import undone, scratch_folder
+from dsr_export.storage.leftovers import undone, scratch_folder
 
 end_on_signals()
 place = Path(sys.argv[1])
@@ -117,7 +117,7 @@ def test_a_second_signal_ends_what_never_returns_to_python(start: Start) -> None
 
 
 def test_undoing_goes_on_where_one_step_fails_and_may_happen_twice() -> None:
-    from dsr_export.leftovers import undo_all, undone
+    from dsr_export.storage.leftovers import undo_all, undone
 
     done: list[str] = []
 

@@ -21,12 +21,12 @@ from dsr_export.backends.base import as_denoiser
 from dsr_export.bundle.components import component_contents, component_entry
 from dsr_export.bundle.reader import Bundle
 from dsr_export.bundle.writer import write_bundle
-from dsr_export.claims import NAMES as CLAIMS
 from dsr_export.errors import ExportError
 from dsr_export.families import load_subject
 from dsr_export.pipeline import export
 from dsr_export.progress import Silent
 from dsr_export.sampling import sample, seeded_noise
+from dsr_export.verification.claims import NAMES as CLAIMS
 from tests.conftest import Cli
 from tests.pipeline_parts import DECODER, DENOISER, denoiser_config, rewritten
 

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dsr_export import cache_entry
 from dsr_export.config import ExportConfig
 from dsr_export.pipeline import export
 from dsr_export.progress import Silent
-from dsr_export.verify import verify
+from dsr_export.storage import cache_entry
+from dsr_export.verification.verify import verify
 
 FLIPS = int(os.environ.get("DSR_EXPORT_FLIPS", "2"))
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from dsr_export.plain_json import plain
+from dsr_export.reports.plain_json import plain
 from tests.conftest import Cli
 from tests.device_nodes import device_node
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from dsr_export.diagnosis.denoiser import DenoiserDiagnosis, diagnose_denoiser
-from dsr_export.diagnosis.denoiser_model import DenoiserTokens
+from dsr_export.diagnosis.models.denoiser import DenoiserTokens
 from dsr_export.diagnosis.walk import WalkSettings
 from dsr_export.families import load_subject
-from dsr_export.families.rae_dit import Trunk
+from dsr_export.families.rae_dit.network import Trunk
 from dsr_export.progress import Silent
 from dsr_export.subject import Subject
 

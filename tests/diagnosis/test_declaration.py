@@ -2,9 +2,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from dsr_export.declarations.dsr_file import read_dsr
 from dsr_export.diagnosis.declaration import denoiser_toml
 from dsr_export.diagnosis.denoiser import DenoiserDiagnosis
-from dsr_export.dsr_file import read_dsr
 from dsr_export.families import load_subject
 from tests.diagnosis.conftest import diagnosed
 

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from dsr_export.diagnosis.denoiser import DenoiserDiagnosis, propose
-from dsr_export.diagnosis.denoiser_model import DenoiserTokens
+from dsr_export.diagnosis.models.denoiser import DenoiserTokens
 from dsr_export.diagnosis.record import denoiser_record
 from dsr_export.diagnosis.thresholds import Limit
 from dsr_export.diagnosis.verdicts import denoiser_verdict
 from dsr_export.diagnosis.walk import WalkSettings, shortened
 from dsr_export.families import load_subject
-from dsr_export.families.rae_dit import RaeDit
+from dsr_export.families.rae_dit.network import RaeDit
 from dsr_export.registers import RecursiveReplacement
 from dsr_export.spec import ReplaceSpec
 from tests.diagnosis.conftest import SHORT, diagnosed

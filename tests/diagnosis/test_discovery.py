@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dsr_export.diagnosis.discovery import DiscoverySettings, Scan, absolute_layer, scan
+from dsr_export.diagnosis.models.tokens import FoundBlocks, watching
 from dsr_export.diagnosis.neurons import table_of
-from dsr_export.diagnosis.token_model import FoundBlocks, watching
 from dsr_export.errors import ExportError
 from tests.diagnosis.planted_vit import DEPTH, GRID, PLANTED, PlantedVit, mark_of, marked_images
 

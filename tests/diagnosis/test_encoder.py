@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 import torch
 
+from dsr_export.declarations.dsr_file import read_dsr
 from dsr_export.diagnosis.declaration import encoder_toml, neurons_json
 from dsr_export.diagnosis.encoder import DEFAULTS, EncoderDiagnosis, diagnose_encoder, settings_for
-from dsr_export.diagnosis.encoder_model import EncoderTokens
-from dsr_export.diagnosis.encoder_page import best_of, encoder_page
-from dsr_export.diagnosis.images import Images, open_images
+from dsr_export.diagnosis.models.encoder import EncoderTokens
+from dsr_export.diagnosis.models.tokens import FoundBlocks
+from dsr_export.diagnosis.pages.encoder import best_of, encoder_page
 from dsr_export.diagnosis.record import encoder_record
-from dsr_export.diagnosis.token_model import FoundBlocks
 from dsr_export.diagnosis.verdicts import encoder_verdict
-from dsr_export.dsr_file import read_dsr
 from dsr_export.errors import ExportError
 from dsr_export.families import load_subject
-from dsr_export.families.vision_encoder import VisionEncoder
+from dsr_export.families.encoders.vision_encoder import VisionEncoder
+from dsr_export.images.reading import Images, open_images
 from dsr_export.progress import Silent
 from dsr_export.subject import Subject
 from tests.diagnosis.planted_vit import PlantedVit

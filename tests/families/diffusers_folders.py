@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from dsr_export.families.diffusers_files import open_folder
-from dsr_export.families.diffusers_models import load, load_folder
+from dsr_export.families.diffusers.files import open_folder
+from dsr_export.families.diffusers.models import load, load_folder
 from dsr_export.subject import Subject
 
 FLUX, SD3, DIT, PIXART = (f"{name}Transformer2DModel" for name in ("Flux", "SD3", "DiT", "PixArt"))

@@ -11,8 +11,8 @@ import pytest
 from dsr_export.errors import ExportError
 from dsr_export.families import config_bounds, load_subject
 from dsr_export.families.config_bounds import check_config, check_memory, check_stored
-from dsr_export.families.diffusers_files import open_folder
-from dsr_export.families.vision_families import check_folder
+from dsr_export.families.diffusers.files import open_folder
+from dsr_export.families.encoders.vision_families import check_folder
 
 SD35 = {"sample_size": 128, "pos_embed_max_size": 384, "patch_size": 2, "num_layers": 38, "num_attention_heads": 38}
 HOSTILE: dict[str, tuple[dict[str, Any], str]] = {

@@ -20,12 +20,12 @@ from dsr_export.subject import Subject
 from graphs.artifacts import OptimizedModel, Precision, TypedModel
 from graphs.files import load_inferred_graph
 from graphs.lowering import lower, optimize
-from graphs.precision import PrecisionPolicy
+from graphs.precision.islands import PrecisionPolicy
+from graphs.precision.typed import assign_precision
 from graphs.rewrites import LOWERINGS
 from graphs.targets import TARGETS, check_model
-from graphs.typed import assign_precision
-from tests.benchmarks.models import Graph
-from tests.benchmarks.ours import measure, quantised
+from tests.comparisons.models import Graph
+from tests.comparisons.ours import measure, quantised
 from tests.families.tiny_subjects import TINY
 from tests.graphs.optimizing import fused_operators
 

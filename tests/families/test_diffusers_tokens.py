@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dsr_export.errors import ExportError
-from dsr_export.families.diffusers_positions import flux_ids, rotary_tables
-from dsr_export.families.diffusers_wrapper import DiffusersDenoiser
+from dsr_export.families.diffusers.positions import flux_ids, rotary_tables
+from dsr_export.families.diffusers.wrapper import DiffusersDenoiser
 from dsr_export.registers import RecursiveReplacement
 from dsr_export.spec import ReplaceSpec
 from dsr_export.subject import Subject

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from dsr_export.families import load_subject
-from dsr_export.families.rae_dit import RaeDit
+from dsr_export.families.rae_dit.network import RaeDit
 from graphs.files import load_graph, save_graph
 from graphs.lowering import lower
 from tests.graphs.rewrites.test_lower_replace_outliers import adversarial_inputs

@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 from dsr_export.errors import ExportError
 from dsr_export.families import entry, load_subject, models, subject_key
 from dsr_export.families.digits import packaged_config
-from dsr_export.families.rae_dit_config import resolve_config
-from dsr_export.families.rae_dit_models import REGISTERS, SIZES
+from dsr_export.families.rae_dit.config import resolve_config
+from dsr_export.families.rae_dit.models import REGISTERS, SIZES
 from dsr_export.families.randomise import empty_module
 from dsr_export.spec import ReplaceSpec
 

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from dsr_export.errors import ExportError
 from dsr_export.families import load_subject
-from dsr_export.families.rae_dit import RaeDit
+from dsr_export.families.rae_dit.network import RaeDit
 from dsr_export.registers import RecursiveReplacement
 from dsr_export.spec import ReplaceSpec
 from dsr_export.subject import Subject

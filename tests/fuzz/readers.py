@@ -17,15 +17,15 @@ import torch
 from PIL import Image
 
 from calibration.table import Table, merged, read_table
-from dsr_export.arrays import load_arrays
-from dsr_export.bundle.canonical import parse_json, parse_sealed, sealed_bytes
+from dsr_export.backends.named_arrays import load_arrays
 from dsr_export.checkpoints import Wanted, read_checkpoint
-from dsr_export.diagnosis.picture_file import read_picture
-from dsr_export.dsr_file import read_dsr_file
-from dsr_export.families.diffusers_files import open_folder
-from dsr_export.neuron_table import read_neurons
-from dsr_export.released_config import read_released
-from dsr_export.weight_file import WeightFile
+from dsr_export.declarations.dsr_file import read_dsr_file
+from dsr_export.declarations.neuron_table import read_neurons
+from dsr_export.declarations.released_config import read_released
+from dsr_export.declarations.weight_file import WeightFile
+from dsr_export.families.diffusers.files import open_folder
+from dsr_export.images.picture_file import read_picture
+from dsr_export.storage.canonical import parse_json, parse_sealed, sealed_bytes
 from graphs.artifacts import TensorSpec
 from tests.fuzz.damage import header_of, json_of, members_of, rewritten, rotten
 

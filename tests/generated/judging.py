@@ -13,15 +13,15 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from dsr_export.backends.other_rounding import OtherRounding
+from dsr_export.backends.opening import bundle_runner
 from dsr_export.bundle.reader import Bundle
 from dsr_export.config import NO_INT8_OPTIONS, BatchRange, ExportConfig
+from dsr_export.declarations.int8_options import Int8Options
 from dsr_export.errors import ExportError
-from dsr_export.int8.options import Int8Options
 from dsr_export.parity.metrics import compare
 from dsr_export.parity.tolerances import TOLERANCES
 from dsr_export.pipeline import export
-from dsr_export.runners import bundle_runner
+from dsr_export.subjects.other_rounding import OtherRounding
 from graphs.artifacts import Precision
 from tests.generated.example_rows import HELD_OUT, held_out_rows
 from tests.generated.half_witness import rounded

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dsr_export.traced_path import traced_path
+from dsr_export.tracing.traced_path import traced_path
 from tests.generated import attention_blocks, gate_blocks, norm_blocks, place_blocks, token_blocks  # noqa: F401
 from tests.generated.example_rows import example_rows
 from tests.generated.grammar import BLOCKS, DIM, Extras

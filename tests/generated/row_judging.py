@@ -12,9 +12,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from dsr_export.backends.other_rounding import OtherRounding
 from dsr_export.parity.metrics import compare
 from dsr_export.parity.tolerances import TOLERANCES
+from dsr_export.subjects.other_rounding import OtherRounding
 from graphs.artifacts import Precision
 from tests.generated.half_witness import rounded
 from tests.generated.random_modules import call

@@ -14,9 +14,9 @@ import pytest
 
 from dsr_export.backends.base import Runner
 from dsr_export.backends.onnxruntime import CUDA, OnnxRuntimeRunner
+from dsr_export.backends.opening import CRASHING, fused_runner, typed_runner
 from dsr_export.bundle.reader import MODEL, Bundle
 from dsr_export.parity.golden_reader import read_golden
-from dsr_export.runners import CRASHING, fused_runner, typed_runner
 from graphs.artifacts import Precision
 from tests.gpu import checks
 from tests.gpu.conftest import Built

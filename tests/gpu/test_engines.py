@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dsr_export.arrays import load_arrays, save_arrays
 from dsr_export.backends.base import Runner
 from dsr_export.backends.engine_fit import rtx_supports
+from dsr_export.backends.named_arrays import load_arrays, save_arrays
 from dsr_export.backends.onnxruntime import OnnxRuntimeRunner
 from dsr_export.backends.tensorrt_runner import TensorRTRunner
 from dsr_export.bundle.reader import MODEL, Bundle

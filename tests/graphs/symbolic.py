@@ -12,7 +12,7 @@ import onnxruntime
 from onnx import helper, numpy_helper
 
 from graphs.artifacts import LoweredModel, TracedModel
-from graphs.dsr_domain import register_schemas
+from graphs.dsr.domain import register_schemas
 from graphs.lowering import lower
 from graphs.rewrite import RewriteReport
 

@@ -13,12 +13,12 @@ from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
 from graphs.artifacts import TracedModel
-from graphs.channel_division import division
-from graphs.gate_padding import pad_gated_mlps
 from graphs.lowering import lower
 from graphs.outside_readers import only_reader, outside_readers
-from graphs.quantized import quantize_gemms
-from graphs.quantizers import Activation, QuantizedGemm
+from graphs.quantize.channel_division import division
+from graphs.quantize.gate_padding import pad_gated_mlps
+from graphs.quantize.gemms import quantize_gemms
+from graphs.quantize.quantizers import Activation, QuantizedGemm
 from graphs.rewrite import Rewrite
 from graphs.rewrites import OPTIMIZATIONS
 from graphs.rewrites.drop_ones import DropOnes

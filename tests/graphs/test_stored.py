@@ -12,9 +12,9 @@ import pytest
 
 from graphs.artifacts import OptimizedModel
 from graphs.files import load_graph, save_graph
-from graphs.precision import PrecisionPolicy
+from graphs.precision.islands import PrecisionPolicy
+from graphs.precision.typed import assign_precision
 from graphs.stored import StoredValues, stored_constants
-from graphs.typed import assign_precision
 
 WIDTH = 64
 

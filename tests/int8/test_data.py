@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 from calibration.collect import BUCKETS, LOW_NOISE_WEIGHT, CalibrationData, Call
+from dsr_export.declarations.int8_options import Int8Options
 from dsr_export.errors import ExportError
-from dsr_export.examples import draw_inputs
+from dsr_export.example_rows.drawn import draw_inputs
 from dsr_export.int8.data import RANDOM_ROWS, open_data
-from dsr_export.int8.options import Int8Options
 from dsr_export.subject import SubjectCard
 from tests.int8.cards import SAMPLER, SHAPE, card
 

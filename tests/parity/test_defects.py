@@ -14,7 +14,7 @@ from dsr_export.bundle.reader import Bundle
 from dsr_export.bundle.writer import write_bundle
 from dsr_export.config import ExportConfig
 from dsr_export.pipeline import export
-from dsr_export.verify import verify
+from dsr_export.verification.verify import verify
 from tests.parity.defects import DEFECTS, Defect, Graph
 
 Bundles = Mapping[str, Bundle]

@@ -13,14 +13,14 @@ import torch
 from torch import nn
 
 from dsr_export.config import BatchRange
-from dsr_export.module_digest import content_digest
-from dsr_export.module_subject import subject_from
 from dsr_export.parity.checks import ParityReport, check_parity
 from dsr_export.parity.further import further_checks
 from dsr_export.parity.golden import Golden, make_golden
-from dsr_export.parity.tap_inputs import candidate_inputs
 from dsr_export.parity.tolerances import TOLERANCES
+from dsr_export.sites.tap_inputs import candidate_inputs
 from dsr_export.subject import Subject
+from dsr_export.subjects.digest import content_digest
+from dsr_export.subjects.module import subject_from
 
 Array = np.ndarray[Any, Any]
 Infer = Callable[[dict[str, Array]], dict[str, Array]]

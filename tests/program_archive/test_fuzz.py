@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from dsr_export.errors import ExportError
-from dsr_export.program_subject import load_program
+from dsr_export.subjects.program import load_program
 from tests.program_archive.forged import honest, members_of, zipped
 
 COUNT = int(os.environ.get("DSR_FUZZ", "40"))

@@ -15,7 +15,7 @@ from PIL import Image
 from dsr_export.bundle.reader import Bundle
 from dsr_export.errors import ExportError
 from dsr_export.html.rasters import OUTLIER
-from dsr_export.reports.files import carried_page
+from dsr_export.reports.forms import carried_page
 from dsr_export.reports.page import report_page
 from dsr_export.reports.sample_strips import sample_strips
 from tests.html.reading import check_document

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from dsr_export.bundle.reader import Bundle
-from dsr_export.report import SCHEMA_VERSION
-from dsr_export.verify import verify
+from dsr_export.reports.summary import SCHEMA_VERSION
+from dsr_export.verification.verify import verify
 from tests.reports.sample_report import full_report
 
 TEXT = resources.files("dsr_export").joinpath("report_schema.md").read_text()

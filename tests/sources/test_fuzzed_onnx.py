@@ -13,10 +13,10 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from dsr_export.bundle.inspection import inspect_onnx
 from dsr_export.errors import ExportError
-from dsr_export.inspection import inspect_onnx
-from graphs.foreign import adapt, foreign_inputs, read_foreign
-from graphs.index_bounds import index_bounds
+from graphs.foreign.brought_in import adapt, foreign_inputs, read_foreign
+from graphs.foreign.index_bounds import index_bounds
 from tests.sources.onnx_text import onnx_model
 
 COUNT = int(os.environ.get("DSR_EXPORT_FUZZ", "40"))

@@ -16,9 +16,9 @@ from dsr_export.backends.onnxruntime import OnnxRuntimeRunner
 from dsr_export.bundle.reader import Bundle
 from dsr_export.config import ModelRequest
 from dsr_export.errors import ExportError
-from dsr_export.onnx_subject import OnnxSubject
 from dsr_export.sources import find_source, load_subject
-from graphs.foreign import adapt, name_nodes, read_foreign
+from dsr_export.subjects.onnx_graph import OnnxSubject
+from graphs.foreign.brought_in import adapt, name_nodes, read_foreign
 from graphs.lowering import lower
 from tests.conftest import Cli
 from tests.families.tiny_subjects import rae_dit

@@ -11,8 +11,8 @@ import pytest
 from onnx import numpy_helper
 
 from graphs.errors import ExportError
-from graphs.foreign import read_foreign
-from graphs.quantizer_checks import paired_quantizers
+from graphs.foreign.brought_in import read_foreign
+from graphs.quantize.pairing import paired_quantizers
 from tests.conftest import Cli
 
 S, Z = "s = Constant<value=float{0.1}>() ", "z = Constant<value=int8{0}>() "

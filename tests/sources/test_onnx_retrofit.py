@@ -18,9 +18,9 @@ from dsr_export.bundle.reader import Bundle
 from dsr_export.config import ModelRequest
 from dsr_export.errors import ExportError
 from dsr_export.families import load_subject
-from dsr_export.onnx_subject import OnnxSubject
 from dsr_export.sources import find_source
 from dsr_export.subject import Subject
+from dsr_export.subjects.onnx_graph import OnnxSubject
 from graphs.lowering import lower
 from tests.conftest import Cli
 from tests.graphs.plain_vit import export, plain_vit

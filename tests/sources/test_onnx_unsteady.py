@@ -10,10 +10,10 @@ import onnx.parser
 import pytest
 from onnx import numpy_helper
 
-from dsr_export import onnx_subject
 from dsr_export.config import BatchRange
-from dsr_export.onnx_subject import load_onnx
 from dsr_export.parity.golden import SPECIAL, Golden, make_golden
+from dsr_export.subjects import onnx_graph as onnx_subject
+from dsr_export.subjects.onnx_graph import load_onnx
 
 CENTRED = """
 <ir_version: 10, opset_import: ["": 20]> g (float[N,5,8] x) => (float[N,5,8] out) {

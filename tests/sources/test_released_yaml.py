@@ -17,8 +17,8 @@ from safetensors.torch import save_file
 
 from dsr_export.bundle.reader import Bundle
 from dsr_export.config import ModelRequest
+from dsr_export.declarations.released_config import read_released
 from dsr_export.errors import ExportError
-from dsr_export.released_config import read_released
 from dsr_export.sampling import SamplerSpec
 from dsr_export.sources import find_source, load_subject
 from dsr_export.sources.released_yaml import ReleasedSource

@@ -12,9 +12,9 @@ import torch
 from onnx import helper, numpy_helper
 
 from dsr_export.registers import shift_register_neurons
-from graphs import definitions
 from graphs.artifacts import TracedModel
-from graphs.dsr_domain import register_schemas
+from graphs.dsr import definitions
+from graphs.dsr.domain import register_schemas
 from graphs.errors import ExportError
 from graphs.lowering import lower
 from tests.graphs.symbolic import lowered, operators, session

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from dsr_export.registers import replace_outliers
-from graphs.checks import DATA_DEPENDENT
 from graphs.errors import ExportError
 from graphs.lowering import lower
 from graphs.rewrites.lower_replace_outliers import successors
+from graphs.stage_specs import DATA_DEPENDENT
 from tests.graphs.symbolic import lowered, operators, replace_outliers_model, session
 
 RULES = [("absolute", 6.0), ("median", 2.0), ("sigma", 1.5)]

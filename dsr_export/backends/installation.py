@@ -1,0 +1,72 @@
+"""What is installed, and for each target whether it can be built and run here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dsr_export.backends.gpu import compute_capability, gpu_available
+from dsr_export.backends.opening import runs_here
+from dsr_export.backends.vendor import installed_version
+from dsr_export.errors import ExportError
+from dsr_export.storage.cache import cache_root, tool_versions
+from graphs.targets import TARGETS, Target, default_target
+
+PACKAGES = (
+    *("dsr-export", "python", "torch", "onnx", "onnxruntime-gpu", "onnxruntime", "onnx-graphsurgeon"),
+    *("polygraphy", "tensorrt-rtx", "tensorrt"),
+)
+EXTRAS = {"tensorrt_rtx": "rtx", "tensorrt": "tensorrt"}
+
+
+def describe_installation() -> dict[str, Any]:
+    """Versions (None where not installed), the GPU, the cache folder, and every target's status in words."""
+    versions = tool_versions()
+    default = default_target()[0].name
+    return {
+        "packages": {name: versions.get(name) for name in PACKAGES},
+        "gpu": gpu_available(),
+        "compute_capability": compute_capability(),
+        "cache": str(cache_root()),
+        "targets": [
+            {"name": target.name, "status": _status(target), "default": target.name == default}
+            for target in TARGETS.values()
+        ],
+    }
+
+
+def check_buildable(target: Target) -> None:
+    """Raises `ExportError` where `target`'s package is missing or unfit, or there is no GPU to build on."""
+    problem = _missing(target)
+    if problem is not None:
+        raise ExportError(f"target '{target.name}' {problem[0]}", hint=problem[1])
+
+
+def _status(target: Target) -> str:
+    problem = _missing(target)
+    if problem is not None:
+        return " ".join(problem)
+    return "builds and runs here" if target.backend == "onnxruntime" or runs_here(target) else "builds here"
+
+
+def _missing(target: Target) -> tuple[str, str] | None:
+    """What keeps `target` from being built here, and the way out."""
+    if target.backend == "onnxruntime":
+        return None
+    version = installed_version(target.backend)
+    if version is None:
+        return f"needs the package {target.backend}:", _remedy(target)
+    if installed_version("polygraphy") is None:
+        return "needs the package polygraphy:", _remedy(target)
+    if not target.accepts_version(version):
+        return f"needs {target.backend} {target.version}, and {version} is installed;", "install that version"
+    if target.needs_gpu_to_build and compute_capability() is None:
+        remedy = f"on the device: dsr-export compile BUNDLE --target {target.name}; --target rtx builds anywhere"
+        return "is built on its own GPU, and there is none here;", remedy
+    return None
+
+
+def _remedy(target: Target) -> str:
+    install = f"pip install 'dsr-export[{EXTRAS[target.backend]}]'"
+    if target.name != "jetson-orin":
+        return install
+    return f"JetPack brings tensorrt: python3 -m venv --system-site-packages, then {install}"

@@ -1,0 +1,126 @@
+"""Opens the right runner for a model and a runtime; none of this needs torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from dsr_export.backends.base import Runner
+from dsr_export.backends.engine_fit import EngineNeeds, Machine, fits_gpu, misfits, portable_to
+from dsr_export.backends.gpu import compute_capability
+from dsr_export.backends.onnxruntime import OnnxRuntimeRunner
+from dsr_export.backends.vendor import installed_version
+from dsr_export.bundle.manifest_parts import BundleTarget
+from dsr_export.errors import ExportError
+from graphs.artifacts import Precision, TensorSpec
+from graphs.files import load_model
+from graphs.observe.taps import Tap, TappedModel, add_taps
+from graphs.precision.emulate import emulate_low
+from graphs.precision.lone_rows import pad_lone_rows
+from graphs.targets import Target
+
+if TYPE_CHECKING:
+    import onnx
+
+    from dsr_export.bundle.manifest import BundleTarget
+    from dsr_export.bundle.reader import Bundle
+
+Runtime = Literal["auto", "onnxruntime", "tensorrt", "tensorrt-rtx"]
+FUSED: frozenset[Precision] = frozenset({"fp16", "int8"})
+"""Precisions whose graphs ONNX Runtime also runs with kernels of its own: it has none for BF16."""
+_TARGETS = {"tensorrt": "trt10", "tensorrt-rtx": "rtx"}
+
+
+def typed_runner(model: Path, inputs: Sequence[TensorSpec], precision: Precision) -> Runner:
+    """ONNX Runtime on a typed graph, with every half tensor rounded where it is made: the witness of all verdicts.
+
+    Its CPU kernels would keep FP32 from node to node (see `graphs.precision.emulate`). A graph with low types runs node
+    by node, as written: fusion would skip roundings, and fused integer kernels differ from one processor to another.
+    """
+    if precision == "fp32":
+        return OnnxRuntimeRunner(model, inputs=inputs)
+    return _as_written(emulate_low(load_model(model, weights=False)), model.parent, inputs, precision)
+
+
+def fused_runner(model: Path, inputs: Sequence[TensorSpec], precision: Precision) -> Runner | None:
+    """The kernels that users of ONNX Runtime get, where `typed_runner` takes others and there are any; else None.
+
+    They keep FP32 between the nodes of a half graph. An engine rounds at least where it writes a tensor to memory: the
+    truth lies between the two.
+    """
+    return OnnxRuntimeRunner(model, inputs=inputs) if precision in FUSED else None
+
+
+def tapped_runner(
+    model: Path, inputs: Sequence[TensorSpec], precision: Precision, taps: Sequence[Tap]
+) -> tuple[Runner, TappedModel]:
+    """`typed_runner` on a copy in memory that also outputs samples at `taps`; nothing is written."""
+    loaded = load_model(model, weights=False)
+    tapped = add_taps(loaded if precision == "fp32" else emulate_low(loaded), taps)
+    if precision != "fp32":
+        return _as_written(tapped.model, model.parent, inputs, precision), tapped
+    return OnnxRuntimeRunner(tapped.model.SerializeToString(), inputs=inputs, weights=model.parent), tapped
+
+
+def _as_written(
+    model: onnx.ModelProto, weights: Path, inputs: Sequence[TensorSpec], precision: Precision
+) -> OnnxRuntimeRunner:
+    """Node by node; INT8 without folding constants, which would leave no integers."""
+    optimize: Literal["constants", False] = False if precision == "int8" else "constants"
+    as_written = pad_lone_rows(model).SerializeToString()
+    return OnnxRuntimeRunner(as_written, inputs=inputs, optimize=optimize, weights=weights)
+
+
+def bundle_runner(bundle: Bundle, runtime: Runtime) -> Runner:
+    """A runner for `runtime`; `auto` takes an engine where one is for the GPU at hand, else ONNX Runtime.
+
+    Raises:
+        ExportError: the bundle has no engine for the runtime, there is no GPU to run it, or the engine was built for
+            another TensorRT, GPU or system; then with the command that rebuilds it.
+    """
+    engine = chosen_engine(bundle, runtime)
+    if engine is None:
+        return typed_runner(bundle.file("model.onnx"), bundle.manifest.input_specs(), bundle.manifest.precision)
+    from dsr_export.backends.tensorrt_runner import TensorRTRunner
+
+    plan, needs = bundle.file(str(engine.engine)), EngineNeeds.of_entry(engine, bundle=str(bundle.path))
+    return TensorRTRunner(plan, backend=engine.backend, inputs=bundle.manifest.input_specs(), needs=needs)
+
+
+def has_runnable_engine(bundle: Bundle) -> bool:
+    """Whether `auto` would run an engine here."""
+    return chosen_engine(bundle, "auto") is not None
+
+
+def runs_here(target: Target) -> bool:
+    """Whether an engine of `target` fits the GPU at hand; False without one."""
+    found = compute_capability()
+    if found is None:
+        return False
+    if target.backend == "tensorrt_rtx" and target.compute_capability is None:
+        return portable_to(found)
+    return target.compute_capability in (None, "current", found)
+
+
+def chosen_engine(bundle: Bundle, runtime: Runtime) -> BundleTarget | None:
+    """The engine to run: of those for the runtime (`auto`: for the GPU at hand), one that fits, or else the first,
+    so that whoever opens it is told why it does not."""
+    if runtime == "onnxruntime":
+        return None
+    wanted = None if runtime == "auto" else runtime.replace("-", "_")
+    engines = [each for each in bundle.manifest.targets if each.engine is not None and wanted in (None, each.backend)]
+    if wanted is None:
+        found = compute_capability()
+        engines = [each for each in engines if fits_gpu(EngineNeeds.of_entry(each), found)]
+    if not engines and wanted is not None:
+        raise ExportError(
+            f"{bundle.path} holds no {runtime} engine",
+            hint=f"dsr-export compile {bundle.path} --target {_TARGETS[runtime]}; or use --runtime onnxruntime",
+        )
+    fitting = [each for each in engines if not _misfits(each)]
+    return next(iter([*fitting, *engines]), None)
+
+
+def _misfits(engine: BundleTarget) -> list[str]:
+    return misfits(EngineNeeds.of_entry(engine), Machine.here(installed_version(engine.backend)))

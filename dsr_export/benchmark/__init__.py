@@ -1,0 +1,1 @@
+"""Latency of graphs side by side."""

@@ -1,0 +1,88 @@
+"""What `dsr-export bench` may be given, turned into contestants with inputs that fit them all."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dsr_export.benchmark.race import Contestant, race
+from dsr_export.bundle.reader import Bundle
+from dsr_export.config import ModelRequest
+from dsr_export.errors import ExportError
+from dsr_export.progress import Reporter
+from dsr_export.storage.leftovers import scratch_folder
+from graphs.artifacts import TensorSpec
+from graphs.files import graph_inputs
+from graphs.foreign.opened import read_runnable
+
+Array = npt.NDArray[Any]
+
+
+def bench(
+    what: Sequence[str],
+    request: ModelRequest,
+    *,
+    batch: int,
+    rounds: int,
+    warmup: int,
+    threads: int | None,
+    reporter: Reporter,
+) -> list[dict[str, Any]]:
+    """Timings of the bundles and ONNX files in `what`, or of the variants of the one model it names.
+
+    Raises:
+        ExportError: graphs with different inputs, or something that is neither.
+    """
+    with scratch_folder("bench") as scratch:
+        files = [Path(each) for each in what if _is_graph(each)]
+        if files and len(files) < len(what):
+            raise ExportError("bundles and ONNX files are not compared with models", hint="name one kind")
+        with reporter.stage("prepare"):
+            contestants = [_contestant(path) for path in files] or _variants(what, request, scratch)
+        feeds = _feeds(contestants, batch)
+        with reporter.stage("bench") as bar:
+            timings = race(contestants, feeds, rounds=rounds, warmup=warmup, threads=threads, progress=bar)
+    return [dataclasses.asdict(timing) for timing in timings]
+
+
+def _is_graph(what: str) -> bool:
+    return what.lower().endswith(".onnx") or Path(what).is_dir()
+
+
+def _contestant(path: Path) -> Contestant:
+    if path.suffix.lower() == ".onnx":
+        return Contestant(path.name, path, tuple(graph_inputs(read_runnable(path))))
+    bundle = Bundle.open(path)
+    return Contestant(path.name, bundle.file("model.onnx"), bundle.manifest.inputs)
+
+
+def _variants(what: Sequence[str], request: ModelRequest, folder: Path) -> list[Contestant]:
+    from dsr_export.benchmark.variants import model_variants
+    from dsr_export.sources import find_source
+    from dsr_export.subject import require_module
+
+    if len(what) > 1:
+        raise ExportError("variants are made of one model at a time", hint="name one model, or several bundles")
+    asked = dataclasses.replace(request, model=what[0]) if what else request
+    return model_variants(require_module(find_source(asked).load()), folder)
+
+
+def _feeds(contestants: Sequence[Contestant], batch: int) -> dict[str, Array]:
+    """Seeded inputs for all: normal floats, and ones for labels (any model has a class 1)."""
+    specs = contestants[0].inputs
+    for each in contestants[1:]:
+        if {(s.name, s.dtype, s.shape[1:]) for s in each.inputs} != {(s.name, s.dtype, s.shape[1:]) for s in specs}:
+            raise ExportError(f"{each.name} and {contestants[0].name} take different inputs")
+    rng = np.random.default_rng(0)
+    return {spec.name: _values(rng, spec, batch) for spec in specs}
+
+
+def _values(rng: np.random.Generator, spec: TensorSpec, batch: int) -> Array:
+    if np.issubdtype(np.dtype(spec.dtype), np.integer):
+        return np.ones(spec.with_batch(batch), spec.dtype)
+    return rng.standard_normal(spec.with_batch(batch)).astype(spec.dtype)

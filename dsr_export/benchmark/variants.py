@@ -1,0 +1,50 @@
+"""One model as several graphs for a comparison: the exporter's raw trace, ours without run-time DSR, ours with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from torch import nn
+
+from dsr_export.benchmark.race import Contestant
+from dsr_export.registers import RecursiveReplacement, TestTimeRegisters
+from dsr_export.subject import Subject
+from graphs.artifacts import TracedModel
+from graphs.lowering import lower, optimize
+
+
+def model_variants(subject: Subject, folder: Path) -> list[Contestant]:
+    """Writes the graphs of `subject` (FP32) to `folder`, the raw trace first.
+
+    `raw` and `plain` compute without detection and replacement or neuron shifts, but with the same registers, so that
+    `dsr` against `plain` is what the run-time DSR parts cost.
+    """
+    with switched_off(subject.module):
+        raw = TracedModel(path=subject.trace(folder / "raw.onnx").path, sites={})
+        plain = _ours(raw, folder, "plain")
+    contestants = [Contestant("raw", raw.path, subject.inputs), Contestant("plain", plain, subject.inputs)]
+    if any(subject.dsr.sites().values()):
+        traced = subject.trace(folder / "symbolic.onnx")
+        contestants.append(Contestant("dsr", _ours(traced, folder, "dsr"), subject.inputs))
+    return contestants
+
+
+@contextmanager
+def switched_off(module: nn.Module) -> Iterator[None]:
+    """`module` without its run-time DSR parts, within the block."""
+    parts = [part for part in module.modules() if isinstance(part, RecursiveReplacement | TestTimeRegisters)]
+    before = [part.enabled for part in parts]
+    for part in parts:
+        part.enabled = False
+    try:
+        yield
+    finally:
+        for part, enabled in zip(parts, before, strict=True):
+            part.enabled = enabled
+
+
+def _ours(traced: TracedModel, folder: Path, name: str) -> Path:
+    lowered, _ = lower(traced, folder / f"{name}-lowered.onnx")
+    return optimize(lowered, folder / f"{name}.onnx")[0].path

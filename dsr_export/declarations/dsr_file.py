@@ -1,0 +1,218 @@
+"""`--dsr FILE`: a TOML file that declares what is done to a model's tokens. Needs no torch.
+
+```toml
+[encoder]                # or [denoiser]
+kind = "test-time"       # "trained" | "test-time" | "none"; for a denoiser "diffusion" | "none"
+registers = 1
+scale = 1.0              # or one per register
+normal_values = "zero"   # zero | mean | only_outliers | same
+neurons = "neurons.json" # relative to this file
+[denoiser]
+kind = "diffusion"
+start = 8
+register_file = "r.safetensors" # `registers` [R, D] to insert into a diffusers model, relative to this file
+[[denoiser.replace]]
+layers = [4, 8]
+rule = "median"          # absolute | median | sigma
+threshold = 4.0
+rounds = 2
+choice = "nearest"       # nearest | gate | mask | clip
+registers = "diffusion"  # the model's own, or a .safetensors file relative to this file
+```
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dsr_export.declarations.neuron_table import read_neurons
+from dsr_export.declarations.toml_table import Table, is_number
+from dsr_export.errors import ExportError
+from dsr_export.limits import MOST_REGISTERS, MOST_ROUNDS
+from dsr_export.spec import DenoiserSpec, DsrSpec, EncoderSpec, ReplaceSpec
+from graphs.artifacts import files_digest
+from graphs.foreign.small_files import read_small
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+LARGEST_TOML = 16 << 10  # bytes; the reader's time grows with the square of a dotted key's parts
+OWN = "diffusion"  # ReplaceSpec.registers: the model's own
+_TEST_TIME_ONLY = ("scale", "normal_values", "neurons")
+_DIFFUSION_ONLY = ("registers", "start", "register_file")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DsrFile:
+    """A file's content. `files` are the ones it names; `given` the keys present, such as `denoiser.start`.
+
+    `register_file` holds registers for a model that has none of its own.
+    """
+
+    spec: DsrSpec
+    files: tuple[Path, ...]
+    given: frozenset[str]
+    register_file: Path | None = None
+
+
+def read_dsr(path: Path) -> DsrSpec:
+    """The declaration alone; see `read_dsr_file`."""
+    return read_dsr_file(path).spec
+
+
+def read_dsr_file(path: Path) -> DsrFile:
+    """Reads and checks `path`. Where `registers` is left out, 0 stands for the model's own number.
+
+    Raises ExportError, with a hint, for a file that is missing or no TOML, unknown tables and keys, values of a wrong
+    type or outside their range, keys that do not fit the kind, and files that are missing or malformed.
+    """
+    root = Table(str(path), _read_toml(path))
+    root.check_keys("encoder", "denoiser")
+    if not root.values:
+        raise ExportError(f"{path} declares nothing", hint="give it a table [encoder] or [denoiser]")
+    tables = {name: _table(root, name) for name in root.values}
+    encoder = _encoder(path, tables["encoder"]) if "encoder" in tables else EncoderSpec()
+    denoiser = _denoiser(path, tables["denoiser"]) if "denoiser" in tables else DenoiserSpec()
+    inserted = _inserted(path, tables["denoiser"]) if "denoiser" in tables else None
+    return DsrFile(
+        spec=DsrSpec(encoder=encoder, denoiser=denoiser),
+        files=(*_files(path, tables, denoiser), *([] if inserted is None else [inserted])),
+        register_file=inserted,
+        given=frozenset(name for name in tables) | {f"{name}.{key}" for name, t in tables.items() for key in t.values},
+    )
+
+
+def dsr_digest(path: Path) -> str:
+    """sha256 over the file and every file it names: equal digests declare the same."""
+    digest = hashlib.sha256()
+    for file in (path, *read_dsr_file(path).files):
+        digest.update(bytes.fromhex(files_digest([file])))  # per file: bytes cannot move from one to the next
+    return digest.hexdigest()
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        data = read_small(path, max_bytes=LARGEST_TOML, hint="a declaration is a few tables; neurons have a file")
+        return tomllib.loads(data.decode())
+    except FileNotFoundError as error:
+        raise ExportError(f"no such file: {path}", hint="give --dsr a TOML file") from error
+    except OSError as error:
+        raise ExportError(f"{path} can't be read: {error}", hint="give --dsr a TOML file") from error
+    except RecursionError:
+        raise ExportError(f"{path} nests without end", hint="a declaration has tables and lists of values") from None
+    except ValueError as error:  # covers TOMLDecodeError, UnicodeDecodeError and integers of thousands of digits
+        raise ExportError(f"{path} is no TOML: {str(error)[:200]}", hint="correct it at that place") from error
+
+
+def _table(root: Table, name: str) -> Table:
+    values = root.values[name]
+    if not isinstance(values, dict):
+        raise ExportError(f"{root.where}: '{name}' is not a table", hint=f"write [{name}] on a line of its own")
+    return Table(f"{root.where}: [{name}]", values)
+
+
+def _encoder(path: Path, table: Table) -> EncoderSpec:
+    table.check_keys("kind", "registers", *_TEST_TIME_ONLY)
+    kind = table.word("kind", None, ("trained", "test-time", "none"))
+    if kind != "test-time":
+        _refuse(table, kind, _TEST_TIME_ONLY if kind == "trained" else (*_TEST_TIME_ONLY, "registers"))
+        return EncoderSpec(kind=kind, registers=table.integer("registers", 0, most=MOST_REGISTERS))
+    registers = table.integer("registers", 1, least=1, most=MOST_REGISTERS)
+    table.require("neurons", '"neurons.json"')
+    return EncoderSpec(
+        kind=kind,
+        registers=registers,
+        scale=_scale(table, registers),
+        normal_values=table.word("normal_values", "zero", ("zero", "mean", "only_outliers", "same")),
+        neurons=read_neurons(path.parent / table.text("neurons", "")),
+    )
+
+
+def _scale(table: Table, registers: int) -> tuple[float, ...]:
+    value = table.values.get("scale", 1.0)
+    scales = value if isinstance(value, list) else [value]
+    if not scales or not all(is_number(each) for each in scales):
+        raise table.wrong("scale", value, "a finite number, or a list of one per register")
+    if isinstance(value, list) and len(scales) != registers:
+        raise ExportError(
+            f"{table.where}: {len(scales)} scales for {registers} registers", hint="give one, or one per register"
+        )
+    return tuple(float(each) for each in scales)
+
+
+def _denoiser(path: Path, table: Table) -> DenoiserSpec:
+    table.check_keys("kind", *_DIFFUSION_ONLY, "replace")
+    implied = "diffusion" if any(key in table for key in _DIFFUSION_ONLY) else "none"
+    kind = table.word("kind", implied, ("diffusion", "none"))
+    if kind == "none":
+        _refuse(table, kind, _DIFFUSION_ONLY)
+    groups = table.values.get("replace", [])
+    if not isinstance(groups, list) or not all(isinstance(group, dict) for group in groups):
+        raise ExportError(f"{table.where}: 'replace' is no list of tables", hint="write [[denoiser.replace]]")
+    named = [Table(f"{path}: [[denoiser.replace]] {i}", group) for i, group in enumerate(groups, start=1)]
+    return DenoiserSpec(
+        kind=kind,
+        registers=table.integer("registers", 0, most=MOST_REGISTERS),
+        start=table.integer("start", 0),
+        replace=tuple(_replace(path, group) for group in named),
+    )
+
+
+def _replace(path: Path, table: Table) -> ReplaceSpec:
+    table.check_keys("layers", "rule", "threshold", "rounds", "choice", "registers")
+    layers = table.integers("layers", "[4, 8]")
+    if len(set(layers)) != len(layers):
+        raise ExportError(f"{table.where}: layers {list(layers)} repeat one", hint="one replacement per layer")
+    threshold = table.number("threshold", "4.0")
+    if threshold <= 0:
+        raise table.wrong("threshold", threshold, "a positive number")
+    return ReplaceSpec(
+        layers=layers,
+        rule=table.word("rule", None, ("absolute", "median", "sigma")),
+        threshold=threshold,
+        rounds=table.integer("rounds", 1, least=1, most=MOST_ROUNDS),
+        choice=table.word("choice", "nearest", ("nearest", "gate", "mask", "clip")),
+        registers=_registers(path, table),
+    )
+
+
+def _registers(path: Path, table: Table) -> str:
+    name = table.text("registers", OWN)
+    if name == OWN:
+        return name
+    return str(_safetensors(path, table, "registers", f'"{OWN}" or a .safetensors file'))
+
+
+def _inserted(path: Path, table: Table) -> Path | None:
+    """The file of registers to insert, where one is named."""
+    return _safetensors(path, table, "register_file", "a .safetensors file") if "register_file" in table else None
+
+
+def _safetensors(path: Path, table: Table, key: str, wanted: str) -> Path:
+    name = table.text(key, "")
+    if not name.endswith(".safetensors"):
+        raise table.wrong(key, name, wanted)
+    file = path.parent / name
+    if not file.is_file():
+        raise ExportError(f"{table.where}: no such file: {file}", hint="the path is relative to the TOML file")
+    return file
+
+
+def _refuse(table: Table, kind: str, keys: tuple[str, ...]) -> None:
+    for key in keys:
+        if key in table:
+            raise ExportError(
+                f"{table.where}: kind '{kind}' takes no '{key}'", hint=f"remove '{key}', or correct the kind"
+            )
+
+
+def _files(path: Path, tables: dict[str, Table], denoiser: DenoiserSpec) -> tuple[Path, ...]:
+    encoder = tables.get("encoder")
+    neurons = [path.parent / encoder.values["neurons"]] if encoder is not None and "neurons" in encoder else []
+    return (*neurons, *(Path(group.registers) for group in denoiser.replace if group.registers != OWN))

@@ -1,0 +1,1 @@
+"""A model as a diagnosis sees it: its blocks, its tokens, their norms."""

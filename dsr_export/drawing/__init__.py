@@ -1,0 +1,1 @@
+"""Samples from a bundle: its sampler, the bundles around it, the decoder."""

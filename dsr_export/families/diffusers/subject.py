@@ -1,0 +1,152 @@
+"""A diffusers transformer and what is asked of it, as a `Subject`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dsr_export.checkpoints import Wanted, read_state_dict, require_float
+from dsr_export.declarations.weight_file import WeightFile
+from dsr_export.errors import ExportError, did_you_mean
+from dsr_export.families import Value
+from dsr_export.families.config_bounds import MOST_SIDE
+from dsr_export.families.diffusers.classes import ADAPTERS
+from dsr_export.families.diffusers.weights import build_transformer
+from dsr_export.families.diffusers.wrapper import DiffusersDenoiser, LatentSize
+from dsr_export.families.rae_dit.config import default_register_start
+from dsr_export.families.replacements import apply_replacements
+from dsr_export.spec import DenoiserSpec, DsrSpec, ReplaceSpec
+from dsr_export.subject import Subject
+from graphs.artifacts import TensorSpec
+
+FAMILY = "diffusers"
+SIZES = ("latent_height", "latent_width", "text_tokens", "register_start")
+OPTIONS = (*SIZES, "register_file")
+"""Options that are no constructor arguments: what is static in the graph, and which registers are inserted where."""
+REGISTER_HINT = (
+    'declare them with --dsr FILE: a table [denoiser] with kind = "diffusion" and register_file = "r.safetensors", '
+    "which holds a tensor 'registers' [R, D]; in Python, give register_file"
+)
+REGISTERS = Wanted(("registers",))
+MOST_TEXT = 2**16
+FLUX_LATENT = 128  # its config has no sample size; its pipelines make 1024x1024 pictures
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """Which transformer, with which weights (files, or a seed), and what is done to its tokens.
+
+    `options` are those in `OPTIONS`: `register_file` (.safetensors, `registers` [R, D]) inserts registers before block
+    `register_start`. `registers` is their number, or with random weights how many are drawn.
+    """
+
+    name: str
+    class_name: str
+    config: Mapping[str, Any]
+    weights: Sequence[WeightFile] | int
+    provenance: Mapping[str, Any]
+    options: Mapping[str, Value] = field(default_factory=dict)
+    registers: int | None = None
+    replace: Sequence[ReplaceSpec] = ()
+
+    def __post_init__(self) -> None:
+        for option, value in self.options.items():
+            if option not in OPTIONS:
+                names = f"known options: {', '.join(OPTIONS)}; the rest is in config.json"
+                near = did_you_mean(option, OPTIONS)
+                raise ExportError(f"{self.name} has no option '{option}'", hint=f"{near} {names}" if near else names)
+            least = 0 if option == "register_start" else 1
+            most = MOST_TEXT if option == "text_tokens" else MOST_SIDE
+            if option in SIZES and type(value) is int and value > most:
+                raise ExportError(f"option {option}={value!r} is more than {most}")
+            if option in SIZES and (type(value) is not int or value < least):
+                raise ExportError(f"option {option}={value!r} is no whole number of at least {least}")
+
+    def size(self, option: str, default: int) -> int:
+        """The option's value, or `default` where it is not given."""
+        return int(self.options.get(option, default))
+
+
+def subject_from(asked: Asked) -> Subject:
+    """Builds the transformer, inserts registers and replacement, and declares inputs and outputs.
+
+    Raises ExportError for sizes, weights, registers and groups that do not fit the model.
+    """
+    transformer, origin = build_transformer(asked.class_name, asked.config, asked.weights)
+    module = _module(asked, transformer)
+    apply_replacements(module, asked.replace)
+    config = module.transformer.config
+    return Subject(
+        name=asked.name,
+        family=FAMILY,
+        module=module.eval().requires_grad_(False),
+        inputs=module.inputs(),
+        outputs=(TensorSpec(name="out", dtype="float32", shape=module.output_shape()),),
+        dsr=DsrSpec(denoiser=_denoiser(module, tuple(asked.replace))),
+        num_classes=module.num_classes,
+        config={"_class_name": asked.class_name, **_public(config), **asdict(module.size)},
+        provenance={**asked.provenance, **({"weights": origin} if origin else {})},
+        fp32_modules=module.fp32_modules(),
+        draws=module.draws(),
+        special_rows=True,
+    )
+
+
+def _module(asked: Asked, transformer: Any) -> DiffusersDenoiser:
+    adapter = ADAPTERS[asked.class_name]
+    rows = _register_rows(asked, int(transformer.inner_dim))
+    depth = len(adapter.blocks_of(transformer))
+    start = asked.size("register_start", default_register_start(depth))
+    if not 0 <= start < depth:
+        raise ExportError(f"register_start {start} is outside [0, {depth}), the blocks of this model")
+    if rows is None and "register_start" in asked.options:
+        raise ExportError(f"{asked.name}: register_start is given, but no registers are", hint=REGISTER_HINT)
+    side = int(transformer.config.get("sample_size") or FLUX_LATENT)
+    latent = LatentSize(
+        height=asked.size("latent_height", side),
+        width=asked.size("latent_width", side),
+        text_tokens=asked.size("text_tokens", adapter.TEXT_TOKENS),
+    )
+    return adapter(transformer, latent, rows, start)
+
+
+def _register_rows(asked: Asked, dim: int) -> Tensor | None:
+    """The registers to insert, [R, D] float32; None for none."""
+    count = asked.registers
+    if "register_file" in asked.options:
+        file = Path(str(asked.options["register_file"]))
+        rows = read_state_dict(file, REGISTERS).get("registers")
+        if rows is None or rows.ndim != 2 or rows.shape[1] != dim or not len(rows):
+            found = "none" if rows is None else str(list(rows.shape))
+            raise ExportError(
+                f"{file}: expected a tensor 'registers' of shape [R, {dim}], found {found}",
+                hint="save it with safetensors.torch.save_file({'registers': rows}, FILE)",
+            )
+        if count not in (None, len(rows)):
+            raise ExportError(f"--registers {count}, but {file} holds {len(rows)}")
+        return require_float(file, "registers", rows)
+    if not count:
+        return None
+    if not isinstance(asked.weights, int):
+        raise ExportError(
+            f"{asked.name} has no registers of its own, and nothing says what the {count} asked for hold",
+            hint=REGISTER_HINT,
+        )
+    return torch.randn(count, dim, generator=torch.Generator().manual_seed(asked.weights))
+
+
+def _denoiser(module: DiffusersDenoiser, replace: tuple[ReplaceSpec, ...]) -> DenoiserSpec:
+    if not module.register_count:
+        return DenoiserSpec(kind="none", replace=replace)
+    count, start = module.register_count, module.register_start
+    return DenoiserSpec(kind="diffusion", registers=count, start=start, replace=replace)
+
+
+def _public(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The constructor's arguments; a diffusers config holds bookkeeping of its own beside them."""
+    return {name: value for name, value in config.items() if not name.startswith("_")}

@@ -1,0 +1,1 @@
+"""Vision encoders: SigLIP, DINOv2."""

@@ -1,0 +1,1 @@
+"""RAE LightningDiT, with and without a wide head."""

@@ -1,0 +1,1 @@
+"""Pictures in and out: files, preparation for encoders, grids."""

@@ -1,0 +1,1 @@
+"""A new engine for a built bundle, on the machine at hand."""

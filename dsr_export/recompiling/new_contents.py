@@ -1,0 +1,173 @@
+"""What a bundle holds once an engine was added to it: manifest, report and files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from dsr_export.bundle.component_entries import component_path
+from dsr_export.bundle.components import component_entry
+from dsr_export.bundle.engines import engine_entry, plan_path
+from dsr_export.bundle.manifest import FileEntry, Manifest
+from dsr_export.bundle.paths import MANIFEST
+from dsr_export.bundle.reader import REPORT, Bundle
+from dsr_export.bundle.sbom import SBOM, sbom
+from dsr_export.bundle.writer import Content
+from dsr_export.parity.checks import ParityReport
+from dsr_export.reports.forms import report_files
+from dsr_export.storage.cache import tool_versions
+from dsr_export.storage.disk import Recorded
+from graphs.targets import Target
+
+if TYPE_CHECKING:
+    from dsr_export.backends.tensorrt import Engine
+
+Contents = dict[str, Content]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compiled:
+    """A new engine, the build key of the bundle around it, and its verdict; `not_run` says why there is none."""
+
+    target: Target
+    engine: Engine
+    key: str
+    seconds: float
+    parity: ParityReport | None
+    not_run: str | None
+
+    def summary(self) -> dict[str, Any]:
+        """For the report."""
+        return {
+            "engine": plan_path(self.target.name),
+            "plan_bytes": len(self.engine.plan),
+            "tool": self.engine.facts["tool"],
+            "version": self.engine.facts["version"],
+            "seconds": round(self.seconds, 3),
+            "verified": self.parity is not None,
+            "not_run": self.not_run,
+            "tools": tool_versions(),
+        }
+
+
+def contents_with_engine(bundle: Bundle, made: Compiled) -> tuple[Manifest, Contents]:
+    """The bundle with the engine; the manifest lists its files, as one inside another bundle must."""
+    old, name = bundle.manifest, made.target.name
+    entry = engine_entry(made.target, made.engine.facts)
+    contents = _files(bundle)
+    contents[plan_path(name)] = bytes(made.engine.plan)
+    contents |= _report_files(old, _report(bundle, made))
+    manifest = replace(
+        old,
+        targets=(*(each for each in old.targets if each.name != name), entry),
+        build_key=made.key,
+        provenance=_provenance(old, name, made),
+    )
+    contents |= _sbom_file(manifest, contents)
+    return replace(manifest, files={path: _entry(old, path, content) for path, content in contents.items()}), contents
+
+
+def contents_with_component(
+    bundle: Bundle, role: str, manifest: Manifest, contents: Contents, made: Compiled
+) -> tuple[Manifest, Contents]:
+    """The bundle around a component that now has `manifest` and `contents`."""
+    folder, old = component_path(role), bundle.manifest
+    outer = _files(bundle)
+    outer |= {f"{folder}/{name}": content for name, content in contents.items()}
+    outer[f"{folder}/{MANIFEST}"] = manifest.to_bytes()
+    outer |= _report_files(old, _outer_report(bundle, role, contents, made))
+    changed = replace(
+        old,
+        build_key=made.key,
+        provenance=_provenance(old, f"{role}/{made.target.name}", made),
+        components={**old.components, role: component_entry(role, manifest)},
+        files={},
+    )
+    return changed, outer | _sbom_file(changed, outer)
+
+
+def _files(bundle: Bundle) -> Contents:
+    return {name: Recorded(bundle.file(name), entry.sha256) for name, entry in bundle.manifest.files.items()}
+
+
+def _entry(old: Manifest, path: str, content: Content) -> FileEntry:
+    if isinstance(content, bytes):
+        return FileEntry(sha256=hashlib.sha256(content).hexdigest(), size=len(content))
+    return old.files[path]
+
+
+def _provenance(old: Manifest, name: str, made: Compiled) -> dict[str, Any]:
+    """Where the engine came from: the bundle it was compiled from, by the digest that stands for every byte of it."""
+    entry = {"from": old.digest, "tool": made.engine.facts["tool"], "version": made.engine.facts["version"]}
+    return {**old.provenance, "compiled": {**old.provenance.get("compiled", {}), name: entry}}
+
+
+def _report(bundle: Bundle, made: Compiled) -> dict[str, Any]:
+    """The build's report, and the engine's facts and rows. `passed` is the verdict over what stands in it now."""
+    built, name = bundle.report(), made.target.name
+    rows = [*_kept_rows(built, bundle, made), *_new_rows(made)]
+    return {
+        **built,
+        "targets": [*(each for each in built.get("targets", []) if each != name), name],
+        "engines": {**built.get("engines", {}), name: dict(made.engine.facts)},
+        "parity": rows,
+        "compiled": {**built.get("compiled", {}), name: made.summary()},
+        "stages": [*built.get("stages", []), _stage(name, made)],
+        "passed": _all_passed([*rows, *built.get("checks", [])]),
+    }
+
+
+def _kept_rows(built: Mapping[str, Any], bundle: Bundle, made: Compiled) -> list[dict[str, Any]]:
+    """Without those of the engine that is replaced."""
+    name, backend = made.target.name, made.target.backend
+    held = {each.name for each in bundle.manifest.targets if each.backend == backend}
+
+    def stale(row: Mapping[str, Any]) -> bool:
+        of = row.get("target", name if held == {name} else None)  # rows of a build do not name their engine
+        return bool(row["runtime"] == backend and of == name)
+
+    return [row for row in built.get("parity", []) if not stale(row)]
+
+
+def _new_rows(made: Compiled) -> list[dict[str, Any]]:
+    rows = () if made.parity is None else made.parity.rows
+    return [{**row.as_dict(), "target": made.target.name} for row in rows]
+
+
+def _outer_report(bundle: Bundle, role: str, contents: Contents, made: Compiled) -> dict[str, Any]:
+    """The report of the bundle around a component, which passes as far as the component now does."""
+    from dsr_export.reports.summary import passed_when_built
+
+    built, inner = bundle.report(), contents[REPORT]
+    passed = isinstance(inner, bytes) and json.loads(inner)["passed"] is True
+    others = [each for each in built.get("checks", []) if each.get("component") != role]
+    checks = [*others, passed_when_built(role, passed)]
+    name = f"{role}/{made.target.name}"
+    return {
+        **built,
+        "checks": checks,
+        "compiled": {**built.get("compiled", {}), name: made.summary()},
+        "stages": [*built.get("stages", []), _stage(name, made)],
+        "passed": _all_passed([*built.get("parity", []), *checks]),
+    }
+
+
+def _stage(name: str, made: Compiled) -> dict[str, Any]:
+    return {"name": f"compile-{name}", "seconds": round(made.seconds, 3), "cached": False}
+
+
+def _all_passed(verdicts: list[dict[str, Any]]) -> bool:
+    return bool(verdicts) and all(each["passed"] is True for each in verdicts)
+
+
+def _sbom_file(changed: Manifest, contents: Contents) -> Contents:
+    """As the report's files: a bundle from before there was one gets none."""
+    return {SBOM: sbom(changed, contents)} if SBOM in contents else {}
+
+
+def _report_files(old: Manifest, report: Mapping[str, Any]) -> Contents:
+    """The report in the forms that the bundle has: one from before there was a page gets none."""
+    return {name: content for name, content in report_files(report).items() if name in old.files}

@@ -1,0 +1,139 @@
+"""A new engine for a built bundle, made from its typed graph on the machine at hand. Needs no torch."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dsr_export.backends.engines_here import NOT_RUN
+from dsr_export.backends.installation import check_buildable
+from dsr_export.backends.opening import runs_here
+from dsr_export.bundle.destination import absolute, check_destination
+from dsr_export.bundle.engines import engine_entry
+from dsr_export.bundle.reader import MODEL, Bundle
+from dsr_export.bundle.signature import PublicKey
+from dsr_export.bundle.writer import write_bundle
+from dsr_export.errors import ExportError
+from dsr_export.parity.checks import ParityReport, check_parity
+from dsr_export.parity.golden_reader import read_golden
+from dsr_export.parity.tolerances import Tolerance
+from dsr_export.progress import Reporter, Silent
+from dsr_export.recompiling.new_contents import Compiled, contents_with_component, contents_with_engine
+from dsr_export.storage.cache import source_digest, tool_versions
+from dsr_export.storage.canonical import canonical_digest
+from dsr_export.storage.locks import exclusive
+from dsr_export.verification.verify import golden_sampler
+from graphs.targets import Target, check_model, target
+
+if TYPE_CHECKING:
+    from dsr_export.backends.tensorrt import Engine
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompileRequest:
+    """The engine to add to `bundle`. `component` compiles that component and leaves the bundle's own model alone.
+
+    `out` is the folder to write, which may be the bundle itself; by default a new one, `./NAME-TARGET.dsr`. With
+    `trust`, one of these keys must have signed the bundle; the new one has no signature, being another.
+    """
+
+    bundle: Path
+    target: str
+    out: Path | None = None
+    component: str | None = None
+    force: bool = False
+    trust: tuple[PublicKey, ...] = ()
+
+    def destination(self) -> Path:
+        if self.out is not None:
+            return self.out
+        role = f"-{self.component}" if self.component else ""
+        name = self.bundle.resolve().name.removesuffix(".dsr")  # not the model's: of two bundles of it, both stay
+        return Path(f"{name}{role}-{self.target.replace(':', '-')}.dsr")
+
+
+def recompile(request: CompileRequest, *, reporter: Reporter | None = None) -> Bundle:
+    """Writes the bundle with the engine added, or replaced; everything else in it stays as it is.
+
+    Where a GPU can run the engine, the golden vectors are checked through it, and the verdict is in the report of the
+    new bundle, which is written even when it failed. Elsewhere the report says that the engine was not run.
+
+    Raises:
+        ExportError: a missing package or GPU, a damaged bundle, an op that the target lacks, a failed build, or an
+            output folder that is not ours.
+    """
+    say, where, out = reporter or Silent(), target(request.target), request.destination()
+    _check_target(where)
+    _check_apart(request.bundle, out)
+    with say.stage("hashes"):
+        bundle = Bundle.open(request.bundle, trust=request.trust)
+    model = bundle.component(request.component) if request.component else bundle
+    check_model(model.file(MODEL), where)  # before the build: an unsupported op should not cost minutes
+    key = _key(bundle, request)
+    with exclusive(out):
+        if check_destination(out, key, request.force) == "same":
+            say.note(f"{out} is up to date")
+            return Bundle.open(out)
+        compiled = _compile(model, where, key, say)
+        manifest, contents = contents_with_engine(model, compiled)
+        if request.component:
+            manifest, contents = contents_with_component(bundle, request.component, manifest, contents, compiled)
+        made = Bundle.open(write_bundle(out, manifest, contents, force=request.force))
+    if bundle.signature is not None:
+        say.note(f"{out} is another bundle than the signed one, and has no signature: dsr-export sign {out} --key KEY")
+    return made
+
+
+def _check_target(where: Target) -> None:
+    if where.backend == "onnxruntime":
+        raise ExportError(
+            f"target '{where.name}' runs the ONNX graph itself and has no engine",
+            hint="every bundle runs there as it is: dsr-export verify BUNDLE --runtime onnxruntime",
+        )
+    check_buildable(where)
+
+
+def _check_apart(bundle: Path, out: Path) -> None:
+    """The bundle itself may be replaced; a folder around it would take it along, and one inside would spoil it."""
+    source, place = bundle.resolve(), absolute(out).resolve()
+    if source != place and (source.is_relative_to(place) or place.is_relative_to(source)):
+        raise ExportError(f"{out} and the bundle {bundle} lie one in the other", hint="give another --out")
+
+
+def _key(bundle: Bundle, request: CompileRequest) -> str:
+    """Digest of everything the new bundle depends on: equal keys mean that there is nothing to do."""
+    from dsr_export.backends.gpu import compute_capability
+
+    asked = {"of": bundle.manifest.digest, "target": request.target, "component": request.component}
+    made = {"tools": tool_versions(), "source": source_digest(), "gpu": compute_capability()}
+    return canonical_digest({"compile": asked, **made})
+
+
+def _compile(model: Bundle, where: Target, key: str, say: Reporter) -> Compiled:
+    from dsr_export.backends.tensorrt import build_engine
+
+    began, manifest = time.monotonic(), model.manifest
+    with say.stage(f"engine ({where.name})"):
+        engine = build_engine(model.file(MODEL), where, batch=manifest.batch, inputs=manifest.inputs)
+    seconds = time.monotonic() - began
+    if runs_here(where):
+        parity, reason = _judge(model, where, engine, say), None
+    else:
+        parity, reason = None, NOT_RUN
+        say.note(f"the engine for '{where.name}' was built and not run: {reason}; verify the bundle on the device")
+    return Compiled(target=where, engine=engine, key=key, seconds=seconds, parity=parity, not_run=reason)
+
+
+def _judge(model: Bundle, where: Target, engine: Engine, say: Reporter) -> ParityReport:
+    """The golden vectors through the new engine, before it is sealed into anything."""
+    from dsr_export.backends.engine_fit import EngineNeeds
+    from dsr_export.backends.tensorrt_runner import TensorRTRunner
+
+    golden = read_golden(model)
+    tolerance = Tolerance.from_dict(model.manifest.tolerances)
+    needs = EngineNeeds.of_entry(engine_entry(where, engine.facts))
+    runner = TensorRTRunner(bytes(engine.plan), backend=where.backend, inputs=model.manifest.inputs, needs=needs)
+    with say.stage(f"parity ({where.name})") as bar, runner:
+        return check_parity(runner, golden, golden_sampler(model, golden), tolerance, bar)

@@ -1,0 +1,73 @@
+"""What the build or the verification cost: time by stage, files by size, engines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from dsr_export.html.cells import bar_cell, rich_table
+from dsr_export.html.markup import Markup, text
+from dsr_export.html.page import Section, figure, row, table
+from dsr_export.reports.figures import DASH, is_known, known, share
+from dsr_export.reports.wording import Row, duration, file_size
+
+
+def cost_section(report: Row) -> Section | None:
+    """Times are wall-clock; a stage from the cache took only its look-up."""
+    figures = [_stages(report), _files(report["files"])]
+    wide = _engines(report)
+    said = (
+        f"{duration(sum(known(stage['seconds'] for stage in report['stages'])))} in all, "
+        f"at most {file_size(report['peak_rss_bytes'])} of memory."
+    )
+    body = row(*(each for each in figures if each is not None), *wide)
+    return Section("Times and sizes", said, body)
+
+
+def _stages(report: Row) -> Markup | None:
+    stages = report["stages"]
+    if not stages:
+        return None
+    most = max(known(stage["seconds"] for stage in stages), default=0.0)
+    rows = [
+        [
+            text(stage["name"] + (" (cached)" if stage["cached"] else "")),
+            bar_cell(share(stage["seconds"], most), duration(stage["seconds"])),
+        ]
+        for stage in stages
+    ]
+    return figure(rich_table(("stage", "time"), rows), title="Time by stage")
+
+
+def _files(files: Mapping[str, int]) -> Markup | None:
+    sizes: dict[str, float] = {}
+    for name, size in files.items():  # a component is one line
+        parts = name.split("/")
+        key = "/".join(parts[:2]) + "/" if parts[0] == "components" else name
+        sizes[key] = sizes.get(key, 0) + (size if is_known(size) else 0)
+    if not sizes:
+        return None
+    most = max(sizes.values())
+    ranked = sorted(sizes.items(), key=lambda item: -item[1])
+    rows = [[text(name), bar_cell(share(size, most), file_size(size))] for name, size in ranked]
+    return figure(
+        rich_table(("file", "size"), rows), title="Files", caption=f"{file_size(sum(sizes.values()))} in all."
+    )
+
+
+def _engines(report: Row) -> list[Markup]:
+    engines = report.get("engines") or {}
+    if not engines:
+        return []
+    rows = [
+        [
+            name,
+            str(facts.get("version", DASH)),
+            ", ".join(facts.get("compute_capabilities", ())) or "portable",
+            str(facts.get("layers", DASH)),
+            file_size(facts["plan_bytes"]) if "plan_bytes" in facts else DASH,
+            duration(facts["seconds"]) if "seconds" in facts else DASH,
+        ]
+        for name, facts in engines.items()
+    ]
+    header = ("engine", "version", "GPUs", "layers", "plan", "built in")
+    return [figure(table(header, rows), title="Engines")]

@@ -1,0 +1,42 @@
+"""The end of the sampling run as pictures: reference, candidate, difference."""
+
+from __future__ import annotations
+
+from dsr_export.html.markup import Markup, element, text
+from dsr_export.html.page import Section, figure, row
+from dsr_export.reports.figures import number
+from dsr_export.reports.wording import Row
+
+
+def sample_section(report: Row) -> Section | None:
+    """None for a model that makes no samples."""
+    samples = report.get("samples") or []
+    if not samples:
+        return None
+    latent = any(each["kind"] == "latent" for each in samples)
+    said = (
+        "The last states of the golden sampling run, by the FP32 reference and by the candidate from the same noise."
+        + (" These are latents: their first three channels are shown as red, green and blue." if latent else "")
+    )
+    return Section("Samples", said, row(*(_strips(each) for each in samples)))
+
+
+def _strips(sample: Row) -> Markup:
+    labels = ", ".join(number(label, "d") for label in sample["labels"])
+    strips = [_strip(sample, role, labels) for role in ("reference", "candidate", "difference")]
+    caption = f"Classes {labels}, from left to right. {_apart(sample)}"
+    return figure(element("div", *strips, class_="strips"), title=f"On {sample['runtime']}", caption=caption)
+
+
+def _apart(sample: Row) -> str:
+    if sample["not_finite"]:
+        return f"Red: {sample['not_finite']} values of the candidate are NaN or infinite."
+    picture = ", where the picture's range is 2." if sample["kind"] == "picture" else "."
+    return f"The brightest difference is {number(sample['difference_max'], '.2g')}{picture}"
+
+
+def _strip(sample: Row, role: str, labels: str) -> Markup:
+    alt = (
+        f"{role} samples of the classes {labels}" if role != "difference" else f"difference of the samples of {labels}"
+    )
+    return element("div", element("p", text(role.capitalize())), element("img", src=sample[role], alt=alt))

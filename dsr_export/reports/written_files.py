@@ -1,0 +1,54 @@
+"""Where a verification's files go: outside the bundle, which stays as it is, and checked before the work."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from dsr_export.errors import ExportError
+from dsr_export.reports.forms import carried_page
+from dsr_export.reports.junit import junit
+from dsr_export.reports.markdown import markdown_table
+from dsr_export.reports.wording import Row
+from dsr_export.storage.atomic import atomic_file
+from dsr_export.storage.output_target import check_target
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportOutputs:
+    """Files that were asked for."""
+
+    junit: Path | None = None
+    html: Path | None = None
+    markdown: Path | None = None
+
+    def check(self, bundle: Path) -> None:
+        """Raises ExportError where a file would go into the bundle, onto the other one, or nowhere."""
+        files = {"--junit": self.junit, "--html": self.html, "--markdown": self.markdown}
+        asked = {name: path for name, path in files.items() if path is not None}
+        for name, path in asked.items():
+            if path.resolve().is_relative_to(bundle.resolve()):
+                raise ExportError(
+                    f"{name} {path} lies in the bundle, which verify leaves as it is", hint="write it elsewhere"
+                )
+            if path.is_dir() or not path.parent.is_dir():
+                problem = "is a folder" if path.is_dir() else f"lies in {path.parent}, which is no folder"
+                raise ExportError(f"{name} {path} {problem}", hint="give the path of a file in an existing folder")
+            check_target(path)
+        if len({path.resolve() for path in asked.values()}) < len(asked):
+            listed = ", ".join(f"{name} {path}" for name, path in asked.items())
+            raise ExportError(f"two reports would go into the same file: {listed}", hint="give each its own")
+
+    def write(self, report: Row) -> None:
+        """Each file whole or not at all. Raises ExportError where one can't be written."""
+        if self.junit is not None:
+            _write(self.junit, junit(report))
+        if self.html is not None:
+            _write(self.html, carried_page(report))
+        if self.markdown is not None:
+            _write(self.markdown, markdown_table(report))
+
+
+def _write(path: Path, content: str) -> None:
+    with atomic_file(path) as temporary:
+        temporary.write_text(content, encoding="utf-8")

@@ -1,0 +1,1 @@
+"""Site by site: where inside the model a candidate leaves the reference."""

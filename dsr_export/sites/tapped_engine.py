@@ -1,0 +1,48 @@
+"""A bundle's engine, built once more with taps: where the engine alone fails, it is searched itself. Needs its GPU."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+
+import onnx
+
+from dsr_export.backends.base import Runner
+from dsr_export.backends.opening import Runtime, chosen_engine
+from dsr_export.bundle.reader import Bundle
+from dsr_export.errors import ExportError
+from dsr_export.storage.leftovers import scratch_folder
+from graphs.files import load_model
+from graphs.observe.taps import Tap, TappedModel, add_taps
+from graphs.targets import target
+
+MODEL = "model.onnx"
+
+
+def tapped_engine(bundle: Bundle, runtime: Runtime, taps: Sequence[Tap]) -> tuple[Runner, TappedModel]:
+    """As `tapped_runner`. A tapped engine is fused less than the shipped one: what fusion breaks, it may not show.
+
+    Raises:
+        ExportError: the bundle has no engine for `runtime` that runs here, or it can't be built here.
+    """
+    from dsr_export.backends.tensorrt_runner import TensorRTRunner
+
+    chosen = chosen_engine(bundle, runtime)
+    if chosen is None:
+        raise ExportError(f"{bundle.path} holds no engine that runs here", hint="use --runtime onnxruntime")
+    tapped = add_taps(load_model(bundle.file(MODEL), weights=False), taps)
+    plan = build_tapped(bundle, chosen.name, tapped)
+    return TensorRTRunner(plan, backend=chosen.backend, inputs=bundle.manifest.inputs), tapped
+
+
+def build_tapped(bundle: Bundle, name: str, tapped: TappedModel) -> bytes:
+    """The plan of the tapped graph for the target called `name`; works without a GPU where that target's does."""
+    from dsr_export.backends.tensorrt import build_engine
+
+    manifest = bundle.manifest
+    with scratch_folder("taps") as folder:
+        path = folder / MODEL
+        onnx.save(tapped.model, path)
+        for weights in [each for each in manifest.files if each.startswith(f"{MODEL}.")]:
+            shutil.copyfile(bundle.file(weights), path.with_name(weights))  # links are refused, and rightly
+        return bytes(build_engine(path, target(name), batch=manifest.batch, inputs=manifest.inputs).plan)

@@ -1,0 +1,75 @@
+"""Token norms in front of and behind each replacement site, and which tokens it replaced, on a golden case."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dsr_export.backends.onnxruntime import OnnxRuntimeRunner
+from dsr_export.html.rasters import grid_of
+from dsr_export.parity.golden import Case, Golden
+from dsr_export.subject import SubjectCard
+from graphs.artifacts import OptimizedModel
+from graphs.observe.site_taps import SiteTap, add_site_taps
+
+Array = npt.NDArray[Any]
+IMAGES = 4
+DIGITS = 5  # significant ones; a picture shows no more
+
+
+def measure_token_norms(
+    optimized: OptimizedModel, card: SubjectCard, golden: Golden, scratch: Path
+) -> dict[str, Any] | None:
+    """The report's `token_norms` from the FP32 graph; None for a model without sites.
+
+    `scratch` is a folder for the tapped copy, which is removed again.
+    """
+    tapped = scratch / "tapped.onnx"
+    taps = add_site_taps(optimized, tapped)
+    if not taps:
+        return None
+    size, case = _case(golden)
+    with OnnxRuntimeRunner(tapped, inputs=card.inputs) as runner:
+        outputs = runner.infer(dict(case.inputs))
+    for path in scratch.glob(f"{tapped.name}*"):
+        path.unlink()
+    registers = int(card.dsr["denoiser"]["registers"])
+    sites = [_site(tap, outputs, registers) for tap in taps]
+    times = case.inputs["t"].tolist()[:IMAGES] if "t" in case.inputs else []
+    return {"case": f"batch-{size}", "times": [_short(time) for time in times], "sites": sites}
+
+
+def _case(golden: Golden) -> tuple[int, Case]:
+    """The smallest batch with enough images: the graph may be made for the golden sizes alone."""
+    size = min((size for size in golden.cases if size >= IMAGES), default=max(golden.cases))
+    return size, golden.cases[size]
+
+
+def _site(tap: SiteTap, outputs: Mapping[str, Array], registers: int) -> dict[str, Any]:
+    before, after = outputs[tap.before][:IMAGES], outputs[tap.after][:IMAGES]
+    replaced = np.any([outputs[name][:IMAGES, :, 0] for name in tap.replaced], axis=0)
+    patches = patch_rows(before.shape[1], registers)
+    return {
+        "site": tap.site,
+        "before": [[_short(norm) for norm in row] for row in before[:, patches].tolist()],
+        "after": [[_short(norm) for norm in row] for row in after[:, patches].tolist()],
+        "replaced": [np.flatnonzero(row).tolist() for row in replaced[:, patches]],
+    }
+
+
+def patch_rows(tokens: int, registers: int) -> slice:
+    """The image's patches among `tokens`: registers stand in front of them, or are not there yet at this site.
+
+    Where neither leaves a square, the registers are taken off all the same: text tokens then stay with the patches.
+    """
+    absent = registers >= tokens or (grid_of(tokens - registers)[0] == 1 and grid_of(tokens)[0] > 1)
+    return slice(0 if absent else registers, tokens)
+
+
+def _short(value: float) -> float | None:
+    """Rounded; None for what is not finite, which JSON has no form for."""
+    return float(f"{value:.{DIGITS}g}") if np.isfinite(value) else None

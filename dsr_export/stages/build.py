@@ -1,0 +1,154 @@
+"""One build: its options resolved, its key, and the log of its stages."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+import time
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+from dsr_export.backends.installation import check_buildable
+from dsr_export.backends.opening import runs_here
+from dsr_export.bundle.destination import LONGEST_NAME
+from dsr_export.bundle.reader import Bundle
+from dsr_export.config import ExportConfig
+from dsr_export.drawing.chain import open_components
+from dsr_export.errors import ExportError
+from dsr_export.progress import Bar, Reporter
+from dsr_export.sources import Source, find_source
+from dsr_export.stages.model_at_hand import ModelAtHand
+from dsr_export.stages.stage import Result, Stage
+from dsr_export.storage.cache import CachedStage, StageCache, source_digest, tool_versions
+from dsr_export.storage.disk import DamagedFile
+from graphs.targets import Target, default_target, target
+
+R = TypeVar("R", bound=Result)
+
+
+@dataclass
+class Build:
+    """Options of one build and what is derived from them. `log` and `used` grow by one entry per stage."""
+
+    config: ExportConfig
+    reporter: Reporter
+    log: list[dict[str, Any]] = field(default_factory=list)
+    used: list[CachedStage] = field(default_factory=list)
+
+    @cached_property
+    def name(self) -> str:
+        """The bundle's name: the model's, fit for a file name; of one without a single ASCII letter, `model`."""
+        return re.sub(r"[^A-Za-z0-9_-]+", "-", self.source.name).strip("-")[: LONGEST_NAME - len(".dsr")] or "model"
+
+    @cached_property
+    def out(self) -> Path:
+        return self.config.out if self.config.out is not None else Path(f"{self.name}.dsr")
+
+    @cached_property
+    def targets(self) -> tuple[Target, ...]:
+        """The targets asked for, or the default one, which is said aloud."""
+        if self.config.targets:
+            return tuple(target(name) for name in dict.fromkeys(self.config.targets))
+        chosen, reason = default_target()
+        self.reporter.note(f"target: {chosen.name} ({reason})")
+        return (chosen,)
+
+    @property
+    def engine_targets(self) -> tuple[Target, ...]:
+        return tuple(each for each in self.targets if each.backend != "onnxruntime")
+
+    def check_targets(self) -> None:
+        """Fails at once, not after the trace, where a target can't be built here."""
+        for each in self.engine_targets:
+            check_buildable(each)
+
+    @cached_property
+    def runnable_targets(self) -> tuple[Target, ...]:
+        """Those whose engines the GPU at hand runs; none without a GPU."""
+        return tuple(each for each in self.engine_targets if runs_here(each))
+
+    @cached_property
+    def source(self) -> Source:
+        """The model asked for; not loaded yet."""
+        return find_source(self.config)
+
+    @cached_property
+    def components(self) -> dict[str, Bundle]:
+        """The other models of the pipeline, by role; opened and verified."""
+        return open_components(self.config.components)
+
+    @cached_property
+    def model(self) -> ModelAtHand:
+        """The same, to be loaded by the stages that need it."""
+        return ModelAtHand(self.source)
+
+    @property
+    def is_int8(self) -> bool:
+        return self.config.precision == "int8"
+
+    @cached_property
+    def key(self) -> str:
+        """Digest of everything the bundle depends on; equal keys mean that there is nothing to do."""
+        files = dict.fromkeys(("checkpoint", "config_file", "dsr", "model_dir", "out"))  # the subject's key has them
+        inside = {role: component.manifest.digest for role, component in self.components.items()}
+        options = dataclasses.asdict(self.config) | files | {"force": False, "components": inside}
+        options["int8"] = self.config.int8.stage_key() if self.is_int8 else None
+        targets = [each.name for each in self.targets]
+        checked = [each.name for each in self.runnable_targets]
+        return _digest(
+            {"options": options, "targets": [targets, checked], "subject": self.model.stage_key(), **self._tools}
+        )
+
+    @cached_property
+    def _tools(self) -> dict[str, Any]:
+        return {"tools": tool_versions(), "source": source_digest()}
+
+    def run(self, stage: Stage[R]) -> R:
+        """Runs one stage, or takes it from the cache, under a progress bar, and logs it."""
+        began = time.monotonic()
+        with self.reporter.stage(stage.name) as bar:
+            made = StageCache.default().run(
+                stage.name, self.identity(stage), lambda folder: self._work(stage, folder, bar)
+            )
+        if made.remade:
+            self.reporter.note(f"the cached result of '{stage.name}' was damaged and has been made again")
+        self.used.append(made)
+        self.log.append({"name": stage.name, "seconds": round(time.monotonic() - began, 3), "cached": made.cached})
+        return stage.result(made)
+
+    def identity(self, stage: Stage[Any]) -> dict[str, Any]:
+        """What a stage's result is known by in the cache: its fields, and what has made it."""
+        return {"fields": stage.key(), "by": self._tools}
+
+    def _work(self, stage: Stage[Any], folder: Path, bar: Bar) -> None:
+        """A stage that really runs reads what earlier ones left: no byte of that may have changed."""
+        for earlier in self.used:
+            if (damaged := earlier.damaged_file()) is not None:
+                raise DamagedFile(damaged, hint="build again: the cache makes it again")
+        stage.work(folder, bar)
+
+    def start_over(self) -> bool:
+        """Throws away the cached stages that are damaged; False where there are none, and nothing would change."""
+        damaged = [stage for stage in self.used if stage.damaged_file() is not None]
+        for stage in damaged:
+            StageCache.default().drop(stage)
+            self.reporter.note(f"{stage.path} was damaged in the cache and is made again")
+        self.used.clear()
+        self.log.clear()
+        return bool(damaged)
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=_plain).encode()).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    if isinstance(value, Path):
+        return str(value)
+    raise ExportError(f"{type(value).__name__} can't be part of a cache key")

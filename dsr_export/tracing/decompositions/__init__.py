@@ -1,0 +1,1 @@
+"""What is written out in other PyTorch ops before the exporter sees it."""

@@ -1,0 +1,1 @@
+"""PyTorch ops -> ONNX, where the exporter's own translation loses numbers."""

@@ -1,0 +1,1 @@
+"""The user's own Python: imported, and its lines named where something is wrong there."""

@@ -1,0 +1,1 @@
+"""A bundle checked again, anywhere: its claims, its numbers, its engines."""

@@ -1,0 +1,112 @@
+"""What a bundle says of itself, held against what it holds: honest mistakes that no checksum shows.
+
+Whoever can seal a bundle again can make all of it agree; against that there is a signature (`bundle.signature`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import onnx
+
+from dsr_export.backends.plan_header import plan_problem
+from dsr_export.bundle.manifest import Manifest
+from dsr_export.bundle.reader import Bundle
+from dsr_export.bundle.sbom import SBOM
+from dsr_export.parity.golden import Golden
+from dsr_export.parity.rows import ParityRow
+from dsr_export.parity.tolerances import TOLERANCES
+from dsr_export.reports.figures import is_known
+from graphs.foreign.types import foreign_types
+
+Row = tuple[str, str]
+"""Check and output."""
+TOLERANCES_CHECK, TYPES_CHECK, PLANS_CHECK, ROWS_CHECK = NAMES = (
+    "tolerances_of_precision",
+    "types_of_precision",
+    "engine_headers",
+    "rows_of_build",
+)
+_AT_LEAST = ("cosine", "psnr_db", "snr_db")
+
+
+def claim_checks(
+    bundle: Bundle, model: onnx.ModelProto, golden: Golden, rows: Iterable[ParityRow]
+) -> list[dict[str, Any]]:
+    """The report's checks of one model, in the order of `NAMES`. `rows` are those of its ONNX graph."""
+    report = bundle.report()
+    found = (
+        tolerance_problems(bundle.manifest, report),
+        foreign_types(model, bundle.manifest.precision),
+        _plan_problems(bundle),
+        [*_golden_problems(bundle.manifest, golden), *row_problems(bundle, report, golden, rows)],
+    )
+    return [_check(name, problems) for name, problems in zip(NAMES, found, strict=True)]
+
+
+def tolerance_problems(manifest: Manifest, report: Mapping[str, Any]) -> list[str]:
+    """Bounds looser than those of the precision. INT8's SNR may be the budget that the build was asked for."""
+    own, given = TOLERANCES[manifest.precision], manifest.tolerances
+    least = {key: getattr(own, key) for key in _AT_LEAST}
+    budget = _budget(report) if manifest.precision == "int8" else None
+    least |= {} if budget is None else {"snr_db": budget}
+    found = [f"{key} {given[key]:g}, at least {least[key]:g}" for key in _AT_LEAST if given[key] < least[key]]
+    if own.max_abs is not None and (given["max_abs"] is None or given["max_abs"] > own.max_abs):
+        found.append(f"max_abs {given['max_abs']}, at most {own.max_abs:g}")
+    return [f"{each} is held by any {manifest.precision} build" for each in found]
+
+
+def row_problems(bundle: Bundle, report: Mapping[str, Any], golden: Golden, rows: Iterable[ParityRow]) -> Iterator[str]:
+    """What the build compared and this verification did not, and the other way round."""
+    built, made = dict(_built_rows(report)), {(row.check, row.output) for row in rows}
+    rests_on_golden = {f"batch-{size}" for size in bundle.manifest.batch.sizes()} | {"given", "special", "trajectory"}
+    for check, output in sorted(built.keys() - made):
+        if check in rests_on_golden:
+            yield f"the build compared {check} {output}, and the golden vectors do not hold it"
+    whole = SBOM in bundle.manifest.files  # a bundle of an older version was built with fewer checks
+    held = {f"batch-{size}" for size in golden.cases} | {*golden.further, "trajectory"}
+    for check, output in sorted(made - built.keys()):
+        if whole or check in held:
+            yield f"report.json has no row {check} {output}"
+    if report.get("passed") is True and not all(built.values()):
+        yield "report.json says that the build passed, and one of its rows failed"
+
+
+def _golden_problems(manifest: Manifest, golden: Golden) -> Iterator[str]:
+    for size in manifest.batch.sizes():
+        if size not in golden.cases:
+            yield f"golden.npz holds no batch of {size}"
+    if (manifest.sampler is None) != (golden.trajectory is None):
+        has, lacks = "a sampler", "golden.npz holds no trajectory"
+        if manifest.sampler is None:
+            has, lacks = "no sampler", "golden.npz holds a trajectory"
+        yield f"the manifest declares {has}, and {lacks}"
+
+
+def _plan_problems(bundle: Bundle) -> Iterator[str]:
+    for target in bundle.manifest.targets:
+        if target.engine is not None:
+            problem = plan_problem(bundle.file(target.engine), target.backend, target.version)
+            if problem is not None:
+                yield f"{target.engine} {problem}"
+
+
+def _built_rows(report: Mapping[str, Any]) -> Iterator[tuple[Row, bool]]:
+    """Of the typed graph in ONNX Runtime. The report may hold anything: what is no row is none."""
+    rows = report.get("parity")
+    for row in rows if isinstance(rows, list) else ():
+        if isinstance(row, dict) and row.get("runtime") == "onnxruntime":
+            yield (str(row.get("check")), str(row.get("output"))), row.get("passed") is True
+
+
+def _budget(report: Mapping[str, Any]) -> float | None:
+    int8 = report.get("int8")
+    budget = int8.get("budget_snr_db") if isinstance(int8, dict) else None
+    return budget if is_known(budget) and budget >= 0 else None
+
+
+def _check(name: str, problems: Iterable[str]) -> dict[str, Any]:
+    found = list(problems)
+    problem = {"problem": "; ".join(found)} if found else {}
+    return {"name": name, "value": float(not found), "limit": 1.0, "passed": not found, **problem}

@@ -1,0 +1,214 @@
+"""Re-checks a bundle anywhere, without torch: hashes, precision, and the golden vectors in each runtime at hand."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from dsr_export.backends.base import Runner
+from dsr_export.backends.engines_here import engines_not_run
+from dsr_export.backends.opening import Runtime, bundle_runner, fused_runner, has_runnable_engine
+from dsr_export.bundle.reader import Bundle
+from dsr_export.bundle.signature import PublicKey
+from dsr_export.parity.checks import ParityReport, check_parity, fused_rows
+from dsr_export.parity.golden import Golden, fitted_sampler
+from dsr_export.parity.golden_reader import read_golden
+from dsr_export.parity.narrowing import precision_check
+from dsr_export.parity.tolerances import Tolerance
+from dsr_export.progress import Bar, Reporter, Silent
+from dsr_export.readable import readable
+from dsr_export.reports.sample_strips import golden_strips
+from dsr_export.reports.summary import SCHEMA_VERSION, components_summary, peak_rss_bytes
+from dsr_export.sampling import SamplerSpec
+from dsr_export.sites.search import search_sites
+from dsr_export.storage.cache import tool_versions
+from dsr_export.verification.claims import claim_checks
+from graphs.files import load_model
+from graphs.weights import low_precision_fraction
+
+CARRIED = (
+    "model",
+    "batch",
+    "special_rows",
+    "rewrites",
+    "rewrite_details",
+    "token_norms",
+    "typing",
+    "range_audit",
+    "engines",
+    "int8",
+    "sites",
+    "tensors",
+)
+"""What only the build could find out: its report's word for it, where it has one."""
+
+
+def verify(
+    path: Path,
+    *,
+    runtime: Runtime = "auto",
+    sites: bool = False,
+    reporter: Reporter | None = None,
+    trust: Sequence[PublicKey] = (),
+) -> dict[str, Any]:
+    """Returns a report of the same form as a build's; `passed` is the verdict over all components. Writes nothing.
+
+    `auto` checks ONNX Runtime, and the engine as well where a GPU can run it. A model that fails is compared site by
+    site with the reference, to find where it goes wrong; with `sites`, one that passes is too. With `trust`, nothing
+    is read of a bundle that none of these keys signed.
+
+    Raises:
+        ExportError: a file was altered, none of `trust` signed it, or the runtime asked for can't run here.
+    """
+    stages = _Stages(reporter or Silent())
+    with stages.stage("hashes", "hashes"):
+        bundle = Bundle.open(path, trust=trust)
+    verdicts = [_judge(bundle, runtime, sites, stages)]
+    for role, component in bundle.components.items():
+        inner = dataclasses.replace(stages, prefix=f"{role}/")
+        verdicts.append(_judge(component, runtime, sites, inner).of(role))
+    report = _report(bundle, verdicts, stages.log)
+    return {**report, "signed_by": bundle.signature.key.fingerprint if trust and bundle.signature else None}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Stages:
+    """Shows each stage, and adds its seconds to a log; `prefix` says of which component they are."""
+
+    reporter: Reporter
+    log: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    prefix: str = ""
+
+    @contextmanager
+    def stage(self, name: str, title: str) -> Iterator[Bar]:
+        began = time.monotonic()
+        with self.reporter.stage(self.prefix + title) as bar:
+            yield bar
+        seconds = round(time.monotonic() - began, 3)
+        self.log.append({"name": self.prefix + name, "seconds": seconds, "cached": False})
+
+
+@dataclasses.dataclass(frozen=True)
+class _Verdict:
+    """What was found of one model: its rows and checks, as in the report."""
+
+    passed: bool
+    rows: list[dict[str, Any]]
+    checks: list[dict[str, Any]]
+    trajectory_snr_db: list[float]
+    samples: list[dict[str, Any]]
+    images: list[dict[str, Any]]
+    not_run: list[dict[str, Any]]
+    bisection: dict[str, Any] | None
+
+    def of(self, role: str) -> _Verdict:
+        """The same, each row and check marked as one of the component `role`."""
+        parts = (self.rows, self.checks, self.not_run)
+        rows, checks, not_run = ([{"component": role, **each} for each in part] for part in parts)
+        bisection = None if self.bisection is None else {"component": role, **self.bisection}
+        return dataclasses.replace(self, rows=rows, checks=checks, not_run=not_run, bisection=bisection)
+
+
+def _judge(bundle: Bundle, runtime: Runtime, sites: bool, stages: _Stages) -> _Verdict:
+    """The golden vectors of one model in each runtime, and its precision."""
+    golden = read_golden(bundle)
+    runtimes: list[Runtime] = [runtime] if runtime != "auto" else ["onnxruntime"]
+    if runtime == "auto" and has_runnable_engine(bundle):
+        runtimes.append("auto")
+    checked, samples = [], []
+    for each in runtimes:
+        runner, report = _check(bundle, each, golden, stages)
+        checked.append(report)
+        samples += golden_strips(golden, report.sample, runtime=runner)
+    model = load_model(bundle.file("model.onnx"), weights=False)
+    fraction = low_precision_fraction(model, bundle.manifest.precision)
+    checks = [precision_check(bundle.manifest.precision, fraction)]
+    checks += claim_checks(bundle, model, golden, checked[0].rows)
+    not_run = engines_not_run(bundle, runtimes)
+    for engine in not_run:
+        stages.reporter.note(f"{stages.prefix}{engine['engine']} was not run here: {engine['reason']}")
+    in_tolerance = all(each.passed for each in checked)
+    bisection = None
+    if sites or not in_tolerance:
+        with stages.stage("sites", "site by site"):
+            bisection = search_sites(bundle, failed=not in_tolerance, engine=_failing_engine(runtimes, checked))
+    return _Verdict(
+        passed=all(check["passed"] for check in checks) and in_tolerance,
+        bisection=bisection,
+        rows=[row.as_dict() for each in checked for row in each.rows],
+        checks=checks,
+        not_run=not_run,
+        trajectory_snr_db=list(checked[0].trajectory_snr_db),
+        samples=samples,
+        images=[row.as_dict() for each in checked for row in each.images],
+    )
+
+
+def _failing_engine(runtimes: list[Runtime], checked: list[ParityReport]) -> Runtime | None:
+    """The engine, where it fails and ONNX Runtime does not."""
+    passed = {runtime: report.passed for runtime, report in zip(runtimes, checked, strict=True)}
+    engines = [runtime for runtime in runtimes if runtime != "onnxruntime" and not passed[runtime]]
+    return engines[0] if engines and passed.get("onnxruntime", True) else None
+
+
+def _check(bundle: Bundle, runtime: Runtime, golden: Golden, stages: _Stages) -> tuple[str, ParityReport]:
+    """The runner's name, and what was found."""
+    tolerance = Tolerance.from_dict(bundle.manifest.tolerances)
+    sampler = golden_sampler(bundle, golden)
+    fused = fused_rows(partial(_fused, bundle), golden, runtime, tolerance) if runtime == "onnxruntime" else []
+    runner = bundle_runner(bundle, runtime)
+    with stages.stage(f"parity-{runner.name}", f"parity ({runner.name})") as bar, runner:
+        return runner.name, check_parity(runner, golden, sampler, tolerance, bar, fused=fused)
+
+
+def _fused(bundle: Bundle) -> Runner | None:
+    return fused_runner(bundle.file("model.onnx"), bundle.manifest.input_specs(), bundle.manifest.precision)
+
+
+def golden_sampler(bundle: Bundle, golden: Golden) -> SamplerSpec | None:
+    """The sampler that the golden trajectory was made with."""
+    sampler = bundle.manifest.sampler_spec()
+    if sampler is None or golden.trajectory is None:
+        return None
+    steps = dataclasses.replace(sampler, num_steps=len(golden.trajectory.states) + 1)
+    return fitted_sampler(steps, bundle.manifest.batch_range())
+
+
+def _first_fault(verdicts: list[_Verdict]) -> dict[str, Any] | None:
+    """Of the first model that has one; else what was measured of the bundle's own."""
+    found = [each.bisection for each in verdicts if each.bisection is not None]
+    return next((each for each in found if each["site"] is not None), found[0] if found else None)
+
+
+def _report(bundle: Bundle, verdicts: list[_Verdict], log: list[dict[str, Any]]) -> dict[str, Any]:
+    """`verdicts` of the bundle's own model, and then of its components."""
+    built = bundle.report()
+    carried = {key: built[key] for key in CARRIED if key in built}
+    return {
+        **carried,
+        "schema_version": SCHEMA_VERSION,
+        "from_build": sorted(carried),
+        "bundle": readable(str(bundle.path)),
+        "passed": all(each.passed for each in verdicts),
+        "precision": bundle.manifest.precision,
+        "target": bundle.manifest.targets[0].name,
+        "targets": [each.name for each in bundle.manifest.targets],
+        "stages": log,
+        "parity": [row for each in verdicts for row in each.rows],
+        "trajectory_snr_db": verdicts[0].trajectory_snr_db,
+        "samples": verdicts[0].samples,
+        "images": verdicts[0].images,
+        "bisection": _first_fault(verdicts),
+        "checks": [check for each in verdicts for check in each.checks],
+        "engines_not_run": [each for verdict in verdicts for each in verdict.not_run],
+        "manifest_digest": bundle.manifest.digest,
+        "components": components_summary(bundle.components),
+        "files": {name: entry.size for name, entry in sorted(bundle.manifest.files.items())},
+        "tools": tool_versions(),
+        "peak_rss_bytes": peak_rss_bytes(),
+    }

@@ -1,0 +1,1 @@
+"""ONNX files that others made: what is refused, and what is brought into our form."""

@@ -1,0 +1,1 @@
+"""Copies of a graph that also tell what they compute inside."""

@@ -1,0 +1,1 @@
+"""INT8 written into a graph."""

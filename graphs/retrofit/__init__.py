@@ -1,0 +1,1 @@
+"""Registers put into a graph that was exported without them."""

@@ -1,0 +1,1 @@
+"""What a graph is made of, found by its structure: residual streams, norms, token axes."""

@@ -1,0 +1,113 @@
+"""A quantised GEMM whose channels are parted behind it, as gated MLPs do."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import numpy_helper
+
+from graphs.files import load_inferred_graph, save_graph
+from graphs.quantize.gemms import quantize_gemms
+from graphs.quantize.pairing import paired_quantizers
+from graphs.quantize.parted_gemms import NARROWEST_PART
+from graphs.quantize.quantizers import Activation, QuantizedGemm
+
+WIDTH, TOKENS = 32, 20
+WIDE = NARROWEST_PART
+GATED = "h = MatMul(x, w) k = Add(h, b) g, v = Split<axis = -1, num_outputs = 2>(k) out = Mul(g, v)"
+
+
+def _model(path: Path, half: int, body: str = GATED, out: str = "") -> Path:
+    given = f"float[N,{TOKENS},{half}] out{out}"
+    model = onnx.parser.parse_model(
+        f'<ir_version: 10, opset_import: ["": 20]> g (float[N,{TOKENS},{WIDTH}] x) => ({given}) {{ {body} }}'
+    )
+    rng = np.random.default_rng(0)
+    arrays = {"w": rng.standard_normal((WIDTH, 2 * half)), "b": rng.standard_normal(2 * half)}
+    used = {name for node in model.graph.node for name in node.input}
+    model.graph.initializer.extend(
+        numpy_helper.from_array(a.astype(np.float32), n) for n, a in arrays.items() if n in used
+    )
+    for node in model.graph.node:
+        node.name = f"fc/{node.op_type}" if node.op_type == "MatMul" else f"m/{node.output[0]}/{node.op_type}"
+    onnx.save(model, path)
+    return path
+
+
+def _planned(half: int, rows: str, *, shift: bool) -> QuantizedGemm:
+    weight = np.random.default_rng(0).standard_normal((WIDTH, 2 * half)).astype(np.float32)
+    steps = (np.abs(weight).max(axis=0) / 60).astype(np.float32)  # far from where 16 bits overflow
+    step = 1 / 127 if rows == "dynamic" else 0.03
+    return QuantizedGemm(
+        codes=np.rint(weight / steps).astype(np.int8),
+        weight_steps=steps,
+        activation=Activation(step=step, rows=rows),  # type: ignore[arg-type]
+        bias_shift=np.linspace(0, 1, 2 * half, dtype=np.float32) if shift else None,
+    )
+
+
+def _quantised(folder: Path, half: int, planned: QuantizedGemm, body: str = GATED, out: str = "") -> Path:
+    graph = load_inferred_graph(_model(folder / "m.onnx", half, body, out))
+    quantize_gemms(graph, {"fc": planned})
+    return save_graph(graph, folder / "q.onnx")
+
+
+def _session(path: Path, *, fused: str = "") -> onnxruntime.InferenceSession:
+    options, levels = onnxruntime.SessionOptions(), onnxruntime.GraphOptimizationLevel
+    options.log_severity_level, options.optimized_model_filepath = 3, fused
+    options.graph_optimization_level = levels.ORT_ENABLE_ALL if fused else levels.ORT_DISABLE_ALL
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def _operators(path: Path) -> Counter[str]:
+    return Counter(node.op_type for node in onnx.load(path).graph.node)
+
+
+@pytest.mark.parametrize("rows", ["none", "dynamic"])
+@pytest.mark.parametrize("shift", [False, True])
+@pytest.mark.parametrize(
+    "body", [GATED, GATED.replace("k = Add(h, b)", "").replace("(k)", "(h)")], ids=["bias", "none"]
+)
+def test_the_parts_are_what_the_whole_was(rows: str, shift: bool, body: str, tmp_path: Path) -> None:
+    planned = _planned(WIDE, rows, shift=shift)
+    path = _quantised(tmp_path, WIDE, planned, body)
+    x = np.random.default_rng(1).standard_normal((2, TOKENS, WIDTH)).astype(np.float32)
+    factors = np.abs(x).max(axis=2, keepdims=True) if rows == "dynamic" else np.ones(1)
+    assert planned.activation is not None
+    step = planned.activation.step
+    whole = np.rint(x / factors / np.float32(step)) * step * factors @ (planned.codes * planned.weight_steps)
+    model = onnx.load(tmp_path / "m.onnx")
+    whole = whole + sum(numpy_helper.to_array(t) for t in model.graph.initializer if t.name == "b")
+    whole = whole + (0 if planned.bias_shift is None else planned.bias_shift)
+    made = _session(path).run(None, {"x": x})[0]
+    np.testing.assert_allclose(made, whole[..., :WIDE] * whole[..., WIDE:], rtol=1e-3, atol=1e-2)
+    assert "Split" not in _operators(path)
+    assert list(paired_quantizers(onnx.load(path))) == []
+
+
+def test_onnxruntime_makes_an_integer_product_of_every_part(tmp_path: Path) -> None:
+    path = _quantised(tmp_path, WIDE, _planned(WIDE, "dynamic", shift=False))
+    _session(path, fused=str(tmp_path / "fused.onnx"))
+    assert _operators(tmp_path / "fused.onnx")["MatMulIntegerToFloat"] == 2
+
+
+ACROSS = (
+    "h = MatMul(x, w) k = Add(h, b) g, v = Split<axis = 1, num_outputs = 2>(k) c = Concat<axis = 1>(v, g) "
+    "r, s = Split<axis = -1, num_outputs = 2>(c) out = Mul(r, s)"
+)
+
+
+@pytest.mark.parametrize(
+    ("half", "body", "out"),
+    [(WIDE // 2, GATED, ""), (WIDE, GATED, f", float[N,{TOKENS},{2 * WIDE}] k"), (WIDE, ACROSS, "")],
+    ids=["narrow parts", "the whole is an output", "parts of tokens"],
+)
+def test_it_stays_whole(half: int, body: str, out: str, tmp_path: Path) -> None:
+    path = _quantised(tmp_path, half, _planned(half, "dynamic", shift=False), body, out)
+    assert _operators(path)["MatMul"] == 1
+    assert _operators(path)["Split"] >= 1

@@ -1,0 +1,46 @@
+"""What tracing writes for the `dsr` ops, and what it keeps to itself."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from dsr_export.backends.onnxruntime import OnnxRuntimeRunner
+from dsr_export.families import load_subject
+from dsr_export.spec import ReplaceSpec
+from graphs.dsr.definitions import evaluate
+from graphs.lowering import lower
+
+
+def test_a_site_without_excluded_rows_is_traced_without_a_word(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str], rng: np.random.Generator
+) -> None:
+    """Block 0 has no registers yet, block 1 has four: an empty list has no ONNX type, and onnxscript says so."""
+    subject = load_subject(
+        "dit", random_weights=0, registers=4, register_start=1, patch_size=2, input_size=8, in_channels=4,
+        hidden_size=48, depth=2, num_heads=4, num_classes=5,
+        replace=[ReplaceSpec(layers=(0, 1), rule="median", threshold=1.3, rounds=2)],
+    )  # fmt: skip
+    traced = subject.trace(tmp_path / "traced.onnx")
+    said = [record.getMessage() for record in caplog.records if record.levelno > logging.DEBUG]  # torch traces itself
+    assert (said, *capfd.readouterr()) == ([], "", "")
+
+    sites = [node for node in onnx.load(traced.path).graph.node if node.domain == "dsr"]
+    assert [_excluded(node) for node in sites] == [None, [0, 1, 2, 3]]
+    x, rows = (rng.standard_normal(shape).astype(np.float32) for shape in ((2, 16, 48), (4, 48)))
+    x[0, 3] *= 100
+    replaced = evaluate(sites[0], [x, rows])
+    assert (replaced[0, 3] == rows).all(axis=1).any()
+
+    lowered, _ = lower(traced, tmp_path / "lowered.onnx")
+    feeds = subject.example(3, seed=1)
+    with subject.reference() as reference, OnnxRuntimeRunner(lowered.path, inputs=subject.inputs) as static:
+        np.testing.assert_allclose(static.infer(feeds)["out"], reference.infer(feeds)["out"], atol=1e-4)
+
+
+def _excluded(node: onnx.NodeProto) -> list[int] | None:
+    return next((list(each.ints) for each in node.attribute if each.name == "exclude"), None)
