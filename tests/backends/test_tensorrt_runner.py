@@ -244,23 +244,3 @@ def test_without_a_gpu_the_way_out_is_onnxruntime(monkeypatch: pytest.MonkeyPatc
 def test_asking_for_a_gpu_never_raises(monkeypatch: pytest.MonkeyPatch, driver: str) -> None:
     monkeypatch.setattr(gpu, "_DRIVER", driver)
     assert gpu_available() is False
-
-
-@pytest.mark.gpu
-def test_an_engine_runs_on_this_gpu(tmp_path: Path, rng: np.random.Generator) -> None:
-    if not gpu_available():
-        pytest.skip("no CUDA device here")
-    pytest.importorskip("tensorrt_rtx", reason="needs the rtx extra")
-    from dsr_export.backends.tensorrt import build_engine
-    from dsr_export.config import BatchRange
-    from graphs.targets import target
-    from tests.backends import tiny_models
-
-    path = tiny_models.linear(tmp_path, width=16)
-    specs = tiny_models.specs(path)
-    engine = build_engine(path, target("rtx:current"), batch=BatchRange(1, 2, 4), inputs=specs)
-    weights = np.random.default_rng(0).standard_normal((16, 16)) / 4
-    with TensorRTRunner(bytes(engine.plan), backend="tensorrt_rtx", inputs=specs) as runner:
-        for count in (1, 4, 2):
-            x = rng.standard_normal((count, 16)).astype(np.float32)
-            np.testing.assert_allclose(runner.infer({"x": x})["y"], np.maximum(x @ weights, 0), atol=1e-4)
