@@ -103,7 +103,8 @@ class Doubling:
 
 @pytest.fixture
 def memory(monkeypatch: pytest.MonkeyPatch) -> HostMemory:
-    pytest.importorskip("polygraphy", reason="needs the rtx extra")
+    pytest.importorskip("tensorrt_rtx", reason="needs the rtx extra")
+    load_vendor("tensorrt_rtx")  # Polygraphy takes the backend that is chosen before it is first imported
     import polygraphy.cuda.cuda
 
     memory = HostMemory()
