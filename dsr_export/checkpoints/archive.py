@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path
 
 from dsr_export.errors import ExportError
+from dsr_export.storage.zip_members import read_members
 
 MOST_MEMBERS = 1_000_000
 LARGEST_PICKLE = 64 << 20  # bytes; a thousand tensors take 100 kB
@@ -48,6 +49,8 @@ def check_archive(path: Path) -> None:
             pickles = [member for member in members if member.filename.endswith("data.pkl")]
             if any(_FILLED in archive.read(member) for member in pickles):
                 raise ExportError(f"{path} is refused: it holds a bytearray", hint=_HINT)
+        with path.open("rb") as stream:  # torch looks for the directory elsewhere: there must be one reading only
+            read_members(stream)
     except _ON_DAMAGE as error:
         reason = str(error)[:200] or type(error).__name__
         raise ExportError(f"{path} is no readable PyTorch checkpoint: {reason}", hint=_HINT) from error

@@ -26,8 +26,8 @@ from dsr_export.errors import ExportError
 from dsr_export.program_archive.examples import read_examples
 from dsr_export.program_archive.findings import DangerousError, MalformedError
 from dsr_export.program_archive.form import parsed, shaped
-from dsr_export.program_archive.members import Members, read_members
 from dsr_export.program_archive.payloads import read_payloads
+from dsr_export.storage.zip_members import Members, read_members
 from dsr_export.user_code.imported import described
 
 _AGAIN = "make it again where you trust it: torch.export.save(torch.export.export(module, inputs), 'model.pt2')"

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from dsr_export.program_archive.findings import DangerousError, MalformedError
-from dsr_export.program_archive.members import Members, read_members
 from dsr_export.program_archive.stored import Budget, checked_view
+from dsr_export.storage.zip_members import Members, read_members
 
 _MOST_PICKLE, _MOST_EXAMPLES, _MOST_VALUES, _DEEPEST = 1 << 20, 1 << 30, 10_000, 32
 _TYPES = {

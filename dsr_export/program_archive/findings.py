@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-
-class MalformedError(ValueError):
-    """It is not what `torch.export.save` writes."""
+from dsr_export.storage.zip_members import MalformedError as MalformedError
 
 
 class DangerousError(ValueError):

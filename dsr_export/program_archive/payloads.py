@@ -11,8 +11,8 @@ from torch._export.serde.serialize import deserialize_scalar_type
 
 from dsr_export.program_archive.findings import MalformedError
 from dsr_export.program_archive.form import parsed, shaped
-from dsr_export.program_archive.members import Members
 from dsr_export.program_archive.stored import Budget, checked_view
+from dsr_export.storage.zip_members import Members
 
 _MOST_JSON = 64 << 20
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -78,6 +79,42 @@ def test_compressed_members_are_never_taken_for_weights(tmp_path: Path) -> None:
         _repacked(tmp_path / "a.pt", packing)
         with pytest.raises(ExportError, match="is compressed"):
             read_state_dict(tmp_path / "a.pt")
+
+
+def _second_directory(data: bytes) -> bytes:
+    """Python finds the directory by its size, in front of the end record; torch by its offset."""
+    end = len(data) - 22
+    size, start = struct.unpack_from("<LL", data, end + 12)
+    return data[:end] + data[start : start + size] + data[end:]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        _second_directory,
+        lambda data: b"PK\3\4" + data,  # something in front
+        lambda data: data + data[-22:],  # a second end
+        lambda data: data[:-2] + b"\x04\0note",
+    ],
+)
+def test_an_archive_of_two_readings_is_refused(tmp_path: Path, changed: Callable[[bytes], bytes]) -> None:
+    torch.save({"w": torch.ones(2)}, tmp_path / "a.pt")
+    (tmp_path / "a.pt").write_bytes(changed((tmp_path / "a.pt").read_bytes()))
+    with pytest.raises(ExportError, match="is no readable PyTorch checkpoint|refused"):
+        read_state_dict(tmp_path / "a.pt")
+
+
+def test_keys_that_are_no_names_are_no_weights(tmp_path: Path) -> None:
+    key: Any = "w"
+    for _ in range(3000):
+        key = (key,)
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(20_000)  # to write it
+    try:
+        torch.save({key: torch.ones(2), "v": torch.ones(1)}, tmp_path / "a.pt")
+    finally:
+        sys.setrecursionlimit(before)
+    assert set(read_state_dict(tmp_path / "a.pt")) == {"v"}
 
 
 def test_a_pickle_of_unreasonable_size_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from dsr_export.program_archive.findings import MalformedError
-from dsr_export.program_archive.members import Members, read_members
+from dsr_export.storage.zip_members import Members, read_members
 from tests.program_archive.forged import honest, members_of, zipped
 
 PLAIN = {"a": b"alpha", "b": b"beta" * 100, "c": b""}

@@ -13,9 +13,7 @@ import zlib
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from dsr_export.program_archive.findings import MalformedError
-
-MOST_MEMBERS = 100_000
+MOST_MEMBERS = 1_000_000
 _LOCAL = struct.Struct("<4s5H3L2H")
 _CENTRAL = struct.Struct("<4s6H3L5H2L")
 _END = struct.Struct("<4s4H2LH")
@@ -23,6 +21,10 @@ _END_64 = struct.Struct("<4sQ2H2L4Q")
 _LOCATOR = struct.Struct("<4sLQL")
 _UNSAID = 0xFFFFFFFF  # the 64-bit field holds the value
 _TRAILED, _UTF_8 = 1 << 3, 1 << 11  # flags: sizes and checksum follow the content; the name is UTF-8
+
+
+class MalformedError(ValueError):
+    """It is not what torch writes."""
 
 
 @dataclass(frozen=True)
