@@ -16,6 +16,7 @@ from dsr_export.storage.npz_file import declared_arrays, read_npz
 from graphs.artifacts import TensorSpec
 
 Array = npt.NDArray[Any]
+_HINT = "write it with numpy.savez, without objects"
 
 
 def load_arrays(path: Path, inputs: Sequence[TensorSpec] = ()) -> dict[str, Array]:
@@ -25,12 +26,20 @@ def load_arrays(path: Path, inputs: Sequence[TensorSpec] = ()) -> dict[str, Arra
         ExportError: missing, no npz, truncated, larger than `read_npz` takes, or holding anything but numbers; or
             other arrays than `inputs`.
     """
+    if inputs:
+        check_declared(declared_shapes(path), inputs)
+    return read_npz(_existing(path), hint=_HINT)
+
+
+def declared_shapes(path: Path) -> dict[str, Array]:
+    """Stand-ins of the shapes and types that an npz file declares, which take no memory; raises as `load_arrays`."""
+    return declared_arrays(_existing(path), hint=_HINT)
+
+
+def _existing(path: Path) -> Path:
     if not path.exists():
         raise ExportError(f"{path} does not exist", hint="give an npz file with the model's inputs by name")
-    hint = "write it with numpy.savez, without objects"
-    if inputs:
-        check_declared(declared_arrays(path, hint=hint), inputs)
-    return read_npz(path, hint=hint)
+    return path
 
 
 def save_arrays(path: Path, arrays: dict[str, Array]) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from calibration.collect import CalibrationData, Call, Progress
-from dsr_export.backends.named_arrays import load_arrays
+from dsr_export.backends.named_arrays import declared_shapes, load_arrays
 from dsr_export.declarations.int8_options import TRAJECTORY, Int8Options
 from dsr_export.errors import ExportError
 from dsr_export.images.reading import SUFFIXES, open_images
@@ -145,12 +145,19 @@ def _read(path: Path, card: SubjectCard) -> dict[str, Array]:
         files = sorted(path.glob("*.npz"))
         if not files:
             raise ExportError(f"{path} holds no calibration data", hint="it takes npz files, or images for an encoder")
-        parts = [_checked(file, load_arrays(file), card.inputs) for file in files]
+        parts = [_loaded(file, card.inputs) for file in files]
         return {spec.name: np.concatenate([part[spec.name] for part in parts]) for spec in card.inputs}
-    return _checked(path, load_arrays(path), card.inputs)
+    return _loaded(path, card.inputs)
 
 
-def _checked(path: Path, arrays: Mapping[str, Array], inputs: Sequence[TensorSpec]) -> dict[str, Array]:
+def _loaded(path: Path, inputs: Sequence[TensorSpec]) -> dict[str, Array]:
+    """The inputs in an npz file, which may hold more; what does not fit is refused before any value is read."""
+    _check_declared(path, declared_shapes(path), inputs)
+    arrays = load_arrays(path)
+    return {spec.name: _finite(path, arrays[spec.name], spec) for spec in inputs}
+
+
+def _check_declared(path: Path, arrays: Mapping[str, Array], inputs: Sequence[TensorSpec]) -> None:
     missing = [spec.name for spec in inputs if spec.name not in arrays]
     if missing:
         held = ", ".join(name[:80] for name in sorted(arrays)[:8])
@@ -158,17 +165,21 @@ def _checked(path: Path, arrays: Mapping[str, Array], inputs: Sequence[TensorSpe
     counts = {len(arrays[spec.name]) if arrays[spec.name].ndim else 0 for spec in inputs}
     if len(counts) != 1 or 0 in counts:
         raise ExportError(f"{path} holds no rows, or not as many of each input", hint="give arrays [n, ...] of one n")
-    return {spec.name: _as_declared(path, arrays[spec.name], spec) for spec in inputs}
+    for spec in inputs:
+        _check_spec(path, arrays[spec.name], spec)
 
 
-def _as_declared(path: Path, array: Array, spec: TensorSpec) -> Array:
+def _check_spec(path: Path, array: Array, spec: TensorSpec) -> None:
     where = f"{path}: '{spec.name}'"
     wanted = spec.with_batch(1)[1:]
     if array.shape[1:] != wanted:
         raise ExportError(f"{where} has the shape {list(array.shape)}, expected [n{''.join(f', {d}' for d in wanted)}]")
     if np.dtype(spec.dtype).kind != array.dtype.kind:
         raise ExportError(f"{where} is {array.dtype}, expected {spec.dtype}")
+
+
+def _finite(path: Path, array: Array, spec: TensorSpec) -> Array:
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         row = int(np.flatnonzero(~np.isfinite(array.reshape(len(array), -1)).all(axis=1))[0])
-        raise ExportError(f"{where} holds NaN or Inf in row {row}", hint="remove the row")
+        raise ExportError(f"{path}: '{spec.name}' holds NaN or Inf in row {row}", hint="remove the row")
     return array.astype(spec.dtype)

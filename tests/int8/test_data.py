@@ -81,6 +81,17 @@ def test_a_file_that_is_no_npz(npz: Path) -> None:
         _open(npz)
 
 
+def test_what_does_not_fit_is_refused_before_a_value_is_read(npz: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.savez(npz, **{**_rows(), "x": np.zeros((5, 9, 9), np.float32)})
+
+    def read(*_: object, **__: object) -> None:
+        raise AssertionError("values were read")
+
+    monkeypatch.setattr("dsr_export.int8.data.load_arrays", read)
+    with pytest.raises(ExportError, match=r"has the shape \[5, 9, 9\]"):
+        _open(npz)
+
+
 def test_a_missing_input_is_named_with_those_that_are_there(npz: Path) -> None:
     rows = _rows()
     del rows["t"]
