@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -129,13 +129,13 @@ def _session(
     # every tensor alive until then (12 GB instead of 3 for a model of 676 M parameters).
     options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
     if weights is not None:
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(weights))
+        _set_weights(options, weights)
     if large:  # its packed copy of the weights would double the memory
         options.add_session_config_entry("session.disable_prepacking", "1")
         options.enable_cpu_mem_arena = False
     try:
         session = onnxruntime.InferenceSession(
-            model if isinstance(model, bytes) else str(model),
+            model if isinstance(model, bytes) else _openable(model),
             options,
             providers=[(name, _FIXED.get(name, {})) for name in providers],
             disabled_optimizers=CRASHING,
@@ -145,6 +145,32 @@ def _session(
     if providers[0] not in session.get_providers():  # it falls back to the CPU with a log line only
         raise ExportError(f"ONNX Runtime could not start {providers[0]}", hint="install CUDA, or run on the CPU")
     return session
+
+
+def _openable(path: Path) -> str | bytes:
+    """What a session takes: the path, or the content of a file whose path is no UTF-8."""
+    if _is_utf_8(path):
+        return str(path)
+    _refuse_weights(path, [path.with_name(path.name + ".data")])
+    return path.read_bytes()
+
+
+def _set_weights(options: Any, folder: Path) -> None:
+    """Where the external weights of a serialised model lie; a path that is no UTF-8 is none to ONNX Runtime."""
+    if _is_utf_8(folder):
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
+    else:
+        _refuse_weights(folder, folder.glob("*.data"))
+
+
+def _is_utf_8(path: Path) -> bool:
+    return not any("\udc80" <= letter <= "\udcff" for letter in str(path))
+
+
+def _refuse_weights(path: Path, found: Iterable[Path]) -> None:
+    if any(each.exists() for each in found):
+        shown = os.fsencode(path).decode(errors="backslashreplace")
+        raise ExportError(f"{shown} is no UTF-8, and ONNX Runtime opens no weights there", hint="rename the folder")
 
 
 def _allowed() -> int:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 
 import click
 
@@ -28,6 +30,8 @@ COMMANDS = {
     "models": "List the registered models.",
     "doctor": "Show what is installed, and what each target needs.",
 }
+
+NO_MEMORY = b"error: out of memory\nhint: give it more memory (see `ulimit -v`, or the container's limit)\n"
 
 
 class LazyGroup(click.Group):
@@ -90,11 +94,15 @@ def _words(given: list[str]) -> list[str]:
 
 
 def _complain(error: Exception, *, debug: bool) -> None:
-    from dsr_export.cli.causes import explained
+    try:
+        from dsr_export.cli.causes import explained
 
-    if debug:
-        traceback.print_exc()
-    message, hint = explained(error)
-    for word, text in (("error", message), ("hint", hint)):
-        if text:
-            click.echo(f"{word}: {shortened(printable(text))}", file=sys.stderr)
+        if debug:
+            traceback.print_exc()
+        message, hint = explained(error)
+        for word, text in (("error", message), ("hint", hint)):
+            if text:
+                click.echo(f"{word}: {shortened(printable(text))}", file=sys.stderr)
+    except MemoryError:  # none is left to explain it with
+        with suppress(OSError):
+            os.write(2, NO_MEMORY)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -150,3 +151,17 @@ def test_a_half_tensor_transposed_for_a_gemm_and_another_reader_crashes_no_sessi
     x = np.arange(32, dtype=np.float32).reshape(2, 4, 4)
     session = OnnxRuntimeRunner(tmp_path / "m.onnx", inputs=tiny_models.specs(tmp_path / "m.onnx"), optimize=optimize)
     np.testing.assert_array_equal(session.infer({"x": x})["y"], 2 * x.transpose(1, 0, 2))
+
+
+def test_a_path_that_is_no_utf_8(tmp_path: Path, rng: np.random.Generator) -> None:
+    folder = tmp_path / os.fsdecode(b"m\xff")
+    folder.mkdir()
+    path = tiny_models.linear(folder, width=4)
+    with OnnxRuntimeRunner(path, inputs=tiny_models.specs(path)) as runner:
+        assert runner.infer({"x": rng.standard_normal((2, 4)).astype(np.float32)})["y"].shape == (2, 4)
+    OnnxRuntimeRunner(path.read_bytes(), inputs=tiny_models.specs(path), weights=folder)
+    path.with_name(path.name + ".data").write_bytes(b"1234")
+    with pytest.raises(ExportError, match=r"m\\xff.* is no UTF-8"):
+        OnnxRuntimeRunner(path.read_bytes(), inputs=tiny_models.specs(path), weights=folder)
+    with pytest.raises(ExportError, match=r"m\\xff.* is no UTF-8"):
+        OnnxRuntimeRunner(path, inputs=tiny_models.specs(path))
