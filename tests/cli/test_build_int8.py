@@ -73,6 +73,7 @@ def test_a_table_of_another_model_is_refused_by_hash(bundle: Path, cli: Cli, tmp
     assert not (tmp_path / "no.dsr").exists()
 
 
+@pytest.mark.slow
 def test_an_impossible_budget_ends_with_the_best_found(cli: Cli, tmp_path: Path) -> None:
     done = cli(
         "build", "digits-outliers", "--precision", "int8", "--target", "onnxruntime", "--json", *FEW,

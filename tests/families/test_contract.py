@@ -29,6 +29,8 @@ from tests.comparisons.ours import measure, quantised
 from tests.families.tiny_subjects import TINY
 from tests.graphs.optimizing import fused_operators
 
+IN_INT8 = ("rae-dit", "dit", "sd3", "flux")  # one of each kind of block
+
 
 @dataclasses.dataclass(frozen=True)
 class Exported:
@@ -75,6 +77,11 @@ def test_onnxruntime_agrees_with_pytorch(exported: Exported, precision: Precisio
         assert found.within(TOLERANCES[precision]), (name, found)
 
 
+@pytest.mark.parametrize(
+    "exported",
+    [each if each in IN_INT8 else pytest.param(each, marks=pytest.mark.slow) for each in TINY],
+    indirect=True,
+)
 def test_int8_keeps_the_numbers_in_integer_kernels(exported: Exported, tmp_path: Path) -> None:
     graph = Graph(exported.optimized, exported.subject.card())
     stats = measure(graph, [_call(exported.subject, i) for i in range(4)])

@@ -26,7 +26,8 @@ def test_the_fixed_modules_hold_every_block() -> None:
 
 @pytest.mark.parametrize("seed", range(FIXED))
 def test_random_modules_agree_with_pytorch(seed: int, tmp_path: Path) -> None:
-    _check(seed, WIDE_AND_HALF, tmp_path)
+    """In one precision each; the many have all."""
+    _check(seed, WIDE_AND_HALF[seed % 2 : seed % 2 + 1], tmp_path)
 
 
 @pytest.mark.slow

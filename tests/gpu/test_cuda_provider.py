@@ -13,8 +13,8 @@ import onnxruntime
 import pytest
 
 from dsr_export.backends.base import Runner
-from dsr_export.backends.onnxruntime import CUDA, OnnxRuntimeRunner
-from dsr_export.backends.opening import CRASHING, fused_runner, typed_runner
+from dsr_export.backends.onnxruntime import CRASHING, CUDA, OnnxRuntimeRunner
+from dsr_export.backends.opening import fused_runner, typed_runner
 from dsr_export.bundle.reader import MODEL, Bundle
 from dsr_export.parity.golden_reader import read_golden
 from graphs.artifacts import Precision
@@ -36,7 +36,7 @@ def on_gpu(capability: str) -> OpenCuda:
 
     def open_cuda(bundle: Bundle, model: Path | None = None) -> OnnxRuntimeRunner:
         specs = bundle.manifest.input_specs()
-        return OnnxRuntimeRunner(model or bundle.file(MODEL), inputs=specs, providers=CUDA, without=CRASHING)
+        return OnnxRuntimeRunner(model or bundle.file(MODEL), inputs=specs, providers=CUDA)
 
     return open_cuda
 

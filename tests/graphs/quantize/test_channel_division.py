@@ -23,6 +23,11 @@ def _optimised(name: str, folder: Path) -> Path:
     return optimize(lowered, folder / "optimized.onnx")[0].path
 
 
+@pytest.fixture(scope="module")
+def rae_dit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return _optimised("rae-dit", tmp_path_factory.mktemp("rae-dit"))
+
+
 def _inner(graph: gs.Graph) -> list[WeightGemm]:
     outer = outer_gemms(graph)
     return [gemm for gemm in weight_gemms(graph) if gemm.rows > 1 and gemm.node.name not in outer]
@@ -52,7 +57,10 @@ def _run(path: Path, feeds: dict[str, np.ndarray]) -> np.ndarray:
 
 @pytest.mark.parametrize(
     ("name", "unfoldable"),
-    [("dit", {"fc2"}), ("rae-dit-dh", {"s_projector", "1"})],  # GELU; conditions of every token
+    [
+        ("dit", {"fc2"}),  # GELU
+        pytest.param("rae-dit-dh", {"s_projector", "1"}, marks=pytest.mark.slow),  # conditions of every token
+    ],
 )
 def test_folding_changes_nothing(name: str, unfoldable: set[str], tmp_path: Path) -> None:
     path = _optimised(name, tmp_path)
@@ -99,15 +107,15 @@ def test_a_constant_that_others_read_is_copied() -> None:
     np.testing.assert_allclose(first.inputs[1].values * 2, last.inputs[1].values)
 
 
-def test_embedders_and_final_layers_are_outer(tmp_path: Path) -> None:
-    graph = load_inferred_graph(_optimised("rae-dit", tmp_path))
+def test_embedders_and_final_layers_are_outer(rae_dit: Path) -> None:
+    graph = load_inferred_graph(rae_dit)
     outer = {gemm.name for gemm in weight_gemms(graph) if gemm.rows > 1 and gemm.node.name in outer_gemms(graph)}
     assert outer == {"final_layer.linear"}
     kinds = {gemm.name.split(".", 2)[-1] for gemm in _inner(graph)}
     assert kinds == {"attn.qkv", "attn.proj", "mlp.w12", "mlp.w3"}
 
 
-def test_no_gemm_of_detection_is_the_models_own(tmp_path: Path) -> None:
-    graph = load_inferred_graph(_optimised("rae-dit", tmp_path))
+def test_no_gemm_of_detection_is_the_models_own(rae_dit: Path) -> None:
+    graph = load_inferred_graph(rae_dit)
     assert not [gemm.name for gemm in weight_gemms(graph) if "similarity" in gemm.node.name]
     assert [node for node in graph.nodes if "similarity" in node.name and node.op == "MatMul"]
