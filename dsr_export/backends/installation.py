@@ -8,7 +8,8 @@ from dsr_export.backends.gpu import compute_capability, gpu_available
 from dsr_export.backends.opening import runs_here
 from dsr_export.backends.vendor import installed_version
 from dsr_export.errors import ExportError
-from dsr_export.storage.cache import cache_root, tool_versions
+from dsr_export.storage.cache import cache_root
+from dsr_export.storage.made_with import tool_versions
 from graphs.targets import TARGETS, Target, default_target
 
 PACKAGES = (

@@ -18,8 +18,8 @@ from dsr_export.bundle.sbom import SBOM, sbom
 from dsr_export.bundle.writer import Content
 from dsr_export.parity.checks import ParityReport
 from dsr_export.reports.forms import report_files
-from dsr_export.storage.cache import tool_versions
 from dsr_export.storage.disk import Recorded
+from dsr_export.storage.made_with import tool_versions
 from graphs.targets import Target
 
 if TYPE_CHECKING:

@@ -21,9 +21,9 @@ from dsr_export.parity.golden_reader import read_golden
 from dsr_export.parity.tolerances import Tolerance
 from dsr_export.progress import Reporter, Silent
 from dsr_export.recompiling.new_contents import Compiled, contents_with_component, contents_with_engine
-from dsr_export.storage.cache import source_digest, tool_versions
 from dsr_export.storage.canonical import canonical_digest
 from dsr_export.storage.locks import exclusive
+from dsr_export.storage.made_with import source_digest, tool_versions
 from dsr_export.verification.verify import golden_sampler
 from graphs.targets import Target, check_model, target
 

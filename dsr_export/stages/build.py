@@ -23,8 +23,9 @@ from dsr_export.progress import Bar, Reporter
 from dsr_export.sources import Source, find_source
 from dsr_export.stages.model_at_hand import ModelAtHand
 from dsr_export.stages.stage import Result, Stage
-from dsr_export.storage.cache import CachedStage, StageCache, source_digest, tool_versions
+from dsr_export.storage.cache import CachedStage, StageCache
 from dsr_export.storage.disk import DamagedFile
+from dsr_export.storage.made_with import source_digest, tool_versions
 from graphs.targets import Target, default_target, target
 
 R = TypeVar("R", bound=Result)

@@ -14,7 +14,7 @@ from dsr_export.readable import readable
 from dsr_export.reports.summary import SCHEMA_VERSION, component_check, components_summary, peak_rss_bytes
 from dsr_export.stages.build import Build
 from dsr_export.stages.finished import Finished
-from dsr_export.storage.cache import tool_versions
+from dsr_export.storage.made_with import tool_versions
 
 
 def build_report(build: Build, done: Finished, contents: Mapping[str, Content]) -> dict[str, Any]:

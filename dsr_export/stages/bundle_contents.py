@@ -19,7 +19,7 @@ from dsr_export.stages.finished import Finished
 from dsr_export.stages.reference import GOLDEN
 from dsr_export.stages.stage import MODEL
 from dsr_export.stages.taps import TAPS
-from dsr_export.storage.cache import tool_versions
+from dsr_export.storage.made_with import tool_versions
 from graphs.targets import Target
 
 

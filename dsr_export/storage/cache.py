@@ -6,8 +6,6 @@ An entry is `<root>/<stage>/<key digest>/`: what the stage wrote, and a sealed r
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
-import importlib.util
 import os
 import platform
 import re
@@ -33,7 +31,6 @@ from dsr_export.storage.cache_entry import (
 from dsr_export.storage.canonical import canonical_digest
 from dsr_export.storage.disk import Recorded, is_disk_full, process_alive, remove_tree, write_error
 from dsr_export.storage.leftovers import undone
-from dsr_export.version import __version__
 
 VARIABLE = "DSR_EXPORT_CACHE"
 MAX_TOTAL = 20 << 30  # bytes
@@ -42,11 +39,6 @@ FORMAT = 2  # part of every key; raise it when the layout of an entry changes
 
 _HINT = f"free some space or fix the permissions, or point {VARIABLE} at another folder"
 _STAGE = re.compile(r"[a-z0-9][a-z0-9_-]*", re.ASCII)
-_PACKAGES = ("dsr_export", "graphs", "calibration")
-_TOOLS = (
-    *("torch", "onnx", "onnxruntime", "onnxruntime-gpu", "onnx-graphsurgeon", "onnxscript"),
-    *("polygraphy", "tensorrt-rtx", "tensorrt", "numpy", "diffusers", "transformers", "pillow"),
-)
 
 
 @dataclass(frozen=True)
@@ -213,28 +205,6 @@ def cache_root() -> Path:
         return (Path(base) if Path(base).is_absolute() else Path.home() / ".cache") / "dsr-export"
     except RuntimeError as error:
         raise ExportError(f"no folder for the cache: {error}", hint=f"set {VARIABLE} to a folder") from error
-
-
-@cache
-def source_digest() -> str:
-    """sha256 over the Python files of the three packages: changed code makes other results."""
-    digest = hashlib.sha256()
-    for package in _PACKAGES:
-        found = importlib.util.find_spec(package)
-        for root in map(Path, (found.submodule_search_locations or ()) if found else ()):
-            for path in sorted(root.rglob("*.py")):
-                data = path.read_bytes()
-                digest.update(f"{package}/{path.relative_to(root).as_posix()}\0{len(data)}\0".encode() + data)
-    return digest.hexdigest()
-
-
-def tool_versions() -> dict[str, str]:
-    """Distribution -> version, of this package, Python, and the tools that are installed; none is imported."""
-    versions = {"dsr-export": __version__, "python": platform.python_version()}
-    for name in _TOOLS:
-        with suppress(importlib.metadata.PackageNotFoundError):
-            versions[name] = importlib.metadata.version(name)
-    return versions
 
 
 def _run_produce(produce: Callable[[Path], None], folder: Path, entry: Path) -> None:

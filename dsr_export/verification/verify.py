@@ -26,7 +26,7 @@ from dsr_export.reports.sample_strips import golden_strips
 from dsr_export.reports.summary import SCHEMA_VERSION, components_summary, peak_rss_bytes
 from dsr_export.sampling import SamplerSpec
 from dsr_export.sites.search import search_sites
-from dsr_export.storage.cache import tool_versions
+from dsr_export.storage.made_with import tool_versions
 from dsr_export.verification.claims import claim_checks
 from graphs.files import load_model
 from graphs.weights import low_precision_fraction

@@ -15,7 +15,7 @@ import pytest
 
 from dsr_export.errors import ExportError
 from dsr_export.storage import cache, cache_entry
-from dsr_export.storage.cache import CachedStage, StageCache, cache_root, source_digest, tool_versions
+from dsr_export.storage.cache import CachedStage, StageCache, cache_root
 from dsr_export.storage.canonical import canonical_bytes, parse_sealed, sealed_bytes
 
 DATA = b"weights" * 100
@@ -408,44 +408,3 @@ def test_no_home_is_a_readable_error(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ExportError, match="no folder for the cache") as caught:
         cache_root()
     assert "DSR_EXPORT_CACHE" in str(caught.value.hint)
-
-
-def test_the_source_digest_follows_the_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "pkg" / "sub").mkdir(parents=True)
-    (tmp_path / "pkg" / "__init__.py").write_text("")
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(cache, "_PACKAGES", ("pkg",))
-    digests = [source_digest.__wrapped__()]
-    for name, text in [("sub/a.py", "x = 1"), ("sub/a.py", "x = 2"), ("sub/b.py", ""), ("c.txt", "no code")]:
-        (tmp_path / "pkg" / name).write_text(text)
-        digests.append(source_digest.__wrapped__())
-    assert len(set(digests[:4])) == 4
-    assert digests[4] == digests[3]
-
-
-def test_the_source_digest_is_quick_and_kept() -> None:
-    source_digest()
-    began = time.perf_counter()
-    assert source_digest() == source_digest.__wrapped__()
-    assert time.perf_counter() - began < 1  # 10 ms on an idle machine
-
-
-def test_tool_versions_import_nothing() -> None:
-    code = (
-        "import sys; from dsr_export.storage.cache import tool_versions; print(sorted(tool_versions()));"
-        "heavy = {'torch', 'onnx', 'onnxruntime', 'tensorrt', 'tensorrt_rtx', 'polygraphy'} & set(sys.modules);"
-        "assert not heavy, heavy"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "'numpy', " in done.stdout
-
-
-def test_tool_versions_hold_what_is_installed() -> None:
-    import numpy as np
-
-    versions = tool_versions()
-    assert versions["numpy"] == np.__version__
-    assert versions["python"] == ".".join(map(str, sys.version_info[:3]))
-    assert versions["dsr-export"]
-    assert "tensorrt-rtx-of-nobody" not in versions
