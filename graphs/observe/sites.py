@@ -20,6 +20,9 @@ from graphs.precision.islands import LOWERED
 from graphs.structure.movers import MOVERS
 from graphs.targets import module_of
 
+MOST_SITES = 2048
+"""A block of a transformer has about 35. A graph without modules has one for each node, and a runtime's time to start
+grows faster than the outputs that it is asked for."""
 SMALL = 1024  # values of one image: cheap to keep whatever they are (modulation, limits of a replacement)
 _PARTS = frozenset(["Pow", "Sqrt", "Reciprocal", "ReduceMean", "ReduceSum", "Sigmoid", "Neg", "Cast", "Abs"])
 """Steps inside an activation or a norm: their module's output says as much."""
@@ -59,7 +62,17 @@ def find_sites(path: Path) -> list[Site]:
         inner = [tensor for tensor in tensors if tensor is not end and end is not None and _telling(tensor, containers)]
         found += [(places[id(tensor.inputs[0])], _site(tensor, group)) for tensor in inner]
         found += [(places[id(end.inputs[0])], _site(end, group, outer=True))] if end is not None else []
-    return [site for _, site in sorted(found, key=lambda pair: pair[0])]
+    return _thinned([site for _, site in sorted(found, key=lambda pair: pair[0])])
+
+
+def _thinned(sites: list[Site]) -> list[Site]:
+    """All outer sites, and of too many inner ones an even choice, so that the last of a group stays behind the rest."""
+    inner = [i for i, site in enumerate(sites) if not site.outer]
+    room = max(MOST_SITES - (len(sites) - len(inner)), 0)
+    if len(inner) <= room:
+        return sites
+    kept = {inner[i] for i in np.linspace(0, len(inner) - 1, room).astype(int)}
+    return [site for i, site in enumerate(sites) if site.outer or i in kept]
 
 
 def _site(tensor: gs.Variable, group: str, *, outer: bool = False) -> Site:

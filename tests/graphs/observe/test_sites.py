@@ -7,6 +7,7 @@ from pathlib import Path
 import onnx
 import pytest
 
+from graphs.observe import sites as module
 from graphs.observe.sites import Site, find_sites
 
 TEXT = """
@@ -85,3 +86,16 @@ def test_modulation_belongs_to_its_block_although_it_comes_first(sites: dict[str
     assert sites["later"].group == sites["column"].group == "blocks.1"
     order = list(sites)
     assert order.index("later") < order.index("b0")
+
+
+def test_of_too_many_inner_sites_an_even_choice_is_kept(
+    sites: dict[str, Site], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outer = [name for name, site in sites.items() if site.outer]
+    monkeypatch.setattr(module, "MOST_SITES", len(outer) + 3)
+    kept = [site.tensor for site in find_sites(tmp_path / "model.onnx")]
+    assert len(kept) == len(outer) + 3
+    assert set(outer) <= set(kept)
+    assert kept == [name for name in sites if name in set(kept)]
+    monkeypatch.setattr(module, "MOST_SITES", 1)
+    assert [site.tensor for site in find_sites(tmp_path / "model.onnx")] == outer
