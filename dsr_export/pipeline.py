@@ -8,6 +8,7 @@ from dsr_export.bundle.sbom import SBOM, sbom
 from dsr_export.bundle.writer import write_bundle
 from dsr_export.config import ExportConfig
 from dsr_export.drawing.chain import check_chain
+from dsr_export.int8.data import check_data
 from dsr_export.parity.narrowing import require_narrowed, require_types
 from dsr_export.parity.walked_sampler import walked_sampler
 from dsr_export.progress import Reporter, Silent
@@ -45,6 +46,8 @@ def export(config: ExportConfig, *, reporter: Reporter | None = None) -> Bundle:
     """
     build = Build(config, reporter or Silent())
     build.check_targets()
+    if build.is_int8:
+        check_data(config.int8)
     with exclusive(build.out):
         if check_destination(build.out, build.key, config.force) == "same":
             bundle = Bundle.open(build.out)

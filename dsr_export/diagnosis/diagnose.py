@@ -23,7 +23,7 @@ from dsr_export.diagnosis.walk import WalkSettings
 from dsr_export.errors import ExportError
 from dsr_export.families.encoders.vision_encoder import VisionEncoder
 from dsr_export.families.rae_dit.network import Trunk
-from dsr_export.images.reading import open_images
+from dsr_export.images.reading import check_readable, open_images
 from dsr_export.progress import Reporter, Silent
 from dsr_export.readable import readable
 from dsr_export.sources import find_source
@@ -78,6 +78,8 @@ def diagnose(
     check_folder(out, force=asked.force)
     if asked.write_dsr is not None:
         check_target(asked.write_dsr)
+    if asked.images is not None:
+        check_readable(asked.images)
     with said.stage("load"):
         subject = require_module(source.load())
     if isinstance(subject.module, Trunk):

@@ -9,6 +9,8 @@ from __future__ import annotations
 import struct
 import warnings
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,15 +40,28 @@ def read_picture(file: Path) -> Image:
     Raises ExportError where it is no PNG or JPEG, is damaged, has more than `MOST_PIXELS`, transparent pixels, several
     frames, or values that are neither of 8 nor of 16 bits.
     """
-    from PIL import Image, ImageOps
+    from PIL import ImageOps
+
+    with _opened(file) as picture:
+        return _as_rgb(file, ImageOps.exif_transpose(picture))
+
+
+def check_header(file: Path) -> None:
+    """What `read_picture` would refuse by the file's header alone, without decoding it."""
+    with _opened(file):
+        pass
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[Image]:
+    from PIL import Image
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of sizes, which are bounded here, and of metadata
             with Image.open(file, formats=_FORMATS) as opened:
                 _check_kind(file, opened)
-                upright = ImageOps.exif_transpose(opened)
-                return _as_rgb(file, upright)
+                yield opened
     except (*_ON_DAMAGE, Image.DecompressionBombError) as error:
         reason = str(error)[:LONGEST_REASON] or type(error).__name__
         raise ExportError(f"{file} is no readable image: {reason}", hint=_HINT) from error

@@ -10,9 +10,9 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from dsr_export.backends.named_arrays import load_arrays
+from dsr_export.backends.named_arrays import declared_shapes, load_arrays
 from dsr_export.errors import ExportError, did_you_mean
-from dsr_export.images.picture_file import BICUBIC, read_picture
+from dsr_export.images.picture_file import BICUBIC, check_header, read_picture
 from dsr_export.images.preparation import PREPARATIONS, Preparation
 
 Array = npt.NDArray[Any]
@@ -43,6 +43,15 @@ def open_images(path: Path, shape: tuple[int, ...], family: str) -> Images:
         near = did_you_mean(ARRAY, arrays) or f"it holds {', '.join(sorted(arrays)) or 'nothing'}"
         raise ExportError(f"{path} holds no array '{ARRAY}'", hint=near)
     return _checked(path, arrays[ARRAY], shape)
+
+
+def check_readable(path: Path) -> None:
+    """What `open_images` would refuse by headers alone: before a model is loaded, which takes longer."""
+    if path.is_dir():
+        for file in _files(path):
+            check_header(file)
+    elif path.exists():
+        declared_shapes(path)
 
 
 @dataclass(frozen=True)
@@ -87,15 +96,20 @@ class _Folder:
 
 
 def _folder(path: Path, shape: tuple[int, ...], family: str) -> _Folder:
-    files = tuple(sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file()))
-    if not files:
-        raise ExportError(f"{path} holds no image", hint="it takes " + ", ".join(SUFFIXES) + " files")
+    files = _files(path)
     if len(shape) != 3 or shape[0] != 3 or family not in PREPARATIONS:
         raise ExportError(
             f"how to make inputs {list(shape)} of '{family}' from image files is not known",
             hint=f"give --images an npz file with '{ARRAY}' [n, {', '.join(map(str, shape))}]",
         )
     return _Folder(files, (shape[1], shape[2]), PREPARATIONS[family])
+
+
+def _files(path: Path) -> tuple[Path, ...]:
+    files = tuple(sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file()))
+    if not files:
+        raise ExportError(f"{path} holds no image", hint="it takes " + ", ".join(SUFFIXES) + " files")
+    return files
 
 
 def _prepared(file: Path, size: tuple[int, int], preparation: Preparation) -> Array:

@@ -14,7 +14,7 @@ from calibration.collect import CalibrationData, Call, Progress
 from dsr_export.backends.named_arrays import declared_shapes, load_arrays
 from dsr_export.declarations.int8_options import TRAJECTORY, Int8Options
 from dsr_export.errors import ExportError
-from dsr_export.images.reading import SUFFIXES, open_images
+from dsr_export.images.reading import SUFFIXES, check_readable, open_images
 from dsr_export.sampling import SamplerSpec, seeded_noise, trajectory
 from dsr_export.subject import SubjectCard
 from graphs.artifacts import TensorSpec
@@ -24,6 +24,16 @@ SEED = 20_260_610
 ROWS = 8  # of one call
 RANDOM_ROWS = 16
 _GIVE = "give --calibration a folder or an npz file with the model's inputs by name"
+
+
+def check_data(options: Int8Options) -> None:
+    """What `open_data` would refuse by headers alone: before a model is traced, which takes longer."""
+    if options.data == TRAJECTORY or options.seed is not None or options.tables:
+        return
+    path = Path(options.data)
+    pictures = path.is_dir() and any(file.suffix.lower() in SUFFIXES for file in path.iterdir())
+    for each in [path] if pictures or not path.is_dir() else sorted(path.glob("*.npz")):
+        check_readable(each)
 
 
 def open_data(

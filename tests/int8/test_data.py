@@ -14,7 +14,7 @@ from calibration.collect import BUCKETS, LOW_NOISE_WEIGHT, CalibrationData, Call
 from dsr_export.declarations.int8_options import Int8Options
 from dsr_export.errors import ExportError
 from dsr_export.example_rows.drawn import draw_inputs
-from dsr_export.int8.data import RANDOM_ROWS, open_data
+from dsr_export.int8.data import RANDOM_ROWS, check_data, open_data
 from dsr_export.subject import SubjectCard
 from tests.int8.cards import SAMPLER, SHAPE, card
 
@@ -90,6 +90,19 @@ def test_what_does_not_fit_is_refused_before_a_value_is_read(npz: Path, monkeypa
     monkeypatch.setattr("dsr_export.int8.data.load_arrays", read)
     with pytest.raises(ExportError, match=r"has the shape \[5, 9, 9\]"):
         _open(npz)
+
+
+def test_damage_is_found_before_a_model_is_traced(npz: Path, tmp_path: Path) -> None:
+    np.savez(npz, **_rows())
+    check_data(Int8Options(data=str(npz)))
+    check_data(Int8Options())
+    npz.write_bytes(npz.read_bytes()[:50])
+    with pytest.raises(ExportError, match="is no readable npz"):
+        check_data(Int8Options(data=str(npz)))
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "a.png").write_bytes(b"\x89PNG")
+    with pytest.raises(ExportError, match="is no readable image"):
+        check_data(Int8Options(data=str(tmp_path / "pictures")))
 
 
 def test_a_missing_input_is_named_with_those_that_are_there(npz: Path) -> None:
