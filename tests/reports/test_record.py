@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
+import re
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ from dsr_export.errors import ExportError
 from dsr_export.reports.figures import is_known, number
 from dsr_export.reports.forms import report_files
 from dsr_export.reports.reading import Entry
-from dsr_export.reports.record import KEYS, Check, Report, Row, all_passed
+from dsr_export.reports.record import KEYS, Check, Component, NotRun, Picture, Report, Row, StageTime, all_passed
+from dsr_export.reports.record_parts import Bounds
 from tests.reports.damaged_reports import damaged
 from tests.reports.sample_report import full_report, parity_row
+from tests.reports.test_schema import DOCUMENTED
 
 NEW = ("from_build", "samples", "images", "files", "engines_not_run", "manifest_digest", "signed_by", "bisection")
 
@@ -98,3 +101,24 @@ def test_a_figure_of_any_size_renders(value: Any) -> None:
 
 def _entry(values: dict[str, Any]) -> Entry:
     return Entry("somewhere", values)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "kind"),
+    [
+        ("parity[].", Row),
+        ("parity[].tolerance.", Bounds),
+        ("checks[].", Check),
+        ("images[].", Picture),
+        ("engines_not_run[].", NotRun),
+        ("stages[].", StageTime),
+        ("components.<role>.", Component),
+    ],
+)
+def test_a_part_has_the_documented_keys_and_no_other(prefix: str, kind: Any) -> None:
+    documented = {key.removeprefix(prefix) for key in DOCUMENTED if key.startswith(prefix)}
+    assert {key.split(".")[0] for key in documented} == {each.name for each in fields(kind)}
+
+
+def test_every_field_is_documented() -> None:
+    assert set(KEYS) <= {re.split(r"[.\[]", key)[0] for key in DOCUMENTED}
