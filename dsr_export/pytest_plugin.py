@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from dsr_export.verification.planned_checks import BundleChecks, Check
+    from dsr_export.verification.planned_checks import BundleChecks, Planned
 
 RUNTIMES = ("auto", "onnxruntime", "tensorrt", "tensorrt-rtx")
 
@@ -109,7 +109,7 @@ def _hashes(checks: BundleChecks) -> None:
         raise checks.problem
 
 
-def _outcome(checks: BundleChecks, check: Check) -> None:
+def _outcome(checks: BundleChecks, check: Planned) -> None:
     _fail(checks.failure(check))
 
 

@@ -149,8 +149,10 @@ def test_a_failure_without_a_test_of_its_own_fails_the_verdict(
     pytester: pytest.Pytester, denoiser_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drifted = _drifted(denoiser_bundle, tmp_path / "drifted.dsr")
-    planned = bundle_checks._planned
-    monkeypatch.setattr(bundle_checks, "_planned", lambda *given: [c for c in planned(*given) if c.check != "batch-2"])
+    planned = bundle_checks.planned_checks
+    monkeypatch.setattr(
+        bundle_checks, "planned_checks", lambda *given: [each for each in planned(*given) if "batch-2" not in each.name]
+    )
     result = pytester.runpytest_inprocess(*PLUGIN, "--dsr-bundle", str(drifted), "-k", "verdict")
     result.assert_outcomes(failed=1, deselected=13)
     result.stdout.fnmatch_lines(["*without a test of its own: parity[[]onnxruntime-batch-2-out]"])

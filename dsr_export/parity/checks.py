@@ -1,37 +1,98 @@
-"""The checks a bundle must pass, each a function over a runner and the golden vectors."""
+"""The table of comparisons that the build, `verify` and the pytest plugin walk.
+
+A new one is an entry here, with its two functions beside the others of its kind.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any
+from types import TracebackType
+from typing import Any, NoReturn
 
-import numpy as np
 import numpy.typing as npt
 
-from dsr_export.backends.base import Runner, as_denoiser
+from dsr_export.backends.base import Runner
 from dsr_export.errors import ExportError
-from dsr_export.parity.batches import (
-    check_between,
-    check_determinism,
-    check_fused,
-    check_invariance,
-    judge,
-    stricter,
-)
-from dsr_export.parity.further import check_further
-from dsr_export.parity.golden import Golden, ReferenceTrajectory
-from dsr_export.parity.metrics import IDENTICAL_DB, Comparison, compare
-from dsr_export.parity.pictures import PictureRow, picture_rows
+from dsr_export.parity import batches, further, repeats
+from dsr_export.parity.candidate import Candidate, Pair, Plan
+from dsr_export.parity.golden import Golden
+from dsr_export.parity.metrics import Comparison
+from dsr_export.parity.pictures import PictureRow
 from dsr_export.parity.rows import ParityRow
 from dsr_export.parity.tolerances import Tolerance
-from dsr_export.sampling import SamplerSpec, trajectory
+from dsr_export.sampling import SamplerSpec
 
 Array = npt.NDArray[Any]
 Progress = Callable[[int, int], None]
-Outputs = dict[str, "Array | str"]
 Opening = Callable[[], Runner | None]
+TRAJECTORY: Pair = ("trajectory", "sample")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParityCheck:
+    """One kind of comparison.
+
+    `planned` names its rows before anything is run, none where it does not apply; `compare` finds one result for each
+    of them, in their order. `reference` and `tolerance` are what all of them are held to. The rows of a `fused` check
+    are made by the runtime's own kernels, all others by those that `typed_runner` or an engine has.
+    """
+
+    planned: Callable[[Plan], Sequence[Pair]]
+    compare: Callable[[Candidate], Iterable[Comparison]]
+    reference: Callable[[Candidate], str] = lambda candidate: candidate.golden.reference
+    tolerance: Callable[[Candidate], Tolerance] = lambda candidate: candidate.tolerance
+    fused: bool = False
+
+    def rows(self, candidate: Candidate) -> Iterator[ParityRow]:
+        """As planned, with what was found."""
+        pairs = self.planned(candidate)
+        if not pairs:
+            return
+        reference, tolerance, runtime = self.reference(candidate), self.tolerance(candidate), candidate.runner.name
+        for (check, output), found in zip(pairs, self.compare(candidate), strict=True):
+            yield ParityRow.of(check, output, runtime, reference, found, tolerance)
+
+
+def _trajectory(plan: Plan) -> list[Pair]:
+    return [] if plan.sampler is None or plan.golden.trajectory is None else [TRAJECTORY]
+
+
+def _check_trajectory(candidate: Candidate) -> list[Comparison]:
+    return [] if candidate.walk is None else [candidate.walk.last]
+
+
+CHECKS: tuple[ParityCheck, ...] = (
+    ParityCheck(planned=batches.fused, compare=batches.check_fused, fused=True),
+    ParityCheck(planned=batches.golden_batches, compare=batches.check_golden_batches),
+    ParityCheck(planned=batches.between, compare=batches.check_between),
+    ParityCheck(planned=further.further_rows, compare=further.check_further),
+    ParityCheck(
+        planned=repeats.equal_rows,
+        compare=repeats.check_equal_rows,
+        reference=repeats.repeated_row,
+        tolerance=repeats.stricter,
+    ),
+    ParityCheck(
+        planned=repeats.same_batch,
+        compare=repeats.check_same_batch,
+        reference=repeats.itself,
+        tolerance=repeats.stricter,
+    ),
+    ParityCheck(
+        planned=repeats.alone,
+        compare=repeats.check_alone,
+        reference=repeats.itself,
+        tolerance=repeats.alone_tolerance,
+    ),
+    ParityCheck(planned=_trajectory, compare=_check_trajectory),
+)
+"""In the order of a report."""
+
+
+def planned_rows(plan: Plan, *, fused: bool) -> list[Pair]:
+    """Check and output of every row that a candidate gets; with those of `fused_rows` where it has such kernels."""
+    return [pair for check in CHECKS if fused or not check.fused for pair in check.planned(plan)]
 
 
 @dataclass(frozen=True)
@@ -66,32 +127,16 @@ def check_parity(
     *,
     fused: Sequence[ParityRow] = (),
 ) -> ParityReport:
-    """Every golden batch and sizes in between, given and special rows, batches against each other, and the whole
-    trajectory of a denoiser.
+    """Every check of the table that applies; of a denoiser, the whole trajectory and its pictures as well.
 
     `fused` are the rows of the same model in the runtime's own kernels (`fused_rows`): part of the verdict.
     """
-    names = tuple(next(iter(golden.cases.values())).outputs)
-
-    def infer(inputs: Mapping[str, Array]) -> Outputs:
-        return _outputs(runner, inputs, names)
-
-    made = {size: infer(case.inputs) for size, case in golden.cases.items()}
-    rows = list(fused)
-    rows += [row for size in golden.cases for row in _check_batch(runner, golden, size, made[size], tolerance)]
-    rows += check_between(infer, golden, runner.name, tolerance)
-    rows += check_further(infer, golden, runner.name, tolerance)
-    rows += _check_rows(runner, golden, tolerance)
-    rows += check_determinism(infer, golden, made[min(made)], runner.name, tolerance)
-    rows += check_invariance(infer, golden, made[max(made)], runner.name, tolerance)
-    if sampler is None or golden.trajectory is None:
-        return ParityReport(tuple(rows))
-    walk = _walk(runner, golden.trajectory, sampler, progress)
-    rows.append(ParityRow.of("trajectory", "sample", runner.name, golden.reference, walk.last, tolerance))
-    truth = golden.trajectory.states[len(walk.growth) - 1]
-    complete = walk.sample is not None and walk.last.problem is None and truth.ndim == 4
-    images = picture_rows(truth, walk.sample, runner.name, tolerance) if complete and walk.sample is not None else []
-    return ParityReport(tuple(rows), tuple(walk.growth), tuple(images), walk.sample)
+    candidate = Candidate(runner=runner, golden=golden, sampler=sampler, tolerance=tolerance, progress=progress)
+    rows = (*fused, *(row for check in CHECKS if not check.fused for row in check.rows(candidate)))
+    walk = candidate.walk
+    if walk is None:
+        return ParityReport(rows)
+    return ParityReport(rows, tuple(walk.growth), tuple(walk.pictures(runner.name, tolerance)), walk.sample)
 
 
 def fused_rows(opening: Opening, golden: Golden, runtime: str, tolerance: Tolerance) -> list[ParityRow]:
@@ -99,83 +144,30 @@ def fused_rows(opening: Opening, golden: Golden, runtime: str, tolerance: Tolera
 
     It is closed before another runner is opened: two copies of a large model's weights may not fit.
     """
-    names = tuple(next(iter(golden.cases.values())).outputs)
     try:
         opened = opening()
     except ExportError as error:  # what cannot be opened is a failed check, with its reason in the report
-        problem = error.message
-        return list(check_fused(lambda _: dict.fromkeys(names, problem), golden, runtime, tolerance))
+        opened = _Unopened(runtime, error)
     if opened is None:
         return []
     with opened as runner:
-        return list(check_fused(partial(_outputs, runner, names=names), golden, runtime, tolerance))
+        fused = Candidate(runner=runner, golden=golden, sampler=None, tolerance=tolerance, progress=lambda _, __: None)
+        return [row for check in CHECKS if check.fused for row in check.rows(fused)]
 
 
-def _check_batch(
-    runner: Runner, golden: Golden, size: int, made: Mapping[str, Array | str], tolerance: Tolerance
-) -> list[ParityRow]:
-    case = golden.cases[size]
-    return [
-        ParityRow.of(f"batch-{size}", name, runner.name, golden.reference, judge(truth, made[name]), tolerance)
-        for name, truth in case.outputs.items()
-    ]
+@dataclass
+class _Unopened:
+    """In place of a runner that does not open: every call fails with the reason."""
 
+    name: str
+    error: ExportError
 
-def _check_rows(runner: Runner, golden: Golden, tolerance: Tolerance) -> list[ParityRow]:
-    """Equal rows must give equal rows: at the largest batch, one row over and over, all against the first."""
-    size = max(golden.cases)
-    row = _row_of_numbers(golden.cases[size].outputs)
-    same = {name: np.repeat(value[row : row + 1], size, axis=0) for name, value in golden.cases[size].inputs.items()}
-    rows = []
-    for name, got in _outputs(runner, same, golden.cases[size].outputs).items():
-        first = got if isinstance(got, str) else np.repeat(got[:1], size, axis=0)
-        comparison = Comparison(problem=first) if isinstance(first, str) else judge(first, got)
-        rows.append(ParityRow.of("rows", name, runner.name, f"row {row}", comparison, stricter(tolerance)))
-    return rows
+    def __enter__(self) -> _Unopened:
+        return self
 
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
 
-def _row_of_numbers(outputs: Mapping[str, Array]) -> int:
-    """The first row of which the reference makes numbers: it may be NaN where nothing can be attended to."""
-    finite = [np.isfinite(values).reshape(len(values), -1).any(axis=1) for values in outputs.values()]
-    return int(np.argmax(np.all(finite, axis=0)))
-
-
-@dataclass(frozen=True)
-class _Walk:
-    """A candidate's trajectory: SNR after each step, and the last state with its comparison."""
-
-    growth: list[float]
-    last: Comparison
-    sample: Array | None
-
-
-def _walk(runner: Runner, walk: ReferenceTrajectory, sampler: SamplerSpec, progress: Progress) -> _Walk:
-    growth: list[float] = []
-    sample, last = None, Comparison(problem="the trajectory has no steps")
-    try:
-        for step in trajectory(as_denoiser(runner), sampler, walk.noise, walk.labels):
-            sample, last = step.state, compare(walk.states[step.index], step.state)
-            growth.append(-IDENTICAL_DB if last.snr_db is None else last.snr_db)
-            progress(step.index + 1, len(walk.states))
-    except ExportError as error:  # a failing runtime is a failed check, with its reason in the report
-        sample, last = None, Comparison(problem=error.message)
-    return _Walk(growth, last, sample)
-
-
-def _outputs(runner: Runner, inputs: Mapping[str, Array], names: Iterable[str]) -> Outputs:
-    """What the runner makes of `inputs`; in place of a missing output, or of all where the call fails, the reason."""
-    try:
-        made = runner.infer(dict(inputs))
-    except ExportError as error:
-        return dict.fromkeys(names, error.message)
-    rows = len(next(iter(inputs.values())))
-    return {name: _output(made.get(name), rows) for name in names}
-
-
-def _output(made: Array | None, rows: int) -> Array | str:
-    """What can be compared row by row, or why it cannot."""
-    if made is None:
-        return "the candidate has no such output"
-    if not made.ndim or len(made) != rows:
-        return f"shape {made.shape} where {rows} rows are expected"
-    return made
+    def infer(self, inputs: dict[str, Array]) -> NoReturn:
+        raise self.error

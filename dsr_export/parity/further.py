@@ -6,7 +6,7 @@ are measured against the signal of all, drawn rows included; the rows that came 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,29 +14,26 @@ import numpy.typing as npt
 
 from dsr_export.config import BatchRange
 from dsr_export.parity.batch_calls import batches
-from dsr_export.parity.batches import Infer, Made, judge
-from dsr_export.parity.golden import GIVEN, Golden
+from dsr_export.parity.candidate import Candidate, Made, Pair, Plan, judge
+from dsr_export.parity.golden import GIVEN
 from dsr_export.parity.metrics import Comparison
-from dsr_export.parity.rows import ParityRow
-from dsr_export.parity.tolerances import Tolerance
 
 Array = npt.NDArray[Any]
 QUIET = 1e-3  # of the loudest row: what is below is left of a difference
 
 
-def further_checks(golden: Golden) -> list[tuple[str, str]]:
-    """Check and output of each row that `check_further` will give."""
-    return [(name, output) for name, case in golden.further.items() for output in _judged(name, case.outputs)]
+def further_rows(plan: Plan) -> list[Pair]:
+    return [(name, output) for name, case in plan.golden.further.items() for output in _judged(name, case.outputs)]
 
 
-def check_further(infer: Infer, golden: Golden, runtime: str, tolerance: Tolerance) -> Iterator[ParityRow]:
-    """One row for each case and output."""
+def check_further(candidate: Candidate) -> Iterator[Comparison]:
+    """One for each case and output."""
+    golden = candidate.golden
     for name, case in golden.further.items():
-        made = _in_batches(infer, case.inputs, golden.batch)
+        made = _in_batches(candidate.infer, case.inputs, golden.batch)
         for output in _judged(name, case.outputs):
             beside = golden.cases[golden.batch.min].outputs[output]
-            found = _judge(case.outputs[output], made[output], beside, alone=name == GIVEN)
-            yield ParityRow.of(name, output, runtime, golden.reference, found, tolerance)
+            yield _judge(case.outputs[output], made[output], beside, alone=name == GIVEN)
 
 
 def _judged(name: str, outputs: Mapping[str, Array]) -> list[str]:
@@ -62,7 +59,7 @@ def _numbers(row: Array) -> Array:
     return np.nan_to_num(row.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
 
 
-def _in_batches(infer: Infer, inputs: Mapping[str, Array], batch: BatchRange) -> Made:
+def _in_batches(infer: Callable[[Mapping[str, Array]], Made], inputs: Mapping[str, Array], batch: BatchRange) -> Made:
     rows = len(next(iter(inputs.values())))
     parts = [infer(part) for part in batches(inputs, batch)]
     return {name: _joined([part[name] for part in parts], rows) for name in parts[0]}

@@ -21,11 +21,9 @@ precision asked for is not the precision delivered: an engine builder that ignor
 FEW = 0.5
 
 
-def precision_check(precision: Precision, fraction: float) -> dict[str, Any]:
-    """The report's check of the weights' type."""
-    limit = LEAST_FRACTION if precision != "fp32" else 0.0
-    name = "int8_weight_fraction" if precision == "int8" else "half_weight_fraction"
-    return {"name": name, "value": fraction, "limit": limit, "passed": fraction >= limit}
+def least_narrow(precision: Precision) -> float:
+    """The least share of narrow weights that is the precision asked for."""
+    return LEAST_FRACTION if precision != "fp32" else 0.0
 
 
 def require_narrowed(precision: Precision, typing: Mapping[str, Any]) -> str | None:
@@ -39,7 +37,7 @@ def require_narrowed(precision: Precision, typing: Mapping[str, Any]) -> str | N
     reasons = sorted(typing["fp32_reasons"].items(), key=lambda item: -item[1])
     why = ", ".join(f"{reason} ({count})" for reason, count in reasons[:3]) or "the error budget keeps the rest"
     said = f"{fraction:.0%} of the weight bytes are {name}"
-    if not precision_check(precision, fraction)["passed"]:
+    if fraction < least_narrow(precision):
         hint = "build with --precision fp32" if precision != "int8" else "lower --int8-budget, or build with fp16"
         raise ExportError(f"{precision} was asked for, and {said}; what stays wider: {why}", hint=hint)
     return f"{said}; what stays wider holds the rest: {why}"

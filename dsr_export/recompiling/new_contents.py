@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +17,10 @@ from dsr_export.bundle.sbom import SBOM, sbom
 from dsr_export.bundle.writer import Content
 from dsr_export.parity.checks import ParityReport
 from dsr_export.reports.forms import report_files
+from dsr_export.reports.record import Picture, Report, Row, StageTime, all_passed
 from dsr_export.storage.disk import Recorded
 from dsr_export.storage.made_with import tool_versions
+from dsr_export.verification.model_checks import passed_when_built
 from graphs.targets import Target
 
 if TYPE_CHECKING:
@@ -105,62 +106,74 @@ def _provenance(old: Manifest, name: str, made: Compiled) -> dict[str, Any]:
     return {**old.provenance, "compiled": {**old.provenance.get("compiled", {}), name: entry}}
 
 
-def _report(bundle: Bundle, made: Compiled) -> dict[str, Any]:
-    """The build's report, and the engine's facts and rows. `passed` is the verdict over what stands in it now."""
-    built, name = bundle.report(), made.target.name
-    rows = [*_kept_rows(built, bundle, made), *_new_rows(made)]
-    return {
-        **built,
-        "targets": [*(each for each in built.get("targets", []) if each != name), name],
-        "engines": {**built.get("engines", {}), name: dict(made.engine.facts)},
-        "parity": rows,
-        "compiled": {**built.get("compiled", {}), name: made.summary()},
-        "stages": [*built.get("stages", []), _stage(name, made)],
-        "passed": _all_passed([*rows, *built.get("checks", [])]),
-    }
+def _report(bundle: Bundle, made: Compiled) -> Report:
+    """The build's report, and the engine's facts, rows and pictures. `passed` is the verdict over what is in it now."""
+    built, name = _built(bundle), made.target.name
+    rows, images = (*_kept_rows(built, bundle, made), *_new_rows(made)), _images(built, bundle, made)
+    engines = {**built.sections.get("engines", {}), name: dict(made.engine.facts)}
+    return built.changed(
+        targets=(*(each for each in built.targets if each != name), name),
+        parity=rows,
+        images=images,
+        stages=(*built.stages, _stage(name, made)),
+        passed=all_passed(rows, built.checks, images),
+        sections={**built.sections, "engines": engines, "compiled": _compiled(built, name, made)},
+    )
 
 
-def _kept_rows(built: Mapping[str, Any], bundle: Bundle, made: Compiled) -> list[dict[str, Any]]:
+def _built(bundle: Bundle) -> Report:
+    return Report.read(bundle.report(), where=str(bundle.file(REPORT)))
+
+
+def _kept_rows(built: Report, bundle: Bundle, made: Compiled) -> list[Row]:
     """Without those of the engine that is replaced."""
-    name, backend = made.target.name, made.target.backend
-    held = {each.name for each in bundle.manifest.targets if each.backend == backend}
+    name, backend, alone = made.target.name, made.target.backend, _is_alone(bundle, made)
 
-    def stale(row: Mapping[str, Any]) -> bool:
-        of = row.get("target", name if held == {name} else None)  # rows of a build do not name their engine
-        return bool(row["runtime"] == backend and of == name)
+    def stale(row: Row) -> bool:
+        of = row.target or (name if alone else None)  # rows of a build do not name their engine
+        return row.runtime == backend and of == name
 
-    return [row for row in built.get("parity", []) if not stale(row)]
+    return [row for row in built.parity if not stale(row)]
 
 
-def _new_rows(made: Compiled) -> list[dict[str, Any]]:
+def _new_rows(made: Compiled) -> list[Row]:
     rows = () if made.parity is None else made.parity.rows
-    return [{**row.as_dict(), "target": made.target.name} for row in rows]
+    return [Row.of(row, target=made.target.name) for row in rows]
 
 
-def _outer_report(bundle: Bundle, role: str, contents: Contents, made: Compiled) -> dict[str, Any]:
+def _images(built: Report, bundle: Bundle, made: Compiled) -> tuple[Picture, ...]:
+    """Pictures do not name their engine: those of the backend go where it is the only one, or is drawn anew."""
+    new = () if made.parity is None else tuple(map(Picture.of, made.parity.images))
+    replaced = bool(new) or _is_alone(bundle, made)
+    return (*(each for each in built.images if each.runtime != made.target.backend or not replaced), *new)
+
+
+def _is_alone(bundle: Bundle, made: Compiled) -> bool:
+    """Whether the bundle holds this engine, and no other of its backend."""
+    return {each.name for each in bundle.manifest.targets if each.backend == made.target.backend} == {made.target.name}
+
+
+def _outer_report(bundle: Bundle, role: str, contents: Contents, made: Compiled) -> Report:
     """The report of the bundle around a component, which passes as far as the component now does."""
-    from dsr_export.reports.summary import passed_when_built
-
-    built, inner = bundle.report(), contents[REPORT]
+    built, inner = _built(bundle), contents[REPORT]
     passed = isinstance(inner, bytes) and json.loads(inner)["passed"] is True
-    others = [each for each in built.get("checks", []) if each.get("component") != role]
-    checks = [*others, passed_when_built(role, passed)]
+    others = (each for each in built.checks if each.component != role)
+    checks = (*others, passed_when_built(role, passed))
     name = f"{role}/{made.target.name}"
-    return {
-        **built,
-        "checks": checks,
-        "compiled": {**built.get("compiled", {}), name: made.summary()},
-        "stages": [*built.get("stages", []), _stage(name, made)],
-        "passed": _all_passed([*built.get("parity", []), *checks]),
-    }
+    return built.changed(
+        checks=checks,
+        stages=(*built.stages, _stage(name, made)),
+        passed=all_passed(built.parity, checks, built.images),
+        sections={**built.sections, "compiled": _compiled(built, name, made)},
+    )
 
 
-def _stage(name: str, made: Compiled) -> dict[str, Any]:
-    return {"name": f"compile-{name}", "seconds": round(made.seconds, 3), "cached": False}
+def _compiled(built: Report, name: str, made: Compiled) -> dict[str, Any]:
+    return {**built.sections.get("compiled", {}), name: made.summary()}
 
 
-def _all_passed(verdicts: list[dict[str, Any]]) -> bool:
-    return bool(verdicts) and all(each["passed"] is True for each in verdicts)
+def _stage(name: str, made: Compiled) -> StageTime:
+    return StageTime(name=f"compile-{name}", seconds=round(made.seconds, 3), cached=False)
 
 
 def _sbom_file(changed: Manifest, contents: Contents) -> Contents:
@@ -168,6 +181,6 @@ def _sbom_file(changed: Manifest, contents: Contents) -> Contents:
     return {SBOM: sbom(changed, contents)} if SBOM in contents else {}
 
 
-def _report_files(old: Manifest, report: Mapping[str, Any]) -> Contents:
+def _report_files(old: Manifest, report: Report) -> Contents:
     """The report in the forms that the bundle has: one from before there was a page gets none."""
-    return {name: content for name, content in report_files(report).items() if name in old.files}
+    return {name: content for name, content in report_files(report.as_dict()).items() if name in old.files}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable
 from typing import Any, TypeGuard
 
@@ -10,8 +11,8 @@ DASH = "\N{EN DASH}"
 
 
 def is_known(value: Any) -> TypeGuard[float]:
-    """Whether there is a finite number."""
-    return isinstance(value, int | float) and math.isfinite(value)
+    """Whether there is a finite number, and not an integer that no float can hold."""
+    return isinstance(value, int | float) and abs(value) <= sys.float_info.max
 
 
 def number(value: Any, form: str, unit: str = "") -> str:

@@ -15,7 +15,9 @@ from dsr_export.reports.wording import (
     Row,
     check_figures,
     check_name,
+    failed_pictures,
     model_name,
+    picture_shortfalls,
     row_figures,
     row_prefix,
     shortfalls,
@@ -58,12 +60,16 @@ def _runtimes(report: Row) -> Iterable[_Suite]:
     for component, runtime in keys:
         rows = [r for r in report["parity"] if (r.get("component"), r["runtime"]) == (component, runtime)]
         name = runtime if component is None else f"{component}.{runtime}"
-        cases = _distinct([_row_case(row) for row in rows])
+        cases = _distinct([_row_case(row, report) for row in rows])
         yield _Suite(name, _parity_seconds(report, component, runtime), cases)
 
 
-def _row_case(row: Row) -> _Case:
-    problem = None if row["passed"] else "; ".join(shortfalls(row)) or "failed"
+def _row_case(row: Row, report: Row) -> _Case:
+    """The pictures at the end of a trajectory are part of it."""
+    missed = [] if row["passed"] else shortfalls(row) or ["failed"]
+    if row["check"] == "trajectory" and "component" not in row:
+        missed += [picture_shortfalls(each) for each in failed_pictures(report) if each["runtime"] == row["runtime"]]
+    problem = "; ".join(missed) or None
     return _Case(f"{row['check']} {row['output']}", row_figures(row), problem)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dsr_export.reports.figures import number
-from dsr_export.reports.wording import not_run
+from dsr_export.reports.wording import failed_pictures, not_run, picture_shortfalls
 
 HEADER = (
     "| | runtime | check | output | SNR | PSNR | cosine | max abs |",
@@ -20,6 +20,7 @@ def markdown_table(report: Mapping[str, Any]) -> str:
     verdict = "passed" if report["passed"] else "**failed**"
     title = f"{_text(Path(report['bundle']).name)} ({report['precision']}, {', '.join(report['targets'])})"
     lines = [f"### {title}: {verdict}", "", *HEADER, *map(_row, report["parity"]), "", *_checks(report["checks"])]
+    lines += [f"- **FAIL** {_text(_picture(each))}" for each in failed_pictures(report)]
     lines += [f"- {_text(line)}" for line in not_run(report)]
     if report.get("manifest_digest"):
         lines.append(f"- manifest {_text(report['manifest_digest'])}")
@@ -33,6 +34,10 @@ def _row(row: Mapping[str, Any]) -> str:
     figures = [number(row[key], ".1f", " dB") for key in ("snr_db", "psnr_db")]
     figures += [number(row["cosine"], ".6f"), number(row["max_abs"], ".2e")]
     return _cells([*names, *figures])
+
+
+def _picture(picture: Mapping[str, Any]) -> str:
+    return f"{picture['runtime']} {picture_shortfalls(picture)}"
 
 
 def _checks(checks: list[Mapping[str, Any]]) -> Iterator[str]:

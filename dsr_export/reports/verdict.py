@@ -12,8 +12,10 @@ from dsr_export.reports.wording import (
     check_figures,
     check_name,
     failed,
+    failed_pictures,
     model_name,
     not_run,
+    picture_shortfalls,
     row_name,
     shortfalls,
 )
@@ -50,6 +52,8 @@ def _extent(report: Row) -> str:
     rows, checks = failed(report)
     parts = [f"{len(rows)} of {_counted(len(report['parity']), 'comparison')} out of tolerance"] if rows else []
     parts += [f"{len(checks)} of {_counted(len(report['checks']), 'check')} not met"] if checks else []
+    pictures = failed_pictures(report)
+    parts += [f"{len(pictures)} of {_counted(len(report['images']), 'picture')} not alike"] if pictures else []
     return " and ".join(parts) or "nothing was compared"
 
 
@@ -61,6 +65,7 @@ def _reasons(report: Row) -> list[str]:
     rows, checks = failed(report)
     said = [f"{check_name(check)}: {check_figures(check)}." for check in checks]
     said += [f"{row_name(row)}: {'; '.join(shortfalls(row))}." for row in rows]
+    said += [f"{each['runtime']}: {picture_shortfalls(each)}." for each in failed_pictures(report)]
     found = report.get("bisection")
     first = [_first_site(found)] if found else []
     more = [f"And {len(said) - SHOWN} more, in the table below."] if len(said) > SHOWN else []

@@ -89,6 +89,22 @@ def most_allowed(row: Row) -> float | None:
     return bound * max(1.0, spread if is_known(spread) else 0.0) if is_known(bound) else None
 
 
+def failed_pictures(report: Row) -> list[Row]:
+    """Images at the end of a trajectory that did not pass; old reports have none."""
+    return [each for each in report.get("images", []) if not each["passed"]]
+
+
+def picture_shortfalls(picture: Row) -> str:
+    """By how much a picture misses its bounds."""
+    metrics = (("PSNR", "psnr_db", "psnr_floor_db", " dB"), ("SSIM", "ssim", "ssim_floor", ""))
+    missed = [
+        f"{name} {number(picture[key], '.6g', unit)}, at least {number(picture[floor], '.6g', unit)} needed"
+        for name, key, floor, unit in metrics
+        if not reaches(picture[key], picture[floor])
+    ]
+    return f"picture {number(picture['image'], 'g')}: {'; '.join(missed) or 'failed'}"
+
+
 def failed(report: Row) -> tuple[list[Row], list[Row]]:
     """Rows and checks that did not pass."""
     rows, checks = ([each for each in report[key] if not each["passed"]] for key in ("parity", "checks"))

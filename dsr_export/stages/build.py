@@ -20,6 +20,7 @@ from dsr_export.config import ExportConfig
 from dsr_export.drawing.chain import open_components
 from dsr_export.errors import ExportError
 from dsr_export.progress import Bar, Reporter
+from dsr_export.reports.record import StageTime
 from dsr_export.sources import Source, find_source
 from dsr_export.stages.model_at_hand import ModelAtHand
 from dsr_export.stages.stage import Result, Stage
@@ -37,7 +38,7 @@ class Build:
 
     config: ExportConfig
     reporter: Reporter
-    log: list[dict[str, Any]] = field(default_factory=list)
+    log: list[StageTime] = field(default_factory=list)
     used: list[CachedStage] = field(default_factory=list)
 
     @cached_property
@@ -118,7 +119,8 @@ class Build:
         if made.remade:
             self.reporter.note(f"the cached result of '{stage.name}' was damaged and has been made again")
         self.used.append(made)
-        self.log.append({"name": stage.name, "seconds": round(time.monotonic() - began, 3), "cached": made.cached})
+        seconds = round(time.monotonic() - began, 3)
+        self.log.append(StageTime(name=stage.name, seconds=seconds, cached=made.cached))
         return stage.result(made)
 
     def identity(self, stage: Stage[Any]) -> dict[str, Any]:

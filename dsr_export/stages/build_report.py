@@ -1,4 +1,4 @@
-"""The report of a finished build: what its stages found, in plain values."""
+"""The report of a finished build: what its stages found."""
 
 from __future__ import annotations
 
@@ -9,57 +9,72 @@ from typing import Any
 from dsr_export.backends.engines_here import NOT_RUN
 from dsr_export.bundle.engines import plan_path
 from dsr_export.bundle.writer import Content, content_size
-from dsr_export.parity.narrowing import precision_check
 from dsr_export.readable import readable
-from dsr_export.reports.summary import SCHEMA_VERSION, component_check, components_summary, peak_rss_bytes
+from dsr_export.reports.reading import Entry, entries
+from dsr_export.reports.record import Check, NotRun, Picture, Report, Row, all_passed
+from dsr_export.reports.summary import components_summary, peak_rss_bytes
 from dsr_export.stages.build import Build
 from dsr_export.stages.finished import Finished
 from dsr_export.storage.made_with import tool_versions
+from dsr_export.verification.model_checks import BUILT, Weights, passed_when_built, run_checks
 
 
-def build_report(build: Build, done: Finished, contents: Mapping[str, Content]) -> dict[str, Any]:
-    """The report of a finished build; `passed` is the verdict over parity and precision."""
-    card, typing = done.traced.card, done.typed.facts
-    checked = [candidate.facts for candidate in done.parity]
-    checks = [precision_check(build.config.precision, typing["half_weight_fraction"])]
-    checks += [component_check(role, component) for role, component in build.components.items()]
-    rewrites = {**done.lowered.facts, **done.optimized.facts}
+def build_report(build: Build, done: Finished, contents: Mapping[str, Content]) -> Report:
+    """The report of a finished build; `passed` is the verdict over parity and checks."""
+    judged = [Entry("parity", candidate.facts) for candidate in done.parity]
+    rows = tuple(Row.read(row) for each in judged for row in entries(each, "rows"))
+    images = tuple(Picture.read(row) for each in judged for row in entries(each, "images"))
+    checks, first = _checks(build, done), done.parity[0].facts
+    return Report(
+        bundle=readable(str(build.out)),
+        passed=all_passed(rows, checks, images) and all(each.values["passed"] for each in judged),
+        precision=build.config.precision,
+        target=build.targets[0].name,
+        targets=tuple(each.name for each in build.targets),
+        stages=tuple(build.log),
+        parity=rows,
+        images=images,
+        checks=checks,
+        trajectory_snr_db=tuple(first["trajectory_snr_db"]),
+        samples=tuple(strip for each in done.parity for strip in each.facts["samples"]),
+        bisection=first["bisection"],
+        engines_not_run=_not_run(build),
+        components=components_summary(build.components),
+        files={name: content_size(name, content) for name, content in sorted(contents.items())},
+        tools=tool_versions(),
+        peak_rss_bytes=peak_rss_bytes(),
+        sections=_sections(build, done),
+    )
+
+
+def _checks(build: Build, done: Finished) -> tuple[Check, ...]:
+    """Of the model, and whether its components passed when they were built."""
+    precision = build.config.precision
+    weights = Weights(precision=precision, narrow=done.typed.facts["half_weight_fraction"])
+    verdicts = {role: component.report().get("passed") is True for role, component in build.components.items()}
+    parts = (passed_when_built(role, passed) for role, passed in verdicts.items())
+    return (*run_checks(BUILT, weights, precision), *parts)
+
+
+def _sections(build: Build, done: Finished) -> dict[str, Any]:
+    """What single stages tell."""
+    card, rewrites = done.traced.card, {**done.lowered.facts, **done.optimized.facts}
     return {
-        "schema_version": SCHEMA_VERSION,
-        "from_build": [],
-        "bundle": readable(str(build.out)),
-        "passed": all(each["passed"] for each in [*checks, *checked]),
-        "precision": build.config.precision,
-        "target": build.targets[0].name,
-        "targets": [each.name for each in build.targets],
         "model": {"name": card.name, "family": card.family, "parameters": card.parameters},
         "batch": asdict(build.config.batch),
-        "stages": list(build.log),
-        "parity": [row for each in checked for row in each["rows"]],
         "special_rows": done.reference.facts,
-        "trajectory_snr_db": checked[0]["trajectory_snr_db"],
-        "samples": [strip for each in checked for strip in each["samples"]],
-        "images": [row for each in checked for row in each["images"]],
-        **{key: checked[0][key] for key in ("sites", "tensors", "bisection")},
-        "checks": checks,
-        "engines_not_run": _not_run(build),
-        "manifest_digest": None,  # the manifest lists this very report
-        "signed_by": None,
-        "components": components_summary(build.components),
+        **{key: done.parity[0].facts[key] for key in ("sites", "tensors")},
         "rewrites": {name: facts["count"] for name, facts in rewrites.items()},
         "rewrite_details": rewrites,
         "token_norms": done.norms.facts,
-        "typing": typing,
+        "typing": done.typed.facts,
         "range_audit": done.audited.audit.as_dict(),
         **({} if done.quantized is None else {"int8": done.quantized.facts}),
         "engines": {name: engine.facts for name, engine in done.engines.items()},
-        "files": {name: content_size(name, content) for name, content in sorted(contents.items())},
-        "tools": tool_versions(),
-        "peak_rss_bytes": peak_rss_bytes(),
     }
 
 
-def _not_run(build: Build) -> list[dict[str, Any]]:
+def _not_run(build: Build) -> tuple[NotRun, ...]:
     ran = {each.name for each in build.runnable_targets}
     left = [each.name for each in build.engine_targets if each.name not in ran]
-    return [{"target": name, "engine": plan_path(name), "reason": NOT_RUN} for name in left]
+    return tuple(NotRun(target=name, engine=plan_path(name), reason=NOT_RUN) for name in left)

@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-import onnx
-
 from dsr_export.backends.plan_header import plan_problem
 from dsr_export.bundle.manifest import Manifest
 from dsr_export.bundle.reader import Bundle
@@ -18,31 +16,10 @@ from dsr_export.parity.golden import Golden
 from dsr_export.parity.rows import ParityRow
 from dsr_export.parity.tolerances import TOLERANCES
 from dsr_export.reports.figures import is_known
-from graphs.foreign.types import foreign_types
 
 Row = tuple[str, str]
 """Check and output."""
-TOLERANCES_CHECK, TYPES_CHECK, PLANS_CHECK, ROWS_CHECK = NAMES = (
-    "tolerances_of_precision",
-    "types_of_precision",
-    "engine_headers",
-    "rows_of_build",
-)
 _AT_LEAST = ("cosine", "psnr_db", "snr_db")
-
-
-def claim_checks(
-    bundle: Bundle, model: onnx.ModelProto, golden: Golden, rows: Iterable[ParityRow]
-) -> list[dict[str, Any]]:
-    """The report's checks of one model, in the order of `NAMES`. `rows` are those of its ONNX graph."""
-    report = bundle.report()
-    found = (
-        tolerance_problems(bundle.manifest, report),
-        foreign_types(model, bundle.manifest.precision),
-        _plan_problems(bundle),
-        [*_golden_problems(bundle.manifest, golden), *row_problems(bundle, report, golden, rows)],
-    )
-    return [_check(name, problems) for name, problems in zip(NAMES, found, strict=True)]
 
 
 def tolerance_problems(manifest: Manifest, report: Mapping[str, Any]) -> list[str]:
@@ -55,6 +32,12 @@ def tolerance_problems(manifest: Manifest, report: Mapping[str, Any]) -> list[st
     if own.max_abs is not None and (given["max_abs"] is None or given["max_abs"] > own.max_abs):
         found.append(f"max_abs {given['max_abs']}, at most {own.max_abs:g}")
     return [f"{each} is held by any {manifest.precision} build" for each in found]
+
+
+def content_problems(bundle: Bundle, golden: Golden, rows: Iterable[ParityRow]) -> Iterator[str]:
+    """What golden vectors and report lack of what the manifest declares. `rows` are those of the ONNX graph."""
+    yield from _golden_problems(bundle.manifest, golden)
+    yield from row_problems(bundle, bundle.report(), golden, rows)
 
 
 def row_problems(bundle: Bundle, report: Mapping[str, Any], golden: Golden, rows: Iterable[ParityRow]) -> Iterator[str]:
@@ -84,7 +67,8 @@ def _golden_problems(manifest: Manifest, golden: Golden) -> Iterator[str]:
         yield f"the manifest declares {has}, and {lacks}"
 
 
-def _plan_problems(bundle: Bundle) -> Iterator[str]:
+def plan_problems(bundle: Bundle) -> Iterator[str]:
+    """Engines that are no plans of the backend and version that the manifest names."""
     for target in bundle.manifest.targets:
         if target.engine is not None:
             problem = plan_problem(bundle.file(target.engine), target.backend, target.version)
@@ -104,9 +88,3 @@ def _budget(report: Mapping[str, Any]) -> float | None:
     int8 = report.get("int8")
     budget = int8.get("budget_snr_db") if isinstance(int8, dict) else None
     return budget if is_known(budget) and budget >= 0 else None
-
-
-def _check(name: str, problems: Iterable[str]) -> dict[str, Any]:
-    found = list(problems)
-    problem = {"problem": "; ".join(found)} if found else {}
-    return {"name": name, "value": float(not found), "limit": 1.0, "passed": not found, **problem}

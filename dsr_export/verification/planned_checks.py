@@ -2,45 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from dsr_export.backends.opening import FUSED, Runtime, chosen_engine
+from dsr_export.backends.opening import FUSED, Runtime
 from dsr_export.bundle.reader import Bundle
 from dsr_export.bundle.signature import PublicKey
 from dsr_export.bundle.signing import public_key
 from dsr_export.errors import ExportError
-from dsr_export.parity.batches import sizes_between
-from dsr_export.parity.further import further_checks
+from dsr_export.parity.candidate import Plan
+from dsr_export.parity.checks import TRAJECTORY, planned_rows
 from dsr_export.parity.golden_reader import read_golden
 from dsr_export.reports.figures import number, reaches
-from dsr_export.reports.wording import most_allowed
-from dsr_export.verification.claims import NAMES as CLAIMS
-from dsr_export.verification.verify import golden_sampler, verify
+from dsr_export.reports.record import Check, Picture, Report, Row
+from dsr_export.reports.wording import most_allowed, picture_shortfalls
+from dsr_export.verification.model_checks import VERIFIED
+from dsr_export.verification.verify import golden_sampler, runtimes_of, verified
 
-PRECISION = "precision"
-ONCE = ("rows", "determinism")
-"""What is checked once for each output."""
 METRICS = (("SNR", "snr_db", ".1f", " dB"), ("PSNR", "psnr_db", ".1f", " dB"), ("cosine", "cosine", ".6f", ""))
+Key = tuple[str | None, ...]
+"""Component, and then what tells a check from all others of it."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Check:
-    """One row of the report that `verify` will give. `check` is None for what is `named`: no comparison of outputs."""
+@dataclass(frozen=True)
+class Planned:
+    """One check that `verify` will come to: the name of its test, and the key of what its report has of it."""
 
-    component: str | None = None
-    runtime: str | None = None
-    check: str | None = None
-    output: str | None = None
-    named: str = PRECISION
+    name: str
+    key: Key
 
-    @property
-    def name(self) -> str:
-        prefix = f"{self.component}/" if self.component else ""
-        return prefix + (self.named if self.check is None else f"parity[{self.runtime}-{self.check}-{self.output}]")
+    @classmethod
+    def check(cls, component: str | None, title: str, name: str) -> Planned:
+        """One that compares no outputs, by its title and by what the report calls it."""
+        return cls(_of(component) + title, (component, name))
+
+    @classmethod
+    def row(cls, component: str | None, runtime: str, check: str, output: str) -> Planned:
+        """A comparison."""
+        return cls(f"{_of(component)}parity[{runtime}-{check}-{output}]", (component, runtime, check, output))
 
 
 @dataclass
@@ -72,13 +74,13 @@ class BundleChecks:
     def _keys(self) -> tuple[PublicKey, ...]:
         return tuple(public_key(path) for path in self.trust)
 
-    def planned(self) -> list[Check]:
+    def planned(self) -> list[Planned]:
         """What `verify` will check of the bundle and its components, in its order."""
         models: list[tuple[str | None, Bundle]] = [(None, self.bundle), *self.bundle.components.items()]
-        return [check for role, model in models for check in _planned(model, role, self.runtime)]
+        return [check for role, model in models for check in planned_checks(model, role, self.runtime)]
 
     @property
-    def report(self) -> dict[str, Any]:
+    def report(self) -> Report:
         """The report of `verify`. Raises ExportError, the same each time, where it could not be made."""
         if self._error is not None:
             raise self._error
@@ -89,85 +91,73 @@ class BundleChecks:
             raise
 
     @cached_property
-    def _report(self) -> dict[str, Any]:
-        return verify(self.path, runtime=self.runtime, trust=self._keys)
+    def _report(self) -> Report:
+        return verified(self.path, runtime=self.runtime, trust=self._keys)
 
-    def failure(self, check: Check) -> str | None:
+    def failure(self, check: Planned) -> str | None:
         """What is wrong with a check, in a few lines; None where it passed."""
-        found = _named(self.report, check) if check.check is None else _row(self.report, check)
-        if found is None:
+        found = [part for planned, part in reported(self.report) if planned.key == check.key]
+        if not found:
             return f"{self.path}: the verification did not come to {check.name}"
-        if found["passed"]:
-            return None
-        return "\n".join([f"{self.path}: {check.name} failed", *_reasons(found)])
+        failed = [part for part in found if not part.passed]
+        lines = [line for part in failed for line in reasons(part.as_dict())]
+        return "\n".join([f"{self.path}: {check.name} failed", *lines]) if failed else None
 
     def unplanned_failures(self) -> list[str]:
         """What failed and is no planned check: nothing may fail without a test that does."""
-        planned = set(self.planned())
-        rows = [(_check_of(row), row) for row in self.report["parity"]]
-        rows += [(_check_named(row), row) for row in self.report["checks"]]
-        return [check.name for check, row in rows if not row["passed"] and check not in planned]
+        keys = {check.key for check in self.planned()}
+        failed = [planned for planned, part in reported(self.report) if not part.passed]
+        unseen = dict.fromkeys(planned.name for planned in failed if planned.key not in keys)
+        return list(unseen) if failed or self.report.passed else ["the verdict of the report"]
 
 
-def _planned(model: Bundle, role: str | None, runtime: Runtime) -> Iterator[Check]:
-    yield from (Check(component=role, named=name) for name in (PRECISION, *CLAIMS))
+def planned_checks(model: Bundle, role: str | None, runtime: Runtime) -> Iterator[Planned]:
+    """What `verify` will check of one model, from the tables that it walks."""
+    precision = model.manifest.precision
+    yield from (Planned.check(role, each.title, each.name(precision)) for each in VERIFIED)
     golden = read_golden(model)
-    names = tuple(golden.cases[max(golden.cases)].outputs)
-    sizes = [f"batch-{size}" for size in (*golden.cases, *sizes_between(golden))]
-    once = [*ONCE, *(["batch-invariance"] if len(golden.cases) > 1 else [])]
-    pairs = [(kind, name) for kind in sizes for name in names] + further_checks(golden)
-    pairs += [(kind, name) for kind in once for name in names]
-    pairs += [] if golden_sampler(model, golden) is None else [("trajectory", "sample")]
-    for name in _runtimes(model, runtime):
-        fused = name == "onnxruntime" and model.manifest.precision in FUSED
-        own = [*(("fused", each) for each in names if fused), *pairs]
-        yield from (Check(component=role, runtime=name, check=check, output=output) for check, output in own)
+    plan = Plan(golden=golden, sampler=golden_sampler(model, golden))
+    for name in runtimes_of(model, runtime).values():
+        fused = name == "onnxruntime" and precision in FUSED
+        yield from (Planned.row(role, name, *pair) for pair in planned_rows(plan, fused=fused))
 
 
-def _runtimes(model: Bundle, runtime: Runtime) -> list[str]:
-    """As their runners are called."""
-    if runtime != "auto":
-        return [runtime.replace("-", "_")]
-    engine = chosen_engine(model, "auto")
-    return ["onnxruntime", *([engine.backend] if engine else [])]
+def reported(report: Report) -> Iterator[tuple[Planned, Row | Check | Picture]]:
+    """What a report holds, each by the check it is of. A picture is of the trajectory that ends in it."""
+    for row in report.parity:
+        yield Planned.row(row.component, row.runtime, row.check, row.output), row
+    for picture in report.images:
+        yield Planned.row(None, picture.runtime, *TRAJECTORY), picture
+    for check in report.checks:
+        yield Planned.check(check.component, check.name, check.name), check
 
 
-def _named(report: dict[str, Any], check: Check) -> dict[str, Any] | None:
-    return next((row for row in report["checks"] if _check_named(row) == check), None)
-
-
-def _check_named(row: dict[str, Any]) -> Check:
-    """The share of narrow weights has a name that depends on the precision."""
-    name = PRECISION if row["name"].endswith("_weight_fraction") else row["name"]
-    return Check(component=row.get("component"), named=name)
-
-
-def _row(report: dict[str, Any], check: Check) -> dict[str, Any] | None:
-    return next((row for row in report["parity"] if _check_of(row) == check), None)
-
-
-def _check_of(row: dict[str, Any]) -> Check:
-    return Check(component=row.get("component"), runtime=row["runtime"], check=row["check"], output=row["output"])
-
-
-def _reasons(row: dict[str, Any]) -> Iterator[str]:
-    """The figures beside their bounds, those out of bounds marked."""
-    if row.get("problem") and "value" in row:
-        yield f"  {row['problem']}"
-    elif "value" in row:
-        value, limit = (number(row[key], ".3f") for key in ("value", "limit"))
-        yield f"  {row['name']} is {value}, at least {limit} is required"
-    elif row["problem"] is not None:
-        yield f"  {row['problem']}"
+def reasons(part: Mapping[str, Any]) -> Iterator[str]:
+    """The figures beside their bounds, those out of bounds marked; `part` is a row, a picture or a check."""
+    if "image" in part:
+        yield f"  {picture_shortfalls(part)}"
+    elif part.get("problem") is not None:
+        yield f"  {part['problem']}"
+    elif "value" in part:
+        value, limit = (number(part[key], ".3f") for key in ("value", "limit"))
+        yield f"  {part['name']} is {value}, at least {limit} is required"
     else:
-        bounds = row["tolerance"]
-        for title, key, form, unit in METRICS:
-            figures = f"{number(row[key], form, unit)}, at least {number(bounds[key], form, unit)}"
-            yield _line(title, figures, reaches(row[key], bounds[key]))
-        if (most := most_allowed(row)) is not None:
-            figures = f"{number(row['max_abs'], '.3g')}, at most {number(most, '.3g')}"
-            yield _line("max abs", figures, reaches(most, row["max_abs"]))
-        yield f"  against {row['reference']}; the tolerance allows for {bounds['reason']}"
+        yield from _figures(part)
+
+
+def _figures(row: Mapping[str, Any]) -> Iterator[str]:
+    bounds = row["tolerance"]
+    for title, key, form, unit in METRICS:
+        figures = f"{number(row[key], form, unit)}, at least {number(bounds[key], form, unit)}"
+        yield _line(title, figures, reaches(row[key], bounds[key]))
+    if (most := most_allowed(row)) is not None:
+        figures = f"{number(row['max_abs'], '.3g')}, at most {number(most, '.3g')}"
+        yield _line("max abs", figures, reaches(most, row["max_abs"]))
+    yield f"  against {row['reference']}; the tolerance allows for {bounds['reason']}"
+
+
+def _of(component: str | None) -> str:
+    return f"{component}/" if component else ""
 
 
 def _line(title: str, figures: str, good: bool) -> str:

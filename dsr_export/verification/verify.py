@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -12,22 +12,22 @@ from typing import Any
 
 from dsr_export.backends.base import Runner
 from dsr_export.backends.engines_here import engines_not_run
-from dsr_export.backends.opening import Runtime, bundle_runner, fused_runner, has_runnable_engine
+from dsr_export.backends.opening import Runtime, bundle_runner, chosen_engine, fused_runner
 from dsr_export.bundle.reader import Bundle
 from dsr_export.bundle.signature import PublicKey
 from dsr_export.parity.checks import ParityReport, check_parity, fused_rows
 from dsr_export.parity.golden import Golden, fitted_sampler
 from dsr_export.parity.golden_reader import read_golden
-from dsr_export.parity.narrowing import precision_check
 from dsr_export.parity.tolerances import Tolerance
 from dsr_export.progress import Bar, Reporter, Silent
 from dsr_export.readable import readable
+from dsr_export.reports.record import Check, NotRun, Picture, Report, Row, StageTime
 from dsr_export.reports.sample_strips import golden_strips
-from dsr_export.reports.summary import SCHEMA_VERSION, components_summary, peak_rss_bytes
+from dsr_export.reports.summary import components_summary, peak_rss_bytes
 from dsr_export.sampling import SamplerSpec
 from dsr_export.sites.search import search_sites
 from dsr_export.storage.made_with import tool_versions
-from dsr_export.verification.claims import claim_checks
+from dsr_export.verification.model_checks import VERIFIED, Opened, run_checks
 from graphs.files import load_model
 from graphs.weights import low_precision_fraction
 
@@ -56,6 +56,18 @@ def verify(
     reporter: Reporter | None = None,
     trust: Sequence[PublicKey] = (),
 ) -> dict[str, Any]:
+    """`verified`, as the values that are printed."""
+    return verified(path, runtime=runtime, sites=sites, reporter=reporter, trust=trust).as_dict()
+
+
+def verified(
+    path: Path,
+    *,
+    runtime: Runtime = "auto",
+    sites: bool = False,
+    reporter: Reporter | None = None,
+    trust: Sequence[PublicKey] = (),
+) -> Report:
     """Returns a report of the same form as a build's; `passed` is the verdict over all components. Writes nothing.
 
     `auto` checks ONNX Runtime, and the engine as well where a GPU can run it. A model that fails is compared site by
@@ -72,8 +84,16 @@ def verify(
     for role, component in bundle.components.items():
         inner = dataclasses.replace(stages, prefix=f"{role}/")
         verdicts.append(_judge(component, runtime, sites, inner).of(role))
-    report = _report(bundle, verdicts, stages.log)
-    return {**report, "signed_by": bundle.signature.key.fingerprint if trust and bundle.signature else None}
+    signed_by = bundle.signature.key.fingerprint if trust and bundle.signature else None
+    return _report(bundle, verdicts, stages.log).changed(signed_by=signed_by)
+
+
+def runtimes_of(bundle: Bundle, runtime: Runtime) -> dict[Runtime, str]:
+    """What `runtime` stands for on this machine: each runtime to open, and what its runner is called."""
+    if runtime != "auto":
+        return {runtime: runtime.replace("-", "_")}
+    engine = chosen_engine(bundle, "auto")
+    return {"onnxruntime": "onnxruntime", **({} if engine is None else {"auto": engine.backend})}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +101,7 @@ class _Stages:
     """Shows each stage, and adds its seconds to a log; `prefix` says of which component they are."""
 
     reporter: Reporter
-    log: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    log: list[StageTime] = dataclasses.field(default_factory=list)
     prefix: str = ""
 
     @contextmanager
@@ -90,63 +110,69 @@ class _Stages:
         with self.reporter.stage(self.prefix + title) as bar:
             yield bar
         seconds = round(time.monotonic() - began, 3)
-        self.log.append({"name": self.prefix + name, "seconds": seconds, "cached": False})
+        self.log.append(StageTime(name=self.prefix + name, seconds=seconds, cached=False))
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class _Verdict:
-    """What was found of one model: its rows and checks, as in the report."""
+    """What was found of one model."""
 
     passed: bool
-    rows: list[dict[str, Any]]
-    checks: list[dict[str, Any]]
-    trajectory_snr_db: list[float]
-    samples: list[dict[str, Any]]
-    images: list[dict[str, Any]]
-    not_run: list[dict[str, Any]]
-    bisection: dict[str, Any] | None
+    rows: tuple[Row, ...]
+    checks: tuple[Check, ...]
+    trajectory_snr_db: tuple[float, ...]
+    samples: tuple[dict[str, Any], ...]
+    images: tuple[Picture, ...]
+    not_run: tuple[NotRun, ...]
+    bisection: Mapping[str, Any] | None
 
     def of(self, role: str) -> _Verdict:
         """The same, each row and check marked as one of the component `role`."""
-        parts = (self.rows, self.checks, self.not_run)
-        rows, checks, not_run = ([{"component": role, **each} for each in part] for part in parts)
-        bisection = None if self.bisection is None else {"component": role, **self.bisection}
-        return dataclasses.replace(self, rows=rows, checks=checks, not_run=not_run, bisection=bisection)
+        return dataclasses.replace(
+            self,
+            rows=tuple(dataclasses.replace(each, component=role) for each in self.rows),
+            checks=tuple(dataclasses.replace(each, component=role) for each in self.checks),
+            not_run=tuple(dataclasses.replace(each, component=role) for each in self.not_run),
+            bisection=None if self.bisection is None else {"component": role, **self.bisection},
+        )
 
 
 def _judge(bundle: Bundle, runtime: Runtime, sites: bool, stages: _Stages) -> _Verdict:
-    """The golden vectors of one model in each runtime, and its precision."""
+    """The golden vectors of one model in each runtime, and its checks."""
     golden = read_golden(bundle)
-    runtimes: list[Runtime] = [runtime] if runtime != "auto" else ["onnxruntime"]
-    if runtime == "auto" and has_runnable_engine(bundle):
-        runtimes.append("auto")
     checked, samples = [], []
+    runtimes = list(runtimes_of(bundle, runtime))
     for each in runtimes:
         runner, report = _check(bundle, each, golden, stages)
         checked.append(report)
         samples += golden_strips(golden, report.sample, runtime=runner)
-    model = load_model(bundle.file("model.onnx"), weights=False)
-    fraction = low_precision_fraction(model, bundle.manifest.precision)
-    checks = [precision_check(bundle.manifest.precision, fraction)]
-    checks += claim_checks(bundle, model, golden, checked[0].rows)
-    not_run = engines_not_run(bundle, runtimes)
+    checks = _model_checks(bundle, golden, checked[0])
+    not_run = tuple(NotRun(**engine) for engine in engines_not_run(bundle, runtimes))
     for engine in not_run:
-        stages.reporter.note(f"{stages.prefix}{engine['engine']} was not run here: {engine['reason']}")
+        stages.reporter.note(f"{stages.prefix}{engine.engine} was not run here: {engine.reason}")
     in_tolerance = all(each.passed for each in checked)
     bisection = None
     if sites or not in_tolerance:
         with stages.stage("sites", "site by site"):
             bisection = search_sites(bundle, failed=not in_tolerance, engine=_failing_engine(runtimes, checked))
     return _Verdict(
-        passed=all(check["passed"] for check in checks) and in_tolerance,
+        passed=all(check.passed for check in checks) and in_tolerance,
         bisection=bisection,
-        rows=[row.as_dict() for each in checked for row in each.rows],
-        checks=checks,
+        rows=tuple(Row.of(row) for each in checked for row in each.rows),
+        checks=tuple(checks),
         not_run=not_run,
-        trajectory_snr_db=list(checked[0].trajectory_snr_db),
-        samples=samples,
-        images=[row.as_dict() for each in checked for row in each.images],
+        trajectory_snr_db=checked[0].trajectory_snr_db,
+        samples=tuple(samples),
+        images=tuple(Picture.of(row) for each in checked for row in each.images),
     )
+
+
+def _model_checks(bundle: Bundle, golden: Golden, first: ParityReport) -> list[Check]:
+    """`first` is what was found of the ONNX graph."""
+    model, precision = load_model(bundle.file("model.onnx"), weights=False), bundle.manifest.precision
+    narrow = low_precision_fraction(model, precision)
+    opened = Opened(precision=precision, narrow=narrow, bundle=bundle, model=model, golden=golden, rows=first.rows)
+    return run_checks(VERIFIED, opened, precision)
 
 
 def _failing_engine(runtimes: list[Runtime], checked: list[ParityReport]) -> Runtime | None:
@@ -179,36 +205,35 @@ def golden_sampler(bundle: Bundle, golden: Golden) -> SamplerSpec | None:
     return fitted_sampler(steps, bundle.manifest.batch_range())
 
 
-def _first_fault(verdicts: list[_Verdict]) -> dict[str, Any] | None:
+def _first_fault(verdicts: list[_Verdict]) -> Mapping[str, Any] | None:
     """Of the first model that has one; else what was measured of the bundle's own."""
     found = [each.bisection for each in verdicts if each.bisection is not None]
     return next((each for each in found if each["site"] is not None), found[0] if found else None)
 
 
-def _report(bundle: Bundle, verdicts: list[_Verdict], log: list[dict[str, Any]]) -> dict[str, Any]:
+def _report(bundle: Bundle, verdicts: list[_Verdict], log: list[StageTime]) -> Report:
     """`verdicts` of the bundle's own model, and then of its components."""
-    built = bundle.report()
+    built, own = bundle.report(), verdicts[0]
     carried = {key: built[key] for key in CARRIED if key in built}
-    return {
-        **carried,
-        "schema_version": SCHEMA_VERSION,
-        "from_build": sorted(carried),
-        "bundle": readable(str(bundle.path)),
-        "passed": all(each.passed for each in verdicts),
-        "precision": bundle.manifest.precision,
-        "target": bundle.manifest.targets[0].name,
-        "targets": [each.name for each in bundle.manifest.targets],
-        "stages": log,
-        "parity": [row for each in verdicts for row in each.rows],
-        "trajectory_snr_db": verdicts[0].trajectory_snr_db,
-        "samples": verdicts[0].samples,
-        "images": verdicts[0].images,
-        "bisection": _first_fault(verdicts),
-        "checks": [check for each in verdicts for check in each.checks],
-        "engines_not_run": [each for verdict in verdicts for each in verdict.not_run],
-        "manifest_digest": bundle.manifest.digest,
-        "components": components_summary(bundle.components),
-        "files": {name: entry.size for name, entry in sorted(bundle.manifest.files.items())},
-        "tools": tool_versions(),
-        "peak_rss_bytes": peak_rss_bytes(),
-    }
+    return Report(
+        sections=carried,
+        from_build=tuple(sorted(carried)),
+        bundle=readable(str(bundle.path)),
+        passed=all(each.passed for each in verdicts),
+        precision=bundle.manifest.precision,
+        target=bundle.manifest.targets[0].name,
+        targets=tuple(each.name for each in bundle.manifest.targets),
+        stages=tuple(log),
+        parity=tuple(row for each in verdicts for row in each.rows),
+        trajectory_snr_db=own.trajectory_snr_db,
+        samples=own.samples,
+        images=own.images,
+        bisection=_first_fault(verdicts),
+        checks=tuple(check for each in verdicts for check in each.checks),
+        engines_not_run=tuple(each for verdict in verdicts for each in verdict.not_run),
+        manifest_digest=bundle.manifest.digest,
+        components=components_summary(bundle.components),
+        files={name: entry.size for name, entry in sorted(bundle.manifest.files.items())},
+        tools=tool_versions(),
+        peak_rss_bytes=peak_rss_bytes(),
+    )

@@ -26,7 +26,7 @@ from dsr_export.families import load_subject
 from dsr_export.pipeline import export
 from dsr_export.progress import Silent
 from dsr_export.sampling import sample, seeded_noise
-from dsr_export.verification.claims import NAMES as CLAIMS
+from dsr_export.verification.model_checks import CLAIMS
 from tests.conftest import Cli
 from tests.pipeline_parts import DECODER, DENOISER, denoiser_config, rewritten
 
@@ -132,7 +132,7 @@ def test_verify_checks_the_component_too(pipeline_bundle: Path, cli: Cli) -> Non
         ("determinism", "image"),
     }
     assert {row[2] for row in rows if row[0] is None} == {"out", "sample"}
-    names = ["half_weight_fraction", *CLAIMS]
+    names = ["half_weight_fraction", *(check.title for check in CLAIMS)]
     assert [(check.get("component"), check["name"]) for check in report["checks"]] == [
         (component, name) for component in (None, "decoder") for name in names
     ]

@@ -13,8 +13,9 @@ import torch
 from torch import nn
 
 from dsr_export.config import BatchRange
+from dsr_export.parity.candidate import Plan
 from dsr_export.parity.checks import ParityReport, check_parity
-from dsr_export.parity.further import further_checks
+from dsr_export.parity.further import further_rows
 from dsr_export.parity.golden import Golden, make_golden
 from dsr_export.parity.tolerances import TOLERANCES
 from dsr_export.sites.tap_inputs import candidate_inputs
@@ -98,7 +99,7 @@ def test_the_rows_are_kept_as_they_are_and_written(tmp_path: Path) -> None:
         np.testing.assert_array_equal(given.inputs["m"], MASK.numpy())
         np.testing.assert_array_equal(given.inputs["x"], subject.given["x"])
         np.testing.assert_array_equal(given.outputs["out"], given.inputs["x"] * MASK.numpy()[:, :, None])
-    assert further_checks(again) == [("given", "out"), ("given", "out_1"), ("special", "out")]
+    assert further_rows(Plan(golden=again, sampler=None)) == [("given", "out"), ("given", "out_1"), ("special", "out")]
     np.testing.assert_array_equal(candidate_inputs(golden, None)[0]["x"][:3], subject.given["x"])  # taps see them
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from dsr_export.errors import ExportError
-from dsr_export.parity.narrowing import precision_check, require_narrowed
+from dsr_export.parity.narrowing import least_narrow, require_narrowed
 
 
 def _typing(fraction: float) -> dict[str, Any]:
@@ -18,7 +18,7 @@ def _typing(fraction: float) -> dict[str, Any]:
 @pytest.mark.parametrize(("precision", "fraction"), [("fp32", 0.0), ("fp16", 0.5), ("bf16", 1.0), ("int8", 0.9)])
 def test_nothing_is_said_of_most(precision: Any, fraction: float) -> None:
     assert require_narrowed(precision, _typing(fraction)) is None
-    assert precision_check(precision, fraction)["passed"]
+    assert fraction >= least_narrow(precision)
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16", "int8"])
@@ -26,7 +26,7 @@ def test_little_is_said_with_its_reasons_and_passes(precision: Any) -> None:
     said = require_narrowed(precision, _typing(0.31))
     assert said is not None and said.startswith(f"31% of the weight bytes are {precision.upper()}")
     assert "norm (9), sensitive module 't_embedder' (4)" in said
-    assert precision_check(precision, 0.31)["passed"]
+    assert least_narrow(precision) <= 0.31
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16", "int8"])
@@ -34,4 +34,4 @@ def test_nothing_is_not_what_was_asked_for(precision: Any) -> None:
     with pytest.raises(ExportError, match=f"{precision} was asked for, and 0% of the weight bytes") as caught:
         require_narrowed(precision, _typing(0.0))
     assert "build with" in str(caught.value.hint)
-    assert not precision_check(precision, 0.0)["passed"]
+    assert least_narrow(precision) > 0.0

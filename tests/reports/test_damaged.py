@@ -20,7 +20,7 @@ from dsr_export.reports.junit import junit
 from dsr_export.reports.markdown import markdown_table
 from dsr_export.reports.page import report_page
 from dsr_export.reports.wording import shortfalls
-from dsr_export.verification.planned_checks import _reasons
+from dsr_export.verification.planned_checks import reasons
 from tests.reports.damaged_reports import BROKEN, count_figures, damaged, with_broken
 from tests.reports.sample_report import full_report, parity_row
 
@@ -44,7 +44,7 @@ def _check_forms(report: dict[str, Any]) -> None:
     assert table.count("\n| ") == len(report["parity"]) + 1
     _print_report(report)
     for row in [*report["parity"], *report["checks"]]:
-        assert row["passed"] or list(_reasons(row))
+        assert row["passed"] or list(reasons(row))
 
 
 def _check_difference(a: dict[str, Any], b: dict[str, Any], manifest: Any) -> None:
@@ -97,7 +97,7 @@ def test_a_figure_that_was_not_measured_is_a_shortfall(value: float | None) -> N
     row = parity_row(passed=False, snr_db=value)
     assert shortfalls(row) == ["SNR \N{EN DASH}, at least 20 dB needed"]
     assert shortfalls(parity_row(snr_db=value)) == []
-    assert "SNR     \N{EN DASH}, at least 20.0 dB   <- out of tolerance" in "\n".join(_reasons(row))
+    assert "SNR     \N{EN DASH}, at least 20.0 dB   <- out of tolerance" in "\n".join(reasons(row))
 
 
 def test_nothing_is_lost_of_a_sound_report() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from dsr_export.bundle.reader import Bundle
-from dsr_export.reports.summary import SCHEMA_VERSION
+from dsr_export.reports.record import SCHEMA_VERSION
 from dsr_export.verification.verify import verify
 from tests.reports.sample_report import full_report
 

@@ -19,13 +19,15 @@ from dsr_export.bundle.manifest import BundleTarget, Manifest
 from dsr_export.bundle.reader import Bundle
 from dsr_export.bundle.writer import write_bundle
 from dsr_export.parity.tolerances import TOLERANCES
-from dsr_export.verification.claims import NAMES, tolerance_problems
+from dsr_export.verification.claims import tolerance_problems
+from dsr_export.verification.model_checks import CLAIMS
 from tests.conftest import Cli
 from tests.pipeline_parts import rewritten
 
 Files = dict[str, bytes]
 Case = Callable[[Bundle], tuple[Files, dict[str, Any]]]
 PLAN = "engines/rtx.plan"
+NAMES = tuple(check.title for check in CLAIMS)
 
 
 def _failed(done: Any) -> dict[str, str]:

@@ -1,0 +1,187 @@
+"""The parts of a report. Each is written by `as_dict`, and read back from what any version wrote by `read`.
+
+A figure that was not measured is None; one that is NaN or infinite stays what it is until it is written as JSON.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from dsr_export.parity.pictures import PictureRow
+from dsr_export.parity.rows import ParityRow
+from dsr_export.reports.reading import Entry, figure, is_true, mapping, text, words
+
+Json = dict[str, Any]
+Figure = float | None
+
+
+def _as_said(record: Any, *optional: str) -> Json:
+    """The fields of a record, without those of `optional` that are None."""
+    plain = {each.name: getattr(record, each.name) for each in fields(record)}
+    return {name: value for name, value in plain.items() if name not in optional or value is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageTime:
+    """A stage of the build or the verification, and how long it took."""
+
+    name: str
+    seconds: Figure
+    cached: bool
+
+    def as_dict(self) -> Json:
+        return asdict(self)
+
+    @classmethod
+    def read(cls, entry: Entry) -> StageTime:
+        return cls(name=text(entry, "name"), seconds=figure(entry, "seconds"), cached=is_true(entry, "cached"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bounds:
+    """What a row is held to; `max_abs` is None for no bound."""
+
+    max_abs: Figure
+    cosine: Figure
+    psnr_db: Figure
+    snr_db: Figure
+    reason: str
+
+    @classmethod
+    def read(cls, entry: Entry) -> Bounds:
+        figures = {key: figure(entry, key) for key in ("max_abs", "cosine", "psnr_db", "snr_db")}
+        return cls(**figures, reason=words(entry, "reason") or "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One comparison. `component` is None for the model itself; `target` names the engine that `compile` checked."""
+
+    check: str
+    output: str
+    runtime: str
+    reference: str
+    max_abs: Figure
+    mean_abs: Figure
+    cosine: Figure
+    psnr_db: Figure
+    snr_db: Figure
+    range: Figure
+    problem: str | None
+    tolerance: Bounds
+    passed: bool
+    non_finite: Figure = 0
+    target: str | None = None
+    component: str | None = None
+
+    def as_dict(self) -> Json:
+        """Without `non_finite` where there is nothing to say about it."""
+        plain = _as_said(self, "target", "component") | {"tolerance": asdict(self.tolerance)}
+        return plain if self.non_finite != 0 else {key: each for key, each in plain.items() if key != "non_finite"}
+
+    @classmethod
+    def of(cls, row: ParityRow, *, component: str | None = None, target: str | None = None) -> Row:
+        return cls.read(Entry("a row", row.as_dict() | {"component": component, "target": target}))
+
+    @classmethod
+    def read(cls, entry: Entry) -> Row:
+        return cls(
+            check=text(entry, "check"),
+            output=text(entry, "output"),
+            runtime=text(entry, "runtime"),
+            reference=words(entry, "reference") or "",
+            max_abs=figure(entry, "max_abs"),
+            mean_abs=figure(entry, "mean_abs"),
+            cosine=figure(entry, "cosine"),
+            psnr_db=figure(entry, "psnr_db"),
+            snr_db=figure(entry, "snr_db"),
+            range=figure(entry, "range"),
+            problem=words(entry, "problem"),
+            tolerance=Bounds.read(mapping(entry, "tolerance")),
+            passed=is_true(entry, "passed"),
+            non_finite=figure(entry, "non_finite") if "non_finite" in entry.values else 0,
+            target=words(entry, "target"),
+            component=words(entry, "component"),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """What was checked that is no comparison of outputs. `problem` says what is wrong where no figure does."""
+
+    name: str
+    value: Figure
+    limit: Figure
+    passed: bool
+    problem: str | None = None
+    component: str | None = None
+
+    def as_dict(self) -> Json:
+        return _as_said(self, "problem", "component")
+
+    @classmethod
+    def read(cls, entry: Entry) -> Check:
+        return cls(
+            name=text(entry, "name"),
+            value=figure(entry, "value"),
+            limit=figure(entry, "limit"),
+            passed=is_true(entry, "passed"),
+            problem=words(entry, "problem"),
+            component=words(entry, "component"),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """One image at the end of a trajectory, and what it has to reach."""
+
+    runtime: str
+    image: Figure
+    psnr_db: Figure
+    ssim: Figure
+    psnr_floor_db: Figure
+    ssim_floor: Figure
+    passed: bool
+
+    def as_dict(self) -> Json:
+        return asdict(self)
+
+    @classmethod
+    def of(cls, row: PictureRow) -> Picture:
+        return cls(**row.as_dict())
+
+    @classmethod
+    def read(cls, entry: Entry) -> Picture:
+        figures = {key: figure(entry, key) for key in ("image", "psnr_db", "ssim", "psnr_floor_db", "ssim_floor")}
+        return cls(runtime=text(entry, "runtime"), **figures, passed=is_true(entry, "passed"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class NotRun:
+    """An engine that no figure is of."""
+
+    target: str
+    engine: str
+    reason: str
+    component: str | None = None
+
+    def as_dict(self) -> Json:
+        return _as_said(self, "component")
+
+    @classmethod
+    def read(cls, entry: Entry) -> NotRun:
+        names = {key: text(entry, key) for key in ("target", "engine", "reason")}
+        return cls(**names, component=words(entry, "component"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Component:
+    """What a model beside the bundle's own is."""
+
+    name: str
+    precision: str
+
+    @classmethod
+    def read(cls, entry: Entry) -> Component:
+        return cls(name=text(entry, "name"), precision=text(entry, "precision"))
