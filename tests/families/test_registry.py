@@ -14,11 +14,12 @@ import torch
 from safetensors.torch import save_file
 
 from dsr_export.errors import ExportError
-from dsr_export.families import entry, load_subject, models, subject_key
-from dsr_export.families.digits import packaged_config
+from dsr_export.families import FamilyRequest, entry, load_subject, models, subject_key
 from dsr_export.families.rae_dit.config import resolve_config
-from dsr_export.families.rae_dit.models import REGISTERS, SIZES
-from dsr_export.families.randomise import empty_module
+from dsr_export.families.rae_dit.digits import packaged_config
+from dsr_export.families.rae_dit.models import SIZES
+from dsr_export.families.rae_dit.network import RaeDit
+from dsr_export.families.randomise import without_memory
 from dsr_export.spec import ReplaceSpec
 
 TINY: dict[str, Any] = {
@@ -49,8 +50,8 @@ def test_registered_names() -> None:
 @pytest.mark.parametrize("model", [m for m in models() if m.family == "rae-dit"], ids=lambda model: model.name)
 def test_parameter_counts_are_true(model: Any) -> None:
     base = SIZES.get(model.name)
-    config = resolve_config({**base, "register_len": REGISTERS}) if base else packaged_config()
-    assert sum(weight.numel() for weight in empty_module(config).parameters()) == model.parameters
+    config = resolve_config(base) if base else packaged_config()
+    assert sum(weight.numel() for weight in without_memory(RaeDit, config).parameters()) == model.parameters
 
 
 def test_unknown_model_names_the_nearest_and_all() -> None:
@@ -62,8 +63,9 @@ def test_unknown_model_names_the_nearest_and_all() -> None:
 
 def test_registry_and_keys_need_neither_torch_nor_onnxruntime() -> None:
     code = (
-        "import sys, json, dsr_export; from dsr_export.families import models, subject_key\n"
-        "key = subject_key('digits'); subject_key('rae-dit-s', random_weights=1); dsr_export.ExportConfig\n"
+        "import sys, json, dsr_export; from dsr_export.families import FamilyRequest, models, subject_key\n"
+        "keys = [subject_key(FamilyRequest(model=m, random_weights=s)) for m, s in (('digits', None), ('jit', 1))]\n"
+        "dsr_export.ExportConfig\n"
         "print(json.dumps([len(models()), [m for m in ('torch', 'onnxruntime', 'onnx') if m in sys.modules]]))"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -193,19 +195,19 @@ class TestSubjectKey:
         for i, file in enumerate(files):
             file.write_bytes(bytes([i]))
         keys = [
-            subject_key("digits"),
-            subject_key("digits-outliers"),
-            subject_key("digits", random_weights=0),
-            subject_key("digits", random_weights=1),
-            subject_key("digits", checkpoint=files[0]),
-            subject_key("digits", checkpoint=files[1]),
-            subject_key("digits", checkpoint=files[1], weights="ema"),
-            subject_key("digits", checkpoint=files[1], weights="model"),
-            subject_key("digits", random_weights=0, registers=0),
-            subject_key("digits", replace=[GROUP]),
-            subject_key("digits", replace=[]),
-            subject_key("digits", replace=[dataclasses.replace(GROUP, registers=str(files[0]))]),
-            subject_key("digits", random_weights=0, depth=3),
+            _key("digits"),
+            _key("digits-outliers"),
+            _key("digits", random_weights=0),
+            _key("digits", random_weights=1),
+            _key("digits", checkpoint=files[0]),
+            _key("digits", checkpoint=files[1]),
+            _key("digits", checkpoint=files[1], weights="ema"),
+            _key("digits", checkpoint=files[1], weights="model"),
+            _key("digits", random_weights=0, registers=0),
+            _key("digits", replace=[GROUP]),
+            _key("digits", replace=[]),
+            _key("digits", replace=[dataclasses.replace(GROUP, registers=str(files[0]))]),
+            _key("digits", random_weights=0, options={"depth": 3}),
         ]
         texts = [json.dumps(key, sort_keys=True) for key in keys]
         assert len(set(texts)) == len(texts)
@@ -213,8 +215,12 @@ class TestSubjectKey:
     def test_files_count_by_content(self, tmp_path: Path) -> None:
         for name in ("a.pt", "b.pt"):
             (tmp_path / name).write_bytes(b"same")
-        assert subject_key("digits", tmp_path / "a.pt") == subject_key("digits", tmp_path / "b.pt")
+        assert _key("digits", checkpoint=tmp_path / "a.pt") == _key("digits", checkpoint=tmp_path / "b.pt")
 
     def test_a_missing_checkpoint_is_an_error(self, tmp_path: Path) -> None:
         with pytest.raises(ExportError, match="no such file"):
-            subject_key("rae-dit-s", tmp_path / "none.pt")
+            _key("rae-dit-s", checkpoint=tmp_path / "none.pt")
+
+
+def _key(model: str, **asked: Any) -> dict[str, Any]:
+    return subject_key(FamilyRequest(model=model, **asked))
