@@ -21,21 +21,13 @@ from dsr_export.families.rae_dit.models import SIZES
 from dsr_export.families.rae_dit.network import RaeDit
 from dsr_export.families.randomise import without_memory
 from dsr_export.spec import ReplaceSpec
+from tests.families.tiny_sizes import SIZES as TINY_SIZES
 
-TINY: dict[str, Any] = {
-    "input_size": 4,
-    "patch_size": 2,
-    "in_channels": 3,
-    "hidden_size": 32,
-    "depth": 3,
-    "num_heads": 4,
-    "num_classes": 5,
-}
 GROUP = ReplaceSpec(layers=(0, 2), rule="median", threshold=1.5, rounds=2)
 
 
 def _saved(path: Path, **options: Any) -> Path:
-    save_file(load_subject("rae-dit", random_weights=0, **TINY, **options).module.state_dict(), path)
+    save_file(load_subject("rae-dit", random_weights=0, **TINY_SIZES, **options).module.state_dict(), path)
     return path
 
 
@@ -107,7 +99,7 @@ def test_checkpoint_and_seed_exclude_each_other(tmp_path: Path) -> None:
 )
 def test_options_that_cannot_be_built_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ExportError, match=message):
-        load_subject("rae-dit", random_weights=0, **{**TINY, **options})
+        load_subject("rae-dit", random_weights=0, **{**TINY_SIZES, **options})
 
 
 def test_unknown_option_names_the_nearest() -> None:
@@ -124,11 +116,11 @@ def test_free_model_needs_its_sizes() -> None:
 @pytest.mark.parametrize("seed", [-1, 2**63])
 def test_impossible_seeds_are_refused(seed: int) -> None:
     with pytest.raises(ExportError, match="no seed"):
-        load_subject("rae-dit", random_weights=seed, **TINY)
+        load_subject("rae-dit", random_weights=seed, **TINY_SIZES)
 
 
 def test_subject_describes_its_module() -> None:
-    subject = load_subject("rae-dit", random_weights=5, registers=4, **TINY)
+    subject = load_subject("rae-dit", random_weights=5, registers=4, **TINY_SIZES)
     assert [(spec.name, spec.dtype, spec.with_batch(2)) for spec in (*subject.inputs, *subject.outputs)] == [
         ("x", "float32", (2, 3, 4, 4)),
         ("t", "float32", (2,)),
@@ -160,14 +152,14 @@ def test_sized_models_have_36_registers_by_default() -> None:
 @pytest.mark.parametrize("registers", [0, 5])
 def test_registers_are_read_off_the_checkpoint(tmp_path: Path, registers: int) -> None:
     path = _saved(tmp_path / "a.safetensors", registers=registers)
-    sizes = {name: TINY[name] for name in ("hidden_size", "depth", "num_heads", "num_classes")}
+    sizes = {name: TINY_SIZES[name] for name in ("hidden_size", "depth", "num_heads", "num_classes")}
     sizes["register_start"] = 1
     subject = load_subject("rae-dit", checkpoint=path, **sizes)
     assert subject.dsr.denoiser.registers == registers
     assert subject.inputs[0].shape == ("batch", 3, 4, 4)
     assert len(subject.provenance["checkpoint_sha256"]) == 64
     for name, value in (
-        load_subject("rae-dit", random_weights=0, registers=registers, **TINY).module.state_dict().items()
+        load_subject("rae-dit", random_weights=0, registers=registers, **TINY_SIZES).module.state_dict().items()
     ):
         assert torch.equal(value, subject.module.state_dict()[name])
 
@@ -176,7 +168,7 @@ def test_registers_are_read_off_the_checkpoint(tmp_path: Path, registers: int) -
 def test_other_registers_than_asked_hint_at_those_held(tmp_path: Path, held: int, asked: int) -> None:
     path = _saved(tmp_path / "a.safetensors", registers=held)
     with pytest.raises(ExportError) as caught:
-        load_subject("rae-dit", checkpoint=path, registers=asked, **TINY)
+        load_subject("rae-dit", checkpoint=path, registers=asked, **TINY_SIZES)
     assert f"--registers {held}" in str(caught.value.hint)
 
 

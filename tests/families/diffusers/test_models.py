@@ -25,7 +25,7 @@ from graphs.files import load_model
 from graphs.lowering import lower, optimize
 from graphs.precision.islands import PrecisionPolicy
 from graphs.precision.typed import assign_precision
-from tests.families.diffusers_folders import (
+from tests.families.diffusers.folders import (
     CONFIGS,
     DIT,
     FLUX,

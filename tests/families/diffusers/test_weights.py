@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from dsr_export.errors import ExportError
 from dsr_export.families.diffusers.files import open_folder
 from dsr_export.families.diffusers.models import NAMES
-from tests.families.diffusers_folders import (
+from tests.families.diffusers.folders import (
     DIT,
     OPTIONS,
     PIXART,

@@ -12,24 +12,15 @@ from torch import Tensor, nn
 
 from dsr_export.families.embeddings import PatchEmbed, RotaryEmbedding2D
 from dsr_export.families.rae_dit.config import resolve_config
-from dsr_export.families.rae_dit.models import SIZES
+from dsr_export.families.rae_dit.models import SIZES as RELEASED
 from dsr_export.families.rae_dit.network import RaeDit, RaeDitConfig
 from dsr_export.families.randomise import drawn, without_memory
 from dsr_export.registers import RecursiveReplacement
+from tests.families import oracle_blocks
 from tests.families import rae_dit_oracle as oracle
+from tests.families.tiny_sizes import SIZES
 
-TINY = RaeDitConfig(
-    input_size=4,
-    patch_size=2,
-    in_channels=3,
-    hidden_size=32,
-    depth=3,
-    num_heads=4,
-    num_classes=5,
-    register_conditioning=True,
-    register_len=4,
-    register_start=1,
-)
+TINY = RaeDitConfig(**SIZES, register_conditioning=True, register_len=4, register_start=1)
 VARIANTS: dict[str, dict[str, Any]] = {
     "registers": {},
     "registers from block 0": {"register_start": 0},
@@ -86,7 +77,7 @@ def test_state_dict_has_the_released_names_and_shapes() -> None:
 
 @pytest.mark.parametrize(("size", "hidden"), [("s", 1024), ("b", 2048), ("l", 2730), ("xl", 3072)])
 def test_registered_sizes_have_the_released_shapes(size: str, hidden: int) -> None:
-    config = resolve_config({**SIZES[f"rae-dit-{size}"], "register_len": 36})
+    config = resolve_config(RELEASED[f"rae-dit-{size}"])
     shapes = {name: tuple(value.shape) for name, value in without_memory(RaeDit, config).state_dict().items()}
     dim = config.hidden_size
     stem = _stem(tokens=256, registers=36, dim=dim, head=dim // config.num_heads, channels=768, patch=1, rows=1001)
@@ -139,14 +130,14 @@ def _block(*, dim: int, hidden: int) -> dict[str, tuple[int, ...]]:
 def test_rope_turns_interleaved_pairs_and_leaves_registers(prefix: int) -> None:
     x = torch.randn(1, 1, prefix + 9, 8)
     found = RotaryEmbedding2D(8, 3, prefix=prefix)(x)[0, 0]
-    np.testing.assert_allclose(found, oracle.rotate(x[0, 0].numpy(), 3, prefix), atol=1e-6)
+    np.testing.assert_allclose(found, oracle_blocks.rotate(x[0, 0].numpy(), 3, prefix), atol=1e-6)
     assert torch.equal(found[:prefix], x[0, 0, :prefix])
 
 
 def test_unpatchify_puts_row_column_channel_in_order() -> None:
     h = torch.arange(2 * 4 * 12).reshape(2, 4, 12)
     found = drawn(RaeDit, TINY, 0)._unpatchify(h)
-    assert np.array_equal(found[1], oracle.unpatchify(h[1].numpy(), 3, 2, 2))
+    assert np.array_equal(found[1], oracle_blocks.unpatchify(h[1].numpy(), 3, 2, 2))
 
 
 def test_patches_are_read_row_by_row() -> None:
