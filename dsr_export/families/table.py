@@ -1,4 +1,5 @@
-"""The one table of registered models: a new family is one file with a `load` function, and its entries here.
+"""The one table of registered models: a new family is one folder with a function
+`load(FamilyRequest) -> Subject`, and its entries here.
 
 Imports no torch.
 """
@@ -25,7 +26,7 @@ class ModelEntry:
     stage: Stage = "denoiser"
 
 
-_DIGITS = "dsr_export.families.digits:load"
+_DIGITS = "dsr_export.families.rae_dit.digits:load"
 _RAE_DIT = "dsr_export.families.rae_dit.models:load"
 _RAE_DIT_DH = "dsr_export.families.rae_dit.wide_head_models:load"
 _DIT = "dsr_export.families.dit.models:load"

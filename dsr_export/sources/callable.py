@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from dsr_export.config import ModelRequest
 from dsr_export.declarations.weight_file import WeightFile
 from dsr_export.errors import ExportError
-from dsr_export.families import file_sha256
+from dsr_export.families.digests import file_sha256
 from dsr_export.sources.options import refuse_unused
 from dsr_export.user_code.imported import code_digest, described, import_object, running_own_code
 

@@ -10,8 +10,9 @@ from typing import Any
 from dsr_export.config import ModelRequest
 from dsr_export.declarations.dsr_file import dsr_digest
 from dsr_export.errors import ExportError
-from dsr_export.families import MAX_SEED, file_sha256, option_key
+from dsr_export.families import MAX_SEED, FamilyRequest
 from dsr_export.families.diffusers.files import TransformerFolder, open_folder
+from dsr_export.families.digests import file_sha256, option_key
 from dsr_export.readable import readable
 from dsr_export.subject import Subject
 from graphs.artifacts import files_digest
@@ -46,16 +47,7 @@ class DiffusersFolderSource:
     def load(self) -> Subject:
         from dsr_export.families.diffusers.models import load_folder
 
-        asked = self.request
-        return load_folder(
-            self._folder,
-            checkpoint=asked.checkpoint,
-            entry=asked.weights,
-            random_weights=asked.random_weights,
-            registers=asked.registers,
-            dsr=asked.dsr,
-            options=asked.options,
-        )
+        return load_folder(self._folder, FamilyRequest.of(self.request, model=self._folder.name))
 
     @cached_property
     def _folder(self) -> TransformerFolder:

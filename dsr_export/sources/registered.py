@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dsr_export.config import ModelRequest
-from dsr_export.families import load_subject, subject_key
+from dsr_export.families import FamilyRequest, load, subject_key
 from dsr_export.subject import Subject
 
 
@@ -21,28 +21,10 @@ class RegisteredSource:
         return self.request.model
 
     def key(self) -> dict[str, Any]:
-        asked, options = self.request, dict[str, Any](self.request.options)
-        return subject_key(
-            asked.model,
-            asked.checkpoint,
-            asked.random_weights,
-            asked.registers,
-            weights=asked.weights,
-            dsr=asked.dsr,
-            **options,
-        )
+        return subject_key(FamilyRequest.of(self.request))
 
     def load(self) -> Subject:
-        asked, options = self.request, dict[str, Any](self.request.options)
-        return load_subject(
-            asked.model,
-            checkpoint=asked.checkpoint,
-            weights=asked.weights,
-            random_weights=asked.random_weights,
-            registers=asked.registers,
-            dsr=asked.dsr,
-            **options,
-        )
+        return load(FamilyRequest.of(self.request))
 
 
 def accepts(request: ModelRequest) -> bool:

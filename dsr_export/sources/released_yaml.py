@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,10 +10,10 @@ from typing import Any
 
 from dsr_export.config import ModelRequest
 from dsr_export.declarations.released_config import ReleasedConfig, read_released
-from dsr_export.declarations.weight_file import WeightFile
 from dsr_export.errors import ExportError
-from dsr_export.families import check_weights, entry, file_sha256, subject_key
+from dsr_export.families import FamilyRequest, check_weights, entry, subject_key
 from dsr_export.families.declared import with_declaration
+from dsr_export.families.digests import file_sha256
 from dsr_export.readable import readable
 from dsr_export.subject import Subject
 
@@ -29,29 +30,17 @@ class ReleasedSource:
         return readable(self.file.stem)
 
     def key(self) -> dict[str, Any]:
-        asked, options = self.request, dict[str, Any](self.request.options)
-        model = self._config.family
-        key = subject_key(
-            model,
-            self._checkpoint,
-            asked.random_weights,
-            asked.registers,
-            weights=asked.weights,
-            dsr=asked.dsr,
-            **options,
-        )
+        key = subject_key(dataclasses.replace(self._asked, model=self._config.family))
         return {"name": self.name, "config_sha256": file_sha256(self.file), **key}
 
     def load(self) -> Subject:
         from dsr_export.families.rae_dit.released import subject_from_released
 
-        asked = self.request
-        declared = with_declaration(
-            self.name, "denoiser", asked.dsr, registers=asked.registers, replace=None, config=asked.options
-        )
-        path, seed = self._checkpoint, asked.random_weights
-        checkpoint = None if path is None else WeightFile(path, asked.weights)
-        return subject_from_released(self.name, self._config, checkpoint=checkpoint, random_weights=seed, **declared)
+        return subject_from_released(self._config, with_declaration(self._asked, "denoiser"))
+
+    @cached_property
+    def _asked(self) -> FamilyRequest:
+        return FamilyRequest.of(self.request, model=self.name, checkpoint=self._checkpoint)
 
     @cached_property
     def _config(self) -> ReleasedConfig:
@@ -86,5 +75,5 @@ def source(request: ModelRequest) -> ReleasedSource:
     if request.model_dir is not None:
         raise ExportError("both --model-dir and --config are given", hint="give one of them")
     if request.checkpoint is not None or request.random_weights is not None:
-        check_weights(entry("rae-dit"), request.checkpoint, request.random_weights)
+        check_weights(entry("rae-dit"), FamilyRequest.of(request))
     return ReleasedSource(request, request.config_file)

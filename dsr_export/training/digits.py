@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from dsr_export.families.digits import packaged_config
+from dsr_export.families.rae_dit.digits import packaged_config
 from dsr_export.families.rae_dit.network import RaeDit
 from dsr_export.sampling import MIN_TIME
 

@@ -18,6 +18,7 @@ from dsr_export.bundle.writer import write_bundle
 from dsr_export.errors import ExportError
 from dsr_export.storage.canonical import parse_sealed, sealed_bytes
 from graphs.artifacts import TensorSpec, files_digest
+from tests.bundle.opening import refused
 from tests.bundle.sample_files import external_model, model_bytes
 
 Contents = dict[str, Path | bytes]
@@ -59,13 +60,6 @@ def compose(tmp_path: Path, manifest: Manifest, contents: Contents) -> Compose:
         return write_bundle(tmp_path / "pipe.dsr", replace(manifest, components=entries), {**contents, **inside})
 
     return write
-
-
-def refused(bundle: Path, problem: str) -> ExportError:
-    with pytest.raises(ExportError, match=problem) as caught:
-        Bundle.open(bundle)
-    assert caught.value.hint
-    return caught.value
 
 
 def resealed(pipe: Path, edit: Callable[[dict[str, Any]], object] = lambda value: None) -> None:

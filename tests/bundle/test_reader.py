@@ -16,6 +16,7 @@ from dsr_export.bundle.manifest import Manifest
 from dsr_export.bundle.reader import Bundle
 from dsr_export.bundle.writer import write_bundle
 from dsr_export.errors import ExportError
+from tests.bundle.opening import refused
 from tests.bundle.sample_files import external_model, model_bytes
 
 FILES = ["engines/rtx.plan", "golden.npz", "manifest.json", "model.onnx", "model.onnx.data", "report.json"]
@@ -30,13 +31,6 @@ def build(tmp_path: Path, manifest: Manifest, contents: dict[str, Any]) -> Build
         return write_bundle(tmp_path / "changed.dsr", manifest, {**contents, **changed})
 
     return write
-
-
-def refused(bundle: Path, problem: str) -> ExportError:
-    with pytest.raises(ExportError, match=problem) as caught:
-        Bundle.open(bundle)
-    assert caught.value.hint
-    return caught.value
 
 
 def test_an_intact_bundle_opens(bundle: Path, manifest: Manifest) -> None:

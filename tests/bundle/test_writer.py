@@ -16,6 +16,7 @@ from dsr_export.bundle.reader import Bundle
 from dsr_export.bundle.writer import check_destination, write_bundle
 from dsr_export.errors import ExportError
 from dsr_export.storage import disk
+from tests.folders import names
 
 Contents = dict[str, Path | bytes]
 Usage = namedtuple("Usage", "total used free")
@@ -31,10 +32,6 @@ def dead_pid() -> int:
 
 def snapshot(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
 
 
 def test_the_bundle_holds_the_contents_and_a_manifest(tmp_path: Path, manifest: Manifest, contents: Contents) -> None:

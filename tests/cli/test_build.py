@@ -20,15 +20,12 @@ from safetensors.torch import save_file
 from dsr_export.bundle.reader import Bundle
 from dsr_export.storage.locks import exclusive
 from tests.conftest import Cli
+from tests.folders import names
 
 KEYS = {"bundle", "passed", "precision", "target", "stages", "parity", "rewrites", "peak_rss_bytes"}
 ROW = {"output", "runtime", "reference", "max_abs", "mean_abs", "cosine", "psnr_db", "snr_db", "tolerance", "passed"}
 STAGES = ["trace", "reference", "lower", "optimize", "audit", "norms", "type", "engine", "taps", "parity"]
 COMMAND = [sys.executable, "-m", "dsr_export"]
-
-
-def _left_in(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
 
 
 def test_json_holds_the_promised_keys_and_nothing_else_is_on_stdout(digits_bundle: Path, cli: Cli) -> None:
@@ -130,7 +127,7 @@ def test_bad_checkpoints_are_named_and_leave_nothing(kind: str, said: str, cli: 
     assert done.code == 1
     assert said in done.err
     assert "hint:" in done.err
-    assert _left_in(tmp_path) == [checkpoint.name]
+    assert names(tmp_path) == [checkpoint.name]
 
 
 class _Payload:
@@ -144,7 +141,7 @@ def test_pickled_code_is_refused_and_never_run(cli: Cli, tmp_path: Path, monkeyp
     done = cli("build", "--checkpoint", "evil.pt")
     assert done.code == 1
     assert "could execute code" in done.err
-    assert _left_in(tmp_path) == ["evil.pt"]
+    assert names(tmp_path) == ["evil.pt"]
 
 
 @pytest.mark.parametrize(
@@ -168,7 +165,7 @@ def test_bad_arguments_get_a_hint_and_leave_nothing(
     done = cli("build", *arguments)
     assert (done.code, done.out) == (code, "")
     assert said in done.err
-    assert _left_in(tmp_path) == []
+    assert names(tmp_path) == []
 
 
 def test_a_missing_package_names_its_extra(cli: Cli, tmp_path: Path) -> None:
@@ -185,9 +182,9 @@ def test_someone_elses_folder_is_kept_unless_forced(cli: Cli, tmp_path: Path) ->
     refused = cli("build", *options)
     assert refused.code == 1
     assert "--force" in refused.err
-    assert _left_in(out) == ["precious.txt"]
+    assert names(out) == ["precious.txt"]
     assert cli("build", *options, "--force").code == 0
-    assert "precious.txt" not in _left_in(out)
+    assert "precious.txt" not in names(out)
 
 
 def test_two_builds_into_one_folder_do_not_mix(cli: Cli, tmp_path: Path) -> None:
@@ -195,7 +192,7 @@ def test_two_builds_into_one_folder_do_not_mix(cli: Cli, tmp_path: Path) -> None
         done = cli("build", "--out", tmp_path / "b.dsr")
     assert done.code == 1
     assert "another build is writing to" in done.err
-    assert _left_in(tmp_path) == []
+    assert names(tmp_path) == []
 
 
 def _limit_file_size() -> None:
@@ -210,7 +207,7 @@ def test_a_full_disk_is_said_and_leaves_nothing(digits_bundle: Path, tmp_path: P
     assert "disk full" in done.stderr
     assert "hint:" in done.stderr
     assert "Traceback" not in done.stderr
-    assert _left_in(tmp_path) == []
+    assert names(tmp_path) == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -230,7 +227,7 @@ def test_an_interrupted_build_leaves_nothing_and_can_be_repeated(number: int, tm
     assert not list((tmp_path / "cache").glob("**/*.tmp*"))
     assert "interrupted" in said
     assert "Traceback" not in said
-    assert not (tmp_path / "out").exists() or _left_in(tmp_path / "out") == []
+    assert not (tmp_path / "out").exists() or names(tmp_path / "out") == []
 
 
 def test_arrays_of_the_golden_file_are_finite(digits_bundle: Path) -> None:

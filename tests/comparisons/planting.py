@@ -13,8 +13,8 @@ import math
 
 import torch
 
-from dsr_export.families.digits import plant_outliers
-from dsr_export.families.rae_dit.layers import Block
+from dsr_export.families.layers import Block
+from dsr_export.families.rae_dit.digits import plant_outliers
 from dsr_export.families.rae_dit.network import RaeDit
 
 GAIN = 50.0

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dsr_export.families.rae_dit.network import RaeDit, RaeDitConfig
-from dsr_export.families.randomise import random_module
+from dsr_export.families.randomise import drawn
 from tests.comparisons.planting import CHANNELS, GAIN, MASSIVE, MASSIVE_BLOCK, plant, plant_channels
 
 CONFIG = RaeDitConfig(input_size=4, in_channels=8, hidden_size=384, depth=3, num_heads=4, num_classes=5)
@@ -18,7 +18,7 @@ CORNERS = [0, 3, 12, 15]
 
 @pytest.fixture
 def module() -> RaeDit:
-    return random_module(CONFIG, 0).eval().requires_grad_(False)
+    return drawn(RaeDit, CONFIG, 0).eval().requires_grad_(False)
 
 
 def _inputs() -> tuple[torch.Tensor, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -225,10 +226,12 @@ class TestDeclaration:
         assert message in caught.value.message and caught.value.hint
 
     def test_it_is_part_of_the_cache_key(self, tmp_path: Path) -> None:
-        from dsr_export.families import subject_key
+        from dsr_export.families import FamilyRequest, subject_key
 
         path = _file(tmp_path, TEST_TIME)
-        keys = [subject_key("siglip", random_weights=0), subject_key("siglip", random_weights=0, dsr=path)]
+        plain = FamilyRequest(model="siglip", random_weights=0)
+        declared = dataclasses.replace(plain, dsr=path)
+        keys = [subject_key(plain), subject_key(declared)]
         (tmp_path / "neurons.json").write_text('{"3": [7]}')
-        keys.append(subject_key("siglip", random_weights=0, dsr=path))
+        keys.append(subject_key(declared))
         assert len({json.dumps(key, sort_keys=True) for key in keys}) == 3

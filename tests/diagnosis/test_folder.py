@@ -9,12 +9,9 @@ import dsr_export.diagnosis.folder as folder_module
 from dsr_export.diagnosis.folder import RECORD, check_folder, write_folder
 from dsr_export.diagnosis.record import KIND
 from dsr_export.errors import ExportError
+from tests.folders import names
 
 CONTENTS = {RECORD: json.dumps({"kind": KIND}), "index.html": "<p>"}
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in folder.iterdir())
 
 
 def test_an_earlier_diagnosis_is_replaced_whole(tmp_path: Path) -> None:

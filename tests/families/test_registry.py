@@ -14,27 +14,20 @@ import torch
 from safetensors.torch import save_file
 
 from dsr_export.errors import ExportError
-from dsr_export.families import entry, load_subject, models, subject_key
-from dsr_export.families.digits import packaged_config
+from dsr_export.families import FamilyRequest, entry, load_subject, models, subject_key
 from dsr_export.families.rae_dit.config import resolve_config
-from dsr_export.families.rae_dit.models import REGISTERS, SIZES
-from dsr_export.families.randomise import empty_module
+from dsr_export.families.rae_dit.digits import packaged_config
+from dsr_export.families.rae_dit.models import SIZES
+from dsr_export.families.rae_dit.network import RaeDit
+from dsr_export.families.randomise import without_memory
 from dsr_export.spec import ReplaceSpec
+from tests.families.tiny_sizes import SIZES as TINY_SIZES
 
-TINY: dict[str, Any] = {
-    "input_size": 4,
-    "patch_size": 2,
-    "in_channels": 3,
-    "hidden_size": 32,
-    "depth": 3,
-    "num_heads": 4,
-    "num_classes": 5,
-}
 GROUP = ReplaceSpec(layers=(0, 2), rule="median", threshold=1.5, rounds=2)
 
 
 def _saved(path: Path, **options: Any) -> Path:
-    save_file(load_subject("rae-dit", random_weights=0, **TINY, **options).module.state_dict(), path)
+    save_file(load_subject("rae-dit", random_weights=0, **TINY_SIZES, **options).module.state_dict(), path)
     return path
 
 
@@ -49,8 +42,8 @@ def test_registered_names() -> None:
 @pytest.mark.parametrize("model", [m for m in models() if m.family == "rae-dit"], ids=lambda model: model.name)
 def test_parameter_counts_are_true(model: Any) -> None:
     base = SIZES.get(model.name)
-    config = resolve_config({**base, "register_len": REGISTERS}) if base else packaged_config()
-    assert sum(weight.numel() for weight in empty_module(config).parameters()) == model.parameters
+    config = resolve_config(base) if base else packaged_config()
+    assert sum(weight.numel() for weight in without_memory(RaeDit, config).parameters()) == model.parameters
 
 
 def test_unknown_model_names_the_nearest_and_all() -> None:
@@ -62,8 +55,9 @@ def test_unknown_model_names_the_nearest_and_all() -> None:
 
 def test_registry_and_keys_need_neither_torch_nor_onnxruntime() -> None:
     code = (
-        "import sys, json, dsr_export; from dsr_export.families import models, subject_key\n"
-        "key = subject_key('digits'); subject_key('rae-dit-s', random_weights=1); dsr_export.ExportConfig\n"
+        "import sys, json, dsr_export; from dsr_export.families import FamilyRequest, models, subject_key\n"
+        "keys = [subject_key(FamilyRequest(model=m, random_weights=s)) for m, s in (('digits', None), ('jit', 1))]\n"
+        "dsr_export.ExportConfig\n"
         "print(json.dumps([len(models()), [m for m in ('torch', 'onnxruntime', 'onnx') if m in sys.modules]]))"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -105,7 +99,7 @@ def test_checkpoint_and_seed_exclude_each_other(tmp_path: Path) -> None:
 )
 def test_options_that_cannot_be_built_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ExportError, match=message):
-        load_subject("rae-dit", random_weights=0, **{**TINY, **options})
+        load_subject("rae-dit", random_weights=0, **{**TINY_SIZES, **options})
 
 
 def test_unknown_option_names_the_nearest() -> None:
@@ -122,11 +116,11 @@ def test_free_model_needs_its_sizes() -> None:
 @pytest.mark.parametrize("seed", [-1, 2**63])
 def test_impossible_seeds_are_refused(seed: int) -> None:
     with pytest.raises(ExportError, match="no seed"):
-        load_subject("rae-dit", random_weights=seed, **TINY)
+        load_subject("rae-dit", random_weights=seed, **TINY_SIZES)
 
 
 def test_subject_describes_its_module() -> None:
-    subject = load_subject("rae-dit", random_weights=5, registers=4, **TINY)
+    subject = load_subject("rae-dit", random_weights=5, registers=4, **TINY_SIZES)
     assert [(spec.name, spec.dtype, spec.with_batch(2)) for spec in (*subject.inputs, *subject.outputs)] == [
         ("x", "float32", (2, 3, 4, 4)),
         ("t", "float32", (2,)),
@@ -158,14 +152,14 @@ def test_sized_models_have_36_registers_by_default() -> None:
 @pytest.mark.parametrize("registers", [0, 5])
 def test_registers_are_read_off_the_checkpoint(tmp_path: Path, registers: int) -> None:
     path = _saved(tmp_path / "a.safetensors", registers=registers)
-    sizes = {name: TINY[name] for name in ("hidden_size", "depth", "num_heads", "num_classes")}
+    sizes = {name: TINY_SIZES[name] for name in ("hidden_size", "depth", "num_heads", "num_classes")}
     sizes["register_start"] = 1
     subject = load_subject("rae-dit", checkpoint=path, **sizes)
     assert subject.dsr.denoiser.registers == registers
     assert subject.inputs[0].shape == ("batch", 3, 4, 4)
     assert len(subject.provenance["checkpoint_sha256"]) == 64
     for name, value in (
-        load_subject("rae-dit", random_weights=0, registers=registers, **TINY).module.state_dict().items()
+        load_subject("rae-dit", random_weights=0, registers=registers, **TINY_SIZES).module.state_dict().items()
     ):
         assert torch.equal(value, subject.module.state_dict()[name])
 
@@ -174,7 +168,7 @@ def test_registers_are_read_off_the_checkpoint(tmp_path: Path, registers: int) -
 def test_other_registers_than_asked_hint_at_those_held(tmp_path: Path, held: int, asked: int) -> None:
     path = _saved(tmp_path / "a.safetensors", registers=held)
     with pytest.raises(ExportError) as caught:
-        load_subject("rae-dit", checkpoint=path, registers=asked, **TINY)
+        load_subject("rae-dit", checkpoint=path, registers=asked, **TINY_SIZES)
     assert f"--registers {held}" in str(caught.value.hint)
 
 
@@ -193,19 +187,19 @@ class TestSubjectKey:
         for i, file in enumerate(files):
             file.write_bytes(bytes([i]))
         keys = [
-            subject_key("digits"),
-            subject_key("digits-outliers"),
-            subject_key("digits", random_weights=0),
-            subject_key("digits", random_weights=1),
-            subject_key("digits", checkpoint=files[0]),
-            subject_key("digits", checkpoint=files[1]),
-            subject_key("digits", checkpoint=files[1], weights="ema"),
-            subject_key("digits", checkpoint=files[1], weights="model"),
-            subject_key("digits", random_weights=0, registers=0),
-            subject_key("digits", replace=[GROUP]),
-            subject_key("digits", replace=[]),
-            subject_key("digits", replace=[dataclasses.replace(GROUP, registers=str(files[0]))]),
-            subject_key("digits", random_weights=0, depth=3),
+            _key("digits"),
+            _key("digits-outliers"),
+            _key("digits", random_weights=0),
+            _key("digits", random_weights=1),
+            _key("digits", checkpoint=files[0]),
+            _key("digits", checkpoint=files[1]),
+            _key("digits", checkpoint=files[1], weights="ema"),
+            _key("digits", checkpoint=files[1], weights="model"),
+            _key("digits", random_weights=0, registers=0),
+            _key("digits", replace=[GROUP]),
+            _key("digits", replace=[]),
+            _key("digits", replace=[dataclasses.replace(GROUP, registers=str(files[0]))]),
+            _key("digits", random_weights=0, options={"depth": 3}),
         ]
         texts = [json.dumps(key, sort_keys=True) for key in keys]
         assert len(set(texts)) == len(texts)
@@ -213,8 +207,12 @@ class TestSubjectKey:
     def test_files_count_by_content(self, tmp_path: Path) -> None:
         for name in ("a.pt", "b.pt"):
             (tmp_path / name).write_bytes(b"same")
-        assert subject_key("digits", tmp_path / "a.pt") == subject_key("digits", tmp_path / "b.pt")
+        assert _key("digits", checkpoint=tmp_path / "a.pt") == _key("digits", checkpoint=tmp_path / "b.pt")
 
     def test_a_missing_checkpoint_is_an_error(self, tmp_path: Path) -> None:
         with pytest.raises(ExportError, match="no such file"):
-            subject_key("rae-dit-s", tmp_path / "none.pt")
+            _key("rae-dit-s", checkpoint=tmp_path / "none.pt")
+
+
+def _key(model: str, **asked: Any) -> dict[str, Any]:
+    return subject_key(FamilyRequest(model=model, **asked))

@@ -16,16 +16,8 @@ from dsr_export.families.rae_dit.network import RaeDit
 from dsr_export.registers import RecursiveReplacement
 from dsr_export.spec import ReplaceSpec
 from dsr_export.subject import Subject
+from tests.families.tiny_sizes import SIZES
 
-TINY: dict[str, Any] = {
-    "input_size": 4,
-    "patch_size": 2,
-    "in_channels": 3,
-    "hidden_size": 32,
-    "depth": 3,
-    "num_heads": 4,
-    "num_classes": 5,
-}
 GROUP = ReplaceSpec(layers=(0, 2), rule="median", threshold=1.5, rounds=2)
 
 
@@ -36,7 +28,7 @@ def _sites(subject: Subject) -> dict[str, RecursiveReplacement]:
 
 
 def test_each_layer_has_its_own_instance_and_excludes_registers_once_they_are_there() -> None:
-    subject = load_subject("rae-dit", random_weights=0, registers=4, replace=[GROUP], **TINY)
+    subject = load_subject("rae-dit", random_weights=0, registers=4, replace=[GROUP], **SIZES)
     sites = _sites(subject)
     assert {layer: site.exclude for layer, site in sites.items()} == {"0": [], "2": [0, 1, 2, 3]}
     assert sites["0"] is not sites["2"] and subject.dsr.sites()["ReplaceOutliers"] == 2
@@ -48,7 +40,7 @@ def test_registers_and_gate_come_from_a_file(tmp_path: Path) -> None:
     tensors = {name: torch.randn(shape) for name, shape in shapes.items()}
     save_file(tensors, path)
     group = dataclasses.replace(GROUP, registers=str(path), choice="gate")
-    site = _sites(load_subject("rae-dit", random_weights=0, replace=[group], **TINY))["2"]
+    site = _sites(load_subject("rae-dit", random_weights=0, replace=[group], **SIZES))["2"]
     for name, tensor in tensors.items():
         assert torch.equal(getattr(site, name), tensor)
 
@@ -70,12 +62,12 @@ def test_registers_and_gate_come_from_a_file(tmp_path: Path) -> None:
 )
 def test_groups_that_do_not_fit_are_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ExportError, match=message):
-        load_subject("rae-dit", random_weights=0, registers=4, replace=[dataclasses.replace(GROUP, **change)], **TINY)
+        load_subject("rae-dit", random_weights=0, registers=4, replace=[dataclasses.replace(GROUP, **change)], **SIZES)
 
 
 def test_nearest_needs_registers() -> None:
     with pytest.raises(ExportError, match="no registers of its own"):
-        load_subject("rae-dit", random_weights=0, registers=0, replace=[GROUP], **TINY)
+        load_subject("rae-dit", random_weights=0, registers=0, replace=[GROUP], **SIZES)
 
 
 @pytest.mark.parametrize(("name", "shape"), [("registers", (2, 31)), ("rows", (2, 32)), ("registers", (32,))])
@@ -83,4 +75,4 @@ def test_register_files_are_checked(tmp_path: Path, name: str, shape: tuple[int,
     save_file({name: torch.ones(shape)}, tmp_path / "r.safetensors")
     group = dataclasses.replace(GROUP, registers=str(tmp_path / "r.safetensors"))
     with pytest.raises(ExportError, match=r"shape \[R, 32\]"):
-        load_subject("rae-dit", random_weights=0, replace=[group], **TINY)
+        load_subject("rae-dit", random_weights=0, replace=[group], **SIZES)

@@ -33,6 +33,12 @@ SPELT: Mapping[str, str] = {
 
 
 def spelt_norm(path: Path, style: str, *, axis: int = -1) -> Path:
+    """The model, saved."""
+    onnx.save(spelt_norm_model(style, axis=axis), path)
+    return path
+
+
+def spelt_norm_model(style: str, *, axis: int = -1) -> onnx.ModelProto:
     """`a [batch, 4, WIDTH] -> out`, its nodes named as in a module whose name tells nothing."""
     body = "\n".join([AXES.format(axis=axis), "x = MatMul (a, w1)", SPELT[style], "out = MatMul (y, w2)"])
     shape = f"float[batch,4,{WIDTH}]"
@@ -44,8 +50,7 @@ def spelt_norm(path: Path, style: str, *, axis: int = -1) -> Path:
     read = {name for node in model.graph.node for name in node.input}
     tensors = [numpy_helper.from_array(value, name) for name, value in weights().items() if name in read]
     model.graph.initializer.extend(tensors)
-    onnx.save(model, path)
-    return path
+    return model
 
 
 def weights() -> dict[str, npt.NDArray[np.float32]]:

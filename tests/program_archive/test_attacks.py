@@ -28,16 +28,7 @@ from tests.program_archive.forged import (
     two_directories,
     zipped,
 )
-
-
-class Malicious:
-    """Touches a file when it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Path.touch, (self.path,)
+from tests.program_archive.malicious import Malicious
 
 
 def _saved(value: Any) -> bytes:

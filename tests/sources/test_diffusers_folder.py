@@ -21,7 +21,7 @@ from dsr_export.errors import ExportError
 from dsr_export.sources import find_source, load_subject
 from dsr_export.sources.diffusers_folder import accepts
 from tests.conftest import Cli
-from tests.families.diffusers_folders import DIT, OPTIONS, PIXART, saved
+from tests.families.diffusers.folders import DIT, OPTIONS, PIXART, saved
 
 SD3 = "SD3Transformer2DModel"
 WEIGHTS = "diffusion_pytorch_model.safetensors"

@@ -23,6 +23,7 @@ from dsr_export.registers import RecursiveReplacement
 from dsr_export.sources import find_source, load_subject
 from graphs.lowering import lower
 from tests.conftest import Cli
+from tests.program_archive.malicious import Malicious
 
 BATCH = torch.export.Dim("batch", min=1)
 
@@ -153,16 +154,6 @@ class Half(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x * self.weight.float()
-
-
-class Malicious:
-    """Touches a file when it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Path.touch, (self.path,)
 
 
 def _altered(source: Path, target: Path, change: Callable[[dict[str, bytes]], None]) -> Path:

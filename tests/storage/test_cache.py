@@ -17,6 +17,7 @@ from dsr_export.errors import ExportError
 from dsr_export.storage import cache, cache_entry
 from dsr_export.storage.cache import CachedStage, StageCache, cache_root
 from dsr_export.storage.canonical import canonical_bytes, parse_sealed, sealed_bytes
+from tests.folders import names
 
 DATA = b"weights" * 100
 
@@ -37,10 +38,6 @@ class Stage:
 @pytest.fixture
 def store(tmp_path: Path) -> StageCache:
     return StageCache(tmp_path / "cache")
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
 
 
 def test_a_stage_runs_once_per_key(store: StageCache) -> None:

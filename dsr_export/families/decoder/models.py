@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +12,18 @@ import torch
 from torch import Tensor
 
 from dsr_export.checkpoints import StateDict, Wanted, load_into, read_checkpoint
-from dsr_export.declarations.weight_file import WeightFile
 from dsr_export.errors import ExportError, did_you_mean
-from dsr_export.families import file_sha256
 from dsr_export.families.config_bounds import check_config, check_memory
 from dsr_export.families.decoder.network import RaeDecoder, RaeDecoderConfig, position_table
+from dsr_export.families.digests import Value, file_sha256
 from dsr_export.families.latents import LatentDenormalisation, read_statistics
+from dsr_export.families.randomise import Moments, draw_weights, usual_moments, without_memory
+from dsr_export.families.request import FamilyRequest
 from dsr_export.images.preparation import PREPARATIONS
-from dsr_export.spec import DsrSpec, ReplaceSpec
+from dsr_export.spec import DsrSpec
 from dsr_export.subject import Subject
 from graphs.artifacts import TensorSpec
 
-Value = bool | int | float | str
 FP32_MODULES = ("head", "decoder_embed", "decoder_pred")
 """Small, and sensitive: the denormalised latent's range, and the layer whose error is the picture's."""
 STATISTICS = "latent_stats"
@@ -48,23 +48,15 @@ SIZES: dict[str, dict[str, Value]] = {
 _DEFAULTS: dict[str, Value] = dataclasses.asdict(RaeDecoderConfig())
 
 
-def load(
-    name: str,
-    *,
-    checkpoint: WeightFile | None,
-    random_weights: int | None,
-    registers: int | None,
-    replace: Sequence[ReplaceSpec] | None,
-    config: Mapping[str, Value],
-    dsr: DsrSpec | None = None,
-) -> Subject:
+def load(asked: FamilyRequest) -> Subject:
     """Loads a decoder: `z [batch, C, h, w]` -> `image [batch, 3, H, W]`, as normalised for its encoder.
 
-    `config` holds sizes; `latent_stats`: a file of latent statistics, with which `z` is denormalised first; and
+    Its options are sizes; `latent_stats`: a file of latent statistics, with which `z` is denormalised first; and
     `encoder`: the family whose pixels the image has, which is recorded for those who show it.
-    Raises ExportError for whatever does not fit; see `families.load_subject`.
+    Raises ExportError for whatever does not fit; see `families.load`.
     """
-    if registers is not None or replace or (dsr is not None and dsr != DsrSpec()):
+    name, checkpoint, config = asked.model, asked.weight_file, asked.options
+    if asked.registers is not None or asked.replace:
         raise ExportError(f"{name} has no registers: it decodes latents", hint="leave out --registers and --dsr")
     _check_options(name, config)
     found = None if checkpoint is None else read_checkpoint(checkpoint, KNOWN_NAMES)
@@ -77,9 +69,9 @@ def load(
         _check_variant(name, resolved, state)
         module = decoder_from_state(resolved, state)
     else:
-        assert random_weights is not None  # checked by families.load_subject
-        module = random_decoder(resolved, random_weights)
-    provenance: dict[str, Any] = {"random_seed": random_weights}
+        assert asked.random_weights is not None  # checked by families.load
+        module = random_decoder(resolved, asked.random_weights)
+    provenance: dict[str, Any] = {"random_seed": asked.random_weights}
     if checkpoint is not None and found is not None:
         provenance = {"checkpoint_sha256": file_sha256(checkpoint.path), "weights": found.origin}
     if STATISTICS in config:
@@ -90,8 +82,7 @@ def load(
 
 def decoder_from_state(config: RaeDecoderConfig, state: StateDict) -> RaeDecoder:
     """Loads strictly; the fixed positions may be absent, as they can be computed."""
-    with torch.device("meta"):
-        module = RaeDecoder(config)
+    module = without_memory(RaeDecoder, config)
     load_into(module, {"decoder_pos_embed": position_table(config), **state})
     return module
 
@@ -99,13 +90,10 @@ def decoder_from_state(config: RaeDecoderConfig, state: StateDict) -> RaeDecoder
 @torch.no_grad()
 def random_decoder(config: RaeDecoderConfig, seed: int) -> RaeDecoder:
     """A decoder whose weights depend on `config` and `seed` alone; scales keep activations near unit variance."""
-    with torch.device("meta"):
-        module = RaeDecoder(config)
+    module = without_memory(RaeDecoder, config)
     check_memory(sum(weight.numel() for weight in module.parameters()), "the decoder")
     module.to_empty(device="cpu")
-    generator = torch.Generator().manual_seed(seed)
-    for name, weight in module.named_parameters():
-        weight.normal_(*_moments(name, weight), generator=generator)
+    draw_weights(module, seed, _moments)
     module.decoder_pos_embed.copy_(position_table(config))
     return module
 
@@ -142,14 +130,8 @@ def _subject(name: str, module: RaeDecoder, encoder: str, provenance: dict[str, 
     )
 
 
-def _moments(name: str, weight: Tensor) -> tuple[float, float]:
-    if name == "trainable_cls_token":
-        return 0.0, 0.5
-    if name.endswith("bias"):
-        return 0.0, 0.05
-    if weight.ndim == 1:
-        return 1.0, 0.1  # norms
-    return 0.0, float((weight.numel() // weight.shape[0]) ** -0.5)
+def _moments(name: str, weight: Tensor) -> Moments:
+    return (0.0, 0.5) if name == "trainable_cls_token" else usual_moments(name, weight)
 
 
 def _check_options(name: str, options: Mapping[str, Value]) -> None:

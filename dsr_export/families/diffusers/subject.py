@@ -13,13 +13,13 @@ from torch import Tensor
 from dsr_export.checkpoints import Wanted, read_state_dict, require_float
 from dsr_export.declarations.weight_file import WeightFile
 from dsr_export.errors import ExportError, did_you_mean
-from dsr_export.families import Value
 from dsr_export.families.config_bounds import MOST_SIDE
 from dsr_export.families.diffusers.classes import ADAPTERS
 from dsr_export.families.diffusers.weights import build_transformer
 from dsr_export.families.diffusers.wrapper import DiffusersDenoiser, LatentSize
-from dsr_export.families.rae_dit.config import default_register_start
+from dsr_export.families.digests import Value
 from dsr_export.families.replacements import apply_replacements
+from dsr_export.families.schema import default_register_start
 from dsr_export.spec import DenoiserSpec, DsrSpec, ReplaceSpec
 from dsr_export.subject import Subject
 from graphs.artifacts import TensorSpec

@@ -6,18 +6,15 @@ Shapes: N batch, T patches, R registers, D hidden size, C channels.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from dsr_export.families.rae_dit.layers import Block, FinalLayer, LabelEmbedder, PatchEmbed, sincos_2d
-from dsr_export.families.rae_dit.network import Trunk
+from dsr_export.families.embeddings import LabelEmbedder, PatchEmbed, TimestepEmbedder, sincos_2d, unpatchify
+from dsr_export.families.layers import Block, FinalLayer
+from dsr_export.families.trunk import Trunk
 from dsr_export.registers import DiffusionRegisters
-
-MAX_PERIOD = 1e4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,20 +38,10 @@ class DitConfig:
     register_len: int = 0
     register_start: int = 0
 
-
-class TimestepEmbedder(nn.Module):
-    """t [N] -> [N, D] by fixed cosines and sines, then an MLP. Times may be fractional; their scale is the model's."""
-
-    def __init__(self, dim: int, features: int = 256) -> None:
-        super().__init__()
-        self.features = features
-        self.mlp = nn.Sequential(nn.Linear(features, dim), nn.SiLU(), nn.Linear(dim, dim))
-
-    def forward(self, t: Tensor) -> Tensor:
-        half = self.features // 2
-        bands = torch.exp(-math.log(MAX_PERIOD) * torch.arange(half, dtype=torch.float32, device=t.device) / half)
-        angle = t[:, None].float() * bands
-        return self.mlp(torch.cat([angle.cos(), angle.sin()], dim=-1))  # type: ignore[no-any-return]
+    @property
+    def grid(self) -> int:
+        """Patches in a row of the image."""
+        return self.input_size // self.patch_size
 
 
 class Dit(Trunk):
@@ -69,14 +56,13 @@ class Dit(Trunk):
     config: DitConfig
 
     def __init__(self, config: DitConfig) -> None:
-        super().__init__(cast(Any, config))  # of a trunk it asks for depth and registers only
+        super().__init__(config)
         self.config = config
         dim, outputs = config.hidden_size, config.in_channels * (2 if config.learn_sigma else 1)
-        grid = config.input_size // config.patch_size
         self.x_embedder = PatchEmbed(config.patch_size, config.in_channels, dim)
         self.t_embedder = TimestepEmbedder(dim)
         self.y_embedder = LabelEmbedder(config.num_classes, dim, config.class_dropout_prob)
-        self.pos_embed = nn.Parameter(sincos_2d(dim, grid)[None], requires_grad=False)
+        self.pos_embed = nn.Parameter(sincos_2d(dim, config.grid)[None], requires_grad=False)
         if config.register_conditioning:
             self.register_tokens = nn.Parameter(torch.randn(1, config.register_len, dim))
             self.register_pos_embed = nn.Parameter(torch.zeros(1, config.register_len, dim))
@@ -103,10 +89,3 @@ class Dit(Trunk):
         if self.config.register_conditioning:
             h = DiffusionRegisters.drop(h, self.config.register_len)
         return unpatchify(self.final_layer(h, c), self.config.patch_size)
-
-
-def unpatchify(tokens: Tensor, patch: int) -> Tensor:
-    """[N, T, patch * patch * C] -> [N, C, H, W]; inside a token the order is row, column, channel."""
-    grid = math.isqrt(tokens.shape[1])
-    h = tokens.unflatten(-1, (patch, patch, -1)).unflatten(1, (grid, grid))  # type: ignore[no-untyped-call]
-    return h.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)  # type: ignore[no-any-return]

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dsr_export.declarations.weight_file import WeightFile
 from dsr_export.errors import ExportError, did_you_mean
+from dsr_export.families.digests import folder_sha256
 from dsr_export.families.encoders.transformers_vision import encoder_from_folder, random_encoder
 from dsr_export.families.encoders.vision_encoder import VisionEncoder, randomise
 from dsr_export.families.encoders.vision_families import FAMILIES, Value
-from dsr_export.families.folders import folder_sha256
 from dsr_export.families.latents import LatentNormalisation, read_statistics
-from dsr_export.spec import DsrSpec, EncoderSpec, ReplaceSpec
+from dsr_export.families.request import FamilyRequest
+from dsr_export.spec import DsrSpec, EncoderSpec
 from dsr_export.subject import Subject
 from graphs.artifacts import TensorSpec
 
@@ -29,23 +29,15 @@ STATISTICS = "latent_stats"
 _FREE_WITH_CHECKPOINT = ("image_size", STATISTICS)
 
 
-def load(
-    name: str,
-    *,
-    checkpoint: WeightFile | None,
-    random_weights: int | None,
-    registers: int | None,
-    replace: Sequence[ReplaceSpec] | None,
-    config: Mapping[str, Value],
-    dsr: DsrSpec | None = None,
-) -> Subject:
-    """Loads an encoder from a Hugging Face folder, or with random weights and the sizes in `config`.
+def load(asked: FamilyRequest) -> Subject:
+    """Loads an encoder from a Hugging Face folder, or with random weights and the sizes in the options.
 
-    `config` may hold `latent_stats`, a file of latent statistics: the output is then `z`, normalised for the denoiser.
-    `dsr` declares test-time registers; without it, the checkpoint's own registers are all there is.
-    Raises ExportError for whatever does not fit; see `families.load_subject`.
+    These may hold `latent_stats`, a file of latent statistics: the output is then `z`, normalised for the denoiser.
+    `asked.encoder` declares test-time registers; without it, the checkpoint's own registers are all there is.
+    Raises ExportError for whatever does not fit; see `families.load`.
     """
-    _refuse_denoiser_options(name, registers, replace)
+    name, checkpoint, config = asked.model, asked.weight_file, asked.options
+    _refuse_denoiser_options(asked)
     _check_options(name, config, random=checkpoint is None)
     sizes = {key: value for key, value in config.items() if key != STATISTICS}
     if checkpoint is not None:
@@ -55,11 +47,11 @@ def load(
         encoder = encoder_from_folder(name, checkpoint.path, image_size=None if size is None else int(size))
         provenance: dict[str, Any] = {"checkpoint_sha256": folder_sha256(checkpoint.path)}
     else:
-        assert random_weights is not None  # checked by families.load_subject
+        assert asked.random_weights is not None  # checked by families.load
         encoder = random_encoder(name, sizes)
-        randomise(encoder, random_weights)
-        provenance = {"random_seed": random_weights}
-    spec = _resolve(name, encoder, EncoderSpec() if dsr is None else dsr.encoder, declared=dsr is not None)
+        randomise(encoder, asked.random_weights)
+        provenance = {"random_seed": asked.random_weights}
+    spec = _resolve(name, encoder, asked.encoder)
     if spec.kind == "test-time":
         encoder.add_test_time_registers(spec)
     if STATISTICS in config:
@@ -93,10 +85,10 @@ def _subject(name: str, encoder: VisionEncoder, spec: EncoderSpec, provenance: d
     )
 
 
-def _resolve(name: str, encoder: VisionEncoder, spec: EncoderSpec, *, declared: bool) -> EncoderSpec:
+def _resolve(name: str, encoder: VisionEncoder, spec: EncoderSpec | None) -> EncoderSpec:
     """What is declared, held against what the model has: CLS and trained registers are its prefix rows."""
     trained = max(encoder.prefix.shape[1] - 1, 0)
-    if not declared:
+    if spec is None:
         return EncoderSpec(kind="trained", registers=trained) if trained else EncoderSpec()
     if (spec.kind == "trained") != (trained > 0):
         has = f"{trained} trained registers" if trained else "no trained registers"
@@ -114,13 +106,14 @@ def _tail(encoder: VisionEncoder, path: Path) -> LatentNormalisation:
     return LatentNormalisation(*read_statistics(path, (encoder.channels, grid, grid)))
 
 
-def _refuse_denoiser_options(name: str, registers: int | None, replace: Sequence[ReplaceSpec] | None) -> None:
-    if registers is not None:
+def _refuse_denoiser_options(asked: FamilyRequest) -> None:
+    if asked.registers is not None:
         raise ExportError(
-            f"--registers is for denoisers; {name} is an encoder", hint="declare test-time registers with --dsr FILE"
+            f"--registers is for denoisers; {asked.model} is an encoder",
+            hint="declare test-time registers with --dsr FILE",
         )
-    if replace:
-        raise ExportError(f"run-time replacement is for denoisers; {name} is an encoder")
+    if asked.replace:
+        raise ExportError(f"run-time replacement is for denoisers; {asked.model} is an encoder")
 
 
 def _check_options(name: str, options: Mapping[str, Value], *, random: bool) -> None:

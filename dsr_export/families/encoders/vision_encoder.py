@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dsr_export.errors import ExportError
+from dsr_export.families.randomise import Moments, draw_weights, usual_moments
 from dsr_export.registers import TestTimeRegisters
 from dsr_export.spec import EncoderSpec
 
@@ -106,20 +107,10 @@ def _check_layer(layer: int, depth: int) -> None:
         )
 
 
-@torch.no_grad()
 def randomise(encoder: VisionEncoder, seed: int) -> None:
-    """Draws every weight in place from `seed`; scales keep activations near unit variance in every layer."""
-    generator = torch.Generator().manual_seed(seed)
-    for name, weight in encoder.named_parameters():
-        mean, std = _moments(name, weight)
-        weight.normal_(mean, std, generator=generator)
+    """Draws every weight in place from `seed`."""
+    draw_weights(encoder, seed, _moments)
 
 
-def _moments(name: str, weight: Tensor) -> tuple[float, float]:
-    if name in ("position", "prefix"):
-        return 0.0, 0.5
-    if name.endswith("bias"):
-        return 0.0, 0.05
-    if weight.ndim == 1:
-        return 1.0, 0.1  # norms, layer scales
-    return 0.0, float((weight.numel() // weight.shape[0]) ** -0.5)
+def _moments(name: str, weight: Tensor) -> Moments:
+    return (0.0, 0.5) if name in ("position", "prefix") else usual_moments(name, weight)

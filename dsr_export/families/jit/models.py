@@ -1,23 +1,32 @@
-"""The registered sizes of the `jit` family, and how a `Subject` is made of one."""
+"""The registered sizes of the `jit` family, and how one is loaded."""
 
 from __future__ import annotations
 
-import math
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from dsr_export.declarations.weight_file import WeightFile
 from dsr_export.errors import ExportError
-from dsr_export.families.dit.models import CALLS, conditional_subject, problems_of, widths_in, widths_of
+from dsr_export.families.conditional import conditional_subject
+from dsr_export.families.family import Family, load_module, read_weights
 from dsr_export.families.jit.network import Jit, JitConfig
-from dsr_export.families.rae_dit.config import Problems, Schema, Value, register_count
-from dsr_export.families.rae_dit.models import Family, load_module, read_weights
 from dsr_export.families.replacements import OWN
+from dsr_export.families.request import FamilyRequest
+from dsr_export.families.schema import (
+    Problems,
+    Schema,
+    Value,
+    stack_problems,
+    undivided_heads,
+    undivided_positions,
+)
+from dsr_export.families.shapes import denoiser_sizes, widths_in, widths_of
 from dsr_export.sampling import SamplerSpec
 from dsr_export.spec import ReplaceSpec
 from dsr_export.subject import Subject
 
+CALLS = 50  # of the model in one trajectory; released: as many steps, of Heun's method
 REGISTERS = 32
 RELEASED_SIDES = {16: 256, 32: 512}  # pixels, by patch size
 NOISE_SIDE = 256  # pixels at which noise has a standard deviation of 1; it grows with the side
@@ -27,44 +36,25 @@ LETTERS: dict[str, dict[str, Value]] = {
     "h": {"hidden_size": 1280, "depth": 32, "num_heads": 16, "bottleneck_dim": 256, "register_start": 10},
 }
 """arXiv 2511.13720 and its released code. Other fields have `JitConfig`'s defaults."""
+PATCH_WEIGHT = "x_embedder.proj1.weight"
 _OUR_NAMES = {"in_context_len": "register_len", "in_context_start": "register_start"}
 
 
-def load(
-    name: str,
-    *,
-    checkpoint: WeightFile | None,
-    random_weights: int | None,
-    registers: int | None,
-    replace: Sequence[ReplaceSpec] | None,
-    config: Mapping[str, Value],
-) -> Subject:
-    """Loads `jit-*`, or `jit` with its sizes in `config`; see `families.load_subject`."""
-    options = {_OUR_NAMES.get(key, key): value for key, value in config.items()}
-    weights, provenance = read_weights(checkpoint, random_weights)
-    if isinstance(weights, int):
-        registers = REGISTERS if registers is None and "register_len" not in options else registers
-    _check_groups(replace or ())
-    module = load_module(JIT, name, weights, registers=registers, config=options)
-    return conditional_subject(
-        name,
-        module,
-        out_channels=module.config.in_channels,
-        replace=replace or (),
-        sampler=_sampler(module.config),
-        provenance=provenance,
-        draws={},
-    )
+def load(asked: FamilyRequest) -> Subject:
+    """Loads `jit-*`, or `jit` with its sizes in the options."""
+    options = {_OUR_NAMES.get(key, key): value for key, value in asked.options.items()}
+    weights, provenance = read_weights(asked)
+    _check_groups(asked.groups)
+    module = load_module(JIT, dataclasses.replace(asked, options=options), weights)
+    sampler = _sampler(module.config)
+    return conditional_subject(asked.model, module, replace=asked.groups, sampler=sampler, provenance=provenance)
 
 
 def sizes_of(state: Mapping[str, Tensor]) -> dict[str, Value]:
     """Sizes that can be read off a checkpoint's shapes; the patch size is part of a model's name instead."""
-    sizes: dict[str, Value] = {"register_len": register_count(state, "in_context_posemb")}
-    patch, position = state.get("x_embedder.proj1.weight"), state.get("pos_embed")
-    if patch is not None and patch.ndim == 4:
-        sizes |= {"in_channels": patch.shape[1], "bottleneck_dim": patch.shape[0]}
-        if position is not None and position.ndim == 3:
-            sizes["input_size"] = math.isqrt(position.shape[1]) * patch.shape[2]
+    sizes = denoiser_sizes(state, registers="in_context_posemb", patches=PATCH_WEIGHT)
+    if sizes.pop("patch_size", None) is not None:
+        sizes["bottleneck_dim"] = state[PATCH_WEIGHT].shape[0]
     return sizes
 
 
@@ -77,16 +67,14 @@ def _check_groups(groups: Sequence[ReplaceSpec]) -> None:
 
 
 def _problems(c: JitConfig) -> Problems:
-    head = c.hidden_size // c.num_heads
     return [
-        *problems_of(c),
-        (head % 4 != 0, f"head size {head} (hidden_size / num_heads) is not divisible by 4, as 2-D RoPE needs"),
+        *stack_problems(c, undivided_positions(c.hidden_size), undivided_heads(c)),
         (c.bottleneck_dim < 1, f"bottleneck_dim is {c.bottleneck_dim}, but must be at least 1"),
     ]
 
 
 def _sampler(config: JitConfig) -> SamplerSpec:
-    """Released: 50 steps, of Heun's method rather than Euler's, and guidance for t in (0.1, 1) only."""
+    """Released: steps of Heun's method rather than Euler's, and guidance for t in (0.1, 1) only."""
     return SamplerSpec(
         num_steps=CALLS + 1,
         prediction="data",
@@ -105,5 +93,6 @@ JIT = Family(
         for patch, side in RELEASED_SIDES.items()
     },
     widths_of=widths_of,
-    widths_in=lambda state: widths_in(state, "x_embedder.proj1.weight"),
+    widths_in=lambda state: widths_in(state, PATCH_WEIGHT),
+    base={"register_len": REGISTERS},
 )

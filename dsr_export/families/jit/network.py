@@ -7,14 +7,19 @@ Shapes: N batch, T patches, R in-context tokens, D hidden size, C channels.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from dsr_export.families.dit.network import TimestepEmbedder, unpatchify
-from dsr_export.families.rae_dit.layers import Block, FinalLayer, LabelEmbedder, RotaryEmbedding2D, sincos_2d
-from dsr_export.families.rae_dit.network import Trunk
+from dsr_export.families.embeddings import (
+    LabelEmbedder,
+    RotaryEmbedding2D,
+    TimestepEmbedder,
+    sincos_2d,
+    unpatchify,
+)
+from dsr_export.families.layers import Block, FinalLayer
+from dsr_export.families.trunk import Trunk
 from dsr_export.registers import DiffusionRegisters
 
 
@@ -37,6 +42,11 @@ class JitConfig:
     register_conditioning: bool = True
     register_len: int = 32
     register_start: int = 8
+
+    @property
+    def grid(self) -> int:
+        """Patches in a row of the image."""
+        return self.input_size // self.patch_size
 
 
 class ComputedRotary(RotaryEmbedding2D):
@@ -73,18 +83,17 @@ class Jit(Trunk):
     config: JitConfig
 
     def __init__(self, config: JitConfig) -> None:
-        super().__init__(cast(Any, config))  # of a trunk it asks for depth and registers only
+        super().__init__(config)
         self.config = config
         dim, head_dim = config.hidden_size, config.hidden_size // config.num_heads
-        grid = config.input_size // config.patch_size
         self.t_embedder = TimestepEmbedder(dim)
         self.y_embedder = LabelEmbedder(config.num_classes, dim, dropout=1.0)  # always with a null label
         self.x_embedder = BottleneckPatchEmbed(config.patch_size, config.in_channels, config.bottleneck_dim, dim)
-        self.pos_embed = nn.Parameter(sincos_2d(dim, grid)[None], requires_grad=False)
-        self.feat_rope = ComputedRotary(head_dim, grid)
+        self.pos_embed = nn.Parameter(sincos_2d(dim, config.grid)[None], requires_grad=False)
+        self.feat_rope = ComputedRotary(head_dim, config.grid)
         if config.register_conditioning:
             self.in_context_posemb = nn.Parameter(torch.zeros(1, config.register_len, dim))
-            self.feat_rope_incontext = ComputedRotary(head_dim, grid, prefix=config.register_len)
+            self.feat_rope_incontext = ComputedRotary(head_dim, config.grid, prefix=config.register_len)
         self.blocks = nn.ModuleList(
             Block(dim, config.num_heads, mlp_ratio=config.mlp_ratio, qk_norm=True) for _ in range(config.depth)
         )

@@ -6,16 +6,12 @@ Shapes: N batch, T patches, R registers, D hidden size, C channels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from dsr_export.families.rae_dit.layers import (
-    Block,
-    FinalLayer,
+from dsr_export.families.embeddings import (
     GaussianFourierEmbedding,
     LabelEmbedder,
     PatchEmbed,
@@ -23,9 +19,9 @@ from dsr_export.families.rae_dit.layers import (
     register_positions,
     sincos_2d,
 )
-from dsr_export.registers import DiffusionRegisters, RecursiveReplacement
-
-__all__ = ["RaeDit", "RaeDitConfig", "Trunk", "sincos_2d"]
+from dsr_export.families.layers import Block, FinalLayer
+from dsr_export.families.trunk import Trunk
+from dsr_export.registers import DiffusionRegisters
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,50 +84,6 @@ class RaeDitConfig:
         return RotaryEmbedding2D(head_dim, self.grid, prefix=self.register_len if registers else 0)
 
 
-class Trunk(nn.Module):
-    """What the models with diffusion registers share: blocks that these enter, and replacement behind any of them.
-
-    `replacements` maps a block index to the replacement applied to that block's output tokens; it holds no
-    checkpoint keys of its own unless it has a gate.
-    """
-
-    FAMILY: ClassVar[str]
-    FP32_MODULES: ClassVar[tuple[str, ...]]
-    """Small, and sensitive: sinusoids of large angles, and the layer whose error is the output's."""
-    config: Any  # the constructor arguments, a dataclass
-    blocks: nn.ModuleList
-
-    def __init__(self, trunk: RaeDitConfig) -> None:
-        super().__init__()
-        self.trunk = trunk
-        self.replacements = nn.ModuleDict()
-
-    def registers(self) -> Tensor:
-        """The register rows as they enter the sequence, [R, D]."""
-        raise NotImplementedError
-
-    def replace_at(self, layers: Sequence[int], replacement: RecursiveReplacement) -> None:
-        """Applies `replacement` to the output tokens of each block in `layers`."""
-        for layer in layers:
-            self.replacements[str(layer)] = replacement
-
-    def walk(self, h: Tensor, c: Tensor, rope: nn.Module, rope_incontext: nn.Module | None) -> Tensor:
-        """Tokens [N, T, D] through the trunk's blocks -> [N, R + T, D]; `rope_incontext` knows the registers."""
-        for i, block in enumerate(self.blocks[: self.trunk.depth]):
-            if rope_incontext is not None and i == self.trunk.register_start:
-                h, rope = DiffusionRegisters.prepend(h, self.registers()), rope_incontext
-            h = block(h, c, rope)
-            if str(i) in self.replacements:
-                h = self._replace(i, h)
-        return h
-
-    def _replace(self, layer: int, h: Tensor) -> Tensor:
-        replacement = self.replacements[str(layer)]
-        borrows = replacement.registers is None and self.trunk.register_conditioning
-        own = self.registers() if borrows else None
-        return replacement(h, own)  # type: ignore[no-any-return]
-
-
 class RaeDit(Trunk):
     """LightningDiT: `forward(x [N, C, H, W], t [N], y [N] int64) -> out [N, C, H, W]`, `t = 1` being noise."""
 
@@ -143,7 +95,7 @@ class RaeDit(Trunk):
         super().__init__(config)
         self.config = config
         dim = config.hidden_size
-        self.out_channels = config.in_channels * (2 if config.learn_sigma else 1)
+        self.made_channels = config.in_channels * (2 if config.learn_sigma else 1)  # of which the first half leaves
         self.x_embedder = PatchEmbed(config.patch_size, config.in_channels, dim)
         self.pos_embed = nn.Parameter(sincos_2d(dim, config.grid)[None], requires_grad=False)
         self.t_embedder = GaussianFourierEmbedding(dim)
@@ -156,7 +108,7 @@ class RaeDit(Trunk):
             self.feat_rope_incontext = config.rope(registers=True)
         self.blocks = nn.ModuleList(config.blocks())
         self.final_layer = FinalLayer(
-            dim, config.patch_size**2 * self.out_channels, rms_norm=config.use_rmsnorm, norm=not config.final_no_ln
+            dim, config.patch_size**2 * self.made_channels, rms_norm=config.use_rmsnorm, norm=not config.final_no_ln
         )
         _initialise(self)
 
@@ -174,7 +126,7 @@ class RaeDit(Trunk):
 
     def _unpatchify(self, h: Tensor) -> Tensor:  # [N, T, patch * patch * C] -> [N, C, H, W]
         p, grid = self.config.patch_size, self.config.grid
-        h = h.unflatten(-1, (p, p, self.out_channels)).unflatten(1, (grid, grid))  # type: ignore[no-untyped-call]
+        h = h.unflatten(-1, (p, p, self.made_channels)).unflatten(1, (grid, grid))  # type: ignore[no-untyped-call]
         image = h.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
         return image[:, : self.config.in_channels]
 

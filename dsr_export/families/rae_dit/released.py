@@ -3,65 +3,50 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
 from dsr_export.declarations.released_config import ReleasedConfig
-from dsr_export.declarations.weight_file import WeightFile
 from dsr_export.errors import ExportError
-from dsr_export.families import file_sha256
-from dsr_export.families.rae_dit.config import Schema, Value, checked, resolve
+from dsr_export.families.conditional import conditional_subject
+from dsr_export.families.digests import file_sha256
+from dsr_export.families.family import Family, build, check_widths, read_weights
 from dsr_export.families.rae_dit.models import FAMILY as RAE_DIT
-from dsr_export.families.rae_dit.models import (
-    Family,
-    build,
-    check_widths,
-    default_sampler,
-    read_weights,
-    subject_from_module,
-)
+from dsr_export.families.rae_dit.models import released_sampler
 from dsr_export.families.rae_dit.network import RaeDitConfig
 from dsr_export.families.rae_dit.wide_head_models import FAMILY as RAE_DIT_DH
+from dsr_export.families.request import FamilyRequest
+from dsr_export.families.schema import Schema, Value, checked, resolve
 from dsr_export.sampling import SamplerSpec
-from dsr_export.spec import ReplaceSpec
 from dsr_export.subject import Subject
 
 FAMILIES: Mapping[str, Family[Any]] = {family.name: family for family in (RAE_DIT, RAE_DIT_DH)}
 REGISTERS = ("register_conditioning", "register_len", "register_start")
 
 
-def subject_from_released(
-    name: str,
-    released: ReleasedConfig,
-    *,
-    checkpoint: WeightFile | None,
-    random_weights: int | None,
-    registers: int | None,
-    replace: Sequence[ReplaceSpec] | None,
-    config: Mapping[str, Value],
-) -> Subject:
-    """The model that `released` describes. `registers` and the options in `config` win over the file.
+def subject_from_released(released: ReleasedConfig, asked: FamilyRequest) -> Subject:
+    """The model that `released` describes. Registers and options that are asked for win over the file.
 
     Raises ExportError for arguments the constructor does not take, sections that contradict each other, and a
     checkpoint of another model.
     """
     family = FAMILIES[released.family]
     params = _params(family.schema, released)
-    options = checked(family.schema, config, owner=family.name, label="option ")
-    weights, provenance = read_weights(checkpoint, random_weights)
+    options = checked(family.schema, asked.options, owner=family.name, label="option ")
+    weights, provenance = read_weights(asked)
     state = None if isinstance(weights, int) else weights
     if state is not None:
-        _check_checkpoint(family.schema, released, {**params, **options}, registers, state)
-    resolved = resolve(family.schema, params, registers=registers, options=options, state=state)
+        _check_checkpoint(family.schema, released, {**params, **options}, asked.registers, state)
+    resolved = resolve(family.schema, params, registers=asked.registers, options=options, state=state)
     if state is not None:
         check_widths(family, released.path.name, resolved, state)
     _check_misc(released, resolved.trunk)
-    return subject_from_module(
-        name,
+    return conditional_subject(
+        asked.model,
         build(family.module, resolved, weights),
-        replace=replace or (),
+        replace=asked.groups,
         sampler=_sampler(released, resolved.trunk),
         provenance={**provenance, "config_sha256": file_sha256(released.path)},
     )
@@ -117,7 +102,7 @@ def _check_misc(released: ReleasedConfig, trunk: RaeDitConfig) -> None:
 def _sampler(released: ReleasedConfig, trunk: RaeDitConfig) -> SamplerSpec:
     """The file's, with the null label that the model has."""
     rows = trunk.num_classes + (trunk.class_dropout_prob > 0)
-    null = default_sampler(trunk).null_label if released.null_label is None else released.null_label
+    null = released_sampler(trunk).null_label if released.null_label is None else released.null_label
     if null is not None and null >= rows:
         raise ExportError(f"{released.path}: misc.null_label is {null}, and labels end at {rows - 1}")
     if null is None and released.sampler.guidance != 1.0:

@@ -1,47 +1,46 @@
-"""The registered sizes of the `rae-dit-dh` family, and how a `Subject` is made of one."""
+"""The registered sizes of the `rae-dit-dh` family, and how one is loaded."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from torch import Tensor
 
-from dsr_export.declarations.weight_file import WeightFile
 from dsr_export.errors import ExportError
-from dsr_export.families.rae_dit.config import Problems, Schema, Value, problems_of, register_count
-from dsr_export.families.rae_dit.models import (
-    Family,
-    Widths,
-    count_blocks,
-    load_module,
-    read_weights,
-    subject_from_module,
-)
+from dsr_export.families.conditional import conditional_subject
+from dsr_export.families.family import Family, load_module, read_weights
+from dsr_export.families.rae_dit.config import problems_of
+from dsr_export.families.rae_dit.models import REGISTERS, released_sampler
 from dsr_export.families.rae_dit.wide_head import RaeDitDh, RaeDitDhConfig
-from dsr_export.spec import ReplaceSpec
+from dsr_export.families.request import FamilyRequest
+from dsr_export.families.schema import Problems, Schema, Value
+from dsr_export.families.shapes import Widths, count_blocks, register_count
 from dsr_export.subject import Subject
 
 SIZES: dict[str, dict[str, Value]] = {
-    "rae-dit-dh-s": {"hidden_size": (384, 2048), "depth": (12, 2), "num_heads": (6, 16)},
-    "rae-dit-dh-xl": {"hidden_size": (1152, 2048), "depth": (28, 2), "num_heads": (16, 16)},
+    "rae-dit-dh-s": {
+        "hidden_size": (384, 2048),
+        "depth": (12, 2),
+        "num_heads": (6, 16),
+        "register_len": REGISTERS,
+    },
+    "rae-dit-dh-xl": {
+        "hidden_size": (1152, 2048),
+        "depth": (28, 2),
+        "num_heads": (16, 16),
+        "register_len": REGISTERS,
+    },
 }
 """Trunk and head as in public configurations: arXiv 2510.11690 (S guides XL there), 2605.05206."""
 
 
-def load(
-    name: str,
-    *,
-    checkpoint: WeightFile | None,
-    random_weights: int | None,
-    registers: int | None,
-    replace: Sequence[ReplaceSpec] | None,
-    config: Mapping[str, Value],
-) -> Subject:
-    """Loads `rae-dit-dh-*`, or `rae-dit-dh` with its sizes in `config`; see `families.load_subject`."""
-    weights, provenance = read_weights(checkpoint, random_weights)
-    module = load_module(FAMILY, name, weights, registers=registers, config=config)
-    return subject_from_module(name, module, replace=replace or (), provenance=provenance)
+def load(asked: FamilyRequest) -> Subject:
+    """Loads `rae-dit-dh-*`, or `rae-dit-dh` with its sizes in the options."""
+    weights, provenance = read_weights(asked)
+    module = load_module(FAMILY, asked, weights)
+    sampler = released_sampler(module.config.trunk)
+    return conditional_subject(asked.model, module, replace=asked.groups, sampler=sampler, provenance=provenance)
 
 
 def sizes_of(state: Mapping[str, Tensor]) -> dict[str, Value]:

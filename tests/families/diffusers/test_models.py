@@ -14,10 +14,10 @@ from torch import Tensor
 
 from dsr_export.backends.onnxruntime import OnnxRuntimeRunner
 from dsr_export.errors import ExportError
-from dsr_export.families import entry
+from dsr_export.families import FamilyRequest, entry
 from dsr_export.families.diffusers.classes import ADAPTERS
 from dsr_export.families.diffusers.files import CLASSES, open_folder
-from dsr_export.families.diffusers.models import NAMES, load, load_folder
+from dsr_export.families.diffusers.models import NAMES, load
 from dsr_export.families.diffusers.positions import flux_ids, rotary_tables, sincos_table
 from dsr_export.parity.metrics import compare
 from dsr_export.parity.tolerances import TOLERANCES
@@ -25,13 +25,14 @@ from graphs.files import load_model
 from graphs.lowering import lower, optimize
 from graphs.precision.islands import PrecisionPolicy
 from graphs.precision.typed import assign_precision
-from tests.families.diffusers_folders import (
+from tests.families.diffusers.folders import (
     CONFIGS,
     DIT,
     FLUX,
     PIXART,
     SD3,
     expected_output,
+    from_folder,
     run_example,
     saved,
     saved_subject,
@@ -150,13 +151,13 @@ class TestOptions:
 
     def test_sizes_of_a_free_model_are_needed(self) -> None:
         with pytest.raises(ExportError, match="needs num_layers, num_attention_heads, attention_head_dim"):
-            load("sd3", checkpoint=None, random_weights=0, registers=None, replace=None, config={})
+            load(FamilyRequest(model="sd3", random_weights=0))
 
     @pytest.mark.parametrize(("pipeline", "tokens"), [("PixArtSigmaPipeline", 300), ("PixArtAlphaPipeline", 120)])
     def test_prompts_of_pixart_are_as_long_as_its_pipeline_s(self, pipeline: str, tokens: int, tmp_path: Path) -> None:
         saved(PIXART, tmp_path / "transformer")
         (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": pipeline}))
-        subject = load_folder(open_folder(tmp_path))
+        subject = from_folder(open_folder(tmp_path))
         assert subject.inputs[1].shape == ("batch", tokens, 24)
 
 

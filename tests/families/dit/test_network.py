@@ -18,23 +18,13 @@ from dsr_export.families import load_subject, models
 from dsr_export.families.dit.from_diffusers import dit_from_diffusers
 from dsr_export.families.dit.models import DIT, SIT
 from dsr_export.families.dit.network import Dit, DitConfig
-from dsr_export.families.rae_dit.config import resolve
 from dsr_export.families.randomise import drawn, without_memory
+from dsr_export.families.schema import resolve
 from dsr_export.spec import DenoiserSpec, ReplaceSpec
 from tests.families import dit_oracle as oracle
+from tests.families.tiny_sizes import REQUIRED, SIZES
 
-SIZES: dict[str, Any] = {
-    "input_size": 4,
-    "patch_size": 2,
-    "in_channels": 3,
-    "hidden_size": 32,
-    "depth": 3,
-    "num_heads": 4,
-    "num_classes": 5,
-}
 REGISTERS: dict[str, Any] = {"register_conditioning": True, "register_len": 5, "register_start": 1}
-REQUIRED = {name: SIZES[name] for name in ("hidden_size", "depth", "num_heads", "num_classes", "patch_size")}
-"""What cannot be read off a checkpoint."""
 VARIANTS: dict[str, dict[str, Any]] = {
     "released": {},
     "registers": REGISTERS,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,16 +14,7 @@ from dsr_export.families.dit.network import Dit, DitConfig
 from dsr_export.families.dit.sit import Sit
 from dsr_export.families.randomise import drawn
 from dsr_export.sampling import sample, seeded_noise
-
-SIZES: dict[str, Any] = {
-    "input_size": 4,
-    "patch_size": 2,
-    "in_channels": 3,
-    "hidden_size": 32,
-    "depth": 3,
-    "num_heads": 4,
-    "num_classes": 5,
-}
+from tests.families.tiny_sizes import SIZES
 
 
 @pytest.mark.parametrize("learn_sigma", [True, False])

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dsr_export.backends.onnxruntime import OnnxRuntimeRunner
 from dsr_export.errors import ExportError
-from dsr_export.families import entry, load_subject, subject_key
+from dsr_export.families import FamilyRequest, entry, load_subject, subject_key
 from dsr_export.families.encoders.transformers_vision import random_encoder
 from dsr_export.subject import Subject
 from graphs.lowering import lower, optimize
@@ -182,9 +182,12 @@ def test_the_latent_is_normalised(folders: Mapping[str, Path], tmp_path: Path) -
     tokens = load_subject("siglip", checkpoint=folders["siglip"]).module(image)
     z = tokens.transpose(1, 2).reshape(3, 32, 4, 4)
     torch.testing.assert_close(subject.module(image), (z - mean) / torch.sqrt(var + 1e-5))
-    first = subject_key("siglip", **options)  # type: ignore[arg-type]
+    asked = FamilyRequest(
+        model="siglip", checkpoint=folders["siglip"], options={"latent_stats": options["latent_stats"]}
+    )
+    first = subject_key(asked)
     save_file({"mean": mean, "var": var + 1}, tmp_path / "stat.safetensors")
-    assert subject_key("siglip", **options) != first  # type: ignore[arg-type]
+    assert subject_key(asked) != first
 
 
 @pytest.mark.parametrize(
@@ -325,9 +328,10 @@ class TestFolders:
 
     def test_the_folder_counts_by_content(self, folder: Path, tmp_path: Path) -> None:
         other = shutil.copytree(folder, tmp_path / "other")
-        assert subject_key("siglip", folder) == subject_key("siglip", other)
+        first, second = (FamilyRequest(model="siglip", checkpoint=each) for each in (folder, other))
+        assert subject_key(first) == subject_key(second)
         (other / "preprocessor_config.json").write_text("{}")
-        assert subject_key("siglip", folder) != subject_key("siglip", other)
+        assert subject_key(first) != subject_key(second)
 
     def test_a_file_is_no_folder(self, folder: Path) -> None:
         with pytest.raises(ExportError, match="is no folder") as caught:

@@ -17,24 +17,15 @@ from dsr_export.errors import ExportError
 from dsr_export.families import load_subject, models
 from dsr_export.families.jit.models import JIT
 from dsr_export.families.jit.network import Jit, JitConfig
-from dsr_export.families.rae_dit.config import resolve
 from dsr_export.families.randomise import drawn, without_memory
+from dsr_export.families.schema import resolve
 from dsr_export.spec import DenoiserSpec, ReplaceSpec
 from tests.families import dit_oracle as oracle
+from tests.families import tiny_sizes
 
-SIZES: dict[str, Any] = {
-    "input_size": 16,
-    "patch_size": 4,
-    "in_channels": 3,
-    "hidden_size": 32,
-    "depth": 3,
-    "num_heads": 4,
-    "num_classes": 5,
-    "bottleneck_dim": 12,
-}
+SIZES = {**tiny_sizes.SIZES, "input_size": 16, "patch_size": 4, "bottleneck_dim": 12}
 TINY = JitConfig(**SIZES, register_len=5, register_start=1)
-REQUIRED = {name: SIZES[name] for name in ("hidden_size", "depth", "num_heads", "num_classes", "patch_size")}
-"""What cannot be read off a checkpoint."""
+REQUIRED = {**tiny_sizes.REQUIRED, "patch_size": 4}
 VARIANTS: dict[str, dict[str, Any]] = {
     "in-context tokens": {},
     "from block 0": {"register_start": 0},

@@ -10,26 +10,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from dsr_export.families.embeddings import PatchEmbed, RotaryEmbedding2D
 from dsr_export.families.rae_dit.config import resolve_config
-from dsr_export.families.rae_dit.layers import PatchEmbed, RotaryEmbedding2D
-from dsr_export.families.rae_dit.models import SIZES
+from dsr_export.families.rae_dit.models import SIZES as RELEASED
 from dsr_export.families.rae_dit.network import RaeDit, RaeDitConfig
-from dsr_export.families.randomise import empty_module, random_module
+from dsr_export.families.randomise import drawn, without_memory
 from dsr_export.registers import RecursiveReplacement
+from tests.families import oracle_blocks
 from tests.families import rae_dit_oracle as oracle
+from tests.families.tiny_sizes import SIZES
 
-TINY = RaeDitConfig(
-    input_size=4,
-    patch_size=2,
-    in_channels=3,
-    hidden_size=32,
-    depth=3,
-    num_heads=4,
-    num_classes=5,
-    register_conditioning=True,
-    register_len=4,
-    register_start=1,
-)
+TINY = RaeDitConfig(**SIZES, register_conditioning=True, register_len=4, register_start=1)
 VARIANTS: dict[str, dict[str, Any]] = {
     "registers": {},
     "registers from block 0": {"register_start": 0},
@@ -62,7 +53,7 @@ def _replaced(**changes: Any) -> RaeDitConfig:
 @pytest.mark.parametrize("variant", [name for name in VARIANTS if name != "learned sigma"])
 def test_forward_matches_an_independent_implementation(variant: str) -> None:
     config = _replaced(**VARIANTS[variant])
-    module = random_module(config, 0)
+    module = drawn(RaeDit, config, 0)
     x, t, y = _inputs(config)
     weights = {name: value.double().numpy() for name, value in module.state_dict().items()}
     with torch.no_grad():
@@ -71,13 +62,13 @@ def test_forward_matches_an_independent_implementation(variant: str) -> None:
 
 
 def test_learned_sigma_keeps_the_first_channels() -> None:
-    module = random_module(_replaced(learn_sigma=True), 0)
+    module = drawn(RaeDit, _replaced(learn_sigma=True), 0)
     assert module.final_layer.linear.out_features == 4 * 6
     assert module(*_inputs(TINY)).shape == (3, 3, 4, 4)
 
 
 def test_state_dict_has_the_released_names_and_shapes() -> None:
-    shapes = {name: tuple(value.shape) for name, value in empty_module(TINY).state_dict().items()}
+    shapes = {name: tuple(value.shape) for name, value in without_memory(RaeDit, TINY).state_dict().items()}
     expected = {**_stem(tokens=4, registers=4, dim=32, head=8, channels=3, patch=2, rows=6)}
     for i in range(3):
         expected |= {f"blocks.{i}.{name}": shape for name, shape in _block(dim=32, hidden=85).items()}
@@ -86,8 +77,8 @@ def test_state_dict_has_the_released_names_and_shapes() -> None:
 
 @pytest.mark.parametrize(("size", "hidden"), [("s", 1024), ("b", 2048), ("l", 2730), ("xl", 3072)])
 def test_registered_sizes_have_the_released_shapes(size: str, hidden: int) -> None:
-    config = resolve_config({**SIZES[f"rae-dit-{size}"], "register_len": 36})
-    shapes = {name: tuple(value.shape) for name, value in empty_module(config).state_dict().items()}
+    config = resolve_config(RELEASED[f"rae-dit-{size}"])
+    shapes = {name: tuple(value.shape) for name, value in without_memory(RaeDit, config).state_dict().items()}
     dim = config.hidden_size
     stem = _stem(tokens=256, registers=36, dim=dim, head=dim // config.num_heads, channels=768, patch=1, rows=1001)
     last = {f"blocks.{config.depth - 1}.{name}": shape for name, shape in _block(dim=dim, hidden=hidden).items()}
@@ -139,14 +130,14 @@ def _block(*, dim: int, hidden: int) -> dict[str, tuple[int, ...]]:
 def test_rope_turns_interleaved_pairs_and_leaves_registers(prefix: int) -> None:
     x = torch.randn(1, 1, prefix + 9, 8)
     found = RotaryEmbedding2D(8, 3, prefix=prefix)(x)[0, 0]
-    np.testing.assert_allclose(found, oracle.rotate(x[0, 0].numpy(), 3, prefix), atol=1e-6)
+    np.testing.assert_allclose(found, oracle_blocks.rotate(x[0, 0].numpy(), 3, prefix), atol=1e-6)
     assert torch.equal(found[:prefix], x[0, 0, :prefix])
 
 
 def test_unpatchify_puts_row_column_channel_in_order() -> None:
     h = torch.arange(2 * 4 * 12).reshape(2, 4, 12)
-    found = random_module(TINY, 0)._unpatchify(h)
-    assert np.array_equal(found[1], oracle.unpatchify(h[1].numpy(), 3, 2, 2))
+    found = drawn(RaeDit, TINY, 0)._unpatchify(h)
+    assert np.array_equal(found[1], oracle_blocks.unpatchify(h[1].numpy(), 3, 2, 2))
 
 
 def test_patches_are_read_row_by_row() -> None:
@@ -158,7 +149,7 @@ def test_patches_are_read_row_by_row() -> None:
 
 
 def test_registers_enter_at_their_block_and_leave_before_the_final_layer() -> None:
-    module, seen = random_module(TINY, 0), []
+    module, seen = drawn(RaeDit, TINY, 0), []
     for watched in (*module.blocks, module.final_layer):
         watched.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     module(*_inputs(TINY))
@@ -168,18 +159,18 @@ def test_registers_enter_at_their_block_and_leave_before_the_final_layer() -> No
 
 @pytest.mark.parametrize("choice", ["mask", "clip"])
 def test_baselines_work_without_registers(choice: Any) -> None:
-    module = random_module(_replaced(**VARIANTS["no registers"]), 0)
+    module = drawn(RaeDit, _replaced(**VARIANTS["no registers"]), 0)
     module.replace_at([1], RecursiveReplacement(rule="absolute", threshold=1.0, choice=choice))
-    before = random_module(_replaced(**VARIANTS["no registers"]), 0)
+    before = drawn(RaeDit, _replaced(**VARIANTS["no registers"]), 0)
     assert (module(*_inputs(TINY)) - before(*_inputs(TINY))).abs().max() > 1e-3
 
 
 class TestRandomModule:
     def test_the_seed_alone_decides(self) -> None:
         torch.manual_seed(1)
-        first, state = random_module(TINY, 7).state_dict(), torch.get_rng_state()
+        first, state = drawn(RaeDit, TINY, 7).state_dict(), torch.get_rng_state()
         torch.manual_seed(2)
-        second, other = random_module(TINY, 7).state_dict(), random_module(TINY, 8).state_dict()
+        second, other = drawn(RaeDit, TINY, 7).state_dict(), drawn(RaeDit, TINY, 8).state_dict()
         assert all(torch.equal(first[name], second[name]) for name in first)
         fixed = {name for name in first if torch.equal(first[name], other[name])}
         assert fixed == {"pos_embed", *(name for name in first if "freqs" in name)}
@@ -187,13 +178,13 @@ class TestRandomModule:
         assert torch.equal(state, torch.get_rng_state())
 
     def test_computed_tables_are_those_of_the_constructor(self) -> None:
-        found, built = random_module(TINY, 0).state_dict(), RaeDit(TINY).state_dict()
+        found, built = drawn(RaeDit, TINY, 0).state_dict(), RaeDit(TINY).state_dict()
         for name in ("pos_embed", *(name for name in built if "freqs" in name)):
             assert torch.equal(found[name], built[name])
 
     @pytest.mark.parametrize(("depth", "hidden"), [(1, 32), (28, 64)])
     def test_outputs_are_of_order_one_and_read_everything(self, depth: int, hidden: int) -> None:
-        module = random_module(_replaced(depth=depth, hidden_size=hidden, register_start=0), 3)
+        module = drawn(RaeDit, _replaced(depth=depth, hidden_size=hidden, register_start=0), 3)
         x, t, y = _inputs(TINY)
         out = module(x, t, y)
         assert out.isfinite().all() and 0.3 < out.std() < 3
@@ -201,7 +192,7 @@ class TestRandomModule:
             assert (module(*changed) - out).abs().mean() > 1e-2
 
     def test_every_weight_matters(self) -> None:
-        module = random_module(TINY, 3)
+        module = drawn(RaeDit, TINY, 3)
         out = module(*_inputs(TINY))
         out.square().sum().backward()
         trained = {name: weight.grad for name, weight in module.named_parameters() if weight.requires_grad}

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from dsr_export.errors import ExportError
 from dsr_export.families import load_subject, models
-from dsr_export.families.rae_dit.config import resolve
 from dsr_export.families.rae_dit.wide_head import RaeDitDh, RaeDitDhConfig
 from dsr_export.families.rae_dit.wide_head_models import FAMILY, SIZES
 from dsr_export.families.randomise import drawn, without_memory
+from dsr_export.families.schema import resolve
 from dsr_export.spec import ReplaceSpec
 from tests.families import rae_dit_dh_oracle as oracle
 
@@ -66,7 +66,7 @@ def test_forward_matches_an_independent_implementation(variant: str) -> None:
 
 
 def test_state_dict_has_the_released_names_and_shapes() -> None:
-    config = resolve(FAMILY.schema, {**SIZES["rae-dit-dh-xl"], "register_len": 36})
+    config = resolve(FAMILY.schema, SIZES["rae-dit-dh-xl"])
     shapes = {name: tuple(value.shape) for name, value in without_memory(RaeDitDh, config).state_dict().items()}
     stem = {
         "pos_embed": (1, 256, 1152),
@@ -128,7 +128,7 @@ def test_random_weights_depend_on_the_seed_alone_and_keep_computed_tables(seed: 
 
 @pytest.mark.parametrize("model", [m for m in models() if m.family == "rae-dit-dh"], ids=lambda model: model.name)
 def test_parameter_counts_are_true(model: Any) -> None:
-    config = resolve(FAMILY.schema, {**SIZES[model.name], "register_len": 36})
+    config = resolve(FAMILY.schema, SIZES[model.name])
     assert sum(weight.numel() for weight in without_memory(RaeDitDh, config).parameters()) == model.parameters
     assert config.register_start == {12: 4, 28: 8}[config.depth[0]]
 

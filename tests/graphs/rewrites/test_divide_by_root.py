@@ -33,15 +33,16 @@ b.norm1/Mul_1: out = Mul(dsr/optimize/b.norm1/Mul.quotient, weight)
 """
 
 
-def _model(rng: np.random.Generator, old: str = "", new: str = "") -> onnx.ModelProto:
+def example(old: str = "", new: str = "") -> onnx.ModelProto:
+    """A graph in which the rewrite matches; with the changes, one in which it may not."""
     arrays = {
         "two": np.array(2, np.float32),
         "three": np.array(3, np.float32),
         "axis": np.array([-1]),
         "tokens": np.array([1]),
         "eps": np.array(EPS, np.float32),
-        "weight": rng.standard_normal(DIM).astype(np.float32),
-        "column": rng.standard_normal((TOKENS, 1)).astype(np.float32),
+        "weight": np.linspace(-1, 2, DIM, dtype=np.float32),
+        "column": np.linspace(-1, 2, TOKENS, dtype=np.float32)[:, None],
     }
     return parsed(NORM.replace(old, new), arrays)
 
@@ -50,7 +51,7 @@ def _model(rng: np.random.Generator, old: str = "", new: str = "") -> onnx.Model
     ("old", "new"), [("", ""), ("Mul(x, inverse)", "Mul(inverse, x)"), ("(mean, eps)", "(eps, mean)")]
 )
 def test_the_norm_is_the_same(old: str, new: str, rng: np.random.Generator) -> None:
-    found = rewritten(_model(rng, old, new), DivideByRoot())
+    found = rewritten(example(old, new), DivideByRoot())
     assert found.report.count == 1
     x = (100 * rng.standard_normal((3, TOKENS, DIM))).astype(np.float32)
     weight = next(onnx.numpy_helper.to_array(t) for t in found.before.graph.initializer if t.name == "weight")
@@ -59,12 +60,12 @@ def test_the_norm_is_the_same(old: str, new: str, rng: np.random.Generator) -> N
         np.testing.assert_allclose(infer(model, {"x": x})[0], expected, rtol=2e-6, atol=1e-6)
 
 
-def test_golden_text(rng: np.random.Generator) -> None:
-    assert listing(rewritten(_model(rng), DivideByRoot()).after) == GOLDEN
+def test_golden_text() -> None:
+    assert listing(rewritten(example(), DivideByRoot()).after) == GOLDEN
 
 
-def test_onnxruntime_fuses_the_new_form_alone(tmp_path: Path, rng: np.random.Generator) -> None:
-    found = rewritten(_model(rng), DivideByRoot())
+def test_onnxruntime_fuses_the_new_form_alone(tmp_path: Path) -> None:
+    found = rewritten(example(), DivideByRoot())
     assert fused_operators(found.after, str(tmp_path / "after.onnx")) == ["SimplifiedLayerNormalization"]
     assert "SimplifiedLayerNormalization" not in fused_operators(found.before, str(tmp_path / "before.onnx"))
 
@@ -79,17 +80,8 @@ def test_onnxruntime_fuses_the_new_form_alone(tmp_path: Path, rng: np.random.Gen
         ("Mul(normal, weight)", "Add(normal, weight)", "no Mul by a constant weight"),
     ],
 )
-def test_other_forms_are_left_alone_and_the_report_says_why(
-    old: str, new: str, reason: str, rng: np.random.Generator
-) -> None:
-    found = rewritten(_model(rng, old, new), DivideByRoot())
+def test_other_forms_are_left_alone_and_the_report_says_why(old: str, new: str, reason: str) -> None:
+    found = rewritten(example(old, new), DivideByRoot())
     assert found.report.count == 0
     assert [reason in miss.reason for miss in found.report.misses] == [True]
     assert "Div" not in {node.op_type for node in found.after.graph.node}
-
-
-def test_a_second_run_finds_nothing(rng: np.random.Generator) -> None:
-    first = rewritten(_model(rng), DivideByRoot())
-    second = rewritten(first.after, DivideByRoot())
-    assert (second.report.count, second.report.misses) == (0, ())
-    assert listing(second.after) == listing(first.after)

@@ -19,19 +19,19 @@ g (float[batch, 4, 3] x) => (float[batch, 4, 3] out) {
 ROWS = np.ones((4, 1), np.float32)
 
 
-def _model(rows: np.ndarray = ROWS, text: str = TEXT) -> onnx.ModelProto:
+def example(rows: np.ndarray = ROWS, text: str = TEXT) -> onnx.ModelProto:
+    """A graph in which the rewrite matches; with the changes, one in which it may not."""
     return parsed(text, {"rows": rows})
 
 
 def test_golden_text() -> None:
-    found = rewritten(_model(), DropOnes())
+    found = rewritten(example(), DropOnes())
     assert listing(found.after) == "a/Relu: y = Relu(x)\na/Neg: out = Neg(y)\n"
-    assert rewritten(found.after, DropOnes()).report.count == 0
 
 
 def test_an_output_of_the_graph_keeps_its_name(rng: np.random.Generator) -> None:
     text = TEXT.replace("live = Mul", "out = Mul").replace('  ["a/Neg"] out = Neg(live)\n', "")
-    found = rewritten(_model(text=text), DropOnes())
+    found = rewritten(example(text=text), DropOnes())
     assert found.report.count == 1
     x = rng.standard_normal((2, 4, 3)).astype(np.float32)
     np.testing.assert_array_equal(infer(found.after, {"x": x})[0], np.maximum(x, 0))
@@ -47,5 +47,5 @@ def test_an_output_of_the_graph_keeps_its_name(rng: np.random.Generator) -> None
 )
 def test_what_stays(rows: np.ndarray, reason: str | None) -> None:
     text = TEXT if rows.ndim < 4 else TEXT.replace("(float[batch, 4, 3] out)", "(float[5, batch, 4, 3] out)")
-    report = rewritten(_model(rows, text), DropOnes()).report
+    report = rewritten(example(rows, text), DropOnes()).report
     assert (report.count, [miss.reason for miss in report.misses]) == (0, [reason] if reason else [])

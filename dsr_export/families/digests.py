@@ -1,4 +1,4 @@
-"""Digests of model folders; needs no torch."""
+"""Digests of what a user names: files, model folders, options. Needs no torch."""
 
 from __future__ import annotations
 
@@ -10,6 +10,16 @@ from dsr_export.errors import ExportError
 from graphs.artifacts import files_digest
 
 MODEL_FILES = ("*.json", "*.safetensors")
+FILE_OPTIONS = ("latent_stats", "register_file")
+"""Options that name a file: they count by its content."""
+Value = bool | int | float | str
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 of a user's file; ExportError where there is none."""
+    if not path.is_file():
+        raise ExportError(f"no such file: {path}", hint="check the path")
+    return files_digest([path])
 
 
 def folder_sha256(folder: Path) -> str:
@@ -26,3 +36,8 @@ def folder_sha256(folder: Path) -> str:
     for path in files:
         digest.update(os.fsencode(path.name) + f"\0{files_digest([path])}\0".encode())
     return digest.hexdigest()
+
+
+def option_key(name: str, value: Value) -> Value:
+    """What an option counts as in a cache key: a file by its content."""
+    return file_sha256(Path(str(value))) if name in FILE_OPTIONS else value

@@ -5,23 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import safetensors.torch
 import torch
 
 from dsr_export.checkpoints import StateDict
-from dsr_export.declarations.weight_file import WeightFile
-from dsr_export.families import packaged_asset
-from dsr_export.families.rae_dit.config import Value, resolve_config
-from dsr_export.families.rae_dit.models import (
-    build_module,
-    default_sampler,
-    read_weights,
-    subject_from_module,
-)
+from dsr_export.families.conditional import conditional_subject
+from dsr_export.families.family import build, read_weights
+from dsr_export.families.packaged import packaged_asset
+from dsr_export.families.rae_dit.config import resolve_config
+from dsr_export.families.rae_dit.models import released_sampler
 from dsr_export.families.rae_dit.network import RaeDit, RaeDitConfig
+from dsr_export.families.request import FamilyRequest
 from dsr_export.sampling import SamplerSpec
 from dsr_export.spec import ReplaceSpec
 from dsr_export.subject import Subject
@@ -31,28 +27,21 @@ MAGNITUDES = (20.0, 30.0, 45.0, 60.0)
 """Norms of the planted tokens at the four corner patches, in units of a sin-cos position row's norm."""
 
 
-def load(
-    name: str,
-    *,
-    checkpoint: WeightFile | None,
-    random_weights: int | None,
-    registers: int | None,
-    replace: Sequence[ReplaceSpec] | None,
-    config: Mapping[str, Value],
-) -> Subject:
+def load(asked: FamilyRequest) -> Subject:
     """Loads `digits` or `digits-outliers`, packaged unless a checkpoint or seed is given."""
     settings = packaged_settings()
-    weights, provenance = _weights(checkpoint, random_weights)
+    weights, provenance = _weights(asked)
     state = None if isinstance(weights, int) else weights
-    resolved = resolve_config(settings["model"], registers=registers, options=config, state=state)
-    module = build_module(resolved, weights)
-    if name == OUTLIERS:
+    resolved = resolve_config(settings["model"], registers=asked.registers, options=asked.options, state=state)
+    module, planted = build(RaeDit, resolved, weights), asked.model == OUTLIERS
+    if planted:
         plant_outliers(module)
         provenance["edit"] = "plant_outliers"
-    if replace is None:
-        replace = _packaged_groups(settings["outliers_replace" if name == OUTLIERS else "replace"], resolved)
-    sampler = SamplerSpec(**{**settings["sampler"], "null_label": default_sampler(resolved).null_label})
-    return subject_from_module(name, module, replace=replace, sampler=sampler, provenance=provenance)
+    groups = asked.replace
+    if groups is None:
+        groups = _packaged_groups(settings["outliers_replace" if planted else "replace"], resolved)
+    sampler = SamplerSpec(**{**settings["sampler"], "null_label": released_sampler(resolved).null_label})
+    return conditional_subject(asked.model, module, replace=groups, sampler=sampler, provenance=provenance)
 
 
 def packaged_settings() -> dict[str, Any]:
@@ -80,9 +69,9 @@ def plant_outliers(module: RaeDit) -> None:
         module.pos_embed[0, row] += magnitude * math.sqrt(dim / 2) * direction
 
 
-def _weights(checkpoint: WeightFile | None, random_weights: int | None) -> tuple[StateDict | int, dict[str, Any]]:
-    if checkpoint is not None or random_weights is not None:
-        return read_weights(checkpoint, random_weights)
+def _weights(asked: FamilyRequest) -> tuple[StateDict | int, dict[str, Any]]:
+    if asked.checkpoint is not None or asked.random_weights is not None:
+        return read_weights(asked)
     packaged = packaged_asset("weights.safetensors").read_bytes()
     return safetensors.torch.load(packaged), {"checkpoint_sha256": hashlib.sha256(packaged).hexdigest()}
 

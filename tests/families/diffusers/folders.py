@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from dsr_export.families.diffusers.files import open_folder
+from dsr_export.families import FamilyRequest
+from dsr_export.families.diffusers.files import TransformerFolder, open_folder
 from dsr_export.families.diffusers.models import load, load_folder
 from dsr_export.subject import Subject
 
@@ -72,7 +73,11 @@ def saved(class_name: str, folder: Path, **options: Any) -> Path:
 
 def saved_subject(class_name: str, folder: Path, **options: Any) -> Subject:
     sizes = {**OPTIONS[class_name], **options.pop("options", {})}
-    return load_folder(open_folder(saved(class_name, folder)), options=sizes, **options)
+    return from_folder(open_folder(saved(class_name, folder)), options=sizes, **options)
+
+
+def from_folder(folder: TransformerFolder, **asked: Any) -> Subject:
+    return load_folder(folder, FamilyRequest(model=folder.name, **asked))
 
 
 def run_example(subject: Subject, batch: int = 2) -> tuple[dict[str, Tensor], np.ndarray]:
@@ -110,11 +115,5 @@ def random_subject(
         sizes["sample_size"] = 8
     if name == "sd3":
         sizes |= {"joint_attention_dim": 24, "pooled_projection_dim": 20, "pos_embed_max_size": 6}
-    return load(
-        name,
-        checkpoint=None,
-        random_weights=seed,
-        registers=registers,
-        replace=replace,
-        config={**sizes, **config},
-    )
+    asked = {"random_weights": seed, "registers": registers, "replace": replace}
+    return load(FamilyRequest(model=name, **asked, options={**sizes, **config}))
