@@ -72,7 +72,7 @@ def _staged(build: Build) -> Finished:
     lowered = run(LowerGraph(source=traced))
     optimized = run(OptimizeGraph(source=lowered))
 
-    calibrated = run(_calibration(build, card, optimized)) if build.is_int8 else None
+    calibrated = run(_calibration(build, card, optimized)) if build.is_quantized else None
     exact = optimized if calibrated is None else calibrated
     audited = run(AuditRanges(source=exact, card=card, reference=reference, sampler=sampler))
     norms = run(MeasureNorms(source=optimized, card=card, reference=reference))

@@ -24,11 +24,12 @@ from dsr_export.sites.tap_reference import reference_taps
 from dsr_export.sites.token_roles import RegisterRows
 from dsr_export.storage.npz_file import read_npz
 from dsr_export.subject import Subject, SubjectCard
-from graphs.artifacts import OptimizedModel, Precision
+from graphs.artifacts import OptimizedModel
 from graphs.files import load_model
 from graphs.observe.sites import Site, find_sites
 from graphs.observe.tap_samples import INNER_VALUES, OUTER_VALUES, Layout, Sample
 from graphs.observe.taps import Tap, add_taps
+from graphs.precisions import Precision
 
 if TYPE_CHECKING:
     from dsr_export.subject import ExportSubject

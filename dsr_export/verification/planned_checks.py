@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from dsr_export.backends.opening import FUSED, Runtime, chosen_engine
+from dsr_export.backends.opening import Runtime, chosen_engine
 from dsr_export.bundle.reader import Bundle
 from dsr_export.bundle.signature import PublicKey
 from dsr_export.bundle.signing import public_key
@@ -20,6 +20,7 @@ from dsr_export.reports.figures import number, reaches
 from dsr_export.reports.wording import most_allowed
 from dsr_export.verification.claims import NAMES as CLAIMS
 from dsr_export.verification.verify import golden_sampler, verify
+from graphs.precisions import PRECISIONS
 
 PRECISION = "precision"
 ONCE = ("rows", "determinism")
@@ -119,7 +120,7 @@ def _planned(model: Bundle, role: str | None, runtime: Runtime) -> Iterator[Chec
     pairs += [(kind, name) for kind in once for name in names]
     pairs += [] if golden_sampler(model, golden) is None else [("trajectory", "sample")]
     for name in _runtimes(model, runtime):
-        fused = name == "onnxruntime" and model.manifest.precision in FUSED
+        fused = name == "onnxruntime" and PRECISIONS[model.manifest.precision].fused
         own = [*(("fused", each) for each in names if fused), *pairs]
         yield from (Check(component=role, runtime=name, check=check, output=output) for check, output in own)
 
