@@ -12,7 +12,7 @@ from dsr_export.backends.gpu import compute_capability
 from dsr_export.backends.onnxruntime import OnnxRuntimeRunner
 from dsr_export.backends.vendor import installed_version
 from dsr_export.bundle.manifest_parts import BundleTarget
-from dsr_export.errors import ExportError
+from dsr_export.errors import ExportError, RunnerError
 from graphs.artifacts import TensorSpec
 from graphs.files import load_model
 from graphs.observe.taps import Tap, TappedModel, add_taps
@@ -39,7 +39,7 @@ def typed_runner(model: Path, inputs: Sequence[TensorSpec], precision: Precision
     """
     if not PRECISIONS[precision].narrow:
         return OnnxRuntimeRunner(model, inputs=inputs)
-    return _as_written(emulate_low(load_model(model, weights=False)), model.parent, inputs, precision)
+    return _as_written(_emulated(load_model(model, weights=False)), model.parent, inputs, precision)
 
 
 def fused_runner(model: Path, inputs: Sequence[TensorSpec], precision: Precision) -> Runner | None:
@@ -57,10 +57,17 @@ def tapped_runner(
     """`typed_runner` on a copy in memory that also outputs samples at `taps`; nothing is written."""
     loaded = load_model(model, weights=False)
     narrow = PRECISIONS[precision].narrow
-    tapped = add_taps(emulate_low(loaded) if narrow else loaded, taps)
+    tapped = add_taps(_emulated(loaded) if narrow else loaded, taps)
     if narrow:
         return _as_written(tapped.model, model.parent, inputs, precision), tapped
     return OnnxRuntimeRunner(tapped.model.SerializeToString(), inputs=inputs, weights=model.parent), tapped
+
+
+def _emulated(model: onnx.ModelProto) -> onnx.ModelProto:
+    try:
+        return emulate_low(model)
+    except ExportError as error:  # of a graph that was read, and that nobody can run as it is meant
+        raise RunnerError(error.message, hint=error.hint) from error
 
 
 def _as_written(

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dsr_export.backends.base import Runner, as_denoiser
-from dsr_export.errors import ExportError
+from dsr_export.errors import RunnerError
 from dsr_export.parity.batches import (
     check_between,
     check_determinism,
@@ -102,7 +102,7 @@ def fused_rows(opening: Opening, golden: Golden, runtime: str, tolerance: Tolera
     names = tuple(next(iter(golden.cases.values())).outputs)
     try:
         opened = opening()
-    except ExportError as error:  # what cannot be opened is a failed check, with its reason in the report
+    except RunnerError as error:  # what cannot be opened is a failed check, with its reason in the report
         problem = error.message
         return list(check_fused(lambda _: dict.fromkeys(names, problem), golden, runtime, tolerance))
     if opened is None:
@@ -157,7 +157,7 @@ def _walk(runner: Runner, walk: ReferenceTrajectory, sampler: SamplerSpec, progr
             sample, last = step.state, compare(walk.states[step.index], step.state)
             growth.append(-IDENTICAL_DB if last.snr_db is None else last.snr_db)
             progress(step.index + 1, len(walk.states))
-    except ExportError as error:  # a failing runtime is a failed check, with its reason in the report
+    except RunnerError as error:  # a failing runtime is a failed check, with its reason in the report
         sample, last = None, Comparison(problem=error.message)
     return _Walk(growth, last, sample)
 
@@ -166,7 +166,7 @@ def _outputs(runner: Runner, inputs: Mapping[str, Array], names: Iterable[str]) 
     """What the runner makes of `inputs`; in place of a missing output, or of all where the call fails, the reason."""
     try:
         made = runner.infer(dict(inputs))
-    except ExportError as error:
+    except RunnerError as error:
         return dict.fromkeys(names, error.message)
     rows = len(next(iter(inputs.values())))
     return {name: _output(made.get(name), rows) for name in names}
