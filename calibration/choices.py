@@ -17,11 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from calibration.methods import Recipe
-from calibration.methods.magnitudes import CODES
 from calibration.rounding import nearest, weight_steps
 from calibration.smoothing import ALPHAS, smoothing_factors
 from calibration.stats import ActivationStats, token_weights
-from graphs.quantize.quantizers import SMALLEST_ROW, Activation, Rows
+from graphs.quantize.quantizers import LARGEST_CODE, SMALLEST_ROW, Activation, Rows
 
 Array = npt.NDArray[Any]
 MARGIN_DB: Mapping[Rows, float] = {"none": 1.5, "static": 1.0, "dynamic": 0.0}
@@ -58,7 +57,7 @@ def choose(stats: ActivationStats, weight: Array, recipe: Recipe, *, foldable: b
 
 def naive_snr_db(stats: ActivationStats, weight: Array) -> float:
     """What one range for all tokens, up to the largest magnitude, would give: the figure to compare with."""
-    step = max(stats.magnitudes.largest, SMALLEST_ROW) / CODES
+    step = max(stats.magnitudes.largest, SMALLEST_ROW) / LARGEST_CODE
     return _snr_db(stats.sample.rows, weight, Activation(step=step), stats)
 
 
@@ -79,7 +78,7 @@ def _activations(
     yield Activation(step=_step(stats, rows, weight, factors, recipe))
     if not recipe.rows:
         return
-    yield Activation(step=1 / CODES, rows="dynamic")
+    yield Activation(step=1 / LARGEST_CODE, rows="dynamic")
     registers = stats.registers.mask(stats.tokens)
     if registers.any() and not registers.all():
         by_row = _register_factors(stats, registers)
@@ -95,7 +94,7 @@ def _step(stats: ActivationStats, rows: Array, weight: Array, factors: Array, re
     """
     largest = max(float((stats.channel_largest / factors).max(initial=0.0)) * HEADROOM, SMALLEST_ROW)
     if not recipe.smoothing:
-        return max(recipe.range_of(stats.magnitudes), SMALLEST_ROW) / CODES
+        return max(recipe.range_of(stats.magnitudes), SMALLEST_ROW) / LARGEST_CODE
     return _best_step(rows, weight, largest)
 
 
@@ -104,10 +103,10 @@ def _best_step(rows: Array, weight: Array, largest: float) -> float:
     importance, alike = np.square(weight).sum(axis=1), token_weights(np.square(rows).sum(axis=1))
     errors = []
     for share in SHARES:
-        step = largest * share / CODES
-        error = np.clip(np.rint(rows / step), -CODES, CODES) * step - rows
+        step = largest * share / LARGEST_CODE
+        error = np.clip(np.rint(rows / step), -LARGEST_CODE, LARGEST_CODE) * step - rows
         errors.append(float(alike @ np.square(error) @ importance))
-    return float(largest * SHARES[::-1][int(np.argmin(errors[::-1]))] / CODES)
+    return float(largest * SHARES[::-1][int(np.argmin(errors[::-1]))] / LARGEST_CODE)
 
 
 def _register_factors(stats: ActivationStats, registers: Array) -> Array:
@@ -124,7 +123,8 @@ def quantised_rows(rows: Array, activation: Activation, tokens: Array) -> Array:
     elif activation.rows == "static":
         assert activation.row_factors is not None
         factors = activation.row_factors[tokens, None]
-    codes = np.clip(np.rint(rows / factors / activation.step), -CODES - 1, CODES)  # as QuantizeLinear saturates
+    codes = np.rint(rows / factors / activation.step)
+    codes = np.clip(codes, -LARGEST_CODE - 1, LARGEST_CODE)  # as QuantizeLinear saturates
     return np.asarray(codes * activation.step * factors, np.float32)
 
 
@@ -135,7 +135,7 @@ def clipped_fraction(stats: ActivationStats, choice: Choice) -> float:
     rows = stats.sample.rows / choice.factors
     if choice.activation.row_factors is not None:
         rows = rows / choice.activation.row_factors[stats.sample.tokens, None]
-    return float((np.abs(rows) > choice.activation.step * (CODES + 0.5)).mean())
+    return float((np.abs(rows) > choice.activation.step * (LARGEST_CODE + 0.5)).mean())
 
 
 def _snr_db(rows: Array, weight: Array, activation: Activation, stats: ActivationStats) -> float:

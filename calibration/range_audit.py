@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from graphs.artifacts import Precision
 from graphs.observe.probes import LARGEST, ProbedTensor
-from graphs.precision.held_values import HALF, HEADROOM, HELD
+from graphs.precisions import HALF, HEADROOM, PRECISIONS, Precision
 
 Array = npt.NDArray[Any]
 
@@ -36,9 +35,9 @@ class RangeAudit:
 
     def wide_tensors(self, precision: Precision) -> dict[str, str]:
         """Tensor -> why the low type of `precision` can't hold it. BF16 has FP32's range."""
-        if precision == "fp32":
+        if not PRECISIONS[precision].narrow:
             return {}
-        held = HELD[precision]
+        held = PRECISIONS[precision].held
         low, high = held.least * HEADROOM, held.largest / HEADROOM
         found = {name: f"divisor down to {value:.4g}" for name, value in self.least.items() if value < low}
         found |= {name: f"|x| stays below {value:.4g}" for name, value in self.maxima.items() if 0 < value < low}

@@ -10,21 +10,22 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from graphs.quantize.quantizers import LARGEST_CODE
+
 Array = npt.NDArray[Any]
-CODES = 127
 DAMPING = 0.05  # of the mean diagonal: inputs that were never seen matter too
 BLOCK = 64
 
 
 def weight_steps(weight: Array) -> Array:
     """The step of each output channel of a weight [K, N], so that nothing is clipped; 1 for channels of zeros."""
-    steps = np.abs(weight).max(axis=0) / CODES
+    steps = np.abs(weight).max(axis=0) / LARGEST_CODE
     return np.asarray(np.where(steps >= np.finfo(np.float32).tiny, steps, 1.0), np.float32)
 
 
 def nearest(weight: Array, steps: Array) -> Array:
     """Codes int8 [K, N]."""
-    return np.clip(np.rint(weight / steps), -CODES, CODES).astype(np.int8)
+    return np.clip(np.rint(weight / steps), -LARGEST_CODE, LARGEST_CODE).astype(np.int8)
 
 
 def compensated(weight: Array, steps: Array, hessian: Array) -> Array:

@@ -9,7 +9,7 @@ from pathlib import Path
 from dsr_export.declarations.int8_options import Int8Options
 from dsr_export.errors import ExportError
 from dsr_export.limits import MOST_BATCH, MOST_DIGITS, MOST_REGISTERS, MOST_STEPS
-from graphs.artifacts import Precision
+from graphs.precisions import PRECISIONS, Precision, quantized_precisions
 
 NO_INT8_OPTIONS = Int8Options()
 
@@ -90,8 +90,10 @@ class ExportConfig(ModelRequest):
         super().__post_init__()
         if self.trajectory_steps is not None and not 2 <= self.trajectory_steps <= MOST_STEPS:
             raise ExportError(f"a walk of {self.trajectory_steps} grid points", hint=f"give 2 to {MOST_STEPS}")
-        if self.precision != "int8" and self.int8 != NO_INT8_OPTIONS:
+        if self.precision not in PRECISIONS:
+            raise ExportError(f"there is no precision '{self.precision}'", hint=f"choose from {', '.join(PRECISIONS)}")
+        if not PRECISIONS[self.precision].quantized and self.int8 != NO_INT8_OPTIONS:
             raise ExportError(
                 f"calibration options do not apply to {self.precision}",
-                hint="give --precision int8 with them",
+                hint=f"give --precision {' or '.join(quantized_precisions())} with them",
             )

@@ -46,7 +46,7 @@ def export(config: ExportConfig, *, reporter: Reporter | None = None) -> Bundle:
     """
     build = Build(config, reporter or Silent())
     build.check_targets()
-    if build.is_int8:
+    if build.is_quantized:
         check_data(config.int8)
     with exclusive(build.out):
         if check_destination(build.out, build.key, config.force) == "same":
@@ -75,7 +75,7 @@ def _staged(build: Build) -> Finished:
     lowered = run(LowerGraph(source=traced))
     optimized = run(OptimizeGraph(source=lowered))
 
-    calibrated = run(_calibration(build, card, optimized)) if build.is_int8 else None
+    calibrated = run(_calibration(build, card, optimized)) if build.is_quantized else None
     exact = optimized if calibrated is None else calibrated
     audited = run(AuditRanges(source=exact, card=card, reference=reference, sampler=sampler))
     norms = run(MeasureNorms(source=optimized, card=card, reference=reference))

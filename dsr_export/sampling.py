@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from dsr_export.errors import ExportError
+from dsr_export.errors import ExportError, RunnerError
 from dsr_export.limits import MOST_STEPS
 
 Array = npt.NDArray[Any]
@@ -110,11 +110,11 @@ def _inputs(spec: SamplerSpec, x: Array, t: float, labels: Array) -> dict[str, A
 
 
 def _prediction(denoiser: Denoiser, inputs: dict[str, Array]) -> Array:
-    """Its first channels, as many as the state has. ExportError where they do not fit the state."""
+    """Its first channels, as many as the state has. RunnerError where they do not fit the state."""
     made, x = denoiser(inputs), inputs["x"]
     fits = made.ndim == x.ndim and made.shape[1] >= x.shape[1]
     if not fits or (len(made), *made.shape[2:]) != (len(x), *x.shape[2:]):
-        raise ExportError(
+        raise RunnerError(
             f"the model gives {list(made.shape)} for a state of {list(x.shape)}", hint="build the bundle again"
         )
     return made[:, : x.shape[1]]

@@ -7,9 +7,8 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-Precision = Literal["fp32", "fp16", "bf16", "int8"]
+from graphs.precisions import Precision
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import onnx
 
 from graphs.errors import ExportError
+from graphs.precisions import PRECISIONS, Precision
 
-LOW_TYPES: Mapping[str, int] = {
-    "fp16": onnx.TensorProto.FLOAT16,
-    "bf16": onnx.TensorProto.BFLOAT16,
-    "int8": onnx.TensorProto.INT8,
-}
-"""Precision -> the type of its weights; FP32 keeps its own. What surrounds INT8 GEMMs is FP16."""
 WEIGHTED = frozenset({"MatMul", "Gemm", "Conv"})
 
 
@@ -45,16 +39,19 @@ def typed_weights(model: onnx.ModelProto) -> list[Weight]:
     return list(found.values())
 
 
-def low_precision_fraction(model: onnx.ModelProto, precision: str) -> float:
-    """Share of the weights' bytes that have the low type of `precision`, 0 to 1; of their number for INT8.
+def low_precision_fraction(model: onnx.ModelProto, precision: Precision) -> float:
+    """Share of the weights' bytes that have the low type of `precision`, 0 to 1; of their number where it quantises.
 
-    A graph without weights has nothing that could be wider.
+    0 for FP32, which has none. A graph without weights has nothing that could be wider.
     """
+    record = PRECISIONS[precision]
+    if not record.narrow:
+        return 0.0
     weights = typed_weights(model)
-    sizes = {weight.name: weight.elements if precision == "int8" else weight.bytes for weight in weights}
-    low = sum(sizes[weight.name] for weight in weights if weight.type == LOW_TYPES.get(precision))
+    sizes = {weight.name: weight.elements if record.quantized else weight.bytes for weight in weights}
+    low = sum(sizes[weight.name] for weight in weights if weight.type == record.weights)
     total = sum(sizes.values())
-    return low / total if total else float(precision in LOW_TYPES)
+    return low / total if total else 1.0
 
 
 def _weight(tensor: onnx.TensorProto, node: str) -> Weight:

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from calibration.histogram import BINS, magnitude_histogram, occupied
+from graphs.quantize.quantizers import LARGEST_CODE
 
 Array = npt.NDArray[Any]
-CODES = 127  # of one sign, symmetric INT8
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Magnitudes:
     def error(self, limit: float) -> float:
         """Mean squared error of codes for [-limit, limit]: uniform rounding within it, clipping beyond."""
         centres, counts = self.bins()
-        step = limit / CODES
+        step = limit / LARGEST_CODE
         rounding = np.minimum(step**2 / 12, centres**2)  # what lies below half a step becomes zero
         squared = np.where(centres <= limit, rounding, (centres - limit) ** 2)
         return float((squared * counts).sum() / max(counts.sum(), 1))

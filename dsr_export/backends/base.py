@@ -23,7 +23,12 @@ class Runner(Protocol):
     ) -> None: ...
 
     def infer(self, inputs: dict[str, Array]) -> dict[str, Array]:
-        """Named inputs to named outputs, batch first. Raises `ExportError` on a wrong name, shape or type."""
+        """Named inputs to named outputs, batch first.
+
+        Raises:
+            ExportError: a wrong name, shape or type.
+            RunnerError: the runtime failed on inputs that fit.
+        """
         ...
 
 

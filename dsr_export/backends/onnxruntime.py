@@ -13,7 +13,7 @@ import numpy as np
 
 from dsr_export.backends.base import Array
 from dsr_export.backends.inputs import check_inputs
-from dsr_export.errors import ExportError
+from dsr_export.errors import ExportError, RunnerError
 from graphs.artifacts import TensorSpec
 from graphs.targets import module_of
 
@@ -72,8 +72,8 @@ class OnnxRuntimeRunner:
         `weights` is the folder in which a serialised model's external weights lie.
 
         Raises:
-            ExportError: an unreadable model, an op without an implementation, a provider that does not start, or
-                inputs other than `inputs`.
+            RunnerError: a model that it cannot read, or an op without an implementation.
+            ExportError: a provider that does not start, or inputs other than `inputs`.
         """
         if CUDA[0] in providers:
             self.name = "onnxruntime-cuda"
@@ -91,14 +91,14 @@ class OnnxRuntimeRunner:
         self._session = None
 
     def infer(self, inputs: dict[str, Array]) -> dict[str, Array]:
-        """Named inputs to named outputs, batch first. Raises `ExportError` on a wrong name, shape or type."""
+        """Named inputs to named outputs, batch first; raises what `Runner.infer` does."""
         if self._session is None:
-            raise ExportError("this ONNX Runtime session is closed")
+            raise RunnerError("this ONNX Runtime session is closed")
         fed = check_inputs(inputs, self._specs)
         try:
             results = self._session.run(self._outputs, fed)
         except _failures() as error:
-            raise ExportError(f"ONNX Runtime failed while running: {_reason(error)}") from error
+            raise RunnerError(f"ONNX Runtime failed while running: {_reason(error)}") from error
         return {name: np.asarray(result) for name, result in zip(self._outputs, results, strict=True)}
 
 
@@ -212,13 +212,13 @@ def _numpy_name(kind: str) -> str:
     return _ELEMENTS.get(element, element)
 
 
-def _creation_error(error: Exception) -> ExportError:
+def _creation_error(error: Exception) -> RunnerError:
     reason = _reason(error)
     missing = re.search(r"Could not find an implementation for (\S+?)\(\d+\) node with name '([^']*)'", reason)
     if missing is None:
-        return ExportError(f"ONNX Runtime cannot load the model: {reason}", hint="see `dsr-export inspect`")
+        return RunnerError(f"ONNX Runtime cannot load the model: {reason}", hint="see `dsr-export inspect`")
     op, node = missing.groups()
-    return ExportError(
+    return RunnerError(
         f"ONNX Runtime has no kernel for {op} with these types: node '{node}' (module {module_of(node)})",
         hint="its CPU provider computes no BF16; build with --precision fp32 or fp16, or run an engine on a GPU",
     )

@@ -12,12 +12,13 @@ from dsr_export.backends.gpu import compute_capability
 from dsr_export.backends.onnxruntime import OnnxRuntimeRunner
 from dsr_export.backends.vendor import installed_version
 from dsr_export.bundle.manifest_parts import BundleTarget
-from dsr_export.errors import ExportError
-from graphs.artifacts import Precision, TensorSpec
+from dsr_export.errors import ExportError, RunnerError
+from graphs.artifacts import TensorSpec
 from graphs.files import load_model
 from graphs.observe.taps import Tap, TappedModel, add_taps
 from graphs.precision.emulate import emulate_low
 from graphs.precision.lone_rows import pad_lone_rows
+from graphs.precisions import PRECISIONS, Precision
 from graphs.targets import Target
 
 if TYPE_CHECKING:
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from dsr_export.bundle.reader import Bundle
 
 Runtime = Literal["auto", "onnxruntime", "tensorrt", "tensorrt-rtx"]
-FUSED: frozenset[Precision] = frozenset({"fp16", "int8"})
-"""Precisions whose graphs ONNX Runtime also runs with kernels of its own: it has none for BF16."""
 _TARGETS = {"tensorrt": "trt10", "tensorrt-rtx": "rtx"}
 
 
@@ -38,9 +37,9 @@ def typed_runner(model: Path, inputs: Sequence[TensorSpec], precision: Precision
     Its CPU kernels would keep FP32 from node to node (see `graphs.precision.emulate`). A graph with low types runs node
     by node, as written: fusion would skip roundings, and fused integer kernels differ from one processor to another.
     """
-    if precision == "fp32":
+    if not PRECISIONS[precision].narrow:
         return OnnxRuntimeRunner(model, inputs=inputs)
-    return _as_written(emulate_low(load_model(model, weights=False)), model.parent, inputs, precision)
+    return _as_written(_emulated(load_model(model, weights=False)), model.parent, inputs, precision)
 
 
 def fused_runner(model: Path, inputs: Sequence[TensorSpec], precision: Precision) -> Runner | None:
@@ -49,7 +48,7 @@ def fused_runner(model: Path, inputs: Sequence[TensorSpec], precision: Precision
     They keep FP32 between the nodes of a half graph. An engine rounds at least where it writes a tensor to memory: the
     truth lies between the two.
     """
-    return OnnxRuntimeRunner(model, inputs=inputs) if precision in FUSED else None
+    return OnnxRuntimeRunner(model, inputs=inputs) if PRECISIONS[precision].fused else None
 
 
 def tapped_runner(
@@ -57,17 +56,25 @@ def tapped_runner(
 ) -> tuple[Runner, TappedModel]:
     """`typed_runner` on a copy in memory that also outputs samples at `taps`; nothing is written."""
     loaded = load_model(model, weights=False)
-    tapped = add_taps(loaded if precision == "fp32" else emulate_low(loaded), taps)
-    if precision != "fp32":
+    narrow = PRECISIONS[precision].narrow
+    tapped = add_taps(_emulated(loaded) if narrow else loaded, taps)
+    if narrow:
         return _as_written(tapped.model, model.parent, inputs, precision), tapped
     return OnnxRuntimeRunner(tapped.model.SerializeToString(), inputs=inputs, weights=model.parent), tapped
+
+
+def _emulated(model: onnx.ModelProto) -> onnx.ModelProto:
+    try:
+        return emulate_low(model)
+    except ExportError as error:  # of a graph that was read, and that nobody can run as it is meant
+        raise RunnerError(error.message, hint=error.hint) from error
 
 
 def _as_written(
     model: onnx.ModelProto, weights: Path, inputs: Sequence[TensorSpec], precision: Precision
 ) -> OnnxRuntimeRunner:
-    """Node by node; INT8 without folding constants, which would leave no integers."""
-    optimize: Literal["constants", False] = False if precision == "int8" else "constants"
+    """Node by node; where it is quantised without folding constants, which would leave no integers."""
+    optimize: Literal["constants", False] = False if PRECISIONS[precision].quantized else "constants"
     as_written = pad_lone_rows(model).SerializeToString()
     return OnnxRuntimeRunner(as_written, inputs=inputs, optimize=optimize, weights=weights)
 

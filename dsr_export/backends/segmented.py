@@ -18,7 +18,7 @@ from onnx import helper, numpy_helper
 from dsr_export.backends.base import Array
 from dsr_export.backends.inputs import check_inputs
 from dsr_export.backends.onnxruntime import OnnxRuntimeRunner
-from dsr_export.errors import ExportError
+from dsr_export.errors import RunnerError
 from dsr_export.storage.leftovers import scratch_folder
 from graphs.artifacts import TensorSpec
 from graphs.dsr.definitions import evaluate
@@ -92,9 +92,9 @@ class SegmentedRunner:
         self._open.close()
 
     def infer(self, inputs: dict[str, Array]) -> dict[str, Array]:
-        """Named inputs to named outputs, batch first. Raises `ExportError` on a wrong name, shape or type."""
+        """Named inputs to named outputs, batch first; raises what `Runner.infer` does."""
         if self._closed:
-            raise ExportError("this runner is closed")
+            raise RunnerError("this runner is closed")
         values = check_inputs(inputs, self._specs)
         for i, segment in enumerate(self._segments):
             if segment.makes:

@@ -16,7 +16,7 @@ from dsr_export.backends.engine_fit import EngineNeeds, Machine, check_fit
 from dsr_export.backends.gpu import compute_capability, gpu_available
 from dsr_export.backends.inputs import check_inputs
 from dsr_export.backends.vendor import Vendor, load_vendor
-from dsr_export.errors import ExportError
+from dsr_export.errors import ExportError, RunnerError
 from graphs.artifacts import TensorSpec
 
 __all__ = ["TensorRTRunner", "gpu_available"]
@@ -39,6 +39,7 @@ class TensorRTRunner:
         `needs` is what the plan was built for, checked before it is read; None for one that this process built.
 
         Raises:
+            RunnerError: a plan that it cannot load.
             ExportError: no GPU, a missing package, a plan of another version or GPU, or other inputs than `inputs`.
         """
         if not gpu_available():
@@ -74,10 +75,11 @@ class TensorRTRunner:
         """Named inputs to named outputs, batch first.
 
         Raises:
-            ExportError: a wrong name, shape or type, a batch outside the engine's profile, or a failure on the GPU.
+            ExportError: a wrong name, shape or type.
+            RunnerError: a batch outside the engine's profile, or a failure on the GPU.
         """
         if self._context is None:
-            raise ExportError("this engine is closed")
+            raise RunnerError("this engine is closed")
         fed = check_inputs(inputs, self._specs)
         for name, array in fed.items():
             self._check_profile(name, array)
@@ -87,7 +89,7 @@ class TensorRTRunner:
             except self._vendor.failure as error:
                 raise _cuda_error(error) from error
             if outputs is None:
-                raise ExportError(f"the engine failed: {'; '.join(log.errors) or 'TensorRT gives no reason'}")
+                raise RunnerError(f"the engine failed: {'; '.join(log.errors) or 'TensorRT gives no reason'}")
             return outputs
 
     def _run(self, fed: dict[str, Array]) -> dict[str, Array] | None:
@@ -110,7 +112,7 @@ class TensorRTRunner:
     def _empty(self, name: str) -> Array:
         shape = tuple(self._context.get_tensor_shape(name))
         if any(size < 0 for size in shape):
-            raise ExportError(f"output '{name}' has the shape {list(shape)}, which depends on data")
+            raise RunnerError(f"output '{name}' has the shape {list(shape)}, which depends on data")
         return np.empty(shape, self._types[name])
 
     def _bind(self, name: str, size: int) -> Any:
@@ -124,7 +126,7 @@ class TensorRTRunner:
     def _check_profile(self, name: str, array: Array) -> None:
         low, _, high = (tuple(shape) for shape in self._engine.get_tensor_profile_shape(name, PROFILE))
         if any(not a <= size <= b for a, size, b in zip(low, array.shape, high, strict=True)):
-            raise ExportError(
+            raise RunnerError(
                 f"input '{name}' has shape {list(array.shape)}, and this engine takes {list(low)} to {list(high)}",
                 hint="build with a wider --batch MIN,OPT,MAX",
             )
@@ -148,7 +150,7 @@ def _load(vendor: Vendor, plan: bytes) -> tuple[Any, Any, Any]:
     context = None if engine is None else engine.create_execution_context()
     if context is None:
         said = "; ".join(vendor.log.errors) or "TensorRT gives no reason"
-        raise ExportError(
+        raise RunnerError(
             f"{vendor.backend} {vendor.version} cannot load this engine on a GPU of compute capability "
             f"{compute_capability()}: {said}",
             hint="build it here: dsr-export compile BUNDLE --target TARGET; or use --runtime onnxruntime",
@@ -190,4 +192,4 @@ def _cuda_error(error: Exception) -> ExportError:
             f"the CUDA runtime library does not load: {error}",
             hint="put the folder that holds libcudart.so (a CUDA toolkit, or a pip package) on LD_LIBRARY_PATH",
         )
-    return ExportError(f"the GPU failed: {error}", hint="a smaller --batch needs less GPU memory")
+    return RunnerError(f"the GPU failed: {error}", hint="a smaller --batch needs less GPU memory")

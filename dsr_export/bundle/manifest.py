@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, cast
 
 from dsr_export.bundle import manifest_parts as parts
 from dsr_export.bundle.component_entries import ComponentEntry, read_components
@@ -19,7 +19,8 @@ from dsr_export.config import BatchRange
 from dsr_export.errors import ExportError
 from dsr_export.sampling import SamplerSpec
 from dsr_export.storage.canonical import canonical_digest, parse_sealed, sealed_bytes
-from graphs.artifacts import Precision, TensorSpec
+from graphs.artifacts import TensorSpec
+from graphs.precisions import PRECISIONS, Precision
 
 SCHEMA_VERSION = 1
 OPTIONAL = ("components",)  # bundles of one model are written without
@@ -111,7 +112,7 @@ def _manifest(read: Fields) -> Manifest:
         name=read.text("name", longest=parts.LONGEST_NAME),
         model=parts.read_model(read),
         dsr=read.mapping("dsr"),
-        precision=cast(Precision, read.choice("precision", get_args(Precision))),
+        precision=cast(Precision, read.choice("precision", tuple(PRECISIONS))),
         targets=parts.read_targets(read, files),
         inputs=parts.read_tensors(read, "inputs"),
         outputs=parts.read_tensors(read, "outputs"),

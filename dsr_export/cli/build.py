@@ -12,6 +12,7 @@ from dsr_export.cli.streams import Command
 from dsr_export.config import BatchRange, ExportConfig
 from dsr_export.declarations.int8_options import Int8Options
 from dsr_export.limits import MOST_REGISTERS, MOST_STEPS
+from graphs.precisions import PRECISIONS
 
 
 @click.command("build", cls=Command)
@@ -41,7 +42,7 @@ from dsr_export.limits import MOST_REGISTERS, MOST_STEPS
     "--latent-stats", type=click.Path(path_type=Path), help="Encoder, decoder: normalise latents by this file."
 )
 @click.option("--encoder", metavar="FAMILY", help="Decoder: whose pixels it makes. [default: siglip]")
-@click.option("--precision", type=Named("fp32", "fp16", "bf16", "int8"), default="fp32", show_default=True)
+@click.option("--precision", type=Named(*PRECISIONS), default="fp32", show_default=True)
 @click.option("--target", "targets", multiple=True, help="Where it will run; repeatable. See `dsr-export doctor`.")
 @click.option("--batch", default="1,2,8", show_default=True, metavar="MIN,OPT,MAX", help="Batch sizes engines serve.")
 @click.option(

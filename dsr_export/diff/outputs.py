@@ -8,7 +8,7 @@ from typing import Any
 import numpy.typing as npt
 
 from dsr_export.bundle.reader import MODEL, Bundle
-from dsr_export.errors import ExportError
+from dsr_export.errors import ExportError, RunnerError
 from dsr_export.parity.golden import Golden
 from dsr_export.parity.golden_reader import read_golden
 from dsr_export.parity.metrics import Comparison, compare
@@ -59,14 +59,14 @@ def _run(bundle: Bundle, golden: Golden, done: Any) -> Made:
                 made[size] = _infer(runner, case.inputs)
                 done(count)
             return made
-    except ExportError as error:  # a graph that does not load is a finding, and the rest of the diff still stands
+    except RunnerError as error:  # a graph that does not load is a finding, and the rest of the diff still stands
         return dict.fromkeys(golden.cases, error.message)
 
 
 def _infer(runner: Any, inputs: Mapping[str, Array]) -> dict[str, Array] | str:
     try:
         outputs: dict[str, Array] = runner.infer(dict(inputs))
-    except ExportError as error:
+    except ExportError as error:  # it may also take other inputs than the bundle they are from
         return error.message
     return outputs
 

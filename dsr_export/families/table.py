@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from dsr_export.errors import ExportError, did_you_mean
 from dsr_export.families.declared import Stage
+from dsr_export.families.diffusers.supported import SUPPORTED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,10 +189,7 @@ _FREE = (
     _any_size("dit", "DiT", _DIT),
     _any_size("sit", "SiT", _DIT),
     _any_size("jit", "JiT", _JIT),
-    _diffusers("sd3", "SD3Transformer2DModel"),
-    _diffusers("flux", "FluxTransformer2DModel"),
-    _diffusers("pixart", "PixArtTransformer2DModel"),
-    _diffusers("diffusers-dit", "DiTTransformer2DModel"),
+    *(_diffusers(each.name, each.class_name) for each in SUPPORTED),
 )
 """Models of a free configuration."""
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dsr_export.backends.base import Runner
-from dsr_export.errors import ExportError
+from dsr_export.errors import RunnerError
 from dsr_export.parity.golden import Golden
 from dsr_export.parity.metrics import Comparison, compare
 from dsr_export.parity.tolerances import Tolerance
@@ -57,7 +57,7 @@ class Candidate(Plan):
         """What the runner makes of `inputs`; in place of a missing output, or of all where the call fails, why."""
         try:
             made = self.runner.infer(dict(inputs))
-        except ExportError as error:
+        except RunnerError as error:
             return dict.fromkeys(self.outputs, error.message)
         rows = len(next(iter(inputs.values())))
         return {name: _output(made.get(name), rows) for name in self.outputs}

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import numpy.typing as npt
 
 from dsr_export.backends.base import Runner
-from dsr_export.errors import ExportError
+from dsr_export.errors import RunnerError
 from dsr_export.parity import batches, further, repeats
 from dsr_export.parity.candidate import Candidate, Pair, Plan
 from dsr_export.parity.golden import Golden
@@ -146,7 +146,7 @@ def fused_rows(opening: Opening, golden: Golden, runtime: str, tolerance: Tolera
     """
     try:
         opened = opening()
-    except ExportError as error:  # what cannot be opened is a failed check, with its reason in the report
+    except RunnerError as error:  # what cannot be opened is a failed check, with its reason in the report
         opened = _Unopened(runtime, error)
     if opened is None:
         return []
@@ -160,7 +160,7 @@ class _Unopened:
     """In place of a runner that does not open: every call fails with the reason."""
 
     name: str
-    error: ExportError
+    error: RunnerError
 
     def __enter__(self) -> _Unopened:
         return self

@@ -39,6 +39,7 @@ def read_golden(bundle: Bundle) -> Golden:
         _check_further(where, bundle.manifest, name, case)
     if golden.trajectory is not None:
         _check_trajectory(where, golden.trajectory)
+        _check_walked(where, bundle.manifest, golden.trajectory)
     return golden
 
 
@@ -63,7 +64,7 @@ def _check_batch(where: Path, manifest: Manifest, size: int, case: Case) -> None
 
 def _check_further(where: Path, manifest: Manifest, name: str, case: Case) -> None:
     """These are run in batches, so that their number is free even where the batch is not."""
-    inputs = tuple(replace(spec, shape=("batch", *spec.shape[1:])) for spec in manifest.inputs)
+    inputs = _free_batch(manifest.inputs)
     rows = len(next((array for array in case.inputs.values() if array.ndim), ()))
     if not 0 < rows <= MOST_ROWS:
         _refuse(where, f"holds {rows} {name} rows, and 1 to {MOST_ROWS} are taken")
@@ -92,6 +93,21 @@ def _check_trajectory(where: Path, walk: ReferenceTrajectory) -> None:
     fits = walk.labels.shape == walk.noise.shape[:1] and walk.states.shape[1:] == walk.noise.shape
     if not fits or not len(walk.states):
         _refuse(where, "holds a trajectory whose noise, labels and states do not fit each other")
+
+
+def _check_walked(where: Path, manifest: Manifest, walk: ReferenceTrajectory) -> None:
+    """What the sampler feeds the model at a step must fit it, or a damaged file would look like a failing runtime."""
+    if manifest.sampler is None:
+        return
+    step = {"x": walk.noise.astype(np.float32), "t": np.zeros(len(walk.noise), np.float32)}
+    try:
+        check_inputs({**step, "y": walk.labels.astype(np.int64)}, _free_batch(manifest.inputs))
+    except ExportError as error:
+        _refuse(where, f"holds a trajectory that does not fit the model: {error.message}")
+
+
+def _free_batch(inputs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
+    return tuple(replace(spec, shape=("batch", *spec.shape[1:])) for spec in inputs)
 
 
 def _refuse(where: Path, problem: str) -> NoReturn:

@@ -12,18 +12,15 @@ from typing import Any
 import onnx
 
 from dsr_export.errors import ExportError
-from graphs.artifacts import Precision
 from graphs.foreign.types import foreign_types
+from graphs.precisions import PRECISIONS, Precision
 
-LEAST_FRACTION = 0.01
-"""Of the GEMM and convolution weight bytes of an FP16 or BF16 graph, or the weights of an INT8 one. Below, the
-precision asked for is not the precision delivered: an engine builder that ignores it gives 0."""
 FEW = 0.5
 
 
 def least_narrow(precision: Precision) -> float:
     """The least share of narrow weights that is the precision asked for."""
-    return LEAST_FRACTION if precision != "fp32" else 0.0
+    return PRECISIONS[precision].least_fraction
 
 
 def require_narrowed(precision: Precision, typing: Mapping[str, Any]) -> str | None:
@@ -32,14 +29,14 @@ def require_narrowed(precision: Precision, typing: Mapping[str, Any]) -> str | N
     Raises ExportError, before an engine is built, where next to none is.
     """
     fraction, name = typing["half_weight_fraction"], precision.upper()
-    if precision == "fp32" or fraction >= FEW:
+    if not PRECISIONS[precision].narrow or fraction >= FEW:
         return None
     reasons = sorted(typing["fp32_reasons"].items(), key=lambda item: -item[1])
     why = ", ".join(f"{reason} ({count})" for reason, count in reasons[:3]) or "the error budget keeps the rest"
     said = f"{fraction:.0%} of the weight bytes are {name}"
     if fraction < least_narrow(precision):
-        hint = "build with --precision fp32" if precision != "int8" else "lower --int8-budget, or build with fp16"
-        raise ExportError(f"{precision} was asked for, and {said}; what stays wider: {why}", hint=hint)
+        reason = f"{precision} was asked for, and {said}; what stays wider: {why}"
+        raise ExportError(reason, hint=PRECISIONS[precision].way_out)
     return f"{said}; what stays wider holds the rest: {why}"
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from graphs.artifacts import Precision
+from graphs.precisions import Precision
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dsr_export.backends.base import Runner, as_denoiser
-from dsr_export.errors import ExportError
+from dsr_export.errors import RunnerError
 from dsr_export.parity.golden import ReferenceTrajectory
 from dsr_export.parity.metrics import IDENTICAL_DB, Comparison, compare
 from dsr_export.parity.pictures import PictureRow, picture_rows
@@ -49,6 +49,6 @@ def walk(runner: Runner, reference: ReferenceTrajectory, sampler: SamplerSpec, p
             sample, last = step.state, compare(reference.states[step.index], step.state)
             growth.append(-IDENTICAL_DB if last.snr_db is None else last.snr_db)
             progress(step.index + 1, len(reference.states))
-    except ExportError as error:  # a failing runtime is a failed check, with its reason in the report
+    except RunnerError as error:  # a failing runtime is a failed check, with its reason in the report
         sample, last = None, Comparison(problem=error.message)
     return Walk(growth, last, np.asarray(reference.states[len(growth) - 1]), sample)

@@ -36,7 +36,7 @@ class SiteError:
 
 
 def site_errors(runner: Runner, tapped: TappedModel, taps: Taps, batch: BatchRange) -> list[SiteError]:
-    """Of all sites, in their order. Raises `ExportError` where the candidate does not run at all."""
+    """Of all sites, in their order. Raises `RunnerError` where the candidate does not run at all."""
     with runner:
         made = in_batches(runner.infer, taps.inputs, batch)
     return [_error(tap, made, tapped.outputs.get(i), tapped.lost.get(i)) for i, tap in enumerate(taps.taps)]

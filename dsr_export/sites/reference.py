@@ -10,7 +10,7 @@ import numpy as np
 from dsr_export.backends.onnxruntime import OnnxRuntimeRunner
 from dsr_export.backends.opening import tapped_runner
 from dsr_export.config import BatchRange
-from dsr_export.errors import ExportError
+from dsr_export.errors import RunnerError
 from dsr_export.parity.batch_calls import in_batches
 from dsr_export.parity.golden import Golden
 from dsr_export.parity.tolerances import TOLERANCES
@@ -24,11 +24,12 @@ from dsr_export.sites.tap_reference import reference_taps
 from dsr_export.sites.token_roles import RegisterRows
 from dsr_export.storage.npz_file import read_npz
 from dsr_export.subject import Subject, SubjectCard
-from graphs.artifacts import OptimizedModel, Precision
+from graphs.artifacts import OptimizedModel
 from graphs.files import load_model
 from graphs.observe.sites import Site, find_sites
 from graphs.observe.tap_samples import INNER_VALUES, OUTER_VALUES, Layout, Sample
 from graphs.observe.taps import Tap, add_taps
+from graphs.precisions import Precision
 
 if TYPE_CHECKING:
     from dsr_export.subject import ExportSubject
@@ -93,12 +94,15 @@ def make_taps(optimized: OptimizedModel, reference: Path, card: SubjectCard, bat
 def check_sites(
     taps: Path, model: Path, card: SubjectCard, precision: Precision, batch: BatchRange, *, passed: bool
 ) -> dict[str, Any]:
-    """`sites` and `tensors` of the report, and `bisection` where the candidate failed."""
+    """`sites` and `tensors` of the report, and `bisection` where the candidate failed.
+
+    Raises ExportError where `taps` is damaged: nothing is then known of the candidate.
+    """
     reference = Taps.from_arrays(read_npz(taps), where=taps)
     try:
         runner, tapped = tapped_runner(model, card.inputs, precision, [tap.tap for tap in reference.taps])
         errors = site_errors(runner, tapped, reference, batch)
-    except ExportError as error:  # a graph that does not run has failed parity already, with its reason
+    except RunnerError as error:  # a graph that does not run has failed parity already, with its reason
         return {"sites": [], "tensors": [], "bisection": {"site": None, "problem": error.message}}
     registers = RegisterRows.of(card.dsr, [tap.site for tap in reference.taps])
     found = None if passed else bisect(errors, registers, TOLERANCES[precision], {}).as_dict()

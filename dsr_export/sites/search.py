@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from dsr_export.backends.inputs import check_inputs
 from dsr_export.backends.opening import Runtime, tapped_runner
 from dsr_export.bundle.reader import TAPS, Bundle
-from dsr_export.errors import ExportError
+from dsr_export.errors import ExportError, RunnerError
+from dsr_export.parity.batch_calls import batches
 from dsr_export.parity.tolerances import Tolerance
 from dsr_export.sites.bisection import Bisection, bisect
 from dsr_export.sites.errors import site_errors
@@ -24,20 +26,21 @@ def search_sites(bundle: Bundle, *, failed: bool, engine: Runtime | None = None)
     Searched is the typed graph in ONNX Runtime, or the `engine` where that alone failed.
 
     `problem` says why nothing was measured, or nothing was found.
+
+    Raises ExportError where the bundle's taps are damaged, or do not fit its inputs.
     """
     if TAPS not in bundle.manifest.files:
         return {"site": None, "problem": "the bundle has no taps.npz: it was built by an older dsr-export"}
     try:
         found = _search(bundle, failed, engine)
-    except ExportError as error:  # a graph that does not run has failed its checks already; this adds the reason
+    except RunnerError as error:  # a graph that does not run has failed its checks already; this adds the reason
         return {"site": None, "problem": error.message}
     plain = found.as_dict()
     return plain | {"problem": SOUND} if failed and found.fault is None else plain
 
 
 def _search(bundle: Bundle, failed: bool, engine: Runtime | None) -> Bisection:
-    manifest = bundle.manifest
-    taps = Taps.from_arrays(bundle.taps(), where=bundle.file(TAPS))
+    manifest, taps = bundle.manifest, _taps(bundle)
     sites = [tap.site for tap in taps.taps]
     asked = [tap.tap for tap in taps.taps]
     if engine is not None:
@@ -50,6 +53,17 @@ def _search(bundle: Bundle, failed: bool, engine: Runtime | None) -> Bisection:
         return Bisection(errors, registers)
     built = _built(bundle.report()) if engine is None else {}  # the build measured ONNX Runtime, with other kernels
     return bisect(errors, registers, Tolerance.from_dict(manifest.tolerances), built)
+
+
+def _taps(bundle: Bundle) -> Taps:
+    """ExportError, naming the file, where it is damaged or its images are none that the model takes."""
+    where, manifest = bundle.file(TAPS), bundle.manifest
+    taps = Taps.from_arrays(bundle.taps(), where=where)
+    try:
+        check_inputs(next(batches(taps.inputs, manifest.batch)), manifest.inputs)
+    except ExportError as error:
+        raise ExportError(f"{where}: {error.message}", hint="build the bundle again") from error
+    return taps
 
 
 def _built(report: Mapping[str, Any]) -> dict[str, float]:

@@ -9,8 +9,9 @@ import onnx
 
 from dsr_export.backends.base import Runner
 from dsr_export.backends.opening import Runtime, chosen_engine
+from dsr_export.bundle.manifest_parts import BundleTarget
 from dsr_export.bundle.reader import Bundle
-from dsr_export.errors import ExportError
+from dsr_export.errors import ExportError, RunnerError
 from dsr_export.storage.leftovers import scratch_folder
 from graphs.files import load_model
 from graphs.observe.taps import Tap, TappedModel, add_taps
@@ -23,16 +24,23 @@ def tapped_engine(bundle: Bundle, runtime: Runtime, taps: Sequence[Tap]) -> tupl
     """As `tapped_runner`. A tapped engine is fused less than the shipped one: what fusion breaks, it may not show.
 
     Raises:
-        ExportError: the bundle has no engine for `runtime` that runs here, or it can't be built here.
+        RunnerError: the bundle has no engine for `runtime` that runs here, or it can't be built here.
     """
-    from dsr_export.backends.tensorrt_runner import TensorRTRunner
-
     chosen = chosen_engine(bundle, runtime)
     if chosen is None:
-        raise ExportError(f"{bundle.path} holds no engine that runs here", hint="use --runtime onnxruntime")
+        raise RunnerError(f"{bundle.path} holds no engine that runs here", hint="use --runtime onnxruntime")
     tapped = add_taps(load_model(bundle.file(MODEL), weights=False), taps)
+    try:
+        return _opened(bundle, chosen, tapped), tapped
+    except ExportError as error:  # of the builder or the machine: the files have been read by now
+        raise RunnerError(error.message, hint=error.hint) from error
+
+
+def _opened(bundle: Bundle, chosen: BundleTarget, tapped: TappedModel) -> Runner:
+    from dsr_export.backends.tensorrt_runner import TensorRTRunner
+
     plan = build_tapped(bundle, chosen.name, tapped)
-    return TensorRTRunner(plan, backend=chosen.backend, inputs=bundle.manifest.inputs), tapped
+    return TensorRTRunner(plan, backend=chosen.backend, inputs=bundle.manifest.inputs)
 
 
 def build_tapped(bundle: Bundle, name: str, tapped: TappedModel) -> bytes:

@@ -27,6 +27,7 @@ from dsr_export.stages.stage import Result, Stage
 from dsr_export.storage.cache import CachedStage, StageCache
 from dsr_export.storage.disk import DamagedFile
 from dsr_export.storage.made_with import source_digest, tool_versions
+from graphs.precisions import PRECISIONS
 from graphs.targets import Target, default_target, target
 
 R = TypeVar("R", bound=Result)
@@ -89,8 +90,8 @@ class Build:
         return ModelAtHand(self.source)
 
     @property
-    def is_int8(self) -> bool:
-        return self.config.precision == "int8"
+    def is_quantized(self) -> bool:
+        return PRECISIONS[self.config.precision].quantized
 
     @cached_property
     def key(self) -> str:
@@ -98,7 +99,7 @@ class Build:
         files = dict.fromkeys(("checkpoint", "config_file", "dsr", "model_dir", "out"))  # the subject's key has them
         inside = {role: component.manifest.digest for role, component in self.components.items()}
         options = dataclasses.asdict(self.config) | files | {"force": False, "components": inside}
-        options["int8"] = self.config.int8.stage_key() if self.is_int8 else None
+        options["int8"] = self.config.int8.stage_key() if self.is_quantized else None
         targets = [each.name for each in self.targets]
         checked = [each.name for each in self.runnable_targets]
         return _digest(

@@ -20,6 +20,7 @@ from dsr_export.stages.reference import GOLDEN
 from dsr_export.stages.stage import MODEL
 from dsr_export.stages.taps import TAPS
 from dsr_export.storage.made_with import tool_versions
+from graphs.precisions import PRECISIONS
 from graphs.targets import Target
 
 
@@ -43,7 +44,7 @@ def bundle_contents(build: Build, done: Finished) -> dict[str, Content]:
 def build_tolerance(config: ExportConfig) -> Tolerance:
     """What the bundle is held to, by its builder and by everyone who verifies it: INT8 to the budget asked for."""
     own = TOLERANCES[config.precision]
-    budget = config.int8.budget_db if config.precision == "int8" else None
+    budget = config.int8.budget_db if PRECISIONS[config.precision].quantized else None
     return own if budget is None else replace(own, snr_db=budget, reason="the budget asked for")
 
 

@@ -14,10 +14,11 @@ from dsr_export.stages.quantize import Quantized
 from dsr_export.stages.stage import FACTS, MODEL, Result, Stage, write_json
 from dsr_export.storage.cache import CachedStage
 from dsr_export.subject import SubjectCard
-from graphs.artifacts import Precision, TypedModel
+from graphs.artifacts import TypedModel
 from graphs.files import load_model
 from graphs.precision.islands import PrecisionPolicy, sinusoidal_modules
 from graphs.precision.typed import assign_precision
+from graphs.precisions import PRECISIONS, Precision
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,6 @@ class TypeGraph(Stage[Typed]):
 
     def _fp32_modules(self) -> tuple[str, ...]:
         """Beside 8-bit GEMMs, FP16 embedders and final layers cost no accuracy, and half the bytes."""
-        if self.precision != "int8":
+        if not PRECISIONS[self.precision].quantized:
             return self.card.fp32_modules
         return sinusoidal_modules(load_model(self.source.model.path, weights=False), self.card.fp32_modules)

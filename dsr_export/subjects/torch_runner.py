@@ -8,7 +8,7 @@ from typing import Any
 
 from dsr_export.backends.base import Array
 from dsr_export.backends.inputs import check_inputs
-from dsr_export.errors import ExportError
+from dsr_export.errors import ExportError, RunnerError
 from dsr_export.subject import Subject
 
 
@@ -31,7 +31,7 @@ class TorchRunner:
         return None
 
     def infer(self, inputs: dict[str, Array]) -> dict[str, Array]:
-        """Named inputs to named outputs, batch first. Raises `ExportError` on a wrong name, shape or type."""
+        """Named inputs to named outputs, batch first; raises what `Runner.infer` does."""
         import torch
 
         with torch.inference_mode():
@@ -64,7 +64,7 @@ class TorchRunner:
             made = tuple(made.get(spec.name) for spec in outputs)
         results = tuple(made) if isinstance(made, (tuple, list)) else (made,)
         if len(results) != len(outputs):
-            raise ExportError(f"{self._subject.name} returns {len(results)} outputs, and {len(outputs)} are declared")
+            raise RunnerError(f"{self._subject.name} returns {len(results)} outputs, and {len(outputs)} are declared")
         return results
 
 
@@ -72,8 +72,8 @@ def _numpy(value: Any, name: str) -> Array:
     import torch
 
     if not isinstance(value, torch.Tensor):
-        raise ExportError(f"output '{name}' is {type(value).__name__}, not a tensor")
+        raise RunnerError(f"output '{name}' is {type(value).__name__}, not a tensor")
     if value.is_floating_point() and value.dtype != torch.float32:
-        raise ExportError(f"output '{name}' is {value.dtype}, and the reference is FP32", hint="use module.float()")
+        raise RunnerError(f"output '{name}' is {value.dtype}, and the reference is FP32", hint="use module.float()")
     array: Array = value.numpy()
     return array

@@ -16,6 +16,7 @@ from dsr_export.parity.golden import Golden
 from dsr_export.parity.rows import ParityRow
 from dsr_export.parity.tolerances import TOLERANCES
 from dsr_export.reports.figures import is_known
+from graphs.precisions import PRECISIONS
 
 Row = tuple[str, str]
 """Check and output."""
@@ -26,7 +27,7 @@ def tolerance_problems(manifest: Manifest, report: Mapping[str, Any]) -> list[st
     """Bounds looser than those of the precision. INT8's SNR may be the budget that the build was asked for."""
     own, given = TOLERANCES[manifest.precision], manifest.tolerances
     least = {key: getattr(own, key) for key in _AT_LEAST}
-    budget = _budget(report) if manifest.precision == "int8" else None
+    budget = _budget(report) if PRECISIONS[manifest.precision].quantized else None
     least |= {} if budget is None else {"snr_db": budget}
     found = [f"{key} {given[key]:g}, at least {least[key]:g}" for key in _AT_LEAST if given[key] < least[key]]
     if own.max_abs is not None and (given["max_abs"] is None or given["max_abs"] > own.max_abs):

@@ -17,8 +17,8 @@ from dsr_export.parity.narrowing import least_narrow
 from dsr_export.parity.rows import ParityRow
 from dsr_export.reports.record import Check
 from dsr_export.verification import claims
-from graphs.artifacts import Precision
 from graphs.foreign.types import foreign_types
+from graphs.precisions import PRECISIONS, Precision
 
 Of = TypeVar("Of", contravariant=True)
 PASSED_WHEN_BUILT = "passed_when_built"
@@ -65,7 +65,7 @@ def _narrow_weights(model: Weights) -> Finding:
 
 
 def _share(precision: Precision) -> str:
-    return "int8_weight_fraction" if precision == "int8" else "half_weight_fraction"
+    return PRECISIONS[precision].fraction
 
 
 def _claim(name: str, problems: Callable[[Opened], Iterable[str]]) -> ModelCheck[Opened]:

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from dsr_export.backends.opening import FUSED, Runtime
+from dsr_export.backends.opening import Runtime
 from dsr_export.bundle.reader import Bundle
 from dsr_export.bundle.signature import PublicKey
 from dsr_export.bundle.signing import public_key
@@ -21,6 +21,7 @@ from dsr_export.reports.record import Check, Picture, Report, Row
 from dsr_export.reports.wording import most_allowed, picture_shortfalls
 from dsr_export.verification.model_checks import VERIFIED
 from dsr_export.verification.verify import golden_sampler, runtimes_of, verified
+from graphs.precisions import PRECISIONS
 
 METRICS = (("SNR", "snr_db", ".1f", " dB"), ("PSNR", "psnr_db", ".1f", " dB"), ("cosine", "cosine", ".6f", ""))
 Key = tuple[str | None, ...]
@@ -118,7 +119,7 @@ def planned_checks(model: Bundle, role: str | None, runtime: Runtime) -> Iterato
     golden = read_golden(model)
     plan = Plan(golden=golden, sampler=golden_sampler(model, golden))
     for name in runtimes_of(model, runtime).values():
-        fused = name == "onnxruntime" and precision in FUSED
+        fused = name == "onnxruntime" and PRECISIONS[precision].fused
         yield from (Planned.row(role, name, *pair) for pair in planned_rows(plan, fused=fused))
 
 

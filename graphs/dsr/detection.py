@@ -15,7 +15,6 @@ import onnx_graphsurgeon as gs
 from graphs.builders import NodeBuilder
 
 Rule = Literal["absolute", "median", "sigma"]
-TOPK_LIMIT = 3840  # TensorRT builds no TopK beyond it
 LARGEST = float(np.finfo(np.float32).max)
 
 

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import onnx
 
-from graphs.weights import LOW_TYPES, typed_weights
+from graphs.precisions import PRECISIONS, Precision
+from graphs.weights import typed_weights
 
 _TYPES = onnx.TensorProto
 _WIDE = frozenset({_TYPES.FLOAT, _TYPES.DOUBLE})
@@ -16,18 +17,18 @@ _NARROW = frozenset(
 _QUANTIZES = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
 
 
-def foreign_types(model: onnx.ModelProto, precision: str) -> list[str]:
+def foreign_types(model: onnx.ModelProto, precision: Precision) -> list[str]:
     """What is in `model` and in no graph of `precision`, in words with the first place; empty where all fits.
 
     Weights of any precision are of its low type or wider. An FP32 graph has no half tensor at all and nothing that is
     quantised: it is run as it is, so that no rounding of its own would be seen. Needs no weight data.
     """
-    allowed = _WIDE | {LOW_TYPES.get(precision)} | ({_TYPES.FLOAT16} if precision == "int8" else set())
+    allowed = _WIDE | PRECISIONS[precision].weight_types
     found: dict[str, str] = {}
     for weight in typed_weights(model):
         if weight.type not in allowed:
             found.setdefault(f"{_name(weight.type)} weights", weight.name)
-    if precision == "fp32":
+    if not PRECISIONS[precision].narrow:
         for kind, place in _narrow(model):
             found.setdefault(kind, place)
     return [f"{kind} ('{place[:80]}')" for kind, place in found.items()]

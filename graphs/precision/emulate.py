@@ -18,10 +18,11 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from graphs.errors import ExportError
+from graphs.precisions import PRECISIONS
 from graphs.structure.movers import MOVERS
 
 FP32 = TensorProto.FLOAT
-LOW = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
+LOW = frozenset(record.around for record in PRECISIONS.values() if record.narrow)
 _CHOOSERS = frozenset({"Abs", "Clip", "Concat", "Constant", "Max", "MaxPool", "Min", "Neg", "ReduceMax", "ReduceMin"})
 EXACT = MOVERS | _CHOOSERS | {"Relu", "Where"}
 """Ops whose results are numbers they were given, or their negatives: what was rounded stays so."""

@@ -11,21 +11,18 @@ the sum they go into), so that of GEMM weights, tables and biases only those are
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx_graphsurgeon as gs
+from onnx.helper import tensor_dtype_to_np_dtype
 
-from graphs.artifacts import Precision
+from graphs.precisions import Held
 from graphs.stored import StoredValues
 from graphs.structure.movers import MOVERS
 
 Array = npt.NDArray[Any]
-HEADROOM = 4.0  # between what a type holds, and what a tensor that was seen, or is bounded, may reach
-EXACT = 2.0**-11
-"""Relative error of a rounded constant: that of FP16's normal numbers."""
 GEMMS = frozenset({"MatMul", "Gemm", "Conv", "ConvTranspose", "Einsum"})
 _EACH_COUNTS = frozenset(
     {"Mul", "Div", "Max", "Min", "Clip", "Pow", "Where", "Mod", "PRelu", "Greater", "GreaterOrEqual"}
@@ -38,22 +35,6 @@ _PASSING = MOVERS - {"Pad", "Shape"} | {
 }
 _BOUNDING = frozenset({"Add", "Sub", "Max", "Min", "Clip", "Where"})
 _ROOTS = {"Sqrt": 0.5, "Reciprocal": -1.0}
-
-
-@dataclass(frozen=True)
-class Held:
-    """The magnitudes that a type holds at full precision, apart from zero."""
-
-    least: float
-    largest: float
-
-    def __contains__(self, size: float) -> bool:
-        return self.least <= size <= self.largest / HEADROOM
-
-
-HALF = Held(2.0**-14, 65504.0)
-BRAIN = Held(0.0, 3.3895e38)  # FP32's range but for its last steps
-HELD: dict[Precision, Held] = {"fp16": HALF, "int8": HALF, "bf16": BRAIN}
 
 
 def beyond(graph: gs.Graph, held: Held) -> dict[str, str]:
@@ -92,8 +73,8 @@ def _small(node: gs.Node, tensor: gs.Constant, sizes: Array, held: Held) -> Arra
     if not (vector and node.op in _EACH_COUNTS) and sizes.max() >= held.least:
         return sizes[:0]
     small = sizes[sizes < held.least]
-    rounded = small.astype(np.float16).astype(np.float64)
-    return small[np.abs(rounded - small) > EXACT * small]
+    rounded = small.astype(tensor_dtype_to_np_dtype(held.type)).astype(np.float64)
+    return small[np.abs(rounded - small) > held.exact * small]
 
 
 def _values(tensor: gs.Constant) -> Array:

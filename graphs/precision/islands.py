@@ -17,8 +17,9 @@ import onnx_graphsurgeon as gs
 
 from graphs.builders import PREFIX, site_of
 from graphs.precision.angles import angle_nodes
-from graphs.precision.held_values import HALF, Held, beyond
+from graphs.precision.held_values import beyond
 from graphs.precision.score_islands import CHOOSING, score_islands
+from graphs.precisions import Held
 from graphs.structure.movers import MOVERS
 from graphs.structure.spelt_norms import spelt_norms
 from graphs.targets import module_of
@@ -65,7 +66,7 @@ def sinusoidal_modules(model: onnx.ModelProto, modules: Sequence[str]) -> tuple[
     return tuple(path for path in modules if any(each == path or each.startswith(path + ".") for each in sines))
 
 
-def fp32_islands(graph: gs.Graph, policy: PrecisionPolicy, held: Held = HALF) -> dict[str, str]:
+def fp32_islands(graph: gs.Graph, policy: PrecisionPolicy, held: Held) -> dict[str, str]:
     """Node name -> the reason it computes in FP32, for all nodes that do. Nodes must be in topological order.
 
     `held` is what the type of the other nodes holds.

@@ -16,25 +16,18 @@ import numpy.typing as npt
 import onnx
 import onnx_graphsurgeon as gs
 
-from graphs.artifacts import OptimizedModel, Precision, QuantizedModel, TypedModel
+from graphs.artifacts import OptimizedModel, QuantizedModel, TypedModel
 from graphs.builders import NodeBuilder
 from graphs.files import load_inferred_graph, load_model, save_graph
-from graphs.precision.held_values import HELD
 from graphs.precision.islands import PrecisionPolicy, fp32_islands
+from graphs.precisions import FLOAT, PRECISIONS, Precision
 from graphs.quantize.pairing import paired_quantizers
 from graphs.stage_specs import StageSpec, defined_inputs, standard_ops, static_ops, unique_names
 from graphs.stored import StoredValues
 from graphs.structure.movers import MOVERS
-from graphs.weights import LOW_TYPES, low_precision_fraction, typed_weights
+from graphs.weights import low_precision_fraction, typed_weights
 
 Array = npt.NDArray[Any]
-FLOAT = onnx.TensorProto.FLOAT
-AROUND: Mapping[Precision, int] = {
-    "fp16": onnx.TensorProto.FLOAT16,
-    "bf16": onnx.TensorProto.BFLOAT16,
-    "int8": onnx.TensorProto.FLOAT16,
-}
-"""Precision -> the type of everything outside of the islands."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +58,9 @@ def assign_precision(
         ExportError: a weight of a low-precision GEMM or convolution is not in the low type afterwards.
     """
     graph = load_inferred_graph(source.path)
-    islands = {} if precision == "fp32" else fp32_islands(graph.toposort(), policy, HELD[precision])
-    casts = 0 if precision == "fp32" else _Typing(graph, AROUND.get(precision, FLOAT), islands).run()
+    record = PRECISIONS[precision]
+    islands = fp32_islands(graph.toposort(), policy, record.held) if record.narrow else {}
+    casts = _Typing(graph, record.around, islands).run() if record.narrow else 0
     save_graph(graph, path)
     model = load_model(path, weights=False)
     typed_spec(precision, islands).verify(model)
@@ -76,7 +70,7 @@ def assign_precision(
 
 def typed_spec(precision: Precision, islands: Mapping[str, str]) -> StageSpec:
     """Every weight of a GEMM or convolution outside the islands has the low type; graph I/O is FP32."""
-    wanted = {AROUND.get(precision, FLOAT), LOW_TYPES.get(precision, FLOAT)}
+    wanted = PRECISIONS[precision].weight_types
 
     def weights(model: onnx.ModelProto) -> list[str]:
         return [
@@ -87,7 +81,7 @@ def typed_spec(precision: Precision, islands: Mapping[str, str]) -> StageSpec:
 
     def boundary(model: onnx.ModelProto) -> list[str]:
         values = [*model.graph.input, *model.graph.output]
-        low = set(AROUND.values())
+        low = {record.around for record in PRECISIONS.values() if record.narrow}
         return [f"{value.name} is not FP32" for value in values if value.type.tensor_type.elem_type in low]
 
     checks = (unique_names, defined_inputs, standard_ops, static_ops, weights, boundary, paired_quantizers)

@@ -14,7 +14,7 @@ from graphs.stored import StoredValues
 
 Array = npt.NDArray[Any]
 Rows = Literal["none", "static", "dynamic"]
-LARGEST_CODE = 127
+LARGEST_CODE = 127  # of one sign, symmetric INT8
 CONDITION_CODE = 63  # of a condition, which has two rows of codes: CPUs without VNNI add products in 16 bits
 SMALLEST_ROW = 1e-6  # a token of zeros is divided by this
 

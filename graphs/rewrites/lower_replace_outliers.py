@@ -16,8 +16,9 @@ import onnx_graphsurgeon as gs
 
 from graphs.builders import NodeBuilder, replace_output, site_of
 from graphs.constants import constant_value
-from graphs.dsr.detection import TOPK_LIMIT, Detection, comparable_norms, is_finite, outlier_mask, token_norms
+from graphs.dsr.detection import Detection, comparable_norms, is_finite, outlier_mask, token_norms
 from graphs.dsr.shared_norms import share_mean_squares
+from graphs.op_limits import TOPK_LARGEST
 from graphs.rewrite import Match, Miss
 
 Array = npt.NDArray[Any]
@@ -39,8 +40,8 @@ class LowerReplaceOutliers:
         if weights[0] is None:
             return Miss("registers are not constant", node.name)
         detection = _detection(node, shape[1])
-        if detection.rule == "median" and detection.median_rank > TOPK_LIMIT:
-            return Miss(f"the median of {len(detection.counted)} tokens needs TopK > {TOPK_LIMIT}", node.name)
+        if detection.rule == "median" and detection.median_rank > TOPK_LARGEST:
+            return Miss(f"the median of {len(detection.counted)} tokens needs TopK > {TOPK_LARGEST}", node.name)
         return Match(node, {"detection": detection, "weights": weights})
 
     def apply(self, graph: gs.Graph, match: Match) -> None:

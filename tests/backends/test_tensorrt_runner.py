@@ -17,7 +17,7 @@ from dsr_export.backends import engine_fit, gpu, tensorrt_runner
 from dsr_export.backends.engine_fit import EngineNeeds, platform_facts
 from dsr_export.backends.tensorrt_runner import TensorRTRunner, gpu_available
 from dsr_export.backends.vendor import load_vendor
-from dsr_export.errors import ExportError
+from dsr_export.errors import ExportError, RunnerError
 from graphs.artifacts import TensorSpec
 
 SPECS = (TensorSpec(name="x", dtype="float32", shape=("batch", 3)),)
@@ -172,7 +172,7 @@ def test_host_code_in_a_plan_is_never_allowed(engine: Doubling) -> None:
 
 
 def test_a_batch_outside_the_profile_is_refused(engine: Doubling) -> None:
-    with opened() as runner, pytest.raises(ExportError, match=r"\[5, 3\], and this engine takes \[1, 3\] to \[4, 3\]"):
+    with opened() as runner, pytest.raises(RunnerError, match=r"\[5, 3\], and this engine takes \[1, 3\] to \[4, 3\]"):
         runner.infer({"x": rows(5)})
 
 
@@ -184,13 +184,13 @@ def test_wrong_inputs_are_refused(engine: Doubling) -> None:
 def test_a_failing_run_says_what_tensorrt_logged(engine: Doubling) -> None:
     with opened() as runner:
         engine.broken = True
-        with pytest.raises(ExportError, match="the engine failed: Myelin is unwell"):
+        with pytest.raises(RunnerError, match="the engine failed: Myelin is unwell"):
             runner.infer({"x": rows(2)})
 
 
 def test_a_plan_from_elsewhere_is_refused(engine: Doubling, tmp_path: Path) -> None:
     (tmp_path / "engine.plan").write_bytes(b"something else")
-    with pytest.raises(ExportError, match=r"tensorrt_rtx 1\.2\.3 cannot load this engine") as caught:
+    with pytest.raises(RunnerError, match=r"tensorrt_rtx 1\.2\.3 cannot load this engine") as caught:
         opened(tmp_path / "engine.plan")
     assert "dsr-export compile" in (caught.value.hint or "")
     with pytest.raises(ExportError, match="cannot read the engine"):

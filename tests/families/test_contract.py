@@ -17,11 +17,12 @@ from dsr_export.config import BatchRange
 from dsr_export.parity.metrics import compare
 from dsr_export.parity.tolerances import TOLERANCES
 from dsr_export.subject import Subject
-from graphs.artifacts import OptimizedModel, Precision, TypedModel
+from graphs.artifacts import OptimizedModel, TypedModel
 from graphs.files import load_inferred_graph
 from graphs.lowering import lower, optimize
 from graphs.precision.islands import PrecisionPolicy
 from graphs.precision.typed import assign_precision
+from graphs.precisions import Precision
 from graphs.rewrites import LOWERINGS
 from graphs.targets import TARGETS, check_model
 from tests.comparisons.models import Graph

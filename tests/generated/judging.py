@@ -22,7 +22,7 @@ from dsr_export.parity.metrics import compare
 from dsr_export.parity.tolerances import TOLERANCES
 from dsr_export.pipeline import export
 from dsr_export.subjects.other_rounding import OtherRounding
-from graphs.artifacts import Precision
+from graphs.precisions import Precision
 from tests.generated.example_rows import HELD_OUT, held_out_rows
 from tests.generated.half_witness import rounded
 from tests.generated.random_modules import Recipe, call, module_of

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from dsr_export.parity.metrics import compare
 from dsr_export.parity.tolerances import TOLERANCES
 from dsr_export.subjects.other_rounding import OtherRounding
-from graphs.artifacts import Precision
+from graphs.precisions import Precision
 from tests.generated.half_witness import rounded
 from tests.generated.random_modules import call
 

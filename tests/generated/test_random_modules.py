@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from graphs.artifacts import Precision
+from graphs.precisions import Precision
 from tests.generated.grammar import BLOCKS
 from tests.generated.judging import faults
 from tests.generated.random_modules import draw_recipe

@@ -15,7 +15,7 @@ import pytest
 from dsr_export.backends.gpu import compute_capability
 from dsr_export.bundle.reader import Bundle
 from dsr_export.config import BatchRange, ExportConfig
-from graphs.artifacts import Precision
+from graphs.precisions import Precision
 from tests.gpu.figures import Figures
 
 BATCH = BatchRange(1, 2, 8)

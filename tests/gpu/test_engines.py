@@ -20,7 +20,7 @@ from dsr_export.backends.tensorrt_runner import TensorRTRunner
 from dsr_export.bundle.reader import MODEL, Bundle
 from dsr_export.config import BatchRange
 from dsr_export.parity.golden_reader import read_golden
-from graphs.artifacts import Precision
+from graphs.precisions import Precision
 from graphs.targets import target
 from tests.gpu import checks
 from tests.gpu.conftest import Built

@@ -8,7 +8,7 @@ from types import TracebackType
 import numpy as np
 import pytest
 
-from dsr_export.errors import ExportError
+from dsr_export.errors import ExportError, RunnerError
 from dsr_export.parity.batches import sizes_between
 from dsr_export.parity.checks import ParityReport, check_parity, fused_rows
 from dsr_export.parity.golden import Case, Golden
@@ -72,7 +72,7 @@ def test_the_kernels_that_users_get_are_held_to_the_same(factor: float, passes: 
 
 def test_kernels_that_do_not_open_are_a_failed_check_with_its_reason() -> None:
     def refuse() -> Fake:
-        raise ExportError("no kernel for Where")
+        raise RunnerError("no kernel for Where")
 
     (row,) = fused_rows(refuse, _golden(1, 2), "onnxruntime", TOLERANCES["fp16"])
     assert not row.passed and row.comparison.problem == "no kernel for Where"
@@ -113,10 +113,18 @@ def test_nan_in_one_size_alone_fails_there() -> None:
     assert bad.check == "batch-4" and "NaN" in str(bad.comparison.problem)
 
 
+def test_inputs_that_do_not_fit_are_no_failed_check() -> None:
+    def call(x: np.ndarray, _: int) -> np.ndarray:
+        raise ExportError("input 'x' is missing")
+
+    with pytest.raises(ExportError, match="'x' is missing"):
+        _checked(call)
+
+
 def test_a_runtime_that_fails_is_a_failed_check_with_its_reason() -> None:
     def call(x: np.ndarray, _: int) -> np.ndarray:
         if len(x) == 6:
-            raise ExportError("out of memory")
+            raise RunnerError("out of memory")
         return 2 * x
 
     (bad,) = [row for row in _checked(call).rows if not row.passed]

@@ -6,7 +6,7 @@ from types import TracebackType
 
 import numpy as np
 
-from dsr_export.errors import ExportError
+from dsr_export.errors import RunnerError
 from dsr_export.parity.checks import ParityReport, check_parity
 from dsr_export.parity.golden import Case, Golden, ReferenceTrajectory
 from dsr_export.parity.tolerances import TOLERANCES
@@ -32,7 +32,7 @@ class Scaled:
     def infer(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         self.calls -= 1
         if self.calls < 0:
-            raise ExportError("out of calls")
+            raise RunnerError("out of calls")
         return {"out": inputs["x"] * self.factor}
 
 

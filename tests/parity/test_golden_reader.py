@@ -33,8 +33,9 @@ def _arrays() -> Arrays:
     }
 
 
-def _read(arrays: Arrays) -> Golden:
-    manifest = SimpleNamespace(batch=BatchRange(1, 2, 4), inputs=(_spec("x"),), outputs=(_spec("out"),))
+def _read(arrays: Arrays, **changes: Any) -> Golden:
+    fields = {"batch": BatchRange(1, 2, 4), "inputs": (_spec("x"),), "outputs": (_spec("out"),), "sampler": None}
+    manifest = SimpleNamespace(**{**fields, **changes})
     bundle: Any = SimpleNamespace(manifest=manifest, golden=lambda: arrays, file=lambda name: Path("b.dsr") / name)
     return read_golden(bundle)
 
@@ -80,3 +81,23 @@ def test_what_does_not_fit_is_refused(name: str, value: Any, said: str) -> None:
 def test_what_is_missing_is_said(without: str, said: str) -> None:
     with pytest.raises(ExportError, match=said):
         _read({name: value for name, value in _arrays().items() if not name.startswith(without)})
+
+
+def _walked(noise: np.ndarray, *inputs: TensorSpec) -> Golden:
+    """A denoiser's: `x`, `t`, `y` as its sampler feeds them."""
+    row, state = np.ones((1, 2), np.float32), np.stack([noise, noise])
+    case = {"x": row, "t": np.zeros(1, np.float32), "y": np.zeros(1, np.int64)}
+    arrays = {f"batch1/in/{spec.name}": case.get(spec.name, row) for spec in inputs}
+    walk = {"trajectory/noise": noise, "trajectory/states": state}
+    return _read({**_arrays(), **arrays, **walk}, inputs=inputs, sampler={"num_steps": 3})
+
+
+def test_a_trajectory_fits_the_model() -> None:
+    time = TensorSpec(name="t", dtype="float32", shape=("batch",))
+    label = TensorSpec(name="y", dtype="int64", shape=("batch",))
+    wide = np.ones((1, 2))  # is fed as float32
+    assert _walked(wide, _spec("x"), time, label).trajectory is not None
+    with pytest.raises(ExportError, match=r"golden\.npz holds a trajectory that does not fit the model: input 'x' has"):
+        _walked(np.ones((1, 3)), _spec("x"), time, label)
+    with pytest.raises(ExportError, match="does not fit the model: input 'more' is missing"):
+        _walked(wide, _spec("x"), time, label, _spec("more"))

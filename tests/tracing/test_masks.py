@@ -11,10 +11,11 @@ import pytest
 
 from dsr_export.backends.opening import typed_runner
 from dsr_export.subjects.module import subject_from
-from graphs.artifacts import LoweredModel, Precision
+from graphs.artifacts import LoweredModel
 from graphs.lowering import optimize
 from graphs.precision.islands import PrecisionPolicy
 from graphs.precision.typed import assign_precision
+from graphs.precisions import Precision
 from tests.mask_forms import FORMS, AllForms, mask_inputs
 
 Array = npt.NDArray[Any]

@@ -10,7 +10,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 
-from dsr_export.backends.opening import FUSED, Runtime
+from dsr_export.backends.opening import Runtime
 from dsr_export.bundle.manifest import BundleTarget
 from dsr_export.bundle.reader import Bundle
 from dsr_export.bundle.writer import write_bundle
@@ -22,6 +22,7 @@ from dsr_export.reports.record import Check, Picture, Report
 from dsr_export.verification import planned_checks, verify
 from dsr_export.verification.planned_checks import BundleChecks, Planned, reported
 from graphs.artifacts import Precision
+from graphs.precisions import PRECISIONS
 from tests.pipeline_parts import rewritten
 
 ENGINES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx", "auto": "tensorrt_rtx"}
@@ -59,7 +60,7 @@ def stand_ins(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         return Golden(bundle, "onnxruntime" if engine is None else engine.backend)
 
     def fused(bundle: Bundle) -> Golden | None:
-        return Golden(bundle, "onnxruntime") if bundle.manifest.precision in FUSED else None
+        return Golden(bundle, "onnxruntime") if PRECISIONS[bundle.manifest.precision].fused else None
 
     monkeypatch.setattr(verify, "chosen_engine", chosen)
     monkeypatch.setattr(verify, "bundle_runner", opened)

@@ -1,4 +1,4 @@
-"""One adapter per diffusers class: graph inputs under diffusers' argument names, their example values, and the call.
+"""Adapters of classes that cut a latent into patches: inputs under diffusers' argument names, examples, and the call.
 
 DiT, whose condition is a class, has the inputs of the other class-conditional denoisers: `x`, `t`, `y`.
 """
@@ -6,13 +6,13 @@ DiT, whose condition is a class, has the inputs of the other class-conditional d
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from dsr_export.errors import ExportError
 from dsr_export.example_rows.drawn import Array, Draw
-from dsr_export.families.diffusers.flux import FluxDenoiser
 from dsr_export.families.diffusers.positions import sincos_table
 from dsr_export.families.diffusers.wrapper import DiffusersDenoiser, float_input, uniform
 from graphs.artifacts import TensorSpec
@@ -88,6 +88,10 @@ class PixArtDenoiser(_Patched):
     TEXT_TOKENS = 120
     EMBEDDERS = ("pos_embed", "adaln_single.emb", "caption_projection", "proj_out")
 
+    @classmethod
+    def fitting(cls, head: int, inner: int) -> dict[str, Any]:
+        return {"cross_attention_dim": inner}
+
     def inputs(self) -> tuple[TensorSpec, ...]:
         config = self.transformer.config
         text, width = self.size.text_tokens, config.caption_channels or config.cross_attention_dim
@@ -138,6 +142,10 @@ class SD3Denoiser(_Patched):
     TEXT_TOKENS = 333  # 77 of CLIP, 256 of T5
     EMBEDDERS = ("pos_embed", "time_text_embed", "context_embedder", "proj_out")
 
+    @classmethod
+    def fitting(cls, head: int, inner: int) -> dict[str, Any]:
+        return {"caption_projection_dim": inner}
+
     def inputs(self) -> tuple[TensorSpec, ...]:
         config = self.transformer.config
         return (
@@ -152,12 +160,3 @@ class SD3Denoiser(_Patched):
 
     def forward(self, latent: Tensor, prompt: Tensor, pooled: Tensor, timestep: Tensor) -> Tensor:
         return self.transformer(latent, prompt, pooled, timestep, return_dict=False)[0]  # type: ignore[no-any-return]
-
-
-ADAPTERS: Mapping[str, type[DiffusersDenoiser]] = {
-    "DiTTransformer2DModel": DiTDenoiser,
-    "FluxTransformer2DModel": FluxDenoiser,
-    "PixArtTransformer2DModel": PixArtDenoiser,
-    "SD3Transformer2DModel": SD3Denoiser,
-}
-"""diffusers class -> adapter."""

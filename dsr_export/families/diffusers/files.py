@@ -10,6 +10,7 @@ from typing import Any
 
 from dsr_export.errors import ExportError, did_you_mean
 from dsr_export.families.config_bounds import check_config
+from dsr_export.families.diffusers.supported import SUPPORTED
 from dsr_export.readable import readable
 from graphs.foreign.small_files import LARGEST_JSON, parse_small_json, read_small
 
@@ -17,9 +18,9 @@ CONFIG, INDEX, SUBFOLDER = "config.json", "model_index.json", "transformer"
 STEM = "diffusion_pytorch_model"
 SUFFIXES = (".safetensors", ".bin")
 _SHARD = re.compile(r"-\d{5}-of-\d{5}(?=\.)")
-CLASSES = ("SD3Transformer2DModel", "FluxTransformer2DModel", "PixArtTransformer2DModel", "DiTTransformer2DModel")
+CLASSES = tuple(each.class_name for each in SUPPORTED)
 LEGACY = "Transformer2DModel"  # one class before diffusers 0.29; its norm type says which of today's it is
-_LEGACY_NORMS = {"ada_norm_zero": "DiTTransformer2DModel", "ada_norm_single": "PixArtTransformer2DModel"}
+_LEGACY_NORMS = {each.legacy_norm: each.class_name for each in SUPPORTED if each.legacy_norm}
 
 
 @dataclass(frozen=True, kw_only=True)

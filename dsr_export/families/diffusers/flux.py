@@ -24,6 +24,11 @@ class FluxDenoiser(DiffusersDenoiser):
     EMBEDDERS = ("x_embedder", "time_text_embed", "context_embedder", "proj_out")
     ids: Tensor
 
+    @classmethod
+    def fitting(cls, head: int, inner: int) -> dict[str, Any]:
+        text = max(4, head // 32 * 4)  # 16 of 128, as released; each part must be even
+        return {"axes_dims_rope": (text, (head - text) // 2, (head - text) // 2)}
+
     def prepare(self) -> None:
         if self.size.height % 2 or self.size.width % 2:
             raise ExportError(f"a {self.size.height}x{self.size.width} latent cannot be packed 2x2")

@@ -10,17 +10,13 @@ from dsr_export.errors import ExportError
 from dsr_export.families.declared import with_declaration
 from dsr_export.families.diffusers.files import TransformerFolder
 from dsr_export.families.diffusers.subject import OPTIONS, Asked, subject_from
+from dsr_export.families.diffusers.supported import SUPPORTED, adapter_of
 from dsr_export.families.digests import Value, file_sha256
 from dsr_export.families.request import FamilyRequest
 from dsr_export.subject import Subject
 from graphs.artifacts import files_digest
 
-NAMES: Mapping[str, str] = {
-    "sd3": "SD3Transformer2DModel",
-    "flux": "FluxTransformer2DModel",
-    "pixart": "PixArtTransformer2DModel",
-    "diffusers-dit": "DiTTransformer2DModel",
-}
+NAMES: Mapping[str, str] = {each.name: each.class_name for each in SUPPORTED}
 """Registered name -> class."""
 REQUIRED = ("num_layers", "num_attention_heads", "attention_head_dim")
 SIGMA_TOKENS = 300  # PixArt-Sigma's prompts; its config doesn't tell it from PixArt-Alpha
@@ -90,12 +86,4 @@ def _provenance(weights: Sequence[WeightFile] | int) -> dict[str, Any]:
 def _fitting(name: str, arguments: Mapping[str, Value]) -> dict[str, Any]:
     """Arguments whose defaults fit the released size only, as functions of the size asked for."""
     head = int(arguments["attention_head_dim"])
-    inner = head * int(arguments["num_attention_heads"])
-    if name == "sd3":
-        return {"caption_projection_dim": inner}
-    if name == "pixart":
-        return {"cross_attention_dim": inner}
-    if name == "flux":
-        text = max(4, head // 32 * 4)  # 16 of 128, as released; each part must be even
-        return {"axes_dims_rope": (text, (head - text) // 2, (head - text) // 2)}
-    return {}
+    return adapter_of(NAMES[name]).fitting(head, head * int(arguments["num_attention_heads"]))

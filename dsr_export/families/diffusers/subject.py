@@ -14,7 +14,7 @@ from dsr_export.checkpoints import Wanted, read_state_dict, require_float
 from dsr_export.declarations.weight_file import WeightFile
 from dsr_export.errors import ExportError, did_you_mean
 from dsr_export.families.config_bounds import MOST_SIDE
-from dsr_export.families.diffusers.classes import ADAPTERS
+from dsr_export.families.diffusers.supported import adapter_of
 from dsr_export.families.diffusers.weights import build_transformer
 from dsr_export.families.diffusers.wrapper import DiffusersDenoiser, LatentSize
 from dsr_export.families.digests import Value
@@ -98,7 +98,7 @@ def subject_from(asked: Asked) -> Subject:
 
 
 def _module(asked: Asked, transformer: Any) -> DiffusersDenoiser:
-    adapter = ADAPTERS[asked.class_name]
+    adapter = adapter_of(asked.class_name)
     rows = _register_rows(asked, int(transformer.inner_dim))
     depth = len(adapter.blocks_of(transformer))
     start = asked.size("register_start", default_register_start(depth))

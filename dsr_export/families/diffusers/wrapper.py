@@ -44,7 +44,7 @@ class ImageStream:
 
 
 class DiffusersDenoiser(nn.Module):
-    """Base of the four adapters: `forward` takes the graph's inputs by position and returns `out`.
+    """Base of the adapters: `forward` takes the graph's inputs by position and returns `out`.
 
     `registers` [R, D], prepended to the image tokens before block `start` and dropped behind the last block, may be
     None. Text tokens are neither counted nor replaced.
@@ -69,6 +69,11 @@ class DiffusersDenoiser(nn.Module):
         for layer, block in enumerate(self.blocks_of(transformer)):
             block.register_forward_pre_hook(_Before(self, layer), with_kwargs=True)
             block.register_forward_hook(_After(self, layer))
+
+    @classmethod
+    def fitting(cls, head: int, inner: int) -> dict[str, Any]:
+        """Constructor arguments whose defaults fit the released size only, for heads of `head` of `inner` channels."""
+        return {}
 
     def prepare(self) -> None:
         """Fixes position tables to `size`; raises ExportError where the model cannot take it."""

@@ -11,6 +11,7 @@ from dsr_export.html.page import Section, figure, row, table
 from dsr_export.parity.narrowing import FEW
 from dsr_export.reports.figures import DASH, is_known, known, number, reaches, share
 from dsr_export.reports.wording import Row
+from graphs.precisions import narrow_precisions
 
 _MINUS = "\N{MINUS SIGN}"
 
@@ -73,7 +74,7 @@ def _typing(report: Row) -> list[Markup]:
 
 
 def _why_few(typing: Row) -> str:
-    few = typing["precision"] != "fp32" and not reaches(typing["half_weight_fraction"], FEW)
+    few = typing["precision"] in narrow_precisions() and not reaches(typing["half_weight_fraction"], FEW)
     return ": in a model this small, most lie in what stays FP32" if few else ""
 
 

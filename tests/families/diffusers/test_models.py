@@ -14,10 +14,9 @@ from torch import Tensor
 
 from dsr_export.backends.onnxruntime import OnnxRuntimeRunner
 from dsr_export.errors import ExportError
-from dsr_export.families import FamilyRequest, entry
-from dsr_export.families.diffusers.classes import ADAPTERS
-from dsr_export.families.diffusers.files import CLASSES, open_folder
-from dsr_export.families.diffusers.models import NAMES, load
+from dsr_export.families import FamilyRequest
+from dsr_export.families.diffusers.files import open_folder
+from dsr_export.families.diffusers.models import load
 from dsr_export.families.diffusers.positions import flux_ids, rotary_tables, sincos_table
 from dsr_export.parity.metrics import compare
 from dsr_export.parity.tolerances import TOLERANCES
@@ -159,8 +158,3 @@ class TestOptions:
         (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": pipeline}))
         subject = from_folder(open_folder(tmp_path))
         assert subject.inputs[1].shape == ("batch", tokens, 24)
-
-
-def test_tables_name_the_same_classes() -> None:
-    assert set(ADAPTERS) == set(CLASSES) == set(NAMES.values()) == set(CONFIGS)
-    assert all(entry(name).family == "diffusers" for name in NAMES)

@@ -6,7 +6,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 import pytest
 
-from graphs.precision.held_values import BRAIN, HALF, beyond
+from graphs.precision.held_values import beyond
+from graphs.precisions import BRAIN, HALF
 
 WEIGHT = np.full((8, 8), 0.1, np.float32)
 

@@ -6,6 +6,7 @@ import onnx_graphsurgeon as gs
 import pytest
 
 from graphs.precision.islands import PrecisionPolicy, fp32_islands
+from graphs.precisions import HALF
 
 
 @pytest.mark.parametrize(
@@ -24,4 +25,4 @@ from graphs.precision.islands import PrecisionPolicy, fp32_islands
 def test_nodes_of_rewrites_keep_the_precision_of_their_module(name: str, reason: str | None) -> None:
     graph = gs.Graph(nodes=[gs.Node("Mul", name, inputs=[gs.Variable("x")], outputs=[gs.Variable("y")])])
     policy = PrecisionPolicy(fp32_modules=("final_layer",))
-    assert fp32_islands(graph, policy).get(name) == reason
+    assert fp32_islands(graph, policy, HALF).get(name) == reason

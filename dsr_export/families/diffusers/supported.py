@@ -1,0 +1,54 @@
+"""The diffusers classes that have an adapter: a new one is its adapter, and one entry here. Imports no torch."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dsr_export.families.diffusers.wrapper import DiffusersDenoiser
+
+
+@dataclass(frozen=True, kw_only=True)
+class SupportedClass:
+    """`name` is what a model of free sizes is registered as, `adapter` is `module:class`.
+
+    `legacy_norm` is the norm type that told the class from others before diffusers 0.29, where there was one for all.
+    """
+
+    name: str
+    class_name: str
+    adapter: str
+    legacy_norm: str | None = None
+
+
+_CLASSES = "dsr_export.families.diffusers.classes"
+SUPPORTED = (
+    SupportedClass(name="sd3", class_name="SD3Transformer2DModel", adapter=f"{_CLASSES}:SD3Denoiser"),
+    SupportedClass(
+        name="flux",
+        class_name="FluxTransformer2DModel",
+        adapter="dsr_export.families.diffusers.flux:FluxDenoiser",
+    ),
+    SupportedClass(
+        name="pixart",
+        class_name="PixArtTransformer2DModel",
+        adapter=f"{_CLASSES}:PixArtDenoiser",
+        legacy_norm="ada_norm_single",
+    ),
+    SupportedClass(
+        name="diffusers-dit",
+        class_name="DiTTransformer2DModel",
+        adapter=f"{_CLASSES}:DiTDenoiser",
+        legacy_norm="ada_norm_zero",
+    ),
+)
+
+
+def adapter_of(class_name: str) -> type[DiffusersDenoiser]:
+    """The adapter of a supported diffusers class. KeyError for any other."""
+    found = {each.class_name: each.adapter for each in SUPPORTED}[class_name]
+    module, name = found.split(":")
+    adapter: type[DiffusersDenoiser] = getattr(importlib.import_module(module), name)
+    return adapter
