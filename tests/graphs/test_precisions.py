@@ -18,7 +18,7 @@ from dsr_export.backends.opening import fused_runner, tapped_runner, typed_runne
 from dsr_export.cli.build import command
 from dsr_export.config import ExportConfig
 from dsr_export.errors import ExportError
-from dsr_export.parity.narrowing import precision_check, require_narrowed
+from dsr_export.parity.narrowing import least_narrow, require_narrowed
 from dsr_export.parity.tolerances import TOLERANCES
 from dsr_export.stages.bundle_contents import build_tolerance
 from graphs import precisions
@@ -53,7 +53,7 @@ READERS: Mapping[str, Callable[[Path, Any], Any]] = {
         OptimizedModel(path=model), model.with_name("typed.onnx"), name, PrecisionPolicy()
     ),
     "wide_tensors": lambda model, name: RangeAudit({}, {}, 1).wide_tensors(name),
-    "precision_check": lambda model, name: precision_check(name, 1.0),
+    "least_narrow": lambda model, name: least_narrow(name),
     "require_narrowed": lambda model, name: require_narrowed(name, TYPING),
     "ExportConfig": lambda model, name: ExportConfig(precision=name),
     "typed_runner": lambda model, name: typed_runner(model, INPUTS, name),

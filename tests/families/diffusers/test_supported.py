@@ -12,7 +12,7 @@ from dsr_export.families.diffusers.files import CLASSES, class_of
 from dsr_export.families.diffusers.models import NAMES
 from dsr_export.families.diffusers.supported import SUPPORTED, adapter_of
 from dsr_export.families.diffusers.wrapper import DiffusersDenoiser
-from tests.families.diffusers_folders import CONFIGS
+from tests.families.diffusers.folders import CONFIGS
 
 FAMILIES = Path(str(diffusers.__file__)).parent.parent
 
