@@ -10,7 +10,7 @@ import click
 from dsr_export.cli.bisection import bisection_lines
 from dsr_export.cli.streams import answer, answer_json
 from dsr_export.reports.figures import known, number
-from dsr_export.reports.wording import left_out, not_run
+from dsr_export.reports.wording import left_out, not_run, owned
 from graphs.errors import did_you_mean
 
 PARITY_FAILED = 3
@@ -46,15 +46,15 @@ def show_report(report: dict[str, Any], *, as_json: bool) -> None:
 
 def _print_report(report: dict[str, Any]) -> None:
     answer(f"{report['bundle']}  {report['precision']}  {', '.join(report['targets'])}")
-    width = max([7, *(len(_name(row, "output")) for row in report["parity"])])
+    width = max([7, *(len(owned(row, "output")) for row in report["parity"])])
     for row in report["parity"]:
-        output = _name(row, "output").ljust(width)
+        output = owned(row, "output").ljust(width)
         answer(f"  {_verdict(row)}  {row['runtime']:<12} {row['check']:<16} {output} {_figures(row)}")
     for line in _images(report.get("images", [])):
         answer(line)
     for check in report["checks"]:
         figures = check.get("problem") or f"{number(check['value'], '.3f')} (at least {number(check['limit'], '.2f')})"
-        answer(f"  {_verdict(check)}  {_name(check, 'name')}: {figures}")
+        answer(f"  {_verdict(check)}  {owned(check, 'name')}: {figures}")
     for line in not_run(report):
         answer(f"  --    {line}")
     if report.get("bisection") is not None:
@@ -79,11 +79,6 @@ def _images(rows: list[dict[str, Any]]) -> Iterator[str]:
 
 def _verdict(row: dict[str, Any]) -> str:
     return "ok  " if row["passed"] else "FAIL"
-
-
-def _name(row: dict[str, Any], key: str) -> str:
-    """A component's rows say whose they are."""
-    return f"{row['component']}/{row[key]}" if "component" in row else str(row[key])
 
 
 def _figures(row: dict[str, Any]) -> str:

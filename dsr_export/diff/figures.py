@@ -8,6 +8,7 @@ from typing import Any
 
 from dsr_export.bundle.reader import Bundle
 from dsr_export.reports.figures import is_known
+from dsr_export.reports.wording import owned
 
 METRICS = ("snr_db", "psnr_db", "cosine", "max_abs")
 
@@ -25,7 +26,7 @@ def parity_difference(a: Iterable[Mapping[str, Any]], b: Iterable[Mapping[str, A
 
 def check_difference(a: Iterable[Mapping[str, Any]], b: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The other checks of the reports: value and verdict of each side."""
-    left, right = ({_check_name(check): check for check in checks} for checks in (a, b))
+    left, right = ({owned(check, "name"): check for check in checks} for checks in (a, b))
     keys = ("value", "passed")
     return [
         {
@@ -76,10 +77,6 @@ def _delta(a: Mapping[str, Any] | None, b: Mapping[str, Any] | None) -> dict[str
         return right - left if is_known(left) and is_known(right) else None
 
     return {metric: minus(metric) for metric in METRICS}
-
-
-def _check_name(check: Mapping[str, Any]) -> str:
-    return f"{check['component']}/{check['name']}" if "component" in check else str(check["name"])
 
 
 def _engine(version: str, facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dsr_export.reports.figures import number
-from dsr_export.reports.wording import failed_pictures, not_run, picture_shortfalls
+from dsr_export.reports.wording import failed_pictures, not_run, owned, picture_shortfalls
 
 HEADER = (
     "| | runtime | check | output | SNR | PSNR | cosine | max abs |",
@@ -28,7 +28,7 @@ def markdown_table(report: Mapping[str, Any]) -> str:
 
 
 def _row(row: Mapping[str, Any]) -> str:
-    names = [_mark(row), row["runtime"], row["check"], _name(row, "output")]
+    names = [_mark(row), row["runtime"], row["check"], owned(row, "output")]
     if row["problem"] is not None:
         return _cells([*names, row["problem"], "", "", ""])
     figures = [number(row[key], ".1f", " dB") for key in ("snr_db", "psnr_db")]
@@ -43,15 +43,11 @@ def _picture(picture: Mapping[str, Any]) -> str:
 def _checks(checks: list[Mapping[str, Any]]) -> Iterator[str]:
     for check in checks:
         figures = check.get("problem") or f"{number(check['value'], '.3f')} (at least {number(check['limit'], '.2f')})"
-        yield f"- {_mark(check)} {_text(_name(check, 'name'))}: {_text(figures)}"
+        yield f"- {_mark(check)} {_text(owned(check, 'name'))}: {_text(figures)}"
 
 
 def _mark(row: Mapping[str, Any]) -> str:
     return "ok" if row["passed"] else "**FAIL**"
-
-
-def _name(row: Mapping[str, Any], key: str) -> str:
-    return f"{row['component']}/{row[key]}" if "component" in row else str(row[key])
 
 
 def _cells(texts: list[str]) -> str:

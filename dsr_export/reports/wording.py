@@ -44,6 +44,11 @@ def row_prefix(row: Row) -> str:
     return f"{row['component']}: " if "component" in row else ""
 
 
+def owned(row: Row, key: str) -> str:
+    """`decoder/image`: what the row calls it, after the component it is of."""
+    return f"{row['component']}/{row[key]}" if "component" in row else str(row[key])
+
+
 def decibels(value: float | None) -> str:
     """One decimal; equality has no finite figure."""
     return "identical" if reaches(value, IDENTICAL) else number(value, ".1f")
