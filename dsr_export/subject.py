@@ -32,29 +32,42 @@ LARGE = 100_000_000  # parameters
 
 
 @dataclass(frozen=True, kw_only=True)
-class SubjectCard:
-    """What is known of a model once it is traced; plain values, so that later stages need no torch.
+class Described:
+    """What is said of a model wherever it comes from, loaded or traced.
 
     `sampler` is None for models that are not denoisers. `config` holds constructor arguments (JSON values);
-    `provenance` where the weights came from: `checkpoint_sha256` and `weights` (file, entry,
-    wrappers), or `random_seed`. `fp32_modules` are module paths
-    that no precision touches. `sites` counts the symbolic ops the traced graph must hold. `batch_limits` are the
-    smallest and largest batch that the model takes (None: no bound), `batch_reason` the line of code that sets them.
+    `provenance` where the weights came from: `checkpoint_sha256` and `weights` (file, entry, wrappers), or
+    `random_seed`. `fp32_modules` are module paths that no precision touches. `batch_limits` are the smallest and
+    largest batch that the model takes (None: no bound).
     """
 
     name: str
     family: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    sampler: SamplerSpec | None = None
+    num_classes: int = 0
+    config: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+    fp32_modules: tuple[str, ...] = ()
+    batch_limits: tuple[int, int | None] = (1, None)
+
+    def described(self) -> dict[str, Any]:
+        """These fields by name, of whatever else they are part."""
+        return {each.name: getattr(self, each.name) for each in dataclasses.fields(Described)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubjectCard(Described):
+    """What is known of a model once it is traced; plain values, so that later stages need no torch.
+
+    `sites` counts the symbolic ops the traced graph must hold; `batch_reason` is the line of code that sets the
+    batch limits.
+    """
+
     dsr: dict[str, Any]
     sites: dict[str, int]
-    sampler: SamplerSpec | None
-    num_classes: int
     parameters: int
-    config: dict[str, Any]
-    provenance: dict[str, Any]
-    fp32_modules: tuple[str, ...]
-    batch_limits: tuple[int, int | None] = (1, None)
     batch_reason: str = ""
 
     @property
@@ -133,32 +146,22 @@ class ExportSubject(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Subject:
+class Subject(Described):
     """A PyTorch module (float32, eval mode, on the CPU) whose positional inputs are `inputs`, in order.
 
     `draws` says by input name how examples are drawn where the general rule does not fit: times in [0, 1000], masks.
     `given` are example rows [n, ...] by input name, tested as they are; an input without a draw is one of them.
     `special_rows`: zeros, masked rows and their like are tried too: nobody here knows what the model is fed.
     `sites_override` counts the symbolic ops where `dsr` does not declare them: in a module of the user's own.
-    The other fields are those of `SubjectCard`.
+    The other fields are those of `Described`.
     """
 
-    name: str
-    family: str
     module: nn.Module
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
     dsr: DsrSpec
-    sampler: SamplerSpec | None = None
-    num_classes: int = 0
-    config: dict[str, Any] = field(default_factory=dict)
-    provenance: dict[str, Any] = field(default_factory=dict)
-    fp32_modules: tuple[str, ...] = ()
     draws: Mapping[str, Draw] = field(default_factory=dict)
     given: Mapping[str, Array] = field(default_factory=dict, repr=False)
     special_rows: bool = False
     sites_override: Mapping[str, int] | None = None
-    batch_limits: tuple[int, int | None] = (1, None)
 
     @property
     def sites(self) -> dict[str, int]:
@@ -167,21 +170,8 @@ class Subject:
 
     def card(self) -> SubjectCard:
         """Everything but the module."""
-        return SubjectCard(
-            name=self.name,
-            family=self.family,
-            inputs=self.inputs,
-            outputs=self.outputs,
-            dsr=self.dsr.as_dict(),
-            sites=self.sites,
-            sampler=self.sampler,
-            num_classes=self.num_classes,
-            parameters=sum(p.numel() for p in self.module.parameters()),
-            config=self.config,
-            provenance=self.provenance,
-            fp32_modules=self.fp32_modules,
-            batch_limits=self.batch_limits,
-        )
+        parameters = sum(p.numel() for p in self.module.parameters())
+        return SubjectCard(**self.described(), dsr=self.dsr.as_dict(), sites=self.sites, parameters=parameters)
 
     def trace(self, path: Path) -> TracedModel:
         """Writes the graph with symbolic `dsr` ops to `path`."""

@@ -24,7 +24,7 @@ from dsr_export.errors import ExportError
 from dsr_export.example_rows.drawn import Draw, draw_below, draw_inputs
 from dsr_export.spec import DsrSpec
 from dsr_export.storage.leftovers import scratch_folder
-from dsr_export.subject import SubjectCard
+from dsr_export.subject import Described, SubjectCard
 from dsr_export.subjects.onnx_insertion import insertable, with_sites
 from dsr_export.tracing.probing import Limits, probe_outputs
 from graphs.artifacts import TensorSpec, TracedModel
@@ -58,43 +58,25 @@ class OnnxFileRunner(OnnxRuntimeRunner):
 
 
 @dataclass(frozen=True, kw_only=True)
-class OnnxSubject:
+class OnnxSubject(Described):
     """An ONNX model, checked. `sites` counts its symbolic ops, those of `dsr` that are inserted or the file's own.
 
-    The other fields are those of `Subject`.
+    The other fields are those of `Subject`; nobody says how an ONNX file is sampled.
     """
 
-    name: str
+    family: str = "onnx"
     path: Path
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
     sites: Mapping[str, int]
-    batch_limits: Limits
     parameters: int
     draws: Mapping[str, Draw]
     dsr: DsrSpec = field(default_factory=DsrSpec)
-    provenance: dict[str, Any] = field(default_factory=dict)
-    num_classes: int = 0
     given: Mapping[str, Array] = field(default_factory=dict)
     special_rows: bool = True
 
     def card(self) -> SubjectCard:
-        """What later stages need to know of the model; nobody says how an ONNX file is sampled."""
-        return SubjectCard(
-            name=self.name,
-            family="onnx",
-            inputs=self.inputs,
-            outputs=self.outputs,
-            dsr=self.dsr.as_dict(),
-            sites=dict(self.sites),
-            sampler=None,
-            num_classes=self.num_classes,
-            parameters=self.parameters,
-            config={},
-            provenance=self.provenance,
-            fp32_modules=(),
-            batch_limits=self.batch_limits,
-        )
+        """What later stages need to know of the model."""
+        counted = dict(self.sites)
+        return SubjectCard(**self.described(), dsr=self.dsr.as_dict(), sites=counted, parameters=self.parameters)
 
     def trace(self, path: Path) -> TracedModel:
         """Writes the file in our form to `path`, weights included."""

@@ -65,14 +65,14 @@ def test_registry_and_keys_need_neither_torch_nor_onnxruntime() -> None:
 
 
 def test_a_large_model_is_never_random_silently() -> None:
-    for call in (load_subject, subject_key):
+    for call in (load_subject, _key):
         with pytest.raises(ExportError) as caught:
             call("rae-dit-xl")
         assert "--checkpoint FILE or --random-weights SEED" in str(caught.value.hint)
 
 
 def test_checkpoint_and_seed_exclude_each_other(tmp_path: Path) -> None:
-    for call in (load_subject, subject_key):
+    for call in (load_subject, _key):
         with pytest.raises(ExportError, match="exclude each other"):
             call("digits", checkpoint=tmp_path / "a.pt", random_weights=0)
 
