@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
 
+from graphs.names import module_of
 from graphs.structure.norm_outputs import norm_outputs
-from graphs.targets import module_of
 from graphs.weight_gemms import WeightGemm, outer_gemms, weight_gemms
 
 NARROWEST = 16

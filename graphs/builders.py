@@ -1,4 +1,4 @@
-"""The only place where nodes are made. Everything we make is named `dsr/<stage>/<site>/<role>`."""
+"""The only place where nodes are made. Everything we make is named as `graphs.names` says."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
+from graphs.names import made_name
+
 Array = npt.NDArray[Any]
-PREFIX = "dsr/"
 
 
 class NodeBuilder:
@@ -18,7 +19,7 @@ class NodeBuilder:
 
     def __init__(self, graph: gs.Graph, stage: str, site: str) -> None:
         self._graph = graph
-        self._prefix = f"{PREFIX}{stage}/{site}"
+        self._stage, self._site = stage, site
         self._taken: dict[str, int] = {}
 
     def op(self, op_type: str, inputs: Sequence[gs.Tensor], role: str, **attributes: Any) -> gs.Variable:
@@ -46,19 +47,7 @@ class NodeBuilder:
 
     def _name(self, role: str) -> str:
         count = self._taken[role] = self._taken.get(role, 0) + 1
-        return f"{self._prefix}/{role}" + (f"_{count}" if count > 1 else "")
-
-
-def site_of(node: gs.Node) -> str:
-    """The module a node belongs to: `blocks.3` of `blocks.3/ReplaceOutliers`, and of `dsr/insert/blocks.3/...` too."""
-    name = str(node.name)
-    name = name.split("/", 2)[2] if name.startswith(PREFIX) else name
-    return name.rsplit("/", 1)[0]
-
-
-def own_name(node: gs.Node) -> str:
-    """A node's name within its module: `Mul_1` of `blocks.3.norm1/Mul_1`. What replaces it may carry it on."""
-    return str(node.name).rsplit("/", 1)[-1]
+        return made_name(self._stage, self._site, role, count)
 
 
 def replace_output(node: gs.Node, replacement: gs.Variable, graph: gs.Graph) -> None:

@@ -15,6 +15,7 @@ import onnx
 
 from graphs.errors import ExportError, did_you_mean
 from graphs.files import load_model
+from graphs.names import module_of
 from graphs.op_limits import ENGINE_OPS, RTX_MISSING, limited_uses
 from graphs.stage_specs import STANDARD_DOMAINS
 
@@ -134,12 +135,6 @@ def check_model(model: Path | onnx.ModelProto, target: Target) -> None:
             f"{len(problems)} nodes cannot run on target '{target.name}': {_listed(problems)}",
             hint="change the model as said there, or build with --target onnxruntime",
         )
-
-
-def module_of(node: str) -> str:
-    """The PyTorch module path in a node name: `blocks.3.attn/MatMul_2`, or ours, `dsr/lower/blocks.3/topk`."""
-    parts = node.split("/")
-    return "/".join(parts[2:-1] if parts[0] == "dsr" else parts[:-1]) or "root"
 
 
 def _check_opset(model: onnx.ModelProto, target: Target) -> None:

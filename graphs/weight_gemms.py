@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
 
-from graphs.builders import PREFIX
-from graphs.targets import module_of
+from graphs.names import is_made, module_of
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class WeightGemm:
 
 def weight_gemms(graph: gs.Graph) -> list[WeightGemm]:
     """The model's own, in the order of the graph's nodes; none of detection. Shapes must have been inferred."""
-    own = (node for node in graph.nodes if not node.name.startswith(PREFIX))
+    own = (node for node in graph.nodes if not is_made(node.name))
     batch = next((tensor.shape[0] for tensor in graph.inputs if tensor.shape), None)
     return [found for node in own if (found := _weight_gemm(node, batch)) is not None]
 

@@ -15,7 +15,7 @@ from dsr_export.backends.base import Array
 from dsr_export.backends.inputs import check_inputs
 from dsr_export.errors import ExportError, RunnerError
 from graphs.artifacts import TensorSpec
-from graphs.targets import module_of
+from graphs.names import module_of
 
 CPU = ("CPUExecutionProvider",)
 CUDA = ("CUDAExecutionProvider", *CPU)

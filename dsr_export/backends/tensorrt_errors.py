@@ -10,7 +10,8 @@ import onnx
 
 from dsr_export.backends.vendor import VendorLog
 from dsr_export.errors import ExportError
-from graphs.targets import Target, module_of
+from graphs.names import module_of
+from graphs.targets import Target
 
 LONGEST = 400  # characters of one vendor message
 SHOWN = 3

@@ -12,10 +12,10 @@ import onnx
 from dsr_export.bundle.reader import Bundle
 from dsr_export.bundle.signature import PublicKey
 from dsr_export.readable import readable
-from graphs.builders import PREFIX
 from graphs.files import load_model
 from graphs.foreign.opened import foreign_file
 from graphs.foreign.soundness import check_sound
+from graphs.names import is_lowered, site_of
 from graphs.weights import typed_weights
 
 MANIFEST_KEYS = ("model", "dsr", "precision", "targets", "batch", "inputs", "outputs", "provenance", "tools")
@@ -60,9 +60,7 @@ def graph_summary(model: onnx.ModelProto) -> dict[str, Any]:
     by_type: Counter[str] = Counter()
     for weight in typed_weights(model):
         by_type[onnx.TensorProto.DataType.Name(weight.type).lower()] += weight.bytes
-    sites = {
-        "/".join(node.name.split("/")[2:-1]) for node in model.graph.node if node.name.startswith(PREFIX + "lower")
-    }
+    sites = {site_of(node) for node in model.graph.node if is_lowered(node.name)}
     symbolic = {node.name for node in model.graph.node if node.domain == "dsr"}
     return {
         "ir_version": model.ir_version,

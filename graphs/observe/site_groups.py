@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import onnx_graphsurgeon as gs
 
-from graphs.precision.islands import LOWERED
-from graphs.targets import module_of
+from graphs.names import ROOT, is_lowered, module_of
 
-ROOT, OUTPUT = "root", "output"
-"""The model's own code in front of all blocks, and what follows all modules."""
+OUTPUT = "output"
+"""What follows all modules; the model's own code in front of all blocks is at `ROOT`."""
 
 
 def node_groups(graph: gs.Graph) -> dict[int, str]:
@@ -26,7 +25,7 @@ class _Groups:
     def __init__(self, graph: gs.Graph) -> None:
         self._nodes = list(graph.nodes)
         self._place = {id(node): i for i, node in enumerate(self._nodes)}
-        paths = {module_of(node.name) for node in self._nodes if not node.name.startswith(LOWERED)}
+        paths = {module_of(node.name) for node in self._nodes if not is_lowered(node.name)}
         self.blocks = block_paths(paths)
         self._depth = min((block.count(".") - 1 for block in self.blocks), default=0)
         self.found: dict[int, str] = {}
@@ -41,7 +40,7 @@ class _Groups:
 
     def _settle(self, node: gs.Node, after: set[int]) -> None:
         """Groups that follow from a node's own name, or from what it reads."""
-        if node.name.startswith(LOWERED):
+        if is_lowered(node.name):
             read = [self._place[id(n)] for n in _producers(node) if self.found.get(id(n)) in self.blocks]
             if read:
                 self.found[id(node)] = self.found[id(self._nodes[max(read)])]
@@ -75,7 +74,7 @@ class _Groups:
         """Nodes that a block's values reach."""
         found: set[int] = set()
         for node in self._nodes:
-            lowered = node.name.startswith(LOWERED)
+            lowered = is_lowered(node.name)
             inside = not lowered and block_of(module_of(node.name), self.blocks) is not None
             if inside or any(id(n) in found for n in _producers(node)):
                 found.add(id(node))

@@ -6,7 +6,6 @@ was written out: the first reads the tokens in front of the site, the last makes
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +17,9 @@ from graphs.artifacts import OptimizedModel
 from graphs.builders import NodeBuilder
 from graphs.dsr.detection import token_norms
 from graphs.files import load_inferred_graph, save_graph
+from graphs.names import made_name, made_parts
 
-_OUT = re.compile(r"dsr/lower/(?P<site>.+)/out(_(?P<round>\d+))?")
+LOWER = "lower"
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,9 @@ def _sites(graph: gs.Graph) -> Iterator[tuple[str, list[gs.Node]]]:
     names = {node.name for node in graph.nodes}
     found: dict[str, list[tuple[int, gs.Node]]] = {}
     for node in graph.nodes:
-        match = _OUT.fullmatch(node.name)
-        if match and node.op == "Where" and f"dsr/lower/{match['site']}/outlier" in names:
-            found.setdefault(match["site"], []).append((int(match["round"] or 1), node))
+        made = made_parts(node.name) if node.op == "Where" else None
+        if made and (made.stage, made.role) == (LOWER, "out") and made_name(LOWER, made.site, "outlier") in names:
+            found.setdefault(made.site, []).append((made.count, node))
     for site, rounds in found.items():
         yield site, [node for _, node in sorted(rounds, key=lambda each: each[0])]
 

@@ -15,10 +15,9 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphs.files import load_inferred_graph
-from graphs.observe.site_groups import ROOT, node_groups
-from graphs.precision.islands import LOWERED
+from graphs.names import ROOT, is_lowered, module_of
+from graphs.observe.site_groups import node_groups
 from graphs.structure.movers import MOVERS
-from graphs.targets import module_of
 
 MOST_SITES = 2048
 """A block of a transformer has about 35. A graph without modules has one for each node, and a runtime's time to start
@@ -110,7 +109,7 @@ def _telling(tensor: gs.Variable, containers: set[str]) -> bool:
     small = bool(math.prod(tensor.shape[1:]) <= SMALL)
     if node.op in _UNORDERED:
         return False
-    if node.name.startswith(LOWERED):
+    if is_lowered(node.name):
         return small
     if node.op in MOVERS and any(reader.op in MOVERS for reader in tensor.outputs):
         return False  # on its way to one that is kept

@@ -15,16 +15,14 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from graphs.builders import PREFIX, site_of
+from graphs.names import is_lowered, is_made, module_of, site_of
 from graphs.precision.angles import angle_nodes
 from graphs.precision.held_values import beyond
 from graphs.precision.score_islands import CHOOSING, score_islands
 from graphs.precisions import Held
 from graphs.structure.movers import MOVERS
 from graphs.structure.spelt_norms import spelt_norms
-from graphs.targets import module_of
 
-LOWERED = f"{PREFIX}lower/"  # what is only inserted (rows appended and dropped) moves tokens, and keeps their type
 SOFTMAX = "softmax statistics"
 FP32_OPS: Mapping[str, str] = {
     **dict.fromkeys(
@@ -44,7 +42,6 @@ DECISIONS = frozenset(
 SANDWICHED = frozenset(["Add", "Sub", "Mul", "Div", "Neg", "Where", "Min", "Max", "Clip", "Abs", "Sigmoid", "Cast"])
 """Cheap ops that join FP32 neighbours rather than force two casts. Graph inputs are FP32: a timestep that is scaled on
 its way to an FP32 embedder must not be rounded to 11 bits before it."""
-QUANTIZED = f"{PREFIX}quantize/"
 _NORM_MODULE = re.compile(r"(^|\.)\w*norm\w*$")
 
 
@@ -86,7 +83,7 @@ def fp32_islands(graph: gs.Graph, policy: PrecisionPolicy, held: Held) -> dict[s
 
 def _reason(node: gs.Node, policy: PrecisionPolicy) -> str | None:
     module = site_of(node)  # of what a rewrite made, too: it computes in the type of what it replaces
-    if node.name.startswith(LOWERED):
+    if is_lowered(node.name):
         return "outlier detection"
     if _NORM_MODULE.search(module):
         return "norm statistics"
@@ -110,13 +107,13 @@ def _decides(node: gs.Node) -> bool:
 
 def _integer_boundary(node: gs.Node) -> str | None:
     """FP32 scales around the integer product: FP16 has no room for small ones, and runtimes fuse the whole."""
-    if node.op in ("QuantizeLinear", "DequantizeLinear") or node.name.startswith(QUANTIZED):
+    if node.op in ("QuantizeLinear", "DequantizeLinear") or is_made(node.name, "quantize"):
         return "INT8 boundary"
     if _is_integer_gemm(node):
         return "INT8 GEMM"
     if node.op == "Add" and any(isinstance(tensor, gs.Constant) for tensor in node.inputs):
         makers = [maker for tensor in node.inputs for maker in tensor.inputs]
-        if any(_is_integer_gemm(maker) or maker.name.startswith(QUANTIZED) for maker in makers):
+        if any(_is_integer_gemm(maker) or is_made(maker.name, "quantize") for maker in makers):
             return "bias of an INT8 GEMM"
     return None
 

@@ -19,6 +19,7 @@ import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from graphs.constants import constant_value
+from graphs.names import changed_name
 from graphs.stored import StoredValues
 
 Array = npt.NDArray[Any]
@@ -53,7 +54,7 @@ def apply_edits(edits: list[Edit]) -> None:
 
 def divide_constant(node: gs.Node, index: int, divisor: Array) -> None:
     """Gives `node` a constant of its own for input `index`, divided; values in a file are not read."""
-    node.inputs[index] = _divided_constant(node.inputs[index], divisor, f"dsr/smooth/{node.name}/{index}")
+    node.inputs[index] = _divided_constant(node.inputs[index], divisor, changed_name("smooth", node.name, index))
 
 
 def _divided_constant(tensor: gs.Tensor, divisor: Array, name: str) -> gs.Constant:

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
+from graphs.names import changed_name
 from graphs.outside_readers import outside_readers
 from graphs.stored import StoredValues
 from graphs.weight_gemms import WeightGemm, weight_gemms
@@ -99,9 +100,9 @@ def _widen(mlp: GatedMlp) -> None:
         index = next(i for i, tensor in enumerate(node.inputs) if isinstance(tensor, gs.Constant))
         values = _values(node.inputs[index])
         halves = [np.pad(half, [(0, 0)] * (half.ndim - 1) + [(0, extra)]) for half in np.split(values, 2, axis=-1)]
-        node.inputs[index] = gs.Constant(f"dsr/pad/{node.name}", np.concatenate(halves, axis=-1))
+        node.inputs[index] = gs.Constant(changed_name("pad", node.name), np.concatenate(halves, axis=-1))
     down = _values(mlp.down.node.inputs[1])
-    mlp.down.node.inputs[1] = gs.Constant(f"dsr/pad/{mlp.down.node.name}", np.pad(down, [(0, extra), (0, 0)]))
+    mlp.down.node.inputs[1] = gs.Constant(changed_name("pad", mlp.down.node.name), np.pad(down, [(0, extra), (0, 0)]))
     _reshape_between(mlp, width, extra)
 
 

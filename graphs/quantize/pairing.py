@@ -12,9 +12,8 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from graphs.builders import PREFIX
+from graphs.names import is_lowered
 
-_DETECTION = f"{PREFIX}lower/"
 _SENSITIVE = frozenset({"Softmax", "ReduceMean", "Where", "TopK", "Gather"})
 
 
@@ -58,7 +57,7 @@ def _quantize_problems(
     if scale is None or len(scale.dims) > 1 or int(np.prod(scale.dims)) != 1:
         yield f"{node.name} has no scale of its own for the whole tensor"
     maker = makers.get(node.input[0])
-    if maker is not None and (maker.name.startswith(_DETECTION) or maker.op_type in _SENSITIVE):
+    if maker is not None and (is_lowered(maker.name) or maker.op_type in _SENSITIVE):
         yield f"{node.name} quantises what {maker.name} makes, which stays in floating point"
 
 

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
 
-from graphs.builders import NodeBuilder, own_name, replace_output, site_of
+from graphs.builders import NodeBuilder, replace_output
 from graphs.constants import constant_value
+from graphs.names import own_name, site_of
 from graphs.outside_readers import only_reader
 from graphs.rewrite import Match, Miss
 from graphs.structure.flow import producer

@@ -21,8 +21,9 @@ import numpy as np
 import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
-from graphs.builders import NodeBuilder, redirect, site_of
+from graphs.builders import NodeBuilder, redirect
 from graphs.constants import constant_value
+from graphs.names import site_of
 from graphs.outside_readers import only_reader
 from graphs.rewrite import Match, Miss
 from graphs.rewrites.lower_shift_register_neurons import LowerShiftRegisterNeurons, signed_max

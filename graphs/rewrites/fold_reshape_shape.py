@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
 
-from graphs.builders import NodeBuilder, own_name, site_of
+from graphs.builders import NodeBuilder
+from graphs.names import own_name, site_of
 from graphs.rewrite import Match, Miss
 
 

@@ -14,10 +14,11 @@ import numpy as np
 import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
-from graphs.builders import NodeBuilder, replace_output, site_of
+from graphs.builders import NodeBuilder, replace_output
 from graphs.constants import constant_value
 from graphs.dsr.detection import Detection, comparable_norms, is_finite, outlier_mask, token_norms
 from graphs.dsr.shared_norms import share_mean_squares
+from graphs.names import site_of
 from graphs.op_limits import TOPK_LARGEST
 from graphs.rewrite import Match, Miss
 

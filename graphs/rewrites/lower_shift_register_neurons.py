@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from graphs.builders import NodeBuilder, replace_output, site_of
+from graphs.builders import NodeBuilder, replace_output
+from graphs.names import site_of
 from graphs.rewrite import Match, Miss
 
 

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from graphs.builders import NodeBuilder, own_name, site_of
+from graphs.builders import NodeBuilder
 from graphs.constants import constant_value
+from graphs.names import own_name, site_of
 from graphs.rewrite import Match, Miss
 from graphs.structure.flow import producer
 

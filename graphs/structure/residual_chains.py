@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 import onnx_graphsurgeon as gs
 
 from graphs.errors import ExportError
+from graphs.names import module_of
 from graphs.rewrite import Miss, near
 from graphs.structure.flow import axis_of, describe, producer, source
 from graphs.structure.residual_adds import ResidualAdd
-from graphs.targets import module_of
 
 IN_PYTORCH = (
     "sites are inserted into pre-norm transformers; declare them in PyTorch (dsr_export.registers) "

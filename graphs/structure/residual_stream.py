@@ -15,12 +15,12 @@ from dataclasses import dataclass
 import onnx_graphsurgeon as gs
 
 from graphs.errors import ExportError
+from graphs.names import module_of
 from graphs.rewrite import Miss, near
 from graphs.structure.flow import Flow, describe, source
 from graphs.structure.mlp_activation import Activation, find_activation
 from graphs.structure.residual_adds import ResidualAdd, match_residual_add, normed_adds
 from graphs.structure.residual_chains import IN_PYTORCH, ONE_STREAM, ResidualChains
-from graphs.targets import module_of
 
 
 @dataclass(frozen=True, eq=False)

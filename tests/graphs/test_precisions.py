@@ -21,6 +21,7 @@ from dsr_export.errors import ExportError
 from dsr_export.parity.narrowing import least_narrow, require_narrowed
 from dsr_export.parity.tolerances import TOLERANCES
 from dsr_export.stages.bundle_contents import build_tolerance
+from dsr_export.verification.model_checks import WEIGHTS
 from graphs import precisions
 from graphs.artifacts import OptimizedModel, TensorSpec
 from graphs.foreign.types import foreign_types
@@ -54,6 +55,7 @@ READERS: Mapping[str, Callable[[Path, Any], Any]] = {
     ),
     "wide_tensors": lambda model, name: RangeAudit({}, {}, 1).wide_tensors(name),
     "least_narrow": lambda model, name: least_narrow(name),
+    "name of the check": lambda model, name: WEIGHTS.name(name),
     "require_narrowed": lambda model, name: require_narrowed(name, TYPING),
     "ExportConfig": lambda model, name: ExportConfig(precision=name),
     "typed_runner": lambda model, name: typed_runner(model, INPUTS, name),

@@ -8,7 +8,7 @@ import onnx
 import pytest
 
 from graphs.errors import ExportError
-from graphs.targets import TARGETS, check_model, default_target, module_of, target
+from graphs.targets import TARGETS, check_model, default_target, target
 from tests.backends.tiny_models import parse, save
 
 NAMES = [
@@ -59,19 +59,6 @@ def test_only_targets_built_on_the_device_need_a_gpu() -> None:
     assert {name for name in NAMES if target(name).needs_gpu_to_build} == {
         "rtx:current", "trt10", "trt11", "jetson-orin",
     }  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("node", "module"),
-    [
-        ("blocks.3.attn/MatMul_2", "blocks.3.attn"),
-        ("dsr/lower/blocks.3/topk", "blocks.3"),
-        ("root/Add", "root"),
-        ("Add", "root"),
-    ],
-)
-def test_the_module_is_in_the_node_name(node: str, module: str) -> None:
-    assert module_of(node) == module
 
 
 S = "s = Constant<value=float{0.1}>() "

@@ -21,8 +21,7 @@ from dsr_export.reports.page import report_page
 from dsr_export.reports.record import Check, Picture, Report
 from dsr_export.verification import planned_checks, verify
 from dsr_export.verification.planned_checks import BundleChecks, Planned, reported
-from graphs.artifacts import Precision
-from graphs.precisions import PRECISIONS
+from graphs.precisions import PRECISIONS, Precision
 from tests.pipeline_parts import rewritten
 
 ENGINES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx", "auto": "tensorrt_rtx"}

@@ -14,7 +14,7 @@ from dsr_export.checkpoints import Wanted, read_state_dict, require_float
 from dsr_export.declarations.weight_file import WeightFile
 from dsr_export.errors import ExportError, did_you_mean
 from dsr_export.families.config_bounds import MOST_SIDE
-from dsr_export.families.diffusers.supported import adapter_of
+from dsr_export.families.diffusers.adapters import adapter_of
 from dsr_export.families.diffusers.weights import build_transformer
 from dsr_export.families.diffusers.wrapper import DiffusersDenoiser, LatentSize
 from dsr_export.families.digests import Value

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from dsr_export.families.diffusers.wrapper import DiffusersDenoiser
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,11 +39,3 @@ SUPPORTED = (
         legacy_norm="ada_norm_zero",
     ),
 )
-
-
-def adapter_of(class_name: str) -> type[DiffusersDenoiser]:
-    """The adapter of a supported diffusers class. KeyError for any other."""
-    found = {each.class_name: each.adapter for each in SUPPORTED}[class_name]
-    module, name = found.split(":")
-    adapter: type[DiffusersDenoiser] = getattr(importlib.import_module(module), name)
-    return adapter
