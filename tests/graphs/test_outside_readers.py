@@ -39,18 +39,18 @@ Make = Callable[[Path], onnx.ModelProto]
 SITES: dict[str, Make] = {
     "drop_ones": lambda _: _behind_ones(),
     "spell_out_bool_where": lambda _: _where(),
-    "divide_by_root": lambda _: test_divide_by_root._model(np.random.default_rng(0)),
+    "divide_by_root": lambda _: test_divide_by_root.example(),
     "fuse_layer_norm": lambda folder: _folded(onnx.load(spelt_norm(folder / "norm.onnx", "pow"))),
-    "fold_reshape_shape": lambda _: test_fold_reshape_shape._model(),
-    "transpose_keys": lambda _: test_transpose_keys._model(),
-    "scale_queries": lambda _: test_scale_queries._model(),
-    "swap_pairs": lambda _: test_swap_pairs._model(),
-    "hoist_unsqueeze": lambda _: test_hoist_unsqueeze._model(),
+    "fold_reshape_shape": lambda _: test_fold_reshape_shape.example(),
+    "transpose_keys": lambda _: test_transpose_keys.example(),
+    "scale_queries": lambda _: test_scale_queries.example(),
+    "swap_pairs": lambda _: test_swap_pairs.example(),
+    "hoist_unsqueeze": lambda _: test_hoist_unsqueeze.example(),
 }
 
 
 def _behind_ones() -> onnx.ModelProto:
-    model = test_drop_ones._model()
+    model = test_drop_ones.example()
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 2
     return model
 
