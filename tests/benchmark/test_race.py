@@ -25,12 +25,12 @@ def test_ratios_are_taken_within_a_round() -> None:
     assert second.median_ms == 11.0
 
 
-def test_bundles_are_compared(digits_bundle: Path, cli: Cli, tmp_path: Path) -> None:
-    other = shutil.copytree(digits_bundle, tmp_path / "other.dsr")
-    done = cli("bench", digits_bundle, other, "--rounds", "3", "--warmup", "1", "--json")
+def test_bundles_are_compared(denoiser_bundle: Path, cli: Cli, tmp_path: Path) -> None:
+    other = shutil.copytree(denoiser_bundle, tmp_path / "other.dsr")
+    done = cli("bench", denoiser_bundle, other, "--rounds", "3", "--warmup", "1", "--json")
     assert done.code == 0
     result = json.loads(done.out)
-    assert [row["name"] for row in result["timings"]] == ["digits.dsr", "other.dsr"]
+    assert [row["name"] for row in result["timings"]] == ["denoiser.dsr", "other.dsr"]
     assert result["timings"][0]["ratio"] == 1.0
     assert all(row["median_ms"] > 0 for row in result["timings"])
 
@@ -61,7 +61,7 @@ def test_what_cannot_be_compared_is_refused(what: list[str], said: str, cli: Cli
     assert said in done.err
 
 
-def test_one_bundle_is_no_comparison(digits_bundle: Path, cli: Cli) -> None:
-    done = cli("bench", digits_bundle)
+def test_one_bundle_is_no_comparison(denoiser_bundle: Path, cli: Cli) -> None:
+    done = cli("bench", denoiser_bundle)
     assert done.code == 1
     assert "two graphs or more" in done.err

@@ -54,6 +54,7 @@ def test_the_artefact_is_what_was_asked_for(bundle: Path) -> None:
     assert {tensor.data_type for tensor in model.graph.initializer if tensor.name.endswith("/weight")} == {3}
 
 
+@pytest.mark.slow
 def test_the_table_ships_and_can_be_used_again(bundle: Path, cli: Cli, tmp_path: Path) -> None:
     table = bundle / "calibration.json"
     args = ("build", "digits-outliers", "--precision", "int8", "--target", "onnxruntime", "--json", *FEW)

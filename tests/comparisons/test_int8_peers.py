@@ -48,6 +48,7 @@ def ours(graph: Graph, calls: list[Call], held: HeldOut) -> Quality:
     return quality(graph, made, held)
 
 
+@pytest.mark.slow
 def test_held_out_inputs_share_neither_label_nor_noise_with_the_calibration(calls: list[Call], held: HeldOut) -> None:
     null = 10
     seen = {int(label) for call in calls for label in call.inputs["y"]}
@@ -57,11 +58,13 @@ def test_held_out_inputs_share_neither_label_nor_noise_with_the_calibration(call
     assert len(held.cases) == STEPS - 1
 
 
+@pytest.mark.slow
 def test_the_graph_itself_is_without_error(graph: Graph, held: HeldOut) -> None:
     found = quality(graph, graph.path, held)
     assert found.snr_db == found.psnr_db == 300
 
 
+@pytest.mark.slow
 def test_a_peer_that_fails_is_listed_with_its_reason(graph: Graph, held: HeldOut, tmp_path: Path) -> None:
     def broken(out: Path) -> None:
         raise RuntimeError("no kernel\nfor this | op")
@@ -71,6 +74,7 @@ def test_a_peer_that_fails_is_listed_with_its_reason(graph: Graph, held: HeldOut
     assert "| broken | fails: RuntimeError: no kernel for this \\| op | - |" in as_table(found)
 
 
+@pytest.mark.slow
 def test_an_interpreter_without_modelopt_is_a_failure_with_its_reason(graph: Graph, tmp_path: Path) -> None:
     """Isolated and without site packages: whatever is installed here is not seen."""
     bare = tmp_path / "bare-python"
@@ -80,6 +84,7 @@ def test_an_interpreter_without_modelopt_is_a_failure_with_its_reason(graph: Gra
         modelopt_int8(graph.path, tmp_path / "rows.npz", tmp_path / "out.onnx", python=str(bare), method="max")
 
 
+@pytest.mark.slow
 def test_what_can_not_be_compared_is_no_figure(graph: Graph, held: HeldOut) -> None:
     case, truth = held.cases[0]
     nan = HeldOut(held.sampler, held.noise, held.labels, [(case, np.full_like(truth, np.nan))], held.final)

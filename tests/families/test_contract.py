@@ -43,7 +43,13 @@ class Exported:
     rewritten: dict[str, int]
 
 
-@pytest.fixture(scope="module", params=TINY)
+RARELY = ("sit", "pixart", "diffusers-dit")  # DiT with other names, and classes that have tests of their own
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(each, marks=pytest.mark.slow) if each in RARELY else each for each in TINY],
+)
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     folder: Path = tmp_path_factory.mktemp(request.param)
     subject = TINY[request.param]()

@@ -107,7 +107,9 @@ def test_test_time_registers_follow_the_released_hook(
     assert (found - without).abs().max() > 5e-3  # 500 times the tolerance: the edit is not lost in it
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    "mode", [mode if mode == "mean" else pytest.param(mode, marks=pytest.mark.slow) for mode in MODES]
+)
 def test_onnxruntime_follows_the_released_hook(folders: Mapping[str, Path], tmp_path: Path, mode: str) -> None:
     dsr = _dsr(tmp_path, registers=2, scale=1.5, normal_values=mode)
     subject = load_subject("siglip", checkpoint=folders["siglip"], dsr=dsr)
