@@ -68,6 +68,7 @@ def test_a_defect_is_named_with_its_figures(bundles: Bundles, defect: Defect, tm
     assert curve[f"blocks.{defect.block - 1}"] > 55 > curve[f"blocks.{defect.block + 1}"]
 
 
+@pytest.mark.slow
 def test_sound_bundles_pass_again_and_again_and_nothing_is_named(bundles: Bundles) -> None:
     for bundle in [*bundles.values()] * 2:
         report = verify(bundle.path, runtime="onnxruntime", sites=True)

@@ -127,6 +127,7 @@ def test_test_time_registers_as_in_the_family(tmp_path: Path, family: str) -> No
     assert [node.name for node in pads] == ["dsr/insert/registers/append"]
 
 
+@pytest.mark.slow
 def test_a_gate_comes_from_the_file(tmp_path: Path) -> None:
     dsr = _declared(tmp_path, REPLACE.format(layers="1", choice='choice = "gate"\nregisters = "g.safetensors"'))
     generator = torch.Generator().manual_seed(2)

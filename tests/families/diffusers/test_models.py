@@ -86,7 +86,8 @@ def test_nothing_is_computed_in_float64(class_name: str, tmp_path: Path) -> None
     assert len(made) > 50 and torch.float64 not in {value.dtype for value in made}
 
 
-@pytest.mark.parametrize("class_name", [pytest.param(FLUX, marks=pytest.mark.slow), SD3])
+@pytest.mark.slow
+@pytest.mark.parametrize("class_name", [FLUX, SD3])
 def test_the_graph_has_no_double_and_agrees(class_name: str, tmp_path: Path) -> None:
     subject = saved_subject(class_name, tmp_path / "model")
     traced = subject.trace(tmp_path / "traced.onnx")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
+import pytest
 
 from dsr_export.families import load_subject
 from graphs.files import load_inferred_graph, save_graph
@@ -50,6 +51,7 @@ def test_an_odd_width_is_padded_and_computes_the_same(tmp_path: Path) -> None:
     assert pad_gated_mlps(load_inferred_graph(tmp_path / "padded.onnx")) == []
 
 
+@pytest.mark.slow
 def test_a_width_that_fits_is_left_alone(tmp_path: Path) -> None:
     path, _ = _optimised(tmp_path, 48)
     assert _widths(path)["blocks.0.mlp.w3"] == 128
