@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar, Protocol
 
@@ -49,14 +50,18 @@ class Trunk(nn.Module):
         """Channels of `out`."""
         return self.trunk.in_channels
 
-    def registers(self) -> Tensor:
-        """The register rows as they enter the sequence, [R, D]."""
-        raise NotImplementedError
-
     def replace_at(self, layers: Sequence[int], replacement: RecursiveReplacement) -> None:
         """Applies `replacement` to the output tokens of each block in `layers`."""
         for layer in layers:
             self.replacements[str(layer)] = replacement
+
+
+class RegisterTrunk(Trunk, ABC):
+    """One whose registers are the same rows for every image: they enter in mid-stack, and replacement borrows them."""
+
+    @abstractmethod
+    def registers(self) -> Tensor:
+        """The register rows as they enter the sequence, [R, D]."""
 
     def walk(self, h: Tensor, c: Tensor, rope: nn.Module, rope_incontext: nn.Module | None) -> Tensor:
         """Tokens [N, T, D] through the trunk's blocks -> [N, R + T, D]; `rope_incontext` knows the registers."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dsr_export.families.embeddings import LabelEmbedder, PatchEmbed, TimestepEmbedder, sincos_2d, unpatchify
 from dsr_export.families.layers import Block, FinalLayer
-from dsr_export.families.trunk import Trunk
+from dsr_export.families.trunk import RegisterTrunk
 from dsr_export.registers import DiffusionRegisters
 
 
@@ -44,7 +44,7 @@ class DitConfig:
         return self.input_size // self.patch_size
 
 
-class Dit(Trunk):
+class Dit(RegisterTrunk):
     """DiT: `forward(x [N, C, H, W], t [N], y [N] int64) -> out [N, 2 C, H, W]`, `t` being the step, 0 to 999.
 
     `out` is all that the released model gives: the noise in the first C channels, and in the others, where

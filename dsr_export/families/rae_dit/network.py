@@ -20,7 +20,7 @@ from dsr_export.families.embeddings import (
     sincos_2d,
 )
 from dsr_export.families.layers import Block, FinalLayer
-from dsr_export.families.trunk import Trunk
+from dsr_export.families.trunk import RegisterTrunk
 from dsr_export.registers import DiffusionRegisters
 
 
@@ -84,7 +84,7 @@ class RaeDitConfig:
         return RotaryEmbedding2D(head_dim, self.grid, prefix=self.register_len if registers else 0)
 
 
-class RaeDit(Trunk):
+class RaeDit(RegisterTrunk):
     """LightningDiT: `forward(x [N, C, H, W], t [N], y [N] int64) -> out [N, C, H, W]`, `t = 1` being noise."""
 
     FAMILY = "rae-dit"

@@ -21,7 +21,7 @@ from dsr_export.families.embeddings import (
 )
 from dsr_export.families.layers import FinalLayer
 from dsr_export.families.rae_dit.network import RaeDitConfig
-from dsr_export.families.trunk import Trunk
+from dsr_export.families.trunk import RegisterTrunk
 from dsr_export.registers import DiffusionRegisters
 
 Pair = tuple[int, int]
@@ -83,7 +83,7 @@ class RaeDitDhConfig:
         )
 
 
-class RaeDitDh(Trunk):
+class RaeDitDh(RegisterTrunk):
     """DiT^DH: `forward(x [N, C, H, W], t [N], y [N] int64) -> out [N, C, H, W]`, `t = 1` being noise.
 
     Blocks 0 to depth[0] - 1 are the trunk's, the rest the head's. The trunk's output tokens, its registers'
