@@ -66,6 +66,20 @@ def parse_small_json(data: bytes, *, pairs: Pairs | None = None) -> Any:
     return value
 
 
+def read_json_object(path: Path, *, max_bytes: int = LARGEST_JSON, hint: str | None = None) -> dict[str, Any]:
+    """The object that a JSON file holds.
+
+    Raises ExportError where it cannot be read, is no JSON, or holds something else.
+    """
+    try:
+        content = parse_small_json(read_small(path, max_bytes=max_bytes, hint=hint))
+    except (OSError, ValueError) as error:
+        raise ExportError(f"{path} is no readable JSON: {str(error)[:200]}", hint=hint) from error
+    if not isinstance(content, dict):
+        raise ExportError(f"{path} holds no JSON object", hint=hint)
+    return content
+
+
 def _depth_exceeds(value: Any, limit: int) -> bool:
     if not isinstance(value, (dict, list)):
         return False

@@ -12,11 +12,12 @@ from dsr_export.errors import ExportError, did_you_mean
 from dsr_export.families.config_bounds import check_config
 from dsr_export.families.diffusers_classes import SUPPORTED
 from dsr_export.readable import readable
-from graphs.foreign.small_files import LARGEST_JSON, parse_small_json, read_small
+from graphs.foreign.small_files import read_json_object
 
 CONFIG, INDEX, SUBFOLDER = "config.json", "model_index.json", "transformer"
 STEM = "diffusion_pytorch_model"
 SUFFIXES = (".safetensors", ".bin")
+_AGAIN = "copy or download it again"
 _SHARD = re.compile(r"-\d{5}-of-\d{5}(?=\.)")
 CLASSES = tuple(each.class_name for each in SUPPORTED)
 LEGACY = "Transformer2DModel"  # one class before diffusers 0.29; its norm type says which of today's it is
@@ -50,10 +51,10 @@ def open_folder(folder: Path, *, own_weights: bool = True) -> TransformerFolder:
     that are not all there.
     """
     path = _transformer_path(folder)
-    config = _read_json(path / CONFIG)
+    config = read_json_object(path / CONFIG, hint=_AGAIN)
     check_config(config, str(path / CONFIG))
     index = path.parent / INDEX
-    pipeline = _read_json(index).get("_class_name") if path != folder and index.is_file() else None
+    pipeline = read_json_object(index, hint=_AGAIN).get("_class_name") if path != folder and index.is_file() else None
     return TransformerFolder(
         path=path,
         name=readable(folder.resolve().name),
@@ -140,25 +141,13 @@ def _variants(path: Path, suffix: str) -> list[str]:
 
 def _shards(index: Path) -> tuple[Path, ...]:
     """The files an index names, which must lie beside it."""
-    listed = _read_json(index).get("weight_map")
+    listed = read_json_object(index, hint=_AGAIN).get("weight_map")
     names = sorted({str(name) for name in listed.values()}) if isinstance(listed, dict) else []
     if not names:
-        raise ExportError(f"{index} lists no weight files", hint="copy or download it again")
+        raise ExportError(f"{index} lists no weight files", hint=_AGAIN)
     for name in names:
         if Path(name).name != name or not (index.parent / name).is_file():
             raise ExportError(
                 f"{index} lists '{name[:80]}', which does not lie beside it", hint="download the missing file"
             )
     return tuple(index.parent / name for name in names)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = parse_small_json(read_small(path, max_bytes=LARGEST_JSON, hint="copy or download it again"))
-    except (OSError, ValueError) as error:
-        raise ExportError(
-            f"{path} is no readable JSON: {str(error)[:200]}", hint="copy or download it again"
-        ) from error
-    if not isinstance(content, dict):
-        raise ExportError(f"{path} holds no JSON object", hint="copy or download it again")
-    return content

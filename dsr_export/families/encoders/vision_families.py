@@ -10,7 +10,7 @@ from typing import Any
 from dsr_export.checkpoints.stored_types import check_stored_types
 from dsr_export.errors import ExportError
 from dsr_export.families.config_bounds import check_config
-from graphs.foreign.small_files import LARGEST_JSON, parse_small_json, read_small
+from graphs.foreign.small_files import read_json_object
 
 Value = bool | int | float | str
 
@@ -96,15 +96,6 @@ def _check_type(family: str, folder: Path, found: Any) -> None:
 
 
 def _read_json(folder: Path, name: str) -> Mapping[str, Any]:
-    try:
-        data = read_small(folder / name, max_bytes=LARGEST_JSON, hint="download it again")
-        content = parse_small_json(data)
-    except FileNotFoundError as error:
-        raise ExportError(f"{folder} holds no {name}", hint="give --checkpoint a Hugging Face model folder") from error
-    except (OSError, ValueError) as error:
-        raise ExportError(
-            f"{folder / name} is no readable JSON: {str(error)[:200]}", hint="download it again"
-        ) from error
-    if not isinstance(content, Mapping):
-        raise ExportError(f"{folder / name} is no JSON object", hint="download it again")
-    return content
+    if not (folder / name).exists():
+        raise ExportError(f"{folder} holds no {name}", hint="give --checkpoint a Hugging Face model folder")
+    return read_json_object(folder / name, hint="download it again")
