@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from calibration.policy import Selection
-from calibration.roles import RegisterRows
 from calibration.stats import BUCKETS, ActivationStats
+from calibration.token_roles import RegisterRows
 
 Array = npt.NDArray[Any]
 Progress = Callable[[int, int], None]

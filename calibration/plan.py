@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
-from calibration.choices import Choice, choose, clipped_fraction, naive_snr_db
+from calibration.activation_schemes import Choice, choose, clipped_fraction, naive_snr_db
 from calibration.methods import Recipe
 from calibration.policy import Selection
 from calibration.rounding import compensated, nearest, weight_steps
@@ -23,8 +23,8 @@ from calibration.saturation import held_codes, held_steps
 from calibration.stats import ActivationStats
 from graphs.quantize.channel_division import apply_edits, divide_constant, division
 from graphs.quantize.quantizers import CONDITION_CODE, LARGEST_CODE, QuantizedGemm
-from graphs.stored import StoredValues
-from graphs.weight_gemms import WeightGemm
+from graphs.weights.gemms import WeightGemm
+from graphs.weights.stored import StoredValues
 
 Array = npt.NDArray[Any]
 Progress = Callable[[int, int], None]

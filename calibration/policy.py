@@ -13,7 +13,7 @@ import onnx_graphsurgeon as gs
 
 from graphs.names import module_of
 from graphs.structure.norm_outputs import norm_outputs
-from graphs.weight_gemms import WeightGemm, outer_gemms, weight_gemms
+from graphs.weights.gemms import WeightGemm, outer_gemms, weight_gemms
 
 NARROWEST = 16
 FEWEST_ROWS = 16

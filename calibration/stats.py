@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from calibration.methods.magnitudes import Magnitudes
-from calibration.roles import ROLES, RegisterRows, Role, token_roles
 from calibration.row_sample import RowSample
+from calibration.token_roles import ROLES, RegisterRows, Role, token_roles
 from graphs.errors import ExportError
 
 Array = npt.NDArray[Any]

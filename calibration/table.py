@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from calibration.choices import Choice
+from calibration.activation_schemes import Choice
 from graphs.errors import ExportError
 from graphs.foreign.small_files import parse_small_json, read_small
 from graphs.quantize.quantizers import Activation

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from dsr_export.building.build import Build
+from dsr_export.building.bundle_contents import build_tolerance, bundle_contents, bundle_manifest
+from dsr_export.building.finished import Finished
+from dsr_export.building.report import build_report
 from dsr_export.bundle.destination import check_destination
 from dsr_export.bundle.reader import Bundle
 from dsr_export.bundle.sbom import SBOM, sbom
@@ -14,12 +18,8 @@ from dsr_export.parity.walked_sampler import walked_sampler
 from dsr_export.progress import Reporter, Silent
 from dsr_export.reports.forms import report_files
 from dsr_export.stages.audit import AuditRanges
-from dsr_export.stages.build import Build
-from dsr_export.stages.build_report import build_report
-from dsr_export.stages.bundle_contents import build_tolerance, bundle_contents, bundle_manifest
 from dsr_export.stages.calibrate import Calibrate
 from dsr_export.stages.engine import CompileEngine, machine
-from dsr_export.stages.finished import Finished
 from dsr_export.stages.lower import LowerGraph
 from dsr_export.stages.norms import MeasureNorms
 from dsr_export.stages.optimize import Optimized, OptimizeGraph

@@ -11,7 +11,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from graphs.artifacts import TensorSpec
 from graphs.errors import ExportError
-from graphs.stored import keep_stored, store, stored_constants
+from graphs.weights.stored import keep_stored, store, stored_constants
 
 EXTERNAL_ABOVE = 256 << 20  # bytes of weights; below it one file is handier
 INLINE_BELOW = 1 << 20  # bytes of a tensor; registers, biases and shapes stay where rewrites can read them

@@ -14,7 +14,7 @@ PATHS = sorted(set(re.findall(r"\b((?:dsr_export|graphs|calibration|tests)(?:/[\
 UNNAMED = {  # said by their names
     *(f"dsr_export/{name}/" for name in ("benchmark", "declarations", "diagnosis", "diff", "drawing", "example_rows")),
     *(f"dsr_export/{name}/" for name in ("html", "images", "storage", "training", "user_code")),
-    *(f"graphs/{name}/" for name in ("observe", "retrofit", "structure")),
+    *(f"graphs/{name}/" for name in ("observe", "retrofit", "structure", "weights")),
 }
 
 

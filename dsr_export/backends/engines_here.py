@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from dsr_export.backends.engine_fit import EngineNeeds, Machine, misfits
 from dsr_export.backends.gpu import compute_capability
 from dsr_export.backends.opening import Runtime, chosen_engine
-from dsr_export.backends.plan_header import is_recognised
-from dsr_export.backends.vendor import installed_version
+from dsr_export.backends.tensorrt.engine_fit import EngineNeeds, Machine, misfits
+from dsr_export.backends.tensorrt.plan_header import is_recognised
+from dsr_export.backends.tensorrt.vendor import installed_version
 from dsr_export.bundle.manifest_parts import BundleTarget
 from dsr_export.bundle.reader import Bundle
 

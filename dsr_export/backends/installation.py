@@ -6,7 +6,7 @@ from typing import Any
 
 from dsr_export.backends.gpu import compute_capability, gpu_available
 from dsr_export.backends.opening import runs_here
-from dsr_export.backends.vendor import installed_version
+from dsr_export.backends.tensorrt.vendor import installed_version
 from dsr_export.errors import ExportError
 from dsr_export.storage.cache import cache_root
 from dsr_export.storage.made_with import tool_versions

@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from dsr_export.backends.base import Runner
-from dsr_export.backends.engine_fit import EngineNeeds, Machine, fits_gpu, misfits, portable_to
 from dsr_export.backends.gpu import compute_capability
 from dsr_export.backends.onnxruntime import OnnxRuntimeRunner
-from dsr_export.backends.vendor import installed_version
+from dsr_export.backends.tensorrt.engine_fit import EngineNeeds, Machine, fits_gpu, misfits, portable_to
+from dsr_export.backends.tensorrt.vendor import installed_version
 from dsr_export.bundle.manifest_parts import BundleTarget
 from dsr_export.errors import ExportError, RunnerError
 from graphs.artifacts import TensorSpec
 from graphs.files import load_model
+from graphs.mixed_precision.emulate import emulate_low
+from graphs.mixed_precision.lone_rows import pad_lone_rows
 from graphs.observe.taps import Tap, TappedModel, add_taps
-from graphs.precision.emulate import emulate_low
-from graphs.precision.lone_rows import pad_lone_rows
 from graphs.precisions import PRECISIONS, Precision
 from graphs.targets import Target
 
@@ -34,8 +34,8 @@ _TARGETS = {"tensorrt": "trt10", "tensorrt-rtx": "rtx"}
 def typed_runner(model: Path, inputs: Sequence[TensorSpec], precision: Precision) -> Runner:
     """ONNX Runtime on a typed graph, with every half tensor rounded where it is made: the witness of all verdicts.
 
-    Its CPU kernels would keep FP32 from node to node (see `graphs.precision.emulate`). A graph with low types runs node
-    by node, as written: fusion would skip roundings, and fused integer kernels differ from one processor to another.
+    Its CPU kernels would keep FP32 from node to node (see `graphs.mixed_precision.emulate`). A graph with low types
+    runs node by node, as written: fusion would skip roundings, and fused integer kernels differ between processors.
     """
     if not PRECISIONS[precision].narrow:
         return OnnxRuntimeRunner(model, inputs=inputs)
@@ -89,7 +89,7 @@ def bundle_runner(bundle: Bundle, runtime: Runtime) -> Runner:
     engine = chosen_engine(bundle, runtime)
     if engine is None:
         return typed_runner(bundle.file("model.onnx"), bundle.manifest.input_specs(), bundle.manifest.precision)
-    from dsr_export.backends.tensorrt_runner import TensorRTRunner
+    from dsr_export.backends.tensorrt.runner import TensorRTRunner
 
     plan, needs = bundle.file(str(engine.engine)), EngineNeeds.of_entry(engine, bundle=str(bundle.path))
     return TensorRTRunner(plan, backend=engine.backend, inputs=bundle.manifest.input_specs(), needs=needs)

@@ -10,13 +10,13 @@ from typing import Any
 import onnx
 
 from dsr_export.bundle.reader import Bundle
-from dsr_export.bundle.signature import PublicKey
+from dsr_export.bundle.signature_file import PublicKey
 from dsr_export.readable import readable
 from graphs.files import load_model
 from graphs.foreign.opened import foreign_file
 from graphs.foreign.soundness import check_sound
 from graphs.names import is_lowered, site_of
-from graphs.weights import typed_weights
+from graphs.weights.element_types import typed_weights
 
 MANIFEST_KEYS = ("model", "dsr", "precision", "targets", "batch", "inputs", "outputs", "provenance", "tools")
 

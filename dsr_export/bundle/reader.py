@@ -15,7 +15,7 @@ from dsr_export.bundle.components import check_component
 from dsr_export.bundle.manifest import FileEntry, Manifest
 from dsr_export.bundle.model_file import check_model_file
 from dsr_export.bundle.paths import MANIFEST, SIGNATURE, parents
-from dsr_export.bundle.signature import PublicKey, Signature, read_signature
+from dsr_export.bundle.signature_file import PublicKey, Signature, read_signature
 from dsr_export.errors import ExportError, did_you_mean
 from dsr_export.storage.canonical import MAX_BYTES, parse_json, read_bounded
 from dsr_export.storage.npz_file import read_npz

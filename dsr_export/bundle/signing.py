@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from dsr_export.bundle.paths import MANIFEST, SIGNATURE
 from dsr_export.bundle.reader import Bundle
-from dsr_export.bundle.signature import PublicKey, Signature
+from dsr_export.bundle.signature_file import PublicKey, Signature
 from dsr_export.errors import ExportError
 from dsr_export.storage.canonical import read_bounded
 from dsr_export.storage.disk import write_durably

@@ -11,8 +11,8 @@ from contextlib import suppress
 
 import click
 
-from dsr_export.cli.interrupts import INTERRUPTED, SAID, end_on_signals
-from dsr_export.cli.streams import StdoutFailed, drop_answers, own_process
+from dsr_export.cli.process.interrupts import INTERRUPTED, SAID, end_on_signals
+from dsr_export.cli.process.streams import StdoutFailed, drop_answers, own_process
 from dsr_export.readable import printable, shortened
 from dsr_export.version import __version__
 
@@ -95,7 +95,7 @@ def _words(given: list[str]) -> list[str]:
 
 def _complain(error: Exception, *, debug: bool) -> None:
     try:
-        from dsr_export.cli.causes import explained
+        from dsr_export.cli.printing.errors import explained
 
         if debug:
             traceback.print_exc()

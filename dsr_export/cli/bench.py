@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from dsr_export.cli.streams import Command, answer, answer_json
+from dsr_export.cli.process.streams import Command, answer, answer_json
 from dsr_export.limits import MOST_BATCH, MOST_REPEATS, MOST_THREADS
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
-from dsr_export.cli.int8_options import int8_options
-from dsr_export.cli.printed import Named, show_report
-from dsr_export.cli.streams import Command
+from dsr_export.cli.options.int8 import int8_options
+from dsr_export.cli.printing.report import Named, show_report
+from dsr_export.cli.process.streams import Command
 from dsr_export.config import BatchRange, ExportConfig
 from dsr_export.declarations.int8_options import Int8Options
 from dsr_export.limits import MOST_REGISTERS, MOST_STEPS

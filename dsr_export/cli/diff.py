@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from dsr_export.cli.printed import PARITY_FAILED
-from dsr_export.cli.streams import Command, answer, answer_json
-from dsr_export.cli.trust import trust_option, trusted
+from dsr_export.cli.options.trust import trust_option, trusted
+from dsr_export.cli.printing.report import PARITY_FAILED
+from dsr_export.cli.process.streams import Command, answer, answer_json
 
 
 @click.command("diff", cls=Command)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from dsr_export.cli.streams import Command, answer, answer_json
+from dsr_export.cli.process.streams import Command, answer, answer_json
 
 
 @click.command("doctor", cls=Command)

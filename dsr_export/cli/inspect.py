@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from dsr_export.cli.streams import Command, answer, answer_json
-from dsr_export.cli.trust import trust_option, trusted
+from dsr_export.cli.options.trust import trust_option, trusted
+from dsr_export.cli.process.streams import Command, answer, answer_json
 
 
 @click.command("inspect", cls=Command)

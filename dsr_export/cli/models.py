@@ -6,7 +6,7 @@ import dataclasses
 
 import click
 
-from dsr_export.cli.streams import Command, answer, answer_json
+from dsr_export.cli.process.streams import Command, answer, answer_json
 
 
 @click.command("models", cls=Command)

@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from dsr_export.cli.printed import Named, show_report
-from dsr_export.cli.streams import Command
-from dsr_export.cli.trust import trust_option, trusted
+from dsr_export.cli.options.trust import trust_option, trusted
+from dsr_export.cli.printing.report import Named, show_report
+from dsr_export.cli.process.streams import Command
 
 
 @click.command("verify", cls=Command)

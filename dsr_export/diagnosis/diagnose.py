@@ -22,7 +22,7 @@ from dsr_export.diagnosis.verdicts import DSR_FILE, denoiser_verdict, encoder_ve
 from dsr_export.diagnosis.walk import WalkSettings
 from dsr_export.errors import ExportError
 from dsr_export.families.encoders.vision_encoder import VisionEncoder
-from dsr_export.families.trunk import Trunk
+from dsr_export.families.network_parts.trunk import Trunk
 from dsr_export.images.reading import check_readable, open_images
 from dsr_export.progress import Reporter, Silent
 from dsr_export.readable import readable

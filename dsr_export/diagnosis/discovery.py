@@ -11,10 +11,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, linalg
 
-from dsr_export.diagnosis.bins import LogBins
+from dsr_export.diagnosis.measures.bins import LogBins
+from dsr_export.diagnosis.measures.norms import NormStats
 from dsr_export.diagnosis.models.tokens import TokenModel, watching
 from dsr_export.diagnosis.neurons import NeuronScores
-from dsr_export.diagnosis.norms import NormStats
 from dsr_export.errors import ExportError
 
 Array = npt.NDArray[Any]

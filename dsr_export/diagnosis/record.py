@@ -24,10 +24,10 @@ import dataclasses
 import math
 from typing import Any
 
-from dsr_export.diagnosis.bins import share_above
 from dsr_export.diagnosis.denoiser import DenoiserDiagnosis, Run
 from dsr_export.diagnosis.discovery import Scan
 from dsr_export.diagnosis.encoder import EncoderDiagnosis, Round
+from dsr_export.diagnosis.measures.bins import share_above
 from dsr_export.html.page import Verdict
 from dsr_export.subject import Subject
 from dsr_export.version import __version__

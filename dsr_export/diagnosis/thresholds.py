@@ -21,7 +21,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from dsr_export.diagnosis.bins import LogBins, share_above
+from dsr_export.diagnosis.measures.bins import LogBins, share_above
 
 Array = npt.NDArray[Any]
 GAP = 1.5

@@ -12,11 +12,11 @@ import numpy.typing as npt
 from torch import Tensor, linalg
 
 from dsr_export.backends.base import as_denoiser
-from dsr_export.diagnosis.attention import AttentionProbe, AttentionStats
-from dsr_export.diagnosis.bins import LogBins
+from dsr_export.diagnosis.measures.attention import AttentionProbe, AttentionStats
+from dsr_export.diagnosis.measures.bins import LogBins
+from dsr_export.diagnosis.measures.norms import NormStats, relative_norms
 from dsr_export.diagnosis.models.denoiser import DenoiserTokens
 from dsr_export.diagnosis.models.tokens import watching
-from dsr_export.diagnosis.norms import NormStats, relative_norms
 from dsr_export.diagnosis.threads import fitting_threads
 from dsr_export.errors import ExportError
 from dsr_export.progress import Bar

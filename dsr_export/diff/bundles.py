@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dsr_export.bundle.reader import MODEL, Bundle
-from dsr_export.bundle.signature import PublicKey
+from dsr_export.bundle.signature_file import PublicKey
 from dsr_export.diff.fields import differing
 from dsr_export.diff.figures import check_difference, engine_difference, parity_difference, stage_difference
 from dsr_export.diff.graph import graph_difference

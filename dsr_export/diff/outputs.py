@@ -9,8 +9,8 @@ import numpy.typing as npt
 
 from dsr_export.bundle.reader import MODEL, Bundle
 from dsr_export.errors import ExportError, RunnerError
-from dsr_export.parity.golden import Golden
-from dsr_export.parity.golden_reader import read_golden
+from dsr_export.parity.golden.reader import read_golden
+from dsr_export.parity.golden.vectors import Golden
 from dsr_export.parity.metrics import Comparison, compare
 from dsr_export.parity.tolerances import Tolerance
 from dsr_export.progress import Bar

@@ -16,7 +16,7 @@ from onnx import numpy_helper
 
 from dsr_export.bundle.manifest import FileEntry
 from dsr_export.parity.metrics import IDENTICAL_DB
-from graphs.stored import StoredValues
+from graphs.weights.stored import StoredValues
 
 Array = npt.NDArray[Any]
 CHUNK = 1 << 22  # elements turned into FP64 at a time

@@ -12,7 +12,7 @@ from dsr_export.backends.base import Runner, as_denoiser
 from dsr_export.backends.opening import Runtime
 from dsr_export.bundle.reader import Bundle
 from dsr_export.errors import ExportError
-from dsr_export.parity.golden import fitted_sampler
+from dsr_export.parity.golden.vectors import fitted_sampler
 from dsr_export.progress import Bar
 from dsr_export.sampling import SamplerSpec, seeded_noise, trajectory
 

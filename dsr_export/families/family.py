@@ -11,11 +11,11 @@ from torch import Tensor
 from dsr_export.checkpoints import StateDict, Wanted, load_into, read_checkpoint
 from dsr_export.errors import ExportError
 from dsr_export.families.digests import file_sha256
-from dsr_export.families.randomise import drawn, without_memory
+from dsr_export.families.network_parts.randomise import drawn, without_memory
+from dsr_export.families.network_parts.trunk import Trunk
 from dsr_export.families.request import FamilyRequest
 from dsr_export.families.schema import Config, Schema, Value, resolve
 from dsr_export.families.shapes import Widths
-from dsr_export.families.trunk import Trunk
 
 Module = TypeVar("Module", bound=Trunk)
 KNOWN_NAMES = Wanted(

@@ -15,9 +15,9 @@ from calibration.collect import CalibrationData, Call, new_stats, observe
 from calibration.methods import METHODS
 from calibration.plan import Planned, activation_groups, fold_choices, graph_activations, quantised_gemms
 from calibration.policy import Selection, select
-from calibration.roles import RegisterRows
 from calibration.stats import ActivationStats
 from calibration.table import Table, activation_entry, merged, read_table
+from calibration.token_roles import RegisterRows
 from dsr_export.backends.onnxruntime import OnnxRuntimeRunner
 from dsr_export.declarations.int8_options import Int8Options
 from dsr_export.errors import ExportError

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import onnx
 
 from graphs.quantize.quantizers import Activation, QuantizedGemm
-from graphs.stored import StoredValues
+from graphs.weights.stored import StoredValues
 
 Array = npt.NDArray[Any]
 CODES, ARRAYS, INDEX = "codes.bin", "arrays.npz", "plan.json"

@@ -19,7 +19,7 @@ from dsr_export.subject import SubjectCard
 from graphs.artifacts import CalibratedModel
 from graphs.files import load_inferred_graph, save_graph
 from graphs.quantize.gemms import quantize_gemms
-from graphs.weight_gemms import weight_gemms
+from graphs.weights.gemms import weight_gemms
 
 
 def quantize(

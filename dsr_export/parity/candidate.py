@@ -12,10 +12,10 @@ import numpy.typing as npt
 
 from dsr_export.backends.base import Runner
 from dsr_export.errors import RunnerError
-from dsr_export.parity.golden import Golden
+from dsr_export.parity.checks.trajectory import Walk, walk
+from dsr_export.parity.golden.vectors import Golden
 from dsr_export.parity.metrics import Comparison, compare
 from dsr_export.parity.tolerances import Tolerance
-from dsr_export.parity.trajectory import Walk, walk
 from dsr_export.sampling import SamplerSpec
 
 Array = npt.NDArray[Any]

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from dsr_export.backends.onnxruntime import OnnxRuntimeRunner
 from dsr_export.errors import ExportError
-from dsr_export.parity.golden import Golden
+from dsr_export.parity.golden.vectors import Golden
 from dsr_export.parity.metrics import same_kinds
 from graphs.artifacts import OptimizedModel, TensorSpec
 from graphs.observe.probes import FAULTS, add_fault_probes

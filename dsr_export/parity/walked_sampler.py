@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from dsr_export.config import BatchRange
-from dsr_export.parity.golden import fitted_sampler
+from dsr_export.parity.golden.vectors import fitted_sampler
 from dsr_export.sampling import SamplerSpec
 from dsr_export.subject import SubjectCard
 

@@ -15,7 +15,7 @@ from dsr_export.bundle.paths import MANIFEST
 from dsr_export.bundle.reader import REPORT, Bundle
 from dsr_export.bundle.sbom import SBOM, sbom
 from dsr_export.bundle.writer import Content
-from dsr_export.parity.checks import ParityReport
+from dsr_export.parity.checks.table import ParityReport
 from dsr_export.reports.forms import report_files
 from dsr_export.reports.record import Picture, Report, Row, StageTime, all_passed
 from dsr_export.storage.disk import Recorded
@@ -24,7 +24,7 @@ from dsr_export.verification.model_checks import passed_when_built
 from graphs.targets import Target
 
 if TYPE_CHECKING:
-    from dsr_export.backends.tensorrt import Engine
+    from dsr_export.backends.tensorrt.build import Engine
 
 Contents = dict[str, Content]
 

@@ -13,11 +13,11 @@ from dsr_export.backends.opening import runs_here
 from dsr_export.bundle.destination import absolute, check_destination
 from dsr_export.bundle.engines import engine_entry
 from dsr_export.bundle.reader import MODEL, Bundle
-from dsr_export.bundle.signature import PublicKey
+from dsr_export.bundle.signature_file import PublicKey
 from dsr_export.bundle.writer import write_bundle
 from dsr_export.errors import ExportError
-from dsr_export.parity.checks import ParityReport, check_parity
-from dsr_export.parity.golden_reader import read_golden
+from dsr_export.parity.checks.table import ParityReport, check_parity
+from dsr_export.parity.golden.reader import read_golden
 from dsr_export.parity.tolerances import Tolerance
 from dsr_export.progress import Reporter, Silent
 from dsr_export.recompiling.new_contents import Compiled, contents_with_component, contents_with_engine
@@ -28,7 +28,7 @@ from dsr_export.verification.verify import golden_sampler
 from graphs.targets import Target, check_model, target
 
 if TYPE_CHECKING:
-    from dsr_export.backends.tensorrt import Engine
+    from dsr_export.backends.tensorrt.build import Engine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +112,7 @@ def _key(bundle: Bundle, request: CompileRequest) -> str:
 
 
 def _compile(model: Bundle, where: Target, key: str, say: Reporter) -> Compiled:
-    from dsr_export.backends.tensorrt import build_engine
+    from dsr_export.backends.tensorrt.build import build_engine
 
     began, manifest = time.monotonic(), model.manifest
     with say.stage(f"engine ({where.name})"):
@@ -128,8 +128,8 @@ def _compile(model: Bundle, where: Target, key: str, say: Reporter) -> Compiled:
 
 def _judge(model: Bundle, where: Target, engine: Engine, say: Reporter) -> ParityReport:
     """The golden vectors through the new engine, before it is sealed into anything."""
-    from dsr_export.backends.engine_fit import EngineNeeds
-    from dsr_export.backends.tensorrt_runner import TensorRTRunner
+    from dsr_export.backends.tensorrt.engine_fit import EngineNeeds
+    from dsr_export.backends.tensorrt.runner import TensorRTRunner
 
     golden = read_golden(model)
     tolerance = Tolerance.from_dict(model.manifest.tolerances)

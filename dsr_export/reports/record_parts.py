@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from dsr_export.parity.pictures import PictureRow
+from dsr_export.parity.checks.pictures import PictureRow
 from dsr_export.parity.rows import ParityRow
 from dsr_export.reports.reading import Entry, figure, is_true, mapping, text, words
 

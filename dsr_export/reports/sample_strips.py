@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dsr_export.html.rasters import OUTLIER, colours, data_uri
-from dsr_export.parity.golden import Golden
+from dsr_export.parity.golden.vectors import Golden
 
 Array = npt.NDArray[Any]
 IMAGES = 4

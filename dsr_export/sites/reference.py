@@ -12,7 +12,7 @@ from dsr_export.backends.opening import tapped_runner
 from dsr_export.config import BatchRange
 from dsr_export.errors import RunnerError
 from dsr_export.parity.batch_calls import in_batches
-from dsr_export.parity.golden import Golden
+from dsr_export.parity.golden.vectors import Golden
 from dsr_export.parity.tolerances import TOLERANCES
 from dsr_export.sampling import SamplerSpec
 from dsr_export.sites.bisection import bisect

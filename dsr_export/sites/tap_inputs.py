@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dsr_export.parity.golden import GIVEN, Golden
+from dsr_export.parity.golden.vectors import GIVEN, Golden
 from dsr_export.sampling import SamplerSpec
 
 Array = npt.NDArray[Any]

@@ -37,7 +37,7 @@ def tapped_engine(bundle: Bundle, runtime: Runtime, taps: Sequence[Tap]) -> tupl
 
 
 def _opened(bundle: Bundle, chosen: BundleTarget, tapped: TappedModel) -> Runner:
-    from dsr_export.backends.tensorrt_runner import TensorRTRunner
+    from dsr_export.backends.tensorrt.runner import TensorRTRunner
 
     plan = build_tapped(bundle, chosen.name, tapped)
     return TensorRTRunner(plan, backend=chosen.backend, inputs=bundle.manifest.inputs)
@@ -45,7 +45,7 @@ def _opened(bundle: Bundle, chosen: BundleTarget, tapped: TappedModel) -> Runner
 
 def build_tapped(bundle: Bundle, name: str, tapped: TappedModel) -> bytes:
     """The plan of the tapped graph for the target called `name`; works without a GPU where that target's does."""
-    from dsr_export.backends.tensorrt import build_engine
+    from dsr_export.backends.tensorrt.build import build_engine
 
     manifest = bundle.manifest
     with scratch_folder("taps") as folder:

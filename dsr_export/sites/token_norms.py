@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from dsr_export.backends.onnxruntime import OnnxRuntimeRunner
 from dsr_export.html.rasters import grid_of
-from dsr_export.parity.golden import Case, Golden
+from dsr_export.parity.golden.vectors import Case, Golden
 from dsr_export.subject import SubjectCard
 from graphs.artifacts import OptimizedModel
 from graphs.observe.site_taps import SiteTap, add_site_taps

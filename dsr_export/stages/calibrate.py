@@ -13,7 +13,7 @@ import numpy.typing as npt
 from dsr_export.declarations.int8_options import Int8Options
 from dsr_export.int8.calibrate import CHECKS, MODEL, TABLE, calibrate
 from dsr_export.int8.data import open_data
-from dsr_export.parity.golden import MOST_ROWS
+from dsr_export.parity.golden.vectors import MOST_ROWS
 from dsr_export.progress import Bar
 from dsr_export.sampling import SamplerSpec
 from dsr_export.stages.model_at_hand import ModelAtHand

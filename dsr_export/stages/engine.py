@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from dsr_export.backends.engine_fit import platform_facts
 from dsr_export.backends.gpu import compute_capability
+from dsr_export.backends.tensorrt.engine_fit import platform_facts
 from dsr_export.config import BatchRange
 from dsr_export.progress import Bar
 from dsr_export.stages.stage import FACTS, Result, Stage, write_json
@@ -46,7 +46,7 @@ class CompileEngine(Stage[Engine]):
     on: Mapping[str, str | None]
 
     def work(self, folder: Path, bar: Bar) -> None:
-        from dsr_export.backends.tensorrt import build_engine
+        from dsr_export.backends.tensorrt.build import build_engine
 
         engine = build_engine(self.source.model.path, self.target, batch=self.batch, inputs=self.card.inputs)
         (folder / PLAN).write_bytes(engine.plan)

@@ -13,7 +13,7 @@ from dsr_export.backends.onnxruntime import OnnxRuntimeRunner
 from dsr_export.backends.opening import fused_runner, typed_runner
 from dsr_export.bundle.engines import engine_entry
 from dsr_export.config import BatchRange
-from dsr_export.parity.checks import check_parity, fused_rows
+from dsr_export.parity.checks.table import check_parity, fused_rows
 from dsr_export.parity.rows import ParityRow
 from dsr_export.parity.tolerances import Tolerance
 from dsr_export.progress import Bar
@@ -87,8 +87,8 @@ class CheckEngine(Stage[Judged]):
     on: Mapping[str, str | None]
 
     def work(self, folder: Path, bar: Bar) -> None:
-        from dsr_export.backends.engine_fit import EngineNeeds
-        from dsr_export.backends.tensorrt_runner import TensorRTRunner
+        from dsr_export.backends.tensorrt.engine_fit import EngineNeeds
+        from dsr_export.backends.tensorrt.runner import TensorRTRunner
 
         needs = EngineNeeds.of_entry(engine_entry(self.target, self.source.facts))
         inputs = self.comparison.card.inputs

@@ -11,7 +11,7 @@ import numpy as np
 
 from dsr_export.config import BatchRange
 from dsr_export.parity.finite import check_reference
-from dsr_export.parity.golden import Golden, make_golden
+from dsr_export.parity.golden.vectors import Golden, make_golden
 from dsr_export.progress import Bar
 from dsr_export.sampling import SamplerSpec
 from dsr_export.sites.reference import record_reference

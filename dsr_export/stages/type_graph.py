@@ -16,8 +16,8 @@ from dsr_export.storage.cache import CachedStage
 from dsr_export.subject import SubjectCard
 from graphs.artifacts import TypedModel
 from graphs.files import load_model
-from graphs.precision.islands import PrecisionPolicy, sinusoidal_modules
-from graphs.precision.typed import assign_precision
+from graphs.mixed_precision.islands import PrecisionPolicy, sinusoidal_modules
+from graphs.mixed_precision.typed import assign_precision
 from graphs.precisions import PRECISIONS, Precision
 
 

@@ -1,6 +1,7 @@
 """What has to be undone where a process ends in the middle: temporary folders, a bundle that was moved aside.
 
-A signal ends the command line from within its handler, where no `finally` runs; see `dsr_export.cli.interrupts`.
+A signal ends the command line from within its handler, where no `finally` runs: see
+`dsr_export.cli.process.interrupts`.
 """
 
 from __future__ import annotations

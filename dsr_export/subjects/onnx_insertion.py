@@ -96,7 +96,7 @@ class _Blocks:
 
 
 def _replacements(found: Retrofit, denoiser: DenoiserSpec) -> list[ReplacementSite]:
-    from dsr_export.families.replacements import apply_replacements
+    from dsr_export.families.network_parts.replacements import apply_replacements
 
     for layer in (layer for group in denoiser.replace for layer in group.layers):
         found.block(layer)

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from dsr_export.backends.plan_header import plan_problem
+from dsr_export.backends.tensorrt.plan_header import plan_problem
 from dsr_export.bundle.manifest import Manifest
 from dsr_export.bundle.reader import Bundle
 from dsr_export.bundle.sbom import SBOM
-from dsr_export.parity.golden import Golden
+from dsr_export.parity.golden.vectors import Golden
 from dsr_export.parity.rows import ParityRow
 from dsr_export.parity.tolerances import TOLERANCES
 from dsr_export.reports.figures import is_known

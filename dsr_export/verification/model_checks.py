@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 import onnx
 
 from dsr_export.bundle.reader import Bundle
-from dsr_export.parity.golden import Golden
+from dsr_export.parity.golden.vectors import Golden
 from dsr_export.parity.narrowing import least_narrow
 from dsr_export.parity.rows import ParityRow
 from dsr_export.reports.record import Check

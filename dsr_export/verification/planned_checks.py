@@ -10,12 +10,12 @@ from typing import Any
 
 from dsr_export.backends.opening import Runtime
 from dsr_export.bundle.reader import Bundle
-from dsr_export.bundle.signature import PublicKey
+from dsr_export.bundle.signature_file import PublicKey
 from dsr_export.bundle.signing import public_key
 from dsr_export.errors import ExportError
 from dsr_export.parity.candidate import Plan
-from dsr_export.parity.checks import TRAJECTORY, planned_rows
-from dsr_export.parity.golden_reader import read_golden
+from dsr_export.parity.checks.table import TRAJECTORY, planned_rows
+from dsr_export.parity.golden.reader import read_golden
 from dsr_export.reports.figures import number, reaches
 from dsr_export.reports.record import Check, Picture, Report, Row
 from dsr_export.reports.wording import most_allowed, picture_shortfalls

@@ -14,10 +14,10 @@ from dsr_export.backends.base import Runner
 from dsr_export.backends.engines_here import engines_not_run
 from dsr_export.backends.opening import Runtime, bundle_runner, chosen_engine, fused_runner
 from dsr_export.bundle.reader import Bundle
-from dsr_export.bundle.signature import PublicKey
-from dsr_export.parity.checks import ParityReport, check_parity, fused_rows
-from dsr_export.parity.golden import Golden, fitted_sampler
-from dsr_export.parity.golden_reader import read_golden
+from dsr_export.bundle.signature_file import PublicKey
+from dsr_export.parity.checks.table import ParityReport, check_parity, fused_rows
+from dsr_export.parity.golden.reader import read_golden
+from dsr_export.parity.golden.vectors import Golden, fitted_sampler
 from dsr_export.parity.tolerances import Tolerance
 from dsr_export.progress import Bar, Reporter, Silent
 from dsr_export.readable import readable
@@ -29,7 +29,7 @@ from dsr_export.sites.search import search_sites
 from dsr_export.storage.made_with import tool_versions
 from dsr_export.verification.model_checks import VERIFIED, Opened, run_checks
 from graphs.files import load_model
-from graphs.weights import low_precision_fraction
+from graphs.weights.element_types import low_precision_fraction
 
 CARRIED = (
     "model",

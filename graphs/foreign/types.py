@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import onnx
 
 from graphs.precisions import PRECISIONS, Precision
-from graphs.weights import typed_weights
+from graphs.weights.element_types import typed_weights
 
 _TYPES = onnx.TensorProto
 _WIDE = frozenset({_TYPES.FLOAT, _TYPES.DOUBLE})

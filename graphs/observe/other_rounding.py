@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from graphs.precision.emulate import EXACT
+from graphs.mixed_precision.emulate import EXACT
 
 STEP = np.float32(2.0**-23)
 UP, DOWN = "otherwise/up", "otherwise/down"

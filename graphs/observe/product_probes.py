@@ -17,7 +17,7 @@ from graphs.artifacts import OptimizedModel
 from graphs.builders import NodeBuilder
 from graphs.files import load_inferred_graph, save_graph
 from graphs.observe.probes import RANGES, ProbedTensor, add_scalar_output, largest_finite
-from graphs.stored import StoredValues
+from graphs.weights.stored import StoredValues
 
 BOUND, EXACT = "product bound", "product"
 

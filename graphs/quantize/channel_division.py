@@ -20,7 +20,7 @@ import onnx_graphsurgeon as gs
 
 from graphs.constants import constant_value
 from graphs.names import changed_name
-from graphs.stored import StoredValues
+from graphs.weights.stored import StoredValues
 
 Array = npt.NDArray[Any]
 _PASSING = frozenset({"Identity"})

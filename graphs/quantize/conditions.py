@@ -21,8 +21,8 @@ from graphs.builders import NodeBuilder
 from graphs.constants import constant_value
 from graphs.quantize.nan_rows import keep_nan
 from graphs.quantize.quantizers import CONDITION_CODE, QuantizedGemm, Quantizer, evened
-from graphs.stored import StoredValues
-from graphs.weight_gemms import WeightGemm
+from graphs.weights.gemms import WeightGemm
+from graphs.weights.stored import StoredValues
 
 Array = npt.NDArray[Any]
 REST = 2 * CONDITION_CODE  # what rounding leaves over lies within 1 / 126

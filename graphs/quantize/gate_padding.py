@@ -17,8 +17,8 @@ import onnx_graphsurgeon as gs
 
 from graphs.names import changed_name
 from graphs.outside_readers import outside_readers
-from graphs.stored import StoredValues
-from graphs.weight_gemms import WeightGemm, weight_gemms
+from graphs.weights.gemms import WeightGemm, weight_gemms
+from graphs.weights.stored import StoredValues
 
 Array = npt.NDArray[Any]
 MULTIPLE = 16

@@ -25,8 +25,8 @@ from graphs.quantize.conditions import quantize_conditions
 from graphs.quantize.nan_rows import keep_nan, masks_with_infinities
 from graphs.quantize.parted_gemms import parted
 from graphs.quantize.quantizers import Activation, QuantizedGemm, Quantizer, evened
-from graphs.stored import StoredValues
-from graphs.weight_gemms import WeightGemm, weight_gemms
+from graphs.weights.gemms import WeightGemm, weight_gemms
+from graphs.weights.stored import StoredValues
 
 Array = npt.NDArray[Any]
 

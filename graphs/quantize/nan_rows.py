@@ -10,7 +10,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphs.builders import NodeBuilder
-from graphs.stored import StoredValues
+from graphs.weights.stored import StoredValues
 
 MASKING = 1e38  # two of these add up to an infinity
 

@@ -19,8 +19,8 @@ import onnx_graphsurgeon as gs
 from graphs.constants import constant_value
 from graphs.outside_readers import only_reader
 from graphs.quantize.quantizers import QuantizedGemm
-from graphs.stored import StoredValues
-from graphs.weight_gemms import WeightGemm
+from graphs.weights.gemms import WeightGemm
+from graphs.weights.stored import StoredValues
 
 Array = npt.NDArray[Any]
 NARROWEST_PART = 512

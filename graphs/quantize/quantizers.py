@@ -10,7 +10,7 @@ import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from graphs.builders import NodeBuilder
-from graphs.stored import StoredValues
+from graphs.weights.stored import StoredValues
 
 Array = npt.NDArray[Any]
 Rows = Literal["none", "static", "dynamic"]

@@ -22,7 +22,7 @@ from onnx.reference import ReferenceEvaluator
 
 from graphs.files import INLINE_BELOW
 from graphs.foreign.brought_in import BATCH
-from graphs.stored import keep_stored
+from graphs.weights.stored import keep_stored
 
 Array = npt.NDArray[Any]
 Shape = tuple[int, ...]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from calibration.roles import RegisterRows, token_roles
 from calibration.row_sample import RowSample
 from calibration.stats import SAMPLE_ROWS, ActivationStats, token_weights
+from calibration.token_roles import RegisterRows, token_roles
 from graphs.errors import ExportError
 
 REGISTERS = RegisterRows(count=2, patches=10)

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calibration.choices import Choice
-from calibration.roles import RegisterRows
+from calibration.activation_schemes import Choice
 from calibration.stats import ActivationStats
 from calibration.table import Table, activation_entry, choice_from, merged, read_table
+from calibration.token_roles import RegisterRows
 from graphs.errors import ExportError
 from graphs.quantize.gemms import Activation
 

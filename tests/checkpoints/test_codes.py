@@ -13,7 +13,7 @@ from dsr_export.checkpoints import StateDict, load_into, names_of, read_checkpoi
 from dsr_export.declarations.weight_file import WeightFile
 from dsr_export.errors import ExportError
 from dsr_export.families import load_subject
-from dsr_export.families.latents import read_statistics
+from dsr_export.families.network_parts.latents import read_statistics
 
 FP8 = (torch.float8_e4m3fn, torch.float8_e5m2)
 CODES = torch.tensor([[1.0, -2.0, 3.5, 0.5], [0.25, 4.0, -1.0, 2.0]])

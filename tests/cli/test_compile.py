@@ -15,9 +15,9 @@ import numpy as np
 import onnx
 import pytest
 
-from dsr_export.backends import tensorrt_runner
 from dsr_export.backends.opening import bundle_runner
-from dsr_export.backends.plan_header import plan_problem
+from dsr_export.backends.tensorrt import runner as tensorrt_runner
+from dsr_export.backends.tensorrt.plan_header import plan_problem
 from dsr_export.bundle.reader import Bundle
 from dsr_export.bundle.sbom import SBOM
 from dsr_export.recompiling import recompile as module
@@ -206,7 +206,7 @@ def test_an_op_that_the_target_lacks_is_named_before_any_build(
     graph = onnx.load(denoiser_bundle / "model.onnx")
     graph.graph.node.append(onnx.helper.make_node("NonZero", ["t"], ["nowhere"], name="blocks.0/NonZero"))
     bad = rewritten(denoiser_bundle, tmp_path / "bad.dsr", {"model.onnx": graph.SerializeToString()})
-    monkeypatch.setattr("dsr_export.backends.tensorrt.build_engine", None)  # calling it would fail the test
+    monkeypatch.setattr("dsr_export.backends.tensorrt.build.build_engine", None)  # calling it would fail the test
     done = cli("compile", bad, "--target", "rtx", "--out", tmp_path / "out.dsr")
     assert done.code == 1
     assert "NonZero" in done.err and "blocks.0/NonZero (module blocks.0)" in done.err

@@ -13,7 +13,7 @@ import math
 
 import torch
 
-from dsr_export.families.layers import Block
+from dsr_export.families.network_parts.layers import Block
 from dsr_export.families.rae_dit.digits import plant_outliers
 from dsr_export.families.rae_dit.network import RaeDit
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from dsr_export.families.network_parts.randomise import drawn
 from dsr_export.families.rae_dit.network import RaeDit, RaeDitConfig
-from dsr_export.families.randomise import drawn
 from tests.comparisons.planting import CHANNELS, GAIN, MASSIVE, MASSIVE_BLOCK, plant, plant_channels
 
 CONFIG = RaeDitConfig(input_size=4, in_channels=8, hidden_size=384, depth=3, num_heads=4, num_classes=5)

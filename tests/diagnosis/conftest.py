@@ -8,7 +8,7 @@ from dsr_export.diagnosis.denoiser import DenoiserDiagnosis, diagnose_denoiser
 from dsr_export.diagnosis.models.denoiser import DenoiserTokens
 from dsr_export.diagnosis.walk import WalkSettings
 from dsr_export.families import load_subject
-from dsr_export.families.trunk import Trunk
+from dsr_export.families.network_parts.trunk import Trunk
 from dsr_export.progress import Silent
 from dsr_export.subject import Subject
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dsr_export.diagnosis.bins import LogBins
+from dsr_export.diagnosis.measures.bins import LogBins
 from dsr_export.diagnosis.thresholds import LEAST, MOST, TAIL, Limit, find_limit
 
 BINS = LogBins()

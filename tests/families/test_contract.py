@@ -20,8 +20,8 @@ from dsr_export.subject import Subject
 from graphs.artifacts import OptimizedModel, TypedModel
 from graphs.files import load_inferred_graph
 from graphs.lowering import lower, optimize
-from graphs.precision.islands import PrecisionPolicy
-from graphs.precision.typed import assign_precision
+from graphs.mixed_precision.islands import PrecisionPolicy
+from graphs.mixed_precision.typed import assign_precision
 from graphs.precisions import Precision
 from graphs.rewrites import LOWERINGS
 from graphs.targets import TARGETS, check_model
@@ -124,7 +124,7 @@ def _call(subject: Subject, i: int) -> Call:
 
 def test_an_engine_builds(exported: Exported) -> None:
     pytest.importorskip("tensorrt_rtx", reason="the rtx extra is not installed")
-    from dsr_export.backends.tensorrt import build_engine
+    from dsr_export.backends.tensorrt.build import build_engine
 
     path = exported.typed["fp16"].path
     engine = build_engine(path, TARGETS["rtx"], batch=BatchRange(1, 2, 3), inputs=exported.subject.inputs)

@@ -15,11 +15,11 @@ from safetensors.torch import save_file
 
 from dsr_export.errors import ExportError
 from dsr_export.families import FamilyRequest, entry, load_subject, models, subject_key
+from dsr_export.families.network_parts.randomise import without_memory
 from dsr_export.families.rae_dit.config import resolve_config
 from dsr_export.families.rae_dit.digits import packaged_config
 from dsr_export.families.rae_dit.models import SIZES
 from dsr_export.families.rae_dit.network import RaeDit
-from dsr_export.families.randomise import without_memory
 from dsr_export.spec import ReplaceSpec
 from tests.families.tiny_sizes import SIZES as TINY_SIZES
 

@@ -10,9 +10,9 @@ import numpy as np
 from dsr_export.backends.base import Array, Runner
 from dsr_export.backends.gpu import _DRIVER
 from dsr_export.bundle.reader import Bundle
-from dsr_export.parity.checks import ParityReport, check_parity
-from dsr_export.parity.golden import Golden
-from dsr_export.parity.golden_reader import read_golden
+from dsr_export.parity.checks.table import ParityReport, check_parity
+from dsr_export.parity.golden.reader import read_golden
+from dsr_export.parity.golden.vectors import Golden
 from dsr_export.parity.metrics import compare
 from dsr_export.parity.tolerances import Tolerance
 from dsr_export.verification.verify import golden_sampler

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 from dsr_export.backends.base import Array, Runner
 from dsr_export.bundle.reader import MODEL, Bundle
 from dsr_export.parity.batch_calls import in_batches
-from dsr_export.parity.golden_reader import read_golden
+from dsr_export.parity.golden.reader import read_golden
 from dsr_export.sampling import trajectory
 from dsr_export.verification.verify import golden_sampler
 

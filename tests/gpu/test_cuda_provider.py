@@ -16,7 +16,7 @@ from dsr_export.backends.base import Runner
 from dsr_export.backends.onnxruntime import CRASHING, CUDA, OnnxRuntimeRunner
 from dsr_export.backends.opening import fused_runner, typed_runner
 from dsr_export.bundle.reader import MODEL, Bundle
-from dsr_export.parity.golden_reader import read_golden
+from dsr_export.parity.golden.reader import read_golden
 from graphs.precisions import Precision
 from tests.gpu import checks
 from tests.gpu.conftest import Built

@@ -13,13 +13,13 @@ import pytest
 from PIL import Image
 
 from dsr_export.backends.base import Runner
-from dsr_export.backends.engine_fit import rtx_supports
 from dsr_export.backends.named_arrays import load_arrays, save_arrays
 from dsr_export.backends.onnxruntime import OnnxRuntimeRunner
-from dsr_export.backends.tensorrt_runner import TensorRTRunner
+from dsr_export.backends.tensorrt.engine_fit import rtx_supports
+from dsr_export.backends.tensorrt.runner import TensorRTRunner
 from dsr_export.bundle.reader import MODEL, Bundle
 from dsr_export.config import BatchRange
-from dsr_export.parity.golden_reader import read_golden
+from dsr_export.parity.golden.reader import read_golden
 from graphs.precisions import Precision
 from graphs.targets import target
 from tests.gpu import checks
@@ -175,7 +175,7 @@ def test_a_closed_engine_gives_its_memory_back(engines: Engines, figures: Figure
 
 def test_the_same_tokens_are_replaced(engines: Engines, built: Built, tmp_path: Path) -> None:
     """The decisions of FP32 on the CPU, for every step of the golden trajectory."""
-    from dsr_export.backends.tensorrt import build_engine
+    from dsr_export.backends.tensorrt.build import build_engine
 
     exact, half = built("digits-outliers", "fp32"), engines.bundle("digits-outliers", "fp16")
     specs, manifest = exact.manifest.input_specs(), half.manifest

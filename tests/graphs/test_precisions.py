@@ -15,21 +15,21 @@ from onnx import parser
 
 from calibration.range_audit import RangeAudit
 from dsr_export.backends.opening import fused_runner, tapped_runner, typed_runner
+from dsr_export.building.bundle_contents import build_tolerance
 from dsr_export.cli.build import command
 from dsr_export.config import ExportConfig
 from dsr_export.errors import ExportError
 from dsr_export.parity.narrowing import least_narrow, require_narrowed
 from dsr_export.parity.tolerances import TOLERANCES
-from dsr_export.stages.bundle_contents import build_tolerance
 from dsr_export.verification.model_checks import WEIGHTS
 from graphs import precisions
 from graphs.artifacts import OptimizedModel, TensorSpec
 from graphs.foreign.types import foreign_types
-from graphs.precision.emulate import LOW
-from graphs.precision.islands import PrecisionPolicy
-from graphs.precision.typed import assign_precision, typed_spec
+from graphs.mixed_precision.emulate import LOW
+from graphs.mixed_precision.islands import PrecisionPolicy
+from graphs.mixed_precision.typed import assign_precision, typed_spec
 from graphs.precisions import PRECISIONS, Precision
-from graphs.weights import low_precision_fraction
+from graphs.weights.element_types import low_precision_fraction
 
 PACKAGES = ("dsr_export", "graphs", "calibration")
 ROOT = Path(precisions.__file__).parent.parent

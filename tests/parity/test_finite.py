@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from dsr_export.errors import ExportError
 from dsr_export.parity.finite import check_graph, check_reference
-from dsr_export.parity.golden import Case, Golden, ReferenceTrajectory
+from dsr_export.parity.golden.vectors import Case, Golden, ReferenceTrajectory
 from graphs.artifacts import TensorSpec
 
 SPECS = (TensorSpec(name="x", dtype="float32", shape=("batch", 4)),)

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from dsr_export.bundle.manifest_parts import BundleTarget
-from dsr_export.parity.checks import ParityReport
+from dsr_export.parity.checks.pictures import PictureRow
+from dsr_export.parity.checks.table import ParityReport
 from dsr_export.parity.metrics import Comparison
-from dsr_export.parity.pictures import PictureRow
 from dsr_export.parity.rows import ParityRow
 from dsr_export.parity.tolerances import TOLERANCES
 from dsr_export.recompiling.new_contents import Compiled, _outer_report, _report

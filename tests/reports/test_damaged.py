@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import pytest
 
 from dsr_export.bundle.reader import Bundle
-from dsr_export.cli.printed import _print_report
+from dsr_export.cli.printing.report import _print_report
 from dsr_export.diff.figures import check_difference, parity_difference
 from dsr_export.diff.text import _outputs, _rows
 from dsr_export.diff.verdict import regressions

@@ -7,7 +7,7 @@ import pytest
 
 from dsr_export.config import BatchRange
 from dsr_export.parity.batch_calls import in_batches
-from dsr_export.parity.golden import Case, Golden, ReferenceTrajectory
+from dsr_export.parity.golden.vectors import Case, Golden, ReferenceTrajectory
 from dsr_export.sampling import SamplerSpec
 from dsr_export.sites.tap_inputs import candidate_inputs, chosen_rows, taken
 

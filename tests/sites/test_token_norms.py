@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dsr_export.parity.golden import Case, Golden
+from dsr_export.parity.golden.vectors import Case, Golden
 from dsr_export.sites.token_norms import measure_token_norms, patch_rows
 from dsr_export.subject import SubjectCard
 from graphs.artifacts import OptimizedModel, TensorSpec

@@ -12,11 +12,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from dsr_export.benchmark.contestants import bench
+from dsr_export.building.build import Build
 from dsr_export.bundle.inspection import inspect_onnx
 from dsr_export.config import ExportConfig, ModelRequest
 from dsr_export.errors import ExportError
 from dsr_export.progress import Silent
-from dsr_export.stages.build import Build
 from graphs.foreign.brought_in import adapt, foreign_inputs, read_foreign
 from graphs.foreign.external_data import external_files
 from graphs.foreign.index_bounds import index_bounds

@@ -11,7 +11,7 @@ import pytest
 from onnx import numpy_helper
 
 from dsr_export.config import BatchRange
-from dsr_export.parity.golden import SPECIAL, Golden, make_golden
+from dsr_export.parity.golden.vectors import SPECIAL, Golden, make_golden
 from dsr_export.subjects import onnx_graph as onnx_subject
 from dsr_export.subjects.onnx_graph import load_onnx
 

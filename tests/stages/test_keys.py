@@ -14,13 +14,13 @@ import pytest
 
 import dsr_export.stages
 from dsr_export import pipeline
+from dsr_export.building.build import Build
 from dsr_export.config import BatchRange, ExportConfig
 from dsr_export.declarations.int8_options import Int8Options
 from dsr_export.parity.tolerances import TOLERANCES
 from dsr_export.pipeline import export
 from dsr_export.progress import Silent
 from dsr_export.sampling import SamplerSpec
-from dsr_export.stages.build import Build
 from dsr_export.stages.model_at_hand import ModelAtHand
 from dsr_export.stages.parity import Comparison
 from dsr_export.stages.stage import Result, Stage, stage_key

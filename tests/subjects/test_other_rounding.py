@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dsr_export.config import BatchRange
-from dsr_export.parity.golden import SPECIAL, Golden, make_golden
+from dsr_export.parity.golden.vectors import SPECIAL, Golden, make_golden
 from dsr_export.subjects.module import subject_from
 from dsr_export.subjects.other_rounding import OtherRounding
 from dsr_export.subjects.torch_runner import TorchRunner

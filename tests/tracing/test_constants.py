@@ -22,9 +22,9 @@ from dsr_export.subject import Subject
 from dsr_export.subjects.module import subject_from
 from graphs.artifacts import OptimizedModel
 from graphs.lowering import lower, optimize
+from graphs.mixed_precision.islands import PrecisionPolicy
+from graphs.mixed_precision.typed import TypingReport, assign_precision
 from graphs.observe.probes import RANGES, add_range_probes
-from graphs.precision.islands import PrecisionPolicy
-from graphs.precision.typed import TypingReport, assign_precision
 from tests.constant_forms import BEYOND_HALF, EPSILONS, OTHERS, WIDTH, Forms, Timed, inputs
 
 Array = np.ndarray

@@ -13,8 +13,8 @@ from dsr_export.backends.opening import typed_runner
 from dsr_export.subjects.module import subject_from
 from graphs.artifacts import LoweredModel
 from graphs.lowering import optimize
-from graphs.precision.islands import PrecisionPolicy
-from graphs.precision.typed import assign_precision
+from graphs.mixed_precision.islands import PrecisionPolicy
+from graphs.mixed_precision.typed import assign_precision
 from graphs.precisions import Precision
 from tests.mask_forms import FORMS, AllForms, mask_inputs
 

@@ -10,8 +10,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from dsr_export.diagnosis.models.tokens import mlp_output
-from dsr_export.families.replacements import apply_replacements
-from dsr_export.families.trunk import Trunk
+from dsr_export.families.network_parts.replacements import apply_replacements
+from dsr_export.families.network_parts.trunk import Trunk
 from dsr_export.spec import ReplaceSpec
 
 Fired = Callable[[int, Tensor], None]

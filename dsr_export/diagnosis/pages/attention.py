@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dsr_export.diagnosis.denoiser import DenoiserDiagnosis
-from dsr_export.diagnosis.run_names import SHORT, STYLES, run_name
+from dsr_export.diagnosis.pages.run_names import SHORT, STYLES, run_name
 from dsr_export.html.charts import Series, legend, lines
 from dsr_export.html.markup import Markup, joined
 from dsr_export.html.page import Section, figure, row

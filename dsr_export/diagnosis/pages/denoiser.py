@@ -10,7 +10,7 @@ import numpy.typing as npt
 from dsr_export.diagnosis.denoiser import DenoiserDiagnosis, Run
 from dsr_export.diagnosis.pages.attention import attention_section
 from dsr_export.diagnosis.pages.norm_charts import coarse
-from dsr_export.diagnosis.run_names import STYLES, run_name
+from dsr_export.diagnosis.pages.run_names import STYLES, run_name
 from dsr_export.html.axes import percent
 from dsr_export.html.charts import Mark, Series, heat_map, histogram, legend
 from dsr_export.html.markup import Markup, element, joined

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dsr_export.diagnosis.bins import LogBins
+from dsr_export.diagnosis.measures.bins import LogBins
 
 Array = npt.NDArray[Any]
 TOGETHER = 4  # bins drawn as one

@@ -16,8 +16,8 @@ from dsr_export.errors import ExportError, did_you_mean
 from dsr_export.families.config_bounds import check_config, check_memory
 from dsr_export.families.decoder.network import RaeDecoder, RaeDecoderConfig, position_table
 from dsr_export.families.digests import Value, file_sha256
-from dsr_export.families.latents import LatentDenormalisation, read_statistics
-from dsr_export.families.randomise import Moments, draw_weights, usual_moments, without_memory
+from dsr_export.families.network_parts.latents import LatentDenormalisation, read_statistics
+from dsr_export.families.network_parts.randomise import Moments, draw_weights, usual_moments, without_memory
 from dsr_export.families.request import FamilyRequest
 from dsr_export.images.preparation import PREPARATIONS
 from dsr_export.spec import DsrSpec

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dsr_export.families.embeddings import sincos_2d
+from dsr_export.families.network_parts.embeddings import sincos_2d
 
 
 @dataclass(frozen=True, kw_only=True)

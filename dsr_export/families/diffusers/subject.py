@@ -18,7 +18,7 @@ from dsr_export.families.diffusers.adapters import adapter_of
 from dsr_export.families.diffusers.weights import build_transformer
 from dsr_export.families.diffusers.wrapper import DiffusersDenoiser, LatentSize
 from dsr_export.families.digests import Value
-from dsr_export.families.replacements import apply_replacements
+from dsr_export.families.network_parts.replacements import apply_replacements
 from dsr_export.families.schema import default_register_start
 from dsr_export.spec import DenoiserSpec, DsrSpec, ReplaceSpec
 from dsr_export.subject import Subject

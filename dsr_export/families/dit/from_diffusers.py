@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dsr_export.checkpoints import StateDict
 from dsr_export.errors import ExportError
-from dsr_export.families.embeddings import sincos_2d
+from dsr_export.families.network_parts.embeddings import sincos_2d
 
 _BLOCKS = "transformer_blocks."
 _EMBEDDINGS = f"{_BLOCKS}0.norm1.emb"

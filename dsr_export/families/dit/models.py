@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from dsr_export.families.conditional import conditional_subject
 from dsr_export.families.dit.from_diffusers import dit_from_diffusers, is_diffusers
 from dsr_export.families.dit.network import Dit, DitConfig
 from dsr_export.families.dit.sit import Sit
 from dsr_export.families.family import Family, load_module, read_weights
+from dsr_export.families.network_parts.conditional import conditional_subject
 from dsr_export.families.request import FamilyRequest
 from dsr_export.families.schema import Problems, Schema, Value, no_dropout, stack_problems, undivided_positions
 from dsr_export.families.shapes import denoiser_sizes, widths_in, widths_of

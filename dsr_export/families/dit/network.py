@@ -11,9 +11,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dsr_export.families.embeddings import LabelEmbedder, PatchEmbed, TimestepEmbedder, sincos_2d, unpatchify
-from dsr_export.families.layers import Block, FinalLayer
-from dsr_export.families.trunk import RegisterTrunk
+from dsr_export.families.network_parts.embeddings import (
+    LabelEmbedder,
+    PatchEmbed,
+    TimestepEmbedder,
+    sincos_2d,
+    unpatchify,
+)
+from dsr_export.families.network_parts.layers import Block, FinalLayer
+from dsr_export.families.network_parts.trunk import RegisterTrunk
 from dsr_export.registers import DiffusionRegisters
 
 

@@ -17,7 +17,7 @@ from dsr_export.families.digests import folder_sha256
 from dsr_export.families.encoders.transformers_vision import encoder_from_folder, random_encoder
 from dsr_export.families.encoders.vision_encoder import VisionEncoder, randomise
 from dsr_export.families.encoders.vision_families import FAMILIES, Value
-from dsr_export.families.latents import LatentNormalisation, read_statistics
+from dsr_export.families.network_parts.latents import LatentNormalisation, read_statistics
 from dsr_export.families.request import FamilyRequest
 from dsr_export.spec import DsrSpec, EncoderSpec
 from dsr_export.subject import Subject

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dsr_export.errors import ExportError
-from dsr_export.families.randomise import Moments, draw_weights, usual_moments
+from dsr_export.families.network_parts.randomise import Moments, draw_weights, usual_moments
 from dsr_export.registers import TestTimeRegisters
 from dsr_export.spec import EncoderSpec
 

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from dsr_export.errors import ExportError
-from dsr_export.families.conditional import conditional_subject
 from dsr_export.families.family import Family, load_module, read_weights
 from dsr_export.families.jit.network import Jit, JitConfig
-from dsr_export.families.replacements import OWN
+from dsr_export.families.network_parts.conditional import conditional_subject
+from dsr_export.families.network_parts.replacements import OWN
 from dsr_export.families.request import FamilyRequest
 from dsr_export.families.schema import (
     Problems,

@@ -11,8 +11,8 @@ import safetensors.torch
 import torch
 
 from dsr_export.checkpoints import StateDict
-from dsr_export.families.conditional import conditional_subject
 from dsr_export.families.family import build, read_weights
+from dsr_export.families.network_parts.conditional import conditional_subject
 from dsr_export.families.packaged import packaged_asset
 from dsr_export.families.rae_dit.config import resolve_config
 from dsr_export.families.rae_dit.models import released_sampler

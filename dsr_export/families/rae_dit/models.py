@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from dsr_export.errors import ExportError
-from dsr_export.families.conditional import conditional_subject
 from dsr_export.families.family import Family, load_module, read_weights
+from dsr_export.families.network_parts.conditional import conditional_subject
 from dsr_export.families.rae_dit.config import RAE_DIT
 from dsr_export.families.rae_dit.network import RaeDit, RaeDitConfig
 from dsr_export.families.request import FamilyRequest

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dsr_export.families.embeddings import (
+from dsr_export.families.network_parts.embeddings import (
     GaussianFourierEmbedding,
     LabelEmbedder,
     PatchEmbed,
@@ -19,8 +19,8 @@ from dsr_export.families.embeddings import (
     register_positions,
     sincos_2d,
 )
-from dsr_export.families.layers import Block, FinalLayer
-from dsr_export.families.trunk import RegisterTrunk
+from dsr_export.families.network_parts.layers import Block, FinalLayer
+from dsr_export.families.network_parts.trunk import RegisterTrunk
 from dsr_export.registers import DiffusionRegisters
 
 

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from dsr_export.declarations.released_config import ReleasedConfig
 from dsr_export.errors import ExportError
-from dsr_export.families.conditional import conditional_subject
 from dsr_export.families.digests import file_sha256
 from dsr_export.families.family import Family, build, check_widths, read_weights
+from dsr_export.families.network_parts.conditional import conditional_subject
 from dsr_export.families.rae_dit.models import FAMILY as RAE_DIT
 from dsr_export.families.rae_dit.models import released_sampler
 from dsr_export.families.rae_dit.network import RaeDitConfig

@@ -12,16 +12,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dsr_export.families.embeddings import (
+from dsr_export.families.network_parts.embeddings import (
     GaussianFourierEmbedding,
     LabelEmbedder,
     PatchEmbed,
     register_positions,
     sincos_2d,
 )
-from dsr_export.families.layers import FinalLayer
+from dsr_export.families.network_parts.layers import FinalLayer
+from dsr_export.families.network_parts.trunk import RegisterTrunk
 from dsr_export.families.rae_dit.network import RaeDitConfig
-from dsr_export.families.trunk import RegisterTrunk
 from dsr_export.registers import DiffusionRegisters
 
 Pair = tuple[int, int]

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from dsr_export.errors import ExportError
-from dsr_export.families.conditional import conditional_subject
 from dsr_export.families.family import Family, load_module, read_weights
+from dsr_export.families.network_parts.conditional import conditional_subject
 from dsr_export.families.rae_dit.config import problems_of
 from dsr_export.families.rae_dit.models import REGISTERS, released_sampler
 from dsr_export.families.rae_dit.wide_head import RaeDitDh, RaeDitDhConfig

@@ -20,8 +20,8 @@ from dsr_export.families.decoder.models import SIZES, random_decoder
 from dsr_export.families.decoder.network import RaeDecoder, RaeDecoderConfig, position_table
 from dsr_export.subject import Subject
 from graphs.lowering import lower, optimize
-from graphs.precision.islands import PrecisionPolicy
-from graphs.precision.typed import assign_precision
+from graphs.mixed_precision.islands import PrecisionPolicy
+from graphs.mixed_precision.typed import assign_precision
 
 Array = npt.NDArray[np.float64]
 TINY: dict[str, Any] = {

@@ -22,8 +22,8 @@ from dsr_export.parity.metrics import compare
 from dsr_export.parity.tolerances import TOLERANCES
 from graphs.files import load_model
 from graphs.lowering import lower, optimize
-from graphs.precision.islands import PrecisionPolicy
-from graphs.precision.typed import assign_precision
+from graphs.mixed_precision.islands import PrecisionPolicy
+from graphs.mixed_precision.typed import assign_precision
 from tests.families.diffusers.folders import (
     CONFIGS,
     DIT,

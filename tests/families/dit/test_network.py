@@ -18,7 +18,7 @@ from dsr_export.families import load_subject, models
 from dsr_export.families.dit.from_diffusers import dit_from_diffusers
 from dsr_export.families.dit.models import DIT, SIT
 from dsr_export.families.dit.network import Dit, DitConfig
-from dsr_export.families.randomise import drawn, without_memory
+from dsr_export.families.network_parts.randomise import drawn, without_memory
 from dsr_export.families.schema import resolve
 from dsr_export.spec import DenoiserSpec, ReplaceSpec
 from tests.families import dit_oracle as oracle

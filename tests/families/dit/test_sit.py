@@ -12,7 +12,7 @@ from dsr_export.errors import ExportError
 from dsr_export.families import load_subject
 from dsr_export.families.dit.network import Dit, DitConfig
 from dsr_export.families.dit.sit import Sit
-from dsr_export.families.randomise import drawn
+from dsr_export.families.network_parts.randomise import drawn
 from dsr_export.sampling import sample, seeded_noise
 from tests.families.tiny_sizes import SIZES
 

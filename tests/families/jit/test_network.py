@@ -17,7 +17,7 @@ from dsr_export.errors import ExportError
 from dsr_export.families import load_subject, models
 from dsr_export.families.jit.models import JIT
 from dsr_export.families.jit.network import Jit, JitConfig
-from dsr_export.families.randomise import drawn, without_memory
+from dsr_export.families.network_parts.randomise import drawn, without_memory
 from dsr_export.families.schema import resolve
 from dsr_export.spec import DenoiserSpec, ReplaceSpec
 from tests.families import dit_oracle as oracle

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from dsr_export.errors import ExportError
 from dsr_export.families import load_subject
+from dsr_export.families.network_parts.randomise import drawn
 from dsr_export.families.rae_dit.digits import MAGNITUDES, packaged_config, packaged_settings, plant_outliers
 from dsr_export.families.rae_dit.network import RaeDit
-from dsr_export.families.randomise import drawn
 from dsr_export.subject import Subject
 from dsr_export.training import digits as training
 

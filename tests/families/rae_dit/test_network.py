@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dsr_export.families.embeddings import PatchEmbed, RotaryEmbedding2D
+from dsr_export.families.network_parts.embeddings import PatchEmbed, RotaryEmbedding2D
+from dsr_export.families.network_parts.randomise import drawn, without_memory
 from dsr_export.families.rae_dit.config import resolve_config
 from dsr_export.families.rae_dit.models import SIZES as RELEASED
 from dsr_export.families.rae_dit.network import RaeDit, RaeDitConfig
-from dsr_export.families.randomise import drawn, without_memory
 from dsr_export.registers import RecursiveReplacement
 from tests.families import oracle_blocks
 from tests.families import rae_dit_oracle as oracle

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from dsr_export.errors import ExportError
 from dsr_export.families import load_subject, models
+from dsr_export.families.network_parts.randomise import drawn, without_memory
 from dsr_export.families.rae_dit.wide_head import RaeDitDh, RaeDitDhConfig
 from dsr_export.families.rae_dit.wide_head_models import FAMILY, SIZES
-from dsr_export.families.randomise import drawn, without_memory
 from dsr_export.families.schema import resolve
 from dsr_export.spec import ReplaceSpec
 from tests.families import rae_dit_dh_oracle as oracle

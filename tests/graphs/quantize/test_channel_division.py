@@ -13,7 +13,7 @@ import pytest
 from graphs.files import load_inferred_graph, save_graph
 from graphs.lowering import lower, optimize
 from graphs.quantize.channel_division import apply_edits, divide_constant, division
-from graphs.weight_gemms import WeightGemm, outer_gemms, weight_gemms
+from graphs.weights.gemms import WeightGemm, outer_gemms, weight_gemms
 from tests.families.tiny_subjects import TINY
 
 

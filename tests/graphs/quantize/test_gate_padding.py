@@ -12,7 +12,7 @@ from dsr_export.families import load_subject
 from graphs.files import load_inferred_graph, save_graph
 from graphs.lowering import lower, optimize
 from graphs.quantize.gate_padding import pad_gated_mlps
-from graphs.weight_gemms import weight_gemms
+from graphs.weights.gemms import weight_gemms
 
 
 def _optimised(folder: Path, hidden: int) -> tuple[Path, dict[str, np.ndarray]]:

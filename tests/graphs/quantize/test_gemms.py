@@ -13,12 +13,12 @@ from onnx import TensorProto, numpy_helper
 from graphs.artifacts import OptimizedModel
 from graphs.errors import ExportError
 from graphs.files import load_inferred_graph, save_graph
-from graphs.precision.islands import PrecisionPolicy
-from graphs.precision.typed import assign_precision
+from graphs.mixed_precision.islands import PrecisionPolicy
+from graphs.mixed_precision.typed import assign_precision
 from graphs.quantize.gemms import quantize_gemms
 from graphs.quantize.pairing import paired_quantizers
 from graphs.quantize.quantizers import Activation, QuantizedGemm
-from graphs.weights import low_precision_fraction
+from graphs.weights.element_types import low_precision_fraction
 
 TOKENS, WIDTH, OUT = 5, 8, 6
 DYNAMIC = Activation(step=1 / 127, rows="dynamic")

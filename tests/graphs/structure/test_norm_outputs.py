@@ -11,7 +11,7 @@ from onnx import numpy_helper
 
 from graphs.files import load_inferred_graph
 from graphs.structure.norm_outputs import norm_outputs
-from graphs.weight_gemms import weight_gemms
+from graphs.weights.gemms import weight_gemms
 from tests.graphs.spelt_norms import SPELT, spelt_norm
 
 NORM = "y = LayerNormalization(x, w)"

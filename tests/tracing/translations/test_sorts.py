@@ -13,8 +13,8 @@ from torch import Tensor
 from dsr_export.backends.onnxruntime import OnnxRuntimeRunner
 from graphs.artifacts import LoweredModel
 from graphs.lowering import optimize
-from graphs.precision.islands import PrecisionPolicy
-from graphs.precision.typed import assign_precision
+from graphs.mixed_precision.islands import PrecisionPolicy
+from graphs.mixed_precision.typed import assign_precision
 from tests.traced_modules import agree, subject_of
 
 TYPES = {"float": torch.float32, "int64": torch.int64, "int32": torch.int32, "int8": torch.int8, "bool": torch.bool}

@@ -1,0 +1,1 @@
+"""TensorRT and TensorRT-RTX: engines built, recorded, judged and run."""

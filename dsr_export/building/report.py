@@ -1,0 +1,80 @@
+"""The report of a finished build: what its stages found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from dsr_export.backends.engines_here import NOT_RUN
+from dsr_export.building.build import Build
+from dsr_export.building.finished import Finished
+from dsr_export.bundle.engines import plan_path
+from dsr_export.bundle.writer import Content, content_size
+from dsr_export.readable import readable
+from dsr_export.reports.reading import Entry, entries
+from dsr_export.reports.record import Check, NotRun, Picture, Report, Row, all_passed
+from dsr_export.reports.summary import components_summary, peak_rss_bytes
+from dsr_export.storage.made_with import tool_versions
+from dsr_export.verification.model_checks import BUILT, Weights, passed_when_built, run_checks
+
+
+def build_report(build: Build, done: Finished, contents: Mapping[str, Content]) -> Report:
+    """The report of a finished build; `passed` is the verdict over parity and checks."""
+    judged = [Entry("parity", candidate.facts) for candidate in done.parity]
+    rows = tuple(Row.read(row) for each in judged for row in entries(each, "rows"))
+    images = tuple(Picture.read(row) for each in judged for row in entries(each, "images"))
+    checks, first = _checks(build, done), done.parity[0].facts
+    return Report(
+        bundle=readable(str(build.out)),
+        passed=all_passed(rows, checks, images) and all(each.values["passed"] for each in judged),
+        precision=build.config.precision,
+        target=build.targets[0].name,
+        targets=tuple(each.name for each in build.targets),
+        stages=tuple(build.log),
+        parity=rows,
+        images=images,
+        checks=checks,
+        trajectory_snr_db=tuple(first["trajectory_snr_db"]),
+        samples=tuple(strip for each in done.parity for strip in each.facts["samples"]),
+        bisection=first["bisection"],
+        engines_not_run=_not_run(build),
+        components=components_summary(build.components),
+        files={name: content_size(name, content) for name, content in sorted(contents.items())},
+        tools=tool_versions(),
+        peak_rss_bytes=peak_rss_bytes(),
+        sections=_sections(build, done),
+    )
+
+
+def _checks(build: Build, done: Finished) -> tuple[Check, ...]:
+    """Of the model, and whether its components passed when they were built."""
+    precision = build.config.precision
+    weights = Weights(precision=precision, narrow=done.typed.facts["half_weight_fraction"])
+    verdicts = {role: component.report().get("passed") is True for role, component in build.components.items()}
+    parts = (passed_when_built(role, passed) for role, passed in verdicts.items())
+    return (*run_checks(BUILT, weights, precision), *parts)
+
+
+def _sections(build: Build, done: Finished) -> dict[str, Any]:
+    """What single stages tell."""
+    card, rewrites = done.traced.card, {**done.lowered.facts, **done.optimized.facts}
+    return {
+        "model": {"name": card.name, "family": card.family, "parameters": card.parameters},
+        "batch": asdict(build.config.batch),
+        "special_rows": done.reference.facts,
+        **{key: done.parity[0].facts[key] for key in ("sites", "tensors")},
+        "rewrites": {name: facts["count"] for name, facts in rewrites.items()},
+        "rewrite_details": rewrites,
+        "token_norms": done.norms.facts,
+        "typing": done.typed.facts,
+        "range_audit": done.audited.audit.as_dict(),
+        **({} if done.quantized is None else {"int8": done.quantized.facts}),
+        "engines": {name: engine.facts for name, engine in done.engines.items()},
+    }
+
+
+def _not_run(build: Build) -> tuple[NotRun, ...]:
+    ran = {each.name for each in build.runnable_targets}
+    left = [each.name for each in build.engine_targets if each.name not in ran]
+    return tuple(NotRun(target=name, engine=plan_path(name), reason=NOT_RUN) for name in left)

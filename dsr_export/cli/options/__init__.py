@@ -1,0 +1,1 @@
+"""Options that several commands have, or many of one kind."""

@@ -1,0 +1,67 @@
+"""The options of an INT8 build, as one decorator."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from calibration.method_names import METHOD_NAMES
+from dsr_export.cli.printing.report import Named
+from dsr_export.limits import MOST_STEPS
+
+_NAMES = ("calibration", "calibration_images", "calibration_steps", "calibration_tables", "int8_method", "int8_budget")
+_OPTIONS = (
+    click.option(
+        "--calibration",
+        default="trajectory",
+        show_default=True,
+        metavar="DATA",
+        help="INT8: `trajectory` (the model's own), a folder or an npz of its inputs, or random:SEED.",
+    ),
+    click.option(
+        "--calibration-images",
+        type=click.IntRange(1, 4096),
+        default=4,
+        show_default=True,
+        help="INT8: trajectories to walk.",
+    ),
+    click.option(
+        "--calibration-steps",
+        type=click.IntRange(2, MOST_STEPS),
+        help="INT8: grid points of each. [default: the sampler's]",
+    ),
+    click.option(
+        "--calibration-table",
+        "calibration_tables",
+        type=click.Path(path_type=Path),
+        multiple=True,
+        help="INT8: calibration.json of an earlier build of this model, in place of data; several are merged.",
+    ),
+    click.option("--int8-method", type=Named(*METHOD_NAMES), default="outlier-aware", show_default=True),
+    click.option(
+        "--int8-budget",
+        type=click.FloatRange(0, 100),
+        metavar="DB",
+        help="INT8: SNR the output keeps; the worst GEMMs stay FP16 for it. [default: 20]",
+    ),
+)
+
+
+def int8_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the options to a command and hands it `int8`, an `Int8Options`."""
+
+    @functools.wraps(command)
+    def collected(**given: Any) -> Any:
+        from dsr_export.declarations.int8_options import Int8Options
+
+        data, images, steps, tables, method, budget = (given.pop(name) for name in _NAMES)
+        int8 = Int8Options(method=method, data=data, images=images, steps=steps, tables=tuple(tables), budget_db=budget)
+        return command(**given, int8=int8)
+
+    for option in reversed(_OPTIONS):
+        collected = option(collected)
+    return collected

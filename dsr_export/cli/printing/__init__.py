@@ -1,0 +1,1 @@
+"""What commands print: reports, comparisons site by site, errors."""

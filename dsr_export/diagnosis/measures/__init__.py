@@ -1,0 +1,1 @@
+"""What is measured on the way through a model: norms, their histograms, attention."""

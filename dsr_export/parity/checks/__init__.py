@@ -1,0 +1,1 @@
+"""The comparisons of a candidate's outputs with the reference's, and the table of them."""

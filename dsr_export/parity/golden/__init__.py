@@ -1,0 +1,1 @@
+"""Golden vectors: seeded inputs and special rows, with the reference's outputs, written and read."""
