@@ -11,7 +11,8 @@ from contextlib import suppress
 
 import click
 
-from dsr_export.cli.process.interrupts import INTERRUPTED, SAID, end_on_signals
+from dsr_export.cli.exit_codes import DONE, FAILED, INTERRUPTED
+from dsr_export.cli.process.interrupts import SAID, end_on_signals
 from dsr_export.cli.process.streams import StdoutFailed, drop_answers, own_process
 from dsr_export.readable import printable, shortened
 from dsr_export.version import __version__
@@ -69,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         own_process(debug=debug)
         end_on_signals()
     try:
-        sys.exit(cli.main(_words(given), standalone_mode=False) or 0)
+        sys.exit(cli.main(_words(given), standalone_mode=False) or DONE)
     except click.ClickException as error:
         error.show(sys.stderr)
         sys.exit(error.exit_code)
@@ -78,13 +79,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(INTERRUPTED)
     except BrokenPipeError:
         drop_answers()
-        sys.exit(1)
+        sys.exit(FAILED)
     except StdoutFailed as error:
         drop_answers()
         _complain(error, debug=debug)
     except Exception as error:
         _complain(error, debug=debug)
-    sys.exit(1)
+    sys.exit(FAILED)
 
 
 def _words(given: list[str]) -> list[str]:

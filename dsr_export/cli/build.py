@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 
 from dsr_export.cli.options.int8 import int8_options
-from dsr_export.cli.printing.report import Named, show_report
+from dsr_export.cli.options.named import Named
+from dsr_export.cli.printing.report import show_report
 from dsr_export.cli.process.streams import Command
 from dsr_export.config import BatchRange, ExportConfig
 from dsr_export.declarations.int8_options import Int8Options

@@ -7,8 +7,9 @@ from typing import Any
 
 import click
 
+from dsr_export.cli.options.named import Named
 from dsr_export.cli.options.trust import trust_option, trusted
-from dsr_export.cli.printing.report import Named, show_report
+from dsr_export.cli.printing.report import show_report
 from dsr_export.cli.process.streams import Command, answer
 from dsr_export.readable import readable
 

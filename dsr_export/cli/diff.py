@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
+from dsr_export.cli.exit_codes import exit_unless
 from dsr_export.cli.options.trust import trust_option, trusted
-from dsr_export.cli.printing.report import PARITY_FAILED
 from dsr_export.cli.process.streams import Command, answer, answer_json
 
 
@@ -39,5 +39,4 @@ def command(a: Path, b: Path, tolerance_db: float, trust: Any, as_json: bool) ->
         answer_json(found)
     else:
         answer("\n".join(diff_lines(found)))
-    if found["regressions"]:
-        raise click.exceptions.Exit(PARITY_FAILED)
+    exit_unless(not found["regressions"])

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from calibration.method_names import METHOD_NAMES
-from dsr_export.cli.printing.report import Named
+from dsr_export.cli.options.named import Named
 from dsr_export.limits import MOST_STEPS
 
 _NAMES = ("calibration", "calibration_images", "calibration_steps", "calibration_tables", "int8_method", "int8_budget")

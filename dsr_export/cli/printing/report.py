@@ -5,33 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import click
-
+from dsr_export.cli.exit_codes import exit_unless
 from dsr_export.cli.printing.bisection import bisection_lines
 from dsr_export.cli.process.streams import answer, answer_json
 from dsr_export.reports.figures import known, number
 from dsr_export.reports.wording import left_out, not_run, owned
-from graphs.errors import did_you_mean
-
-PARITY_FAILED = 3
-
-
-class Named(click.ParamType[str]):
-    """One of a few names, with a suggestion for a misspelt one."""
-
-    name = "name"
-
-    def __init__(self, *names: str) -> None:
-        self.names = names
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if value not in self.names:
-            suggestion = did_you_mean(str(value), self.names) or "choose from " + ", ".join(self.names)
-            self.fail(f"{value!r} is unknown; {suggestion}", param, ctx)
-        return value
-
-    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
-        return "[" + "|".join(self.names) + "]"
 
 
 def show_report(report: dict[str, Any], *, as_json: bool) -> None:
@@ -40,8 +18,7 @@ def show_report(report: dict[str, Any], *, as_json: bool) -> None:
         answer_json(report)
     else:
         _print_report(report)
-    if not report["passed"]:
-        raise click.exceptions.Exit(PARITY_FAILED)
+    exit_unless(report["passed"])
 
 
 def _print_report(report: dict[str, Any]) -> None:

@@ -16,9 +16,9 @@ from contextlib import suppress
 from types import FrameType
 from typing import NoReturn
 
+from dsr_export.cli.exit_codes import INTERRUPTED
 from dsr_export.storage.leftovers import undo_all
 
-INTERRUPTED = 130  # the shells' convention for Ctrl-C
 SAID = b"error: interrupted; nothing half-written is left\nhint: run the same command again to resume from the cache\n"
 GRACE = 1.0  # seconds in which a call into C++ may return, before a thread ends the process without it
 PATIENCE = 5.0  # seconds that undoing may take
