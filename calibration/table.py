@@ -5,7 +5,6 @@ It names the model it belongs to by the sha256 of its graph, and carries a diges
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from calibration.activation_schemes import Choice
+from graphs.digests import bytes_digest
 from graphs.errors import ExportError
 from graphs.foreign.small_files import parse_small_json, read_small
 from graphs.quantize.quantizers import Activation
@@ -49,7 +49,7 @@ class Table:
             "activations": {name: dict(entry) for name, entry in self.activations.items()},
             "gemms": {name: dict(entry) for name, entry in self.gemms.items()},
         }
-        return _canonical({**content, "digest": hashlib.sha256(_canonical(content)).hexdigest()})
+        return _canonical({**content, "digest": bytes_digest(_canonical(content))})
 
     def choices(self) -> dict[str, Choice]:
         """Activation -> how it is quantised."""
@@ -66,7 +66,7 @@ def read_table(path: Path, *, model_sha256: str) -> Table:
         value = parse_small_json(read_small(path, max_bytes=LARGEST_FILE, hint=_HINT))
         right = _has_form(value)
         content = {key: each for key, each in value.items() if key != "digest"} if right else {}
-        digest = hashlib.sha256(_canonical(content)).hexdigest()  # ValueError for NaN, which no table holds
+        digest = bytes_digest(_canonical(content))  # ValueError for NaN, which no table holds
     except OSError as error:
         raise ExportError(f"{path} can't be read: {error.strerror}", hint=_HINT) from error
     except ValueError as error:

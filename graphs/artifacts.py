@@ -3,11 +3,11 @@ cannot reach a builder."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from graphs.digests import files_digest
 from graphs.precisions import Precision
 
 
@@ -73,13 +73,3 @@ class TypedModel(OnnxArtifact):
     """Precision written into the graph: what ships and what engines are built from."""
 
     precision: Precision
-
-
-def files_digest(paths: list[Path]) -> str:
-    """sha256 over the contents of `paths`, in order."""
-    digest = hashlib.sha256()
-    for path in paths:
-        with path.open("rb") as stream:
-            while chunk := stream.read(1 << 20):
-                digest.update(chunk)
-    return digest.hexdigest()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import re
 import time
 from dataclasses import dataclass, field
@@ -18,13 +16,13 @@ from dsr_export.bundle.destination import LONGEST_NAME
 from dsr_export.bundle.reader import Bundle
 from dsr_export.config import ExportConfig
 from dsr_export.drawing.chain import open_components
-from dsr_export.errors import ExportError
 from dsr_export.progress import Bar, Reporter
 from dsr_export.reports.record import StageTime
 from dsr_export.sources import Source, find_source
 from dsr_export.stages.model_at_hand import ModelAtHand
-from dsr_export.stages.stage import Result, Stage
+from dsr_export.stages.stage import Result, Stage, stage_key
 from dsr_export.storage.cache import CachedStage, StageCache
+from dsr_export.storage.canonical import canonical_digest
 from dsr_export.storage.disk import DamagedFile
 from dsr_export.storage.made_with import source_digest, tool_versions
 from graphs.precisions import PRECISIONS
@@ -102,9 +100,8 @@ class Build:
         options["int8"] = self.config.int8.stage_key() if self.is_quantized else None
         targets = [each.name for each in self.targets]
         checked = [each.name for each in self.runnable_targets]
-        return _digest(
-            {"options": options, "targets": [targets, checked], "subject": self.model.stage_key(), **self._tools}
-        )
+        fields = {"options": options, "targets": [targets, checked], "subject": self.model.stage_key(), **self._tools}
+        return canonical_digest(stage_key(fields))
 
     @cached_property
     def _tools(self) -> dict[str, Any]:
@@ -144,15 +141,3 @@ class Build:
         self.used.clear()
         self.log.clear()
         return bool(damaged)
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=_plain).encode()).hexdigest()
-
-
-def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return dataclasses.asdict(value)
-    if isinstance(value, Path):
-        return str(value)
-    raise ExportError(f"{type(value).__name__} can't be part of a cache key")

@@ -95,9 +95,6 @@ class Manifest:
     def input_specs(self) -> tuple[TensorSpec, ...]:
         return self.inputs
 
-    def output_specs(self) -> tuple[TensorSpec, ...]:
-        return self.outputs
-
     def batch_range(self) -> BatchRange:
         return self.batch
 

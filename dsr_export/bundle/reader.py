@@ -19,7 +19,7 @@ from dsr_export.bundle.signature_file import PublicKey, Signature, read_signatur
 from dsr_export.errors import ExportError, did_you_mean
 from dsr_export.storage.canonical import MAX_BYTES, parse_json, read_bounded
 from dsr_export.storage.npz_file import read_npz
-from graphs.artifacts import files_digest
+from graphs.digests import files_digest
 
 if TYPE_CHECKING:
     from dsr_export.backends.base import Runner

@@ -5,7 +5,6 @@ Made of the manifest and the files alone: the same bundle has the same bytes, so
 
 from __future__ import annotations
 
-import hashlib
 import json
 import uuid
 from collections.abc import Iterator, Mapping
@@ -17,7 +16,7 @@ from dsr_export.bundle.component_entries import FOLDER
 from dsr_export.bundle.manifest import Manifest
 from dsr_export.bundle.writer import Content
 from dsr_export.storage.disk import Recorded
-from graphs.artifacts import files_digest
+from graphs.digests import bytes_digest, files_digest
 
 SBOM = "sbom.cdx.json"
 _MODEL = "model"
@@ -90,5 +89,5 @@ def _hash(digest: str) -> dict[str, str]:
 
 def _sha256(content: Content) -> str:
     if isinstance(content, bytes):
-        return hashlib.sha256(content).hexdigest()
+        return bytes_digest(content)
     return content.sha256 if isinstance(content, Recorded) else files_digest([Path(content)])

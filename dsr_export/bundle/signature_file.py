@@ -6,7 +6,6 @@ Read here without any package; `dsr_export.bundle.signing` makes and checks sign
 from __future__ import annotations
 
 import base64
-import hashlib
 import os
 import re
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 from dsr_export.bundle.paths import SIGNATURE
 from dsr_export.errors import ExportError
 from dsr_export.storage.canonical import read_bounded
+from graphs.digests import bytes_digest
 
 LARGEST = 512  # bytes; one is shorter
 _FORM = re.compile(
@@ -32,7 +32,7 @@ class PublicKey:
     @property
     def fingerprint(self) -> str:
         """`sha256:` and the digest of the key in DER: what `openssl pkey -pubin -outform DER | sha256sum` gives."""
-        return f"sha256:{hashlib.sha256(_DER_HEAD + self.raw).hexdigest()}"
+        return f"sha256:{bytes_digest(_DER_HEAD + self.raw)}"
 
 
 @dataclass(frozen=True)

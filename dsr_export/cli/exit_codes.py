@@ -14,6 +14,6 @@ INTERRUPTED: Final = 130  # the shells' convention for Ctrl-C
 
 
 def exit_unless(passed: bool) -> None:
-    """Ends the command with `PARITY_FAILED` where a check of numbers failed; its bundle or report stands all the same."""
+    """Ends the command with `PARITY_FAILED` where a check of numbers failed; what it wrote stands all the same."""
     if not passed:
         raise click.exceptions.Exit(PARITY_FAILED)

@@ -23,7 +23,6 @@ registers = "diffusion"  # the model's own, or a .safetensors file relative to t
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +33,7 @@ from dsr_export.declarations.toml_table import Table, is_number
 from dsr_export.errors import ExportError
 from dsr_export.limits import MOST_REGISTERS, MOST_ROUNDS
 from dsr_export.spec import DenoiserSpec, DsrSpec, EncoderSpec, ReplaceSpec
-from graphs.artifacts import files_digest
+from graphs.digests import bytes_digest, files_digest
 from graphs.foreign.small_files import read_small
 
 if sys.version_info >= (3, 11):
@@ -61,11 +60,6 @@ class DsrFile:
     register_file: Path | None = None
 
 
-def read_dsr(path: Path) -> DsrSpec:
-    """The declaration alone; see `read_dsr_file`."""
-    return read_dsr_file(path).spec
-
-
 def read_dsr_file(path: Path) -> DsrFile:
     """Reads and checks `path`. Where `registers` is left out, 0 stands for the model's own number.
 
@@ -90,10 +84,8 @@ def read_dsr_file(path: Path) -> DsrFile:
 
 def dsr_digest(path: Path) -> str:
     """sha256 over the file and every file it names: equal digests declare the same."""
-    digest = hashlib.sha256()
-    for file in (path, *read_dsr_file(path).files):
-        digest.update(bytes.fromhex(files_digest([file])))  # per file: bytes cannot move from one to the next
-    return digest.hexdigest()
+    files = (path, *read_dsr_file(path).files)
+    return bytes_digest(*(bytes.fromhex(files_digest([file])) for file in files))  # bytes can't move between files
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 from calibration.method_names import METHOD_NAMES
 from dsr_export.errors import ExportError, did_you_mean
 from dsr_export.limits import MOST_DIGITS, MOST_STEPS
-from graphs.artifacts import files_digest
+from graphs.digests import bytes_digest, files_digest
 
 TRAJECTORY = "trajectory"
 RANDOM = "random:"
@@ -83,13 +82,13 @@ def _files(path: Path) -> list[Path]:
 
 
 def _digest(paths: list[Path]) -> str:
-    digest = hashlib.sha256()
-    for path in paths:
-        try:
-            if path.exists() and not path.is_file():
-                raise ExportError(f"{path} is no regular file", hint="check the path")
-            content = bytes.fromhex(files_digest([path]))
-        except OSError as error:
-            raise ExportError(f"{path} can't be read: {error.strerror}", hint="check the path") from error
-        digest.update(os.fsencode(path.suffix) + content)
-    return digest.hexdigest()
+    return bytes_digest(*(os.fsencode(path.suffix) + _content(path) for path in paths))
+
+
+def _content(path: Path) -> bytes:
+    try:
+        if path.exists() and not path.is_file():
+            raise ExportError(f"{path} is no regular file", hint="check the path")
+        return bytes.fromhex(files_digest([path]))
+    except OSError as error:
+        raise ExportError(f"{path} can't be read: {error.strerror}", hint="check the path") from error

@@ -9,7 +9,6 @@ import numpy as np
 
 from dsr_export.diagnosis.denoiser import DenoiserDiagnosis, Run
 from dsr_export.diagnosis.encoder import EncoderDiagnosis
-from dsr_export.diagnosis.models.tokens import FoundBlocks
 from dsr_export.html.axes import percent, spans
 from dsr_export.html.page import Verdict
 
@@ -90,11 +89,6 @@ def encoder_verdict(found: EncoderDiagnosis, words: tuple[str, ...], dsr: Path, 
         command=build_command(words, dsr) if stabilises else None,
         why="Build it with a test-time register:",
     )
-
-
-def stabilises(model: object) -> bool:
-    """Whether discovery could put registers into the model, and so can a build."""
-    return not isinstance(model, FoundBlocks)
 
 
 def _headline(found: DenoiserDiagnosis) -> str:

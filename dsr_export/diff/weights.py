@@ -15,7 +15,7 @@ import onnx
 from onnx import numpy_helper
 
 from dsr_export.bundle.manifest import FileEntry
-from dsr_export.parity.metrics import IDENTICAL_DB
+from dsr_export.parity.decibels import IDENTICAL_DB, decibels
 from graphs.weights.stored import StoredValues
 
 Array = npt.NDArray[Any]
@@ -107,17 +107,11 @@ def _measured(change: WeightChange, truth: Array, other: Array) -> WeightChange:
         largest = max(largest, float(np.abs(error).max()))
     if not np.isfinite(signal + noise):
         return replace(change, problem="NaN or infinite values")
-    return replace(change, max_abs=largest, snr_db=_decibels(signal, noise))
+    return replace(change, max_abs=largest, snr_db=float(decibels(signal, noise)))
 
 
 def _plain(name: str) -> str:
     return re.sub(r"\.(float|float16|bfloat16)$", "", name)
-
-
-def _decibels(signal: float, noise: float) -> float:
-    if noise == 0:
-        return IDENTICAL_DB
-    return -IDENTICAL_DB if signal == 0 else max(-IDENTICAL_DB, 10 * float(np.log10(signal / noise)))
 
 
 def _form(tensor: onnx.TensorProto) -> str:

@@ -12,6 +12,7 @@ from dsr_export.backends.opening import Runtime
 from dsr_export.bundle.reader import Bundle
 from dsr_export.config import BatchRange
 from dsr_export.drawing.chain import pixels_of
+from dsr_export.parity.batch_calls import filled
 from dsr_export.progress import Bar
 
 Array = npt.NDArray[Any]
@@ -35,7 +36,6 @@ def _in_batches(runner: Runner, latents: Array, batch: BatchRange, progress: Bar
     images = []
     for start in range(0, len(latents), batch.max):
         z = latents[start : start + batch.max]
-        fill = np.arange(max(len(z), batch.min)) % len(z)
-        images.append(np.asarray(runner.infer({"z": z[fill]})["image"], np.float32)[: len(z)])
+        images.append(np.asarray(runner.infer({"z": z[filled(len(z), batch.min)]})["image"], np.float32)[: len(z)])
         progress(start + len(z), len(latents))
     return np.concatenate(images)

@@ -12,6 +12,7 @@ from dsr_export.backends.base import Runner, as_denoiser
 from dsr_export.backends.opening import Runtime
 from dsr_export.bundle.reader import Bundle
 from dsr_export.errors import ExportError
+from dsr_export.parity.batch_calls import filled
 from dsr_export.parity.golden.vectors import fitted_sampler
 from dsr_export.progress import Bar
 from dsr_export.sampling import SamplerSpec, seeded_noise, trajectory
@@ -53,7 +54,7 @@ def _in_batches(
     images = []
     for i, start in enumerate(starts):
         x, y = noise[start : start + size], labels[start : start + size]
-        kept, fill = len(x), np.arange(max(len(x), least)) % len(x)
+        kept, fill = len(x), filled(len(x), least)
         state = x
         for step in trajectory(as_denoiser(runner), sampler, x[fill], y[fill]):
             state = step.state

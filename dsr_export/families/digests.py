@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from pathlib import Path
 
 from dsr_export.errors import ExportError
-from graphs.artifacts import files_digest
+from graphs.digests import bytes_digest, files_digest
 
 MODEL_FILES = ("*.json", "*.safetensors")
 FILE_OPTIONS = ("latent_stats", "register_file")
@@ -32,10 +31,7 @@ def folder_sha256(folder: Path) -> str:
         raise ExportError(
             f"{folder} holds no model files", hint="a Hugging Face folder has config.json and safetensors"
         )
-    digest = hashlib.sha256()
-    for path in files:
-        digest.update(os.fsencode(path.name) + f"\0{files_digest([path])}\0".encode())
-    return digest.hexdigest()
+    return bytes_digest(*(os.fsencode(path.name) + f"\0{files_digest([path])}\0".encode() for path in files))
 
 
 def option_key(name: str, value: Value) -> Value:

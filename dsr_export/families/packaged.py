@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from importlib import resources
 from typing import TYPE_CHECKING
 
 from dsr_export.errors import ExportError
+from graphs.digests import bytes_digest
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
@@ -22,6 +22,4 @@ def packaged_asset(name: str) -> Traversable:
 
 def packaged_sha256() -> str:
     """sha256 over the packaged configuration and weights."""
-    digest = hashlib.sha256(packaged_asset("config.json").read_bytes())
-    digest.update(packaged_asset("weights.safetensors").read_bytes())
-    return digest.hexdigest()
+    return bytes_digest(*(packaged_asset(name).read_bytes() for name in ("config.json", "weights.safetensors")))

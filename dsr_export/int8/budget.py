@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dsr_export.backends.opening import typed_runner
+from dsr_export.parity.decibels import IDENTICAL_DB, decibels
 from dsr_export.parity.metrics import same_kinds
 from dsr_export.progress import Bar
 from dsr_export.storage.leftovers import scratch_folder
@@ -20,7 +21,6 @@ from graphs.quantize.quantizers import QuantizedGemm
 
 Array = npt.NDArray[Any]
 MARGIN_DB = 1.0  # the calls that are checked here are not those of the parity checks
-IDENTICAL_DB = 300.0
 
 
 @dataclass(frozen=True)
@@ -121,9 +121,7 @@ def _worst_db(truth: Mapping[str, Array], made: Mapping[str, Array]) -> float:
         known = np.isfinite(exact)  # a row with nothing to attend to is NaN in both
         exact, got = np.where(known, exact, 0), np.where(known, got, 0)
         noise = np.square(got - exact).mean(axis=1)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            rows = 10 * (np.log10(np.square(exact).mean(axis=1)) - np.log10(noise))
-        worst = min(worst, float(np.where(noise == 0, IDENTICAL_DB, rows).min()))
+        worst = min(worst, float(decibels(np.square(exact).mean(axis=1), noise).min()))
     return worst
 
 

@@ -15,12 +15,17 @@ Infer = Callable[[dict[str, Array]], dict[str, Array]]
 
 
 def batches(inputs: Mapping[str, Array], batch: BatchRange) -> Iterator[dict[str, Array]]:
-    """The images in batches that `batch` allows; the last image fills up the last of them."""
+    """The images in batches that `batch` allows, all of one size: the last is filled up."""
     rows = len(next(iter(inputs.values())))
     size = min(max(rows, batch.min), batch.max)
     for start in range(0, rows, size):
-        taken = np.minimum(np.arange(start, start + size), rows - 1)
+        taken = start + filled(min(size, rows - start), size)
         yield {name: np.ascontiguousarray(value[taken]) for name, value in inputs.items()}
+
+
+def filled(rows: int, least: int) -> npt.NDArray[np.int64]:
+    """Indices of a batch of at least `least` rows, where there are `rows`: they start over until it is full."""
+    return np.arange(max(rows, least)) % rows
 
 
 def in_batches(infer: Infer, inputs: Mapping[str, Array], batch: BatchRange) -> dict[str, Array]:

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dsr_export.parity.decibels import decibels
 from dsr_export.parity.tolerances import Tolerance
 
 Array = npt.NDArray[Any]
-IDENTICAL_DB = 300.0  # stands for an error of zero, which has no logarithm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +63,8 @@ def compare(reference: Array, candidate: Array) -> Comparison:
         max_abs=float(np.abs(error).max()),
         mean_abs=float((np.abs(error).sum(axis=1) / count).max()),
         cosine=float(_cosine(truth, made).min()),
-        psnr_db=_decibels(span**2, noise),
-        snr_db=_decibels(np.square(truth).sum(axis=1) / count, noise),
+        psnr_db=float(decibels(span**2, noise).min()),
+        snr_db=float(decibels(np.square(truth).sum(axis=1) / count, noise).min()),
         range=span,
         non_finite=int(finite.size - np.count_nonzero(finite)),
     )
@@ -104,10 +104,3 @@ def _cosine(a: Array, b: Array) -> Array:
     size = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     equal = (a == b).all(axis=1)  # two zero rows are alike, although 0 / 0 says nothing
     return np.where(equal, 1.0, (a * b).sum(axis=1) / np.where(size > 0, size, 1.0))
-
-
-def _decibels(signal: Array | float, noise: Array) -> float:
-    """The worst row's 10 log10(signal / noise)."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        values = 10 * (np.log10(signal) - np.log10(noise))
-    return float(np.min(np.clip(np.where(noise == 0, IDENTICAL_DB, values), -IDENTICAL_DB, IDENTICAL_DB)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,7 @@ from dsr_export.reports.record import Picture, Report, Row, StageTime, all_passe
 from dsr_export.storage.disk import Recorded
 from dsr_export.storage.made_with import tool_versions
 from dsr_export.verification.model_checks import passed_when_built
+from graphs.digests import bytes_digest
 from graphs.targets import Target
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def _files(bundle: Bundle) -> Contents:
 
 def _entry(old: Manifest, path: str, content: Content) -> FileEntry:
     if isinstance(content, bytes):
-        return FileEntry(sha256=hashlib.sha256(content).hexdigest(), size=len(content))
+        return FileEntry(sha256=bytes_digest(content), size=len(content))
     return old.files[path]
 
 

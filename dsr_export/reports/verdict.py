@@ -5,9 +5,9 @@ from __future__ import annotations
 import shlex
 
 from dsr_export.html.page import Verdict
+from dsr_export.parity.decibels import IDENTICAL_DB
 from dsr_export.reports.figures import is_known, number
 from dsr_export.reports.wording import (
-    IDENTICAL,
     Row,
     check_figures,
     check_name,
@@ -39,7 +39,7 @@ def verdict(report: Row) -> Verdict:
 
 def _closest(report: Row) -> list[str]:
     """The comparison with the least to spare."""
-    rows = [row for row in report["parity"] if is_known(row["snr_db"]) and row["snr_db"] < IDENTICAL]
+    rows = [row for row in report["parity"] if is_known(row["snr_db"]) and row["snr_db"] < IDENTICAL_DB]
     rows = [row for row in rows if is_known(row["tolerance"]["snr_db"])]
     if not rows:
         return ["The numbers are identical."] if report["parity"] else []

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from dsr_export.parity.decibels import IDENTICAL_DB
 from dsr_export.reports.figures import DASH, is_known, number, reaches
 
 Row = Mapping[str, Any]
 _DB = (("PSNR", "psnr_db"), ("SNR", "snr_db"))
-IDENTICAL = 300.0  # dB; stands for no error at all
 
 
 def model_name(report: Row) -> str:
@@ -51,7 +51,7 @@ def owned(row: Row, key: str) -> str:
 
 def decibels(value: float | None) -> str:
     """One decimal; equality has no finite figure."""
-    return "identical" if reaches(value, IDENTICAL) else number(value, ".1f")
+    return "identical" if reaches(value, IDENTICAL_DB) else number(value, ".1f")
 
 
 def row_figures(row: Row) -> str:

@@ -11,7 +11,8 @@ import numpy.typing as npt
 from dsr_export.backends.base import Runner
 from dsr_export.config import BatchRange
 from dsr_export.parity.batch_calls import in_batches
-from dsr_export.parity.metrics import IDENTICAL_DB, compare
+from dsr_export.parity.decibels import IDENTICAL_DB
+from dsr_export.parity.metrics import compare
 from dsr_export.sites.tap_file import ReferenceTap, Taps
 from graphs.observe.tap_samples import Sample
 from graphs.observe.taps import TappedModel

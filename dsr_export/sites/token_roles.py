@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dsr_export.errors import ExportError
-from dsr_export.parity.metrics import IDENTICAL_DB, compare
+from dsr_export.parity.decibels import IDENTICAL_DB
+from dsr_export.parity.metrics import compare
 from dsr_export.sites.errors import SiteError
 from graphs.observe.sites import Site
 from graphs.observe.tap_samples import Layout

@@ -15,7 +15,7 @@ from dsr_export.families.diffusers.files import TransformerFolder, open_folder
 from dsr_export.families.digests import file_sha256, option_key
 from dsr_export.readable import readable
 from dsr_export.subject import Subject
-from graphs.artifacts import files_digest
+from graphs.digests import files_digest
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from dsr_export.config import ModelRequest
 from dsr_export.readable import readable
 from dsr_export.sources.options import model_file, refuse_unused
-from graphs.artifacts import files_digest
+from graphs.digests import files_digest
 
 if TYPE_CHECKING:
     from dsr_export.subject import Subject

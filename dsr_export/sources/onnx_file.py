@@ -11,7 +11,7 @@ from dsr_export.config import ModelRequest
 from dsr_export.declarations.dsr_file import dsr_digest
 from dsr_export.readable import readable
 from dsr_export.sources.options import model_file, refuse_unused
-from graphs.artifacts import files_digest
+from graphs.digests import files_digest
 from graphs.foreign.brought_in import read_foreign
 from graphs.foreign.external_data import external_files
 

@@ -5,7 +5,6 @@ An entry is `<root>/<stage>/<key digest>/`: what the stage wrote, and a sealed r
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 import re
@@ -31,6 +30,7 @@ from dsr_export.storage.cache_entry import (
 from dsr_export.storage.canonical import canonical_digest
 from dsr_export.storage.disk import Recorded, is_disk_full, process_alive, remove_tree, write_error
 from dsr_export.storage.leftovers import undone
+from graphs.digests import bytes_digest
 
 VARIABLE = "DSR_EXPORT_CACHE"
 MAX_TOTAL = 20 << 30  # bytes
@@ -219,4 +219,4 @@ def _run_produce(produce: Callable[[Path], None], folder: Path, entry: Path) -> 
 @cache
 def _host() -> str:
     """This machine in a file name: process ids mean nothing on another."""
-    return hashlib.sha256(os.fsencode(platform.node())).hexdigest()[:8]
+    return bytes_digest(os.fsencode(platform.node()))[:8]

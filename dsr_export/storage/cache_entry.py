@@ -15,7 +15,7 @@ from typing import Any
 from dsr_export.errors import ExportError
 from dsr_export.storage.canonical import parse_sealed, read_bounded, sealed_bytes
 from dsr_export.storage.disk import flush_path, write_durably
-from graphs.artifacts import files_digest
+from graphs.digests import files_digest
 
 LARGEST_HASHED = 64 << 20  # bytes; a hit checks larger files by size alone, and they are hashed where they are used
 RECORD = ".stage.json"

@@ -5,7 +5,6 @@ The form: UTF-8, keys sorted by code point, no spaces, no NaN or infinity, one n
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dsr_export.errors import ExportError
+from graphs.digests import bytes_digest
 from graphs.foreign.small_files import LARGEST_JSON, read_small
 
 MAX_BYTES = LARGEST_JSON
@@ -35,7 +35,7 @@ def canonical_bytes(value: object) -> bytes:
 
 def canonical_digest(value: object) -> str:
     """sha256 over `canonical_bytes(value)`, in hexadecimal. Raises what that does."""
-    return hashlib.sha256(canonical_bytes(value)).hexdigest()
+    return bytes_digest(canonical_bytes(value))
 
 
 def parse_json(data: bytes, *, where: str | Path, max_bytes: int = MAX_BYTES) -> Any:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dsr_export.errors import ExportError
+from graphs.digests import bytes_digest
 
 CHUNK = 1 << 20
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -93,7 +94,7 @@ def write_durably(data: bytes, target: Path) -> tuple[str, int]:
         writer.write(data)
         writer.flush()
         os.fsync(writer.fileno())
-    return hashlib.sha256(data).hexdigest(), len(data)
+    return bytes_digest(data), len(data)
 
 
 def flush_path(path: Path) -> None:

@@ -6,7 +6,6 @@ A cache that may only be read has its locks in the system's folder for temporary
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import stat
 import tempfile
@@ -18,6 +17,7 @@ from filelock import FileLock, Timeout
 
 from dsr_export.errors import ExportError
 from dsr_export.storage.cache import VARIABLE, cache_root
+from graphs.digests import bytes_digest
 
 _READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 
@@ -45,7 +45,7 @@ def exclusive(out: Path) -> Iterator[None]:
 
 
 def _lock(out: Path) -> FileLock:
-    name = hashlib.sha256(os.fsencode(out.resolve())).hexdigest()
+    name = bytes_digest(os.fsencode(out.resolve()))
     return FileLock(_folder() / f"{name}.lock", timeout=0)
 
 
@@ -69,7 +69,7 @@ def _outside(folder: Path) -> Path:
     Anyone may have made a folder of this name before: a link, or another's folder, is refused.
     """
     user = os.getuid() if hasattr(os, "getuid") else 0
-    name = hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]
+    name = bytes_digest(os.fsencode(folder))[:16]
     path = Path(tempfile.gettempdir()) / f"dsr-export-locks-{user}-{name}"
     try:
         path.mkdir(mode=0o700, exist_ok=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import importlib.util
 import platform
@@ -11,6 +10,7 @@ from functools import cache
 from pathlib import Path
 
 from dsr_export.version import __version__
+from graphs.digests import bytes_digest
 
 _PACKAGES = ("dsr_export", "graphs", "calibration")
 _TOOLS = (
@@ -22,14 +22,14 @@ _TOOLS = (
 @cache
 def source_digest() -> str:
     """sha256 over the Python files of the three packages: changed code makes other results."""
-    digest = hashlib.sha256()
+    files: list[bytes] = []
     for package in _PACKAGES:
         found = importlib.util.find_spec(package)
         for root in map(Path, (found.submodule_search_locations or ()) if found else ()):
             for path in sorted(root.rglob("*.py")):
                 data = path.read_bytes()
-                digest.update(f"{package}/{path.relative_to(root).as_posix()}\0{len(data)}\0".encode() + data)
-    return digest.hexdigest()
+                files.append(f"{package}/{path.relative_to(root).as_posix()}\0{len(data)}\0".encode() + data)
+    return bytes_digest(*files)
 
 
 def tool_versions() -> dict[str, str]:

@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from dsr_export.errors import ExportError, did_you_mean
-from graphs.artifacts import files_digest
+from graphs.digests import files_digest
 
 _INSTALLED = frozenset({"site-packages", "dist-packages"})
 

@@ -16,7 +16,6 @@ import onnx
 from graphs.errors import ExportError
 
 Array = npt.NDArray[Any]
-Gate = tuple[Array, Array, Array]
 
 
 def replace_outliers(

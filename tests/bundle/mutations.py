@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dsr_export.storage.canonical import canonical_bytes, parse_sealed, sealed_bytes
-from graphs.artifacts import files_digest
+from graphs.digests import files_digest
 from tests.bundle.mutated_files import damaged_json, damaged_model, damaged_npz, damaged_value
 
 Damage = Callable[[random.Random, Path], None]

@@ -17,7 +17,8 @@ from dsr_export.bundle.reader import Bundle
 from dsr_export.bundle.writer import write_bundle
 from dsr_export.errors import ExportError
 from dsr_export.storage.canonical import parse_sealed, sealed_bytes
-from graphs.artifacts import TensorSpec, files_digest
+from graphs.artifacts import TensorSpec
+from graphs.digests import files_digest
 from tests.bundle.opening import refused
 from tests.bundle.sample_files import external_model, model_bytes
 

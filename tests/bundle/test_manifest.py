@@ -37,7 +37,7 @@ def test_what_is_written_is_read_back(full: Manifest) -> None:
 def test_value_types_are_built(full: Manifest) -> None:
     read = Manifest.from_bytes(full.to_bytes(), where="m")
     assert read.input_specs() == (TensorSpec(name="x", dtype="float32", shape=("batch", 1024)),)
-    assert read.output_specs()[0].name == "out"
+    assert read.outputs[0].name == "out"
     assert read.batch_range().sizes() == (1, 2, 8)
     assert read.sampler_spec() == SamplerSpec(num_steps=50, shift_dim=256, guidance=1.5, null_label=10)
     assert replace(read, sampler=None).sampler_spec() is None

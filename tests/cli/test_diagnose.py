@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dsr_export.declarations.dsr_file import read_dsr
+from dsr_export.declarations.dsr_file import read_dsr_file
 from dsr_export.families import load_subject
 from tests.conftest import Cli
 from tests.html.reading import check_document
@@ -42,7 +42,7 @@ def test_a_denoiser_is_diagnosed_without_any_option(here: Path, cli: Cli) -> Non
     assert record["schema_version"] == 1
     assert [layer["outlier_patches"] for layer in record["layers"]] == [[0, 7, 56, 63]] * 8
     assert [run["name"] for run in record["runs"]] == ["off", "own", "proposed"]
-    assert read_dsr(here / "mine.toml") == read_dsr(folder / "dsr.toml")
+    assert read_dsr_file(here / "mine.toml").spec == read_dsr_file(folder / "dsr.toml").spec
 
 
 def test_the_next_command_is_one_that_exists_and_the_file_is_taken(here: Path, cli: Cli) -> None:
@@ -113,8 +113,8 @@ def test_an_encoder_gets_a_neuron_table_that_a_build_takes(siglip: Path, here: P
     assert record["outliers"] is True
     assert sum(len(neurons) for neurons in made["neurons"].values()) == 3
     neurons = {int(layer): tuple(indices) for layer, indices in made["neurons"].items()}
-    assert dict(read_dsr(here / "out/dsr.toml").encoder.neurons) == neurons
-    assert dict(read_dsr(here / "mine.toml").encoder.neurons) == neurons
+    assert dict(read_dsr_file(here / "out/dsr.toml").spec.encoder.neurons) == neurons
+    assert dict(read_dsr_file(here / "mine.toml").spec.encoder.neurons) == neurons
     command = shlex.split(made["verdict"]["command"])
     assert command == ["dsr-export", "build", "siglip", "--checkpoint", "tower", "--dsr", "out/dsr.toml"]
     assert load_subject("siglip", checkpoint=siglip, dsr=here / "out/dsr.toml").sites["ShiftRegisterNeurons"] == len(

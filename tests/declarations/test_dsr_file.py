@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dsr_export.declarations.dsr_file import dsr_digest, read_dsr, read_dsr_file
+from dsr_export.declarations.dsr_file import dsr_digest, read_dsr_file
 from dsr_export.errors import ExportError
 from dsr_export.spec import DenoiserSpec, DsrSpec, EncoderSpec, ReplaceSpec
 
@@ -35,12 +35,12 @@ def test_test_time_registers(tmp_path: Path) -> None:
         normal_values="only_outliers",
         neurons={3: (2, 7), 10: (0,)},  # duplicates count once, layers without neurons not at all
     )
-    assert read_dsr(path) == DsrSpec(encoder=expected)
-    assert read_dsr(path).sites()["ShiftRegisterNeurons"] == 2
+    assert read_dsr_file(path).spec == DsrSpec(encoder=expected)
+    assert read_dsr_file(path).spec.sites()["ShiftRegisterNeurons"] == 2
 
 
 def test_test_time_defaults_are_the_released_ones(tmp_path: Path) -> None:
-    spec = read_dsr(_file(tmp_path, TEST_TIME)).encoder
+    spec = read_dsr_file(_file(tmp_path, TEST_TIME)).spec.encoder
     assert (spec.registers, spec.scale, spec.normal_values) == (1, (1.0,), "zero")
 
 
@@ -53,7 +53,7 @@ def test_test_time_defaults_are_the_released_ones(tmp_path: Path) -> None:
     ],
 )
 def test_other_kinds_of_encoder(tmp_path: Path, text: str, spec: EncoderSpec) -> None:
-    assert read_dsr(_file(tmp_path, text)) == DsrSpec(encoder=spec)
+    assert read_dsr_file(_file(tmp_path, text)).spec == DsrSpec(encoder=spec)
 
 
 def test_denoiser(tmp_path: Path) -> None:
@@ -69,8 +69,8 @@ def test_denoiser(tmp_path: Path) -> None:
         ReplaceSpec(layers=(4, 8), rule="median", threshold=4.0, rounds=2),
         ReplaceSpec(layers=(0,), rule="absolute", threshold=1.5, registers=str(tmp_path / "rows.safetensors")),
     )
-    assert read_dsr(path).denoiser == DenoiserSpec(kind="diffusion", registers=36, start=8, replace=groups)
-    assert read_dsr(path).sites() == {"ReplaceOutliers": 3, "ShiftRegisterNeurons": 0}
+    assert read_dsr_file(path).spec.denoiser == DenoiserSpec(kind="diffusion", registers=36, start=8, replace=groups)
+    assert read_dsr_file(path).spec.sites() == {"ReplaceOutliers": 3, "ShiftRegisterNeurons": 0}
 
 
 def test_the_keys_that_are_given_are_told_from_defaults(tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def test_the_keys_that_are_given_are_told_from_defaults(tmp_path: Path) -> None:
 def test_what_does_not_fit_is_refused_with_a_hint(tmp_path: Path, text: str, message: str, hint: str) -> None:
     path = _file(tmp_path, text)
     with pytest.raises(ExportError) as caught:
-        read_dsr(path)
+        read_dsr_file(path)
     assert message in caught.value.message and str(tmp_path) in caught.value.message
     assert caught.value.hint is not None and hint in caught.value.hint
 
@@ -149,13 +149,13 @@ def test_what_does_not_fit_is_refused_with_a_hint(tmp_path: Path, text: str, mes
 )
 def test_malformed_neuron_tables_are_refused(tmp_path: Path, neurons: str, message: str) -> None:
     with pytest.raises(ExportError) as caught:
-        read_dsr(_file(tmp_path, TEST_TIME, neurons))
+        read_dsr_file(_file(tmp_path, TEST_TIME, neurons))
     assert message in caught.value.message and caught.value.hint
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="no such file"):
-        read_dsr(tmp_path / "none.toml")
+        read_dsr_file(tmp_path / "none.toml")
 
 
 def test_the_digest_covers_every_file_named(tmp_path: Path) -> None:
@@ -196,7 +196,7 @@ class TestDeclaration:
 
         text = "[denoiser]\nregisters = 4\nstart = 0\n" + REPLACE.replace("[4, 8]", "[1, 2]")
         declared = load_subject("rae-dit", random_weights=0, dsr=_file(tmp_path, text), **SIZES)
-        assert declared.dsr == read_dsr(tmp_path / "dsr.toml")
+        assert declared.dsr == read_dsr_file(tmp_path / "dsr.toml").spec
 
     def test_what_is_left_out_stays_the_models(self, tmp_path: Path) -> None:
         from dsr_export.families import load_subject

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from dsr_export.backends.named_arrays import load_arrays
-from dsr_export.declarations.dsr_file import read_dsr
+from dsr_export.declarations.dsr_file import read_dsr_file
 from dsr_export.declarations.neuron_table import read_neurons
 from dsr_export.declarations.yaml_file import read_yaml
 from dsr_export.errors import ExportError
@@ -24,7 +24,7 @@ REPLACE = '[[denoiser.replace]]\nlayers = [1]\nrule = "median"\nthreshold = 4.0\
 INPUTS = (TensorSpec(name="x", dtype="float32", shape=("batch", 2)),)
 
 
-@pytest.mark.parametrize("read", [read_dsr, read_neurons, read_yaml, read_small])
+@pytest.mark.parametrize("read", [read_dsr_file, read_neurons, read_yaml, read_small])
 def test_devices_and_fifos_are_never_read(tmp_path: Path, read: object) -> None:
     os.mkfifo(tmp_path / "fifo")
     for path in (Path("/dev/zero"), tmp_path / "fifo"):
@@ -37,7 +37,7 @@ def test_a_declaration_that_names_a_device_is_refused(tmp_path: Path) -> None:
     for name in ("/dev/zero", "fifo", "../" * 20 + "dev/zero"):
         (tmp_path / "dsr.toml").write_text(ENCODER.format(name))
         with pytest.raises(ExportError, match="is no regular file"):
-            read_dsr(tmp_path / "dsr.toml")
+            read_dsr_file(tmp_path / "dsr.toml")
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_a_declaration_that_names_a_device_is_refused(tmp_path: Path) -> None:
 def test_declarations_are_bounded(tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "dsr.toml").write_text(text)
     with pytest.raises(ExportError, match=said) as caught:
-        read_dsr(tmp_path / "dsr.toml")
+        read_dsr_file(tmp_path / "dsr.toml")
     assert len(caught.value.message) < 400
 
 

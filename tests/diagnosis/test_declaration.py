@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dsr_export.declarations.dsr_file import read_dsr
+from dsr_export.declarations.dsr_file import read_dsr_file
 from dsr_export.diagnosis.declaration import denoiser_toml
 from dsr_export.diagnosis.denoiser import DenoiserDiagnosis
 from dsr_export.families import load_subject
@@ -13,7 +13,7 @@ def test_the_file_reads_back_as_what_was_proposed(outliers: DenoiserDiagnosis, t
     toml = denoiser_toml(outliers)
     assert toml is not None
     (tmp_path / "dsr.toml").write_text(toml)
-    spec = read_dsr(tmp_path / "dsr.toml").denoiser
+    spec = read_dsr_file(tmp_path / "dsr.toml").spec.denoiser
     assert spec.replace == outliers.replace
     assert (spec.kind, spec.registers, spec.start) == ("diffusion", 4, 2)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from dsr_export.declarations.dsr_file import read_dsr
+from dsr_export.declarations.dsr_file import read_dsr_file
 from dsr_export.diagnosis.declaration import encoder_toml, neurons_json
 from dsr_export.diagnosis.encoder import DEFAULTS, EncoderDiagnosis, diagnose_encoder, settings_for
 from dsr_export.diagnosis.models.encoder import EncoderTokens
@@ -102,7 +102,7 @@ def test_what_discovery_measured_is_what_a_declared_encoder_does(images: Images,
     toml = encoder_toml(found, tmp_path / "neurons.json", tmp_path)
     assert toml is not None
     (tmp_path / "dsr.toml").write_text(toml)
-    spec = read_dsr(tmp_path / "dsr.toml").encoder
+    spec = read_dsr_file(tmp_path / "dsr.toml").spec.encoder
     assert (spec.kind, spec.registers, dict(spec.neurons)) == ("test-time", 1, {LAYER: (NEURON,)})
     declared, image = planted("siglip", dsr=tmp_path / "dsr.toml"), torch.from_numpy(next(iter(images)))
     bare = planted("siglip")

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from dsr_export.bundle.manifest import FileEntry
 from dsr_export.diff.weights import WeightFile, weight_difference
-from graphs.artifacts import files_digest
+from graphs.digests import files_digest
 
 
 def held(folder: Path, external: bool = False, **values: Any) -> WeightFile:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dsr_export.parity.metrics import IDENTICAL_DB, Comparison, compare
+from dsr_export.parity.decibels import IDENTICAL_DB
+from dsr_export.parity.metrics import Comparison, compare
 from dsr_export.parity.tolerances import TOLERANCES
 
 

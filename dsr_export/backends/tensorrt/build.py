@@ -7,7 +7,6 @@ so everything worth knowing is recorded while it is built.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from dsr_export.config import BatchRange
 from dsr_export.errors import ExportError
 from dsr_export.storage import heap
 from graphs.artifacts import TensorSpec
+from graphs.digests import bytes_digest
 from graphs.files import load_model
 from graphs.foreign.external_data import check_external_data
 from graphs.targets import Target, check_model
@@ -90,7 +90,7 @@ def build_engine(
             "target": target.name,
             "platform": platform_facts(),
             "plan_bytes": len(plan),
-            "plan_sha256": hashlib.sha256(plan).hexdigest(),
+            "plan_sha256": bytes_digest(plan),
             "profile": profile,
             "warnings": list(log.warnings),
             **io,

@@ -15,7 +15,7 @@ from dsr_export.families.diffusers_classes import SUPPORTED
 from dsr_export.families.digests import Value, file_sha256
 from dsr_export.families.request import FamilyRequest
 from dsr_export.subject import Subject
-from graphs.artifacts import files_digest
+from graphs.digests import files_digest
 
 NAMES: Mapping[str, str] = {each.name: each.class_name for each in SUPPORTED}
 """Registered name -> class."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from typing import Any
@@ -21,6 +20,7 @@ from dsr_export.families.request import FamilyRequest
 from dsr_export.sampling import SamplerSpec
 from dsr_export.spec import ReplaceSpec
 from dsr_export.subject import Subject
+from graphs.digests import bytes_digest
 
 OUTLIERS = "digits-outliers"
 MAGNITUDES = (20.0, 30.0, 45.0, 60.0)
@@ -73,7 +73,7 @@ def _weights(asked: FamilyRequest) -> tuple[StateDict | int, dict[str, Any]]:
     if asked.checkpoint is not None or asked.random_weights is not None:
         return read_weights(asked)
     packaged = packaged_asset("weights.safetensors").read_bytes()
-    return safetensors.torch.load(packaged), {"checkpoint_sha256": hashlib.sha256(packaged).hexdigest()}
+    return safetensors.torch.load(packaged), {"checkpoint_sha256": bytes_digest(packaged)}
 
 
 def _packaged_groups(groups: list[dict[str, Any]], config: RaeDitConfig) -> tuple[ReplaceSpec, ...]:

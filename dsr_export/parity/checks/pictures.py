@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dsr_export.parity.metrics import IDENTICAL_DB
+from dsr_export.parity.decibels import decibels
 from dsr_export.parity.tolerances import Tolerance
 
 Array = npt.NDArray[Any]
@@ -76,7 +76,7 @@ def ssim_floor(tolerance: Tolerance) -> float:
 
 def _psnr(truth: Array, picture: Array, span: float) -> float:
     noise = float(np.square(picture - truth).mean())
-    return IDENTICAL_DB if noise == 0 else float(10 * np.log10(span**2 / noise))
+    return float(decibels(span**2, noise))
 
 
 def _windowed(values: Array) -> Array:

@@ -12,8 +12,9 @@ import numpy.typing as npt
 from dsr_export.backends.base import Runner, as_denoiser
 from dsr_export.errors import RunnerError
 from dsr_export.parity.checks.pictures import PictureRow, picture_rows
+from dsr_export.parity.decibels import IDENTICAL_DB
 from dsr_export.parity.golden.vectors import ReferenceTrajectory
-from dsr_export.parity.metrics import IDENTICAL_DB, Comparison, compare
+from dsr_export.parity.metrics import Comparison, compare
 from dsr_export.parity.tolerances import Tolerance
 from dsr_export.sampling import SamplerSpec, trajectory
 
