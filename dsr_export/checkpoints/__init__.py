@@ -7,6 +7,7 @@ nested mappings or under prefixes (`ema.`, `model.`, Lightning's `net.`), whose 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from dsr_export.checkpoints.choice import choose
+from dsr_export.checkpoints.code_marks import PLAIN, said
 from dsr_export.checkpoints.codes import decoded
 from dsr_export.checkpoints.contents import StateDict as StateDict
 from dsr_export.checkpoints.contents import Wanted as Wanted
@@ -40,16 +42,34 @@ def read_checkpoint(file: WeightFile, wanted: Wanted | None = None) -> Checkpoin
     tells. Raises ExportError, with the way out, for a file that is missing, empty, corrupt, of an unknown kind, that
     would execute code, that holds no tensors or several sets of them, codes of an unknown scale, or NaN.
     """
-    path = file.path
-    content = contents_of(path, *read_file(path))
-    found = choose(path, content, wanted, file.entry)
-    check_total(path, found.state)
-    types = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in found.state.values()})
-    state, scaled = decoded(path, found.state, wanted.names if wanted else ())
+    return read_shards([file], wanted)
+
+
+def read_shards(files: Sequence[WeightFile], wanted: Wanted | None = None) -> Checkpoint:
+    """`read_checkpoint` of one set of weights that lies in several files; a scale may lie in another than its weight.
+
+    Raises ExportError where two files hold a tensor of the same name, too.
+    """
+    state: StateDict = {}
+    origins: list[dict[str, Any]] = []
+    types: set[str] = set()
+    for file in files:
+        content = contents_of(file.path, *read_file(file.path))
+        found = choose(file.path, content, wanted, file.entry)
+        check_total(file.path, found.state)
+        twice = next((name for name in found.state if name in state), None)
+        if twice is not None:
+            raise ExportError(f"{file.path} holds '{twice}', as another shard does", hint="download the model again")
+        types |= {said(tensor.dtype) for tensor in found.state.values()}
+        state |= {name: tensor.float() if tensor.dtype in PLAIN else tensor for name, tensor in found.state.items()}
+        origins.append(found.origin)
+    path, more = files[0].path, f" and {len(files) - 1} more" if len(files) > 1 else ""
+    origin = {"file": path.name + more, **origins[0], "types": sorted(types)}
+    path = path.parent if more else path
+    state, scaled = decoded(path, state, wanted.names if wanted else ())
     state = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
     _check_finite(path, state)
-    origin = {"file": path.name, **found.origin, "types": types, **({"scales": scaled} if scaled else {})}
-    return Checkpoint(state, origin)
+    return Checkpoint(state, {**origin, **({"scales": scaled} if scaled else {})})
 
 
 def read_state_dict(path: Path, wanted: Wanted | None = None) -> StateDict:

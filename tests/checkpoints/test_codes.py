@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from dsr_export.checkpoints import StateDict, load_into, names_of, read_checkpoint, read_state_dict
+from dsr_export.checkpoints import StateDict, load_into, names_of, read_checkpoint, read_shards, read_state_dict
 from dsr_export.declarations.weight_file import WeightFile
 from dsr_export.errors import ExportError
 from dsr_export.families import load_subject
@@ -146,3 +146,69 @@ def test_statistics_are_no_codes(tmp_path: Path) -> None:
     save_file({"mean": torch.ones(1, 1, 1, dtype=torch.int8), "var": torch.ones(1, 1, 1)}, tmp_path / "a.safetensors")
     with pytest.raises(ExportError, match="'mean' is int8"):
         read_statistics(tmp_path / "a.safetensors", (1, 1, 1))
+
+
+def _fp8(**others: Tensor) -> StateDict:
+    return {"weight": CODES.to(torch.float8_e4m3fn), **others}
+
+
+def _described(text: str) -> Tensor:
+    return torch.tensor(list(text.encode()), dtype=torch.uint8)
+
+
+class TestOtherForms:
+    @pytest.mark.parametrize(
+        "beside",
+        [
+            {"scale": torch.tensor([[2.0], [3.0]])},
+            {"weight_scale": torch.tensor([[2.0], [3.0]]), "input_scale_ub": torch.tensor([1200.0])},
+            {"weight_scale_inv": torch.tensor([2.0, 3.0]), "activation_scale_inv": torch.tensor(5.0)},
+            {"scale_weight": torch.tensor([[[2.0], [2.0]], [[3.0], [3.0]]])},
+            {"scale_weight": torch.tensor([2.0, 3.0]), "scaled_fp8": torch.zeros(2).to(torch.float8_e4m3fn)},
+            {"weight_scale": torch.tensor([2.0, 3.0]), "comfy_quant": _described('{"format": "float8_e4m3fn"}')},
+        ],
+        ids=["deepseek's converter", "fbgemm", "static", "groups with an axis", "marked", "described"],
+    )
+    def test_they_are_read_exactly(self, tmp_path: Path, beside: StateDict) -> None:
+        module = _load(tmp_path, _fp8(**beside))[0]
+        assert torch.equal(module.weight, CODES * torch.tensor([[2.0], [3.0]]))  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize(
+        ("state", "message"),
+        [
+            (_fp8(**{"weight.sc": torch.ones(())}), "no scale beside it that is known; beside it: weight.sc"),
+            (_fp8(weight_scale=torch.ones(()), comfy_quant=_described('{"format": "float8_e4m3fn", "rot": 1}')), "rot"),
+            (_fp8(weight_scale=torch.ones(()), comfy_quant=_described("[")), "'comfy_quant' says null"),
+            ({"weight": CODES, "weight_scale": torch.ones(())}, "'weight_scale' stands beside a weight of float32"),
+            ({"weight": CODES.to(torch.int8), "weight_scale": torch.ones(())}, "beside a weight of int8; only FP8"),
+            ({"weight": CODES, "scaled_fp8": torch.zeros(0).to(torch.float8_e4m3fn)}, "marked as 'scaled_fp8'"),
+            ({"weight._data": CODES.to(torch.int8), "weight._scale": torch.ones(2, 1)}, "quantised by quanto"),
+            (_fp8(weight_scale=torch.ones(()), weight_scale_2=torch.ones(())), "quantised by ModelOpt"),
+        ],
+    )
+    def test_what_is_not_known_is_named(self, tmp_path: Path, state: StateDict, message: str) -> None:
+        with pytest.raises(ExportError, match=message):
+            _load(tmp_path, state)
+
+    @pytest.mark.skipif(not hasattr(torch, "float8_e8m0fnu"), reason="since torch 2.7")
+    def test_mxfp8_may_be_swizzled(self, tmp_path: Path) -> None:
+        with pytest.raises(ExportError, match="'weight_scale' is one of MXFP8"):
+            _load(tmp_path, _fp8(weight_scale=torch.ones(2, 2).to(torch.float8_e8m0fnu)))
+
+    def test_a_name_of_the_model_is_no_scale(self) -> None:
+        from dsr_export.checkpoints.codes import decoded
+
+        own = ("a.weight", "a.scale", "a.input_scale")
+        state = {"a.weight": CODES, "a.scale": torch.ones(2), "a.input_scale": torch.ones(1)}
+        assert decoded(Path("a"), state, own) == (state, {})
+        coded = {**state, "a.weight": CODES.to(torch.float8_e5m2), "a.weight_scale": torch.tensor(2.0)}
+        made, used = decoded(Path("a"), coded, own)
+        assert made.keys() == state.keys() and torch.equal(made["a.weight"], 2 * CODES) and used == {"weight_scale": 1}
+
+    def test_a_scale_may_lie_in_another_shard(self, tmp_path: Path) -> None:
+        save_file(_fp8(bias=torch.ones(2)), tmp_path / "a.safetensors")
+        save_file({"weight_scale": torch.tensor(2.0)}, tmp_path / "b.safetensors")
+        files = [WeightFile(tmp_path / name) for name in ("a.safetensors", "b.safetensors")]
+        found = read_shards(files, names_of(nn.Linear(4, 2)))
+        assert torch.equal(found.state["weight"], 2 * CODES)
+        assert found.origin["file"] == "a.safetensors and 1 more" and found.origin["scales"] == {"weight_scale": 1}

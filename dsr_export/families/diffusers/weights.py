@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dsr_export.checkpoints import StateDict, Wanted, load_into, names_of, read_checkpoint
+from dsr_export.checkpoints import load_into, names_of, read_shards
 from dsr_export.declarations.weight_file import WeightFile
 from dsr_export.errors import ExportError, did_you_mean
 from dsr_export.families.config_bounds import check_config, check_memory
@@ -36,10 +36,10 @@ def build_transformer(
         _restore_table(made, also_saved=True)
         randomise(made, weights)
         return made, {}
-    state, origin = _read(weights, names_of(made))
-    load_into(made, state)
+    found = read_shards(weights, names_of(made))
+    load_into(made, found.state)
     _restore_table(made, also_saved=False)
-    return made, origin
+    return made, found.origin
 
 
 @torch.no_grad()
@@ -107,25 +107,6 @@ def _empty(class_name: str, config: Mapping[str, Any]) -> nn.Module:
             f"{class_name} refuses its config: {error}", hint="compare it with the model's own"
         ) from error
     return made.eval()
-
-
-def _read(files: Sequence[WeightFile], wanted: Wanted) -> tuple[StateDict, dict[str, Any]]:
-    """The tensors of all shards, and the origin of the first with the names of all."""
-    state: StateDict = {}
-    origins = []
-    for file in files:
-        part = read_checkpoint(file, wanted)
-        twice = next((name for name in part.state if name in state), None)
-        if twice is not None:
-            raise ExportError(f"{file.path} holds '{twice}', as another shard does", hint="download the model again")
-        state |= part.state
-        origins.append(part.origin)
-    types = sorted({kind for origin in origins for kind in origin["types"]})
-    return state, {**origins[0], "file": _named([file.path.name for file in files]), "types": types}
-
-
-def _named(files: Sequence[str]) -> str:
-    return files[0] if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
 
 
 def _restore_table(module: Any, *, also_saved: bool) -> None:
