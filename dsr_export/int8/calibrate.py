@@ -29,7 +29,7 @@ from graphs.files import load_inferred_graph, save_graph
 from graphs.observe.probes import add_outputs
 from graphs.outside_readers import outside_readers
 from graphs.quantize.gate_padding import pad_gated_mlps
-from graphs.quantize.nan_rows import masks_with_infinities
+from graphs.quantize.nan_sources import may_be_nan
 
 Array = npt.NDArray[Any]
 PADDED = "padded.onnx"
@@ -62,7 +62,8 @@ def calibrate(
     given = _given(options, digest)
     stats: dict[str, ActivationStats] = {}
     if data is not None:
-        registers, with_nan = register_rows(card, selection), masks_with_infinities(graph)
+        registers, spoilt = register_rows(card, selection), may_be_nan(graph)
+        with_nan = any(id(gemm.activation) in spoilt for gemm in selection.all)
         stats = new_stats(selection, registers, hessians=recipe.rounding, with_nan=with_nan)
         _measure(model, card, selection, stats, data, folder, bar)
     groups = activation_groups(selection)

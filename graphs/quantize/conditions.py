@@ -10,7 +10,7 @@ that several GEMMs read, and a device launches one kernel for all blocks.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,18 +29,18 @@ REST = 2 * CONDITION_CODE  # what rounding leaves over lies within 1 / 126
 
 
 def quantize_conditions(
-    graph: gs.Graph, gemms: Sequence[WeightGemm], plan: Mapping[str, QuantizedGemm], with_nan: bool
+    graph: gs.Graph, gemms: Sequence[WeightGemm], plan: Mapping[str, QuantizedGemm], spoilt: Collection[int]
 ) -> None:
     """Rewrites the condition GEMMs, in place; those that read the same tensor together.
 
-    `with_nan` says that conditions may be NaN, and their products are to be it, too.
+    `spoilt` has the `id` of each tensor that may be NaN: its products are to be it, too.
     """
     groups: dict[int, list[WeightGemm]] = {}
     for gemm in gemms:
         groups.setdefault(id(gemm.activation), []).append(gemm)
     for group in groups.values():
         build = NodeBuilder(graph, "quantize", group[0].name)
-        _rewrite(build, group, [plan[gemm.name] for gemm in group], with_nan)
+        _rewrite(build, group, [plan[gemm.name] for gemm in group], id(group[0].activation) in spoilt)
 
 
 def _rewrite(build: NodeBuilder, group: Sequence[WeightGemm], planned: Sequence[QuantizedGemm], with_nan: bool) -> None:

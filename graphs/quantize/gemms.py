@@ -22,7 +22,8 @@ from graphs.builders import NodeBuilder
 from graphs.constants import constant_value
 from graphs.outside_readers import only_reader, outside_readers
 from graphs.quantize.conditions import quantize_conditions
-from graphs.quantize.nan_rows import keep_nan, masks_with_infinities
+from graphs.quantize.nan_rows import keep_nan
+from graphs.quantize.nan_sources import may_be_nan
 from graphs.quantize.parted_gemms import parted
 from graphs.quantize.quantizers import Activation, QuantizedGemm, Quantizer, evened
 from graphs.weights.gemms import WeightGemm, weight_gemms
@@ -41,7 +42,7 @@ def quantize_gemms(graph: gs.Graph, plan: Mapping[str, QuantizedGemm]) -> list[s
 
 
 def _quantize(graph: gs.Graph, chosen: Sequence[WeightGemm], plan: Mapping[str, QuantizedGemm]) -> None:
-    with_nan = masks_with_infinities(graph)
+    spoilt = may_be_nan(graph)
     done: dict[int, tuple[Quantizer, gs.Tensor | None]] = {}  # by activation: GEMMs that share one share its rows
     for gemm in chosen:
         planned = plan[gemm.name]
@@ -51,12 +52,12 @@ def _quantize(graph: gs.Graph, chosen: Sequence[WeightGemm], plan: Mapping[str, 
         key = id(gemm.activation)
         if key not in done:
             quantizer, rows = _quantized_input(build, gemm.activation, planned.activation)
-            done[key] = quantizer, keep_nan(build, gemm.activation, rows) if with_nan else rows
+            done[key] = quantizer, keep_nan(build, gemm.activation, rows) if key in spoilt else rows
         quantizer, rows = done[key]
         for part, share in parted(graph, gemm, planned):
             own = build if part is gemm else NodeBuilder(graph, "quantize", part.name)
             _integer_gemm(own, part, share, quantizer.values(own), rows)
-    quantize_conditions(graph, [gemm for gemm in chosen if plan[gemm.name].activation is None], plan, with_nan)
+    quantize_conditions(graph, [gemm for gemm in chosen if plan[gemm.name].activation is None], plan, spoilt)
 
 
 def _integer_gemm(

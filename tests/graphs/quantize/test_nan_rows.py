@@ -24,13 +24,13 @@ KINDS = {
 
 
 def _quantised(folder: Path, kind: str, mask: float) -> Path:
-    """x times w, never below `mask`."""
+    """x, of which nothing is `mask`, times w."""
     tokens = "" if KINDS[kind] is None else f"{TOKENS},"
     sides = f"(float[N,{tokens}{WIDTH}] x) => (float[N,{tokens}{WIDTH}] out)"
-    body = "{ h = MatMul(x, w) out = Max(h, mask) }"
+    body = "{ y = Where(never, mask, x) out = MatMul(y, w) }"
     model = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["": 20]> g {sides} {body}')
-    model.graph.node[0].name, model.graph.node[1].name = "fc/MatMul", "root/Max"
-    weights = {"w": np.eye(WIDTH, dtype=np.float32), "mask": np.float32(mask)}
+    model.graph.node[0].name, model.graph.node[1].name = "root/Where", "fc/MatMul"
+    weights = {"w": np.eye(WIDTH, dtype=np.float32), "mask": np.float32(mask), "never": np.zeros((), bool)}
     model.graph.initializer.extend(numpy_helper.from_array(np.asarray(each), name) for name, each in weights.items())
     onnx.save(model, folder / "m.onnx")
     graph = load_inferred_graph(folder / "m.onnx")
@@ -40,15 +40,15 @@ def _quantised(folder: Path, kind: str, mask: float) -> Path:
     return save_graph(graph, folder / "q.onnx")
 
 
-@pytest.mark.parametrize("channel", [0, 7, 15, slice(None)])
+@pytest.mark.parametrize("channel", [0, 15, slice(None)])
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("mask", [-np.inf, float(np.finfo(np.float32).min)])
-def test_a_row_with_nan_is_nan_and_no_other(tmp_path: Path, kind: str, mask: float, channel: int | slice) -> None:
-    path = _quantised(tmp_path, kind, mask)
+@pytest.mark.parametrize("broken_by", [np.nan, np.inf, -np.inf])
+def test_a_row_with_nan_is_nan_and_no_other(tmp_path: Path, kind: str, broken_by: float, channel: int | slice) -> None:
+    path = _quantised(tmp_path, kind, float(np.finfo(np.float32).min))
     x = np.random.default_rng(0).uniform(-1, 1, (3, TOKENS, WIDTH)).astype(np.float32)
     x = x[:, 0] if KINDS[kind] is None else x
     broken = x.copy()
-    broken[1, ..., channel] = np.nan
+    broken[1, ..., channel] = broken_by
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     made = np.asarray(session.run(None, {"x": broken})[0])
     assert np.isnan(made[1]).all()
