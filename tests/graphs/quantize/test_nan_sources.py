@@ -13,8 +13,16 @@ from graphs.files import load_inferred_graph
 from graphs.quantize.nan_sources import may_be_nan
 
 CONSTANTS = {
-    **{"eps": 1e-12, "two": 2.0, "half": 0.5, "minus": -0.5, "zero": 0.0, "one": 1.0, "large": -np.inf, "far": -1e4},
-    **{"fin": np.finfo(np.float32).min, "w": np.eye(16)},
+    "eps": 1e-12,
+    "two": 2.0,
+    "half": 0.5,
+    "minus": -0.5,
+    "zero": 0.0,
+    "one": 1.0,
+    "large": -np.inf,
+    "far": -1e4,
+    "fin": np.finfo(np.float32).min,
+    "w": np.eye(16),
 }
 SAFE = [
     "n = ReduceL2(x, last) c = Max(n, eps) out = Div(x, c)",
