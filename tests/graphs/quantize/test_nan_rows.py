@@ -58,3 +58,25 @@ def test_a_row_with_nan_is_nan_and_no_other(tmp_path: Path, kind: str, broken_by
 def test_a_graph_without_such_masks_pays_nothing(tmp_path: Path) -> None:
     model = onnx.load(_quantised(tmp_path, "dynamic", -1e4))
     assert "IsNaN" not in {node.op_type for node in model.graph.node}
+
+
+def test_only_what_reads_a_quotient_pays(tmp_path: Path) -> None:
+    sides = f"(float[N,{TOKENS},{WIDTH}] x) => (float[N,{TOKENS},{WIDTH}] out)"
+    body = "{ y = MatMul(x, w) n = ReduceL2(y, last) z = Div(y, n) out = MatMul(z, w) }"
+    model = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["": 20]> g {sides} {body}')
+    model.graph.node[0].name, model.graph.node[3].name = "first/MatMul", "second/MatMul"
+    values = {"w": np.eye(WIDTH, dtype=np.float32), "last": np.array([-1])}
+    model.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in values.items())
+    onnx.save(model, tmp_path / "m.onnx")
+    graph = load_inferred_graph(tmp_path / "m.onnx")
+    codes, steps = np.eye(WIDTH, dtype=np.int8) * 127, np.full(WIDTH, 1 / 127, np.float32)
+    planned = QuantizedGemm(codes=codes, weight_steps=steps, activation=KINDS["dynamic"])
+    quantize_gemms(graph, {"first": planned, "second": planned})
+    path = save_graph(graph, tmp_path / "q.onnx")
+    assert [node.op_type for node in onnx.load(path).graph.node].count("IsNaN") == 1
+    x = np.random.default_rng(0).uniform(-1, 1, (3, TOKENS, WIDTH)).astype(np.float32)
+    x[1, 2] = 0
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    with np.errstate(invalid="ignore"):
+        expected = x / np.linalg.norm(x, axis=-1, keepdims=True)
+    np.testing.assert_allclose(session.run(None, {"x": x})[0], expected, atol=0.03)
