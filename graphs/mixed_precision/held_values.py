@@ -26,7 +26,7 @@ Array = npt.NDArray[Any]
 GEMMS = frozenset({"MatMul", "Gemm", "Conv", "ConvTranspose", "Einsum"})
 _EACH_COUNTS = frozenset(
     {"Mul", "Div", "Max", "Min", "Clip", "Pow", "Where", "Mod", "PRelu", "Greater", "GreaterOrEqual"}
-    | {"Less", "LessOrEqual", "Equal"}
+    | {"Less", "LessOrEqual", "Equal", "DequantizeLinear"}
 )
 """Ops for which each element of a scalar or of a vector per channel is a value of its own, however large others are."""
 _PASSING = MOVERS - {"Pad", "Shape"} | {

@@ -18,7 +18,7 @@ import onnx_graphsurgeon as gs
 from graphs.mixed_precision.angles import angle_nodes
 from graphs.mixed_precision.held_values import beyond
 from graphs.mixed_precision.score_islands import CHOOSING, score_islands
-from graphs.names import is_lowered, is_made, module_of, site_of
+from graphs.names import is_lowered, is_made, made_parts, module_of, site_of
 from graphs.precisions import Held
 from graphs.structure.movers import MOVERS
 from graphs.structure.spelt_norms import spelt_norms
@@ -49,12 +49,14 @@ _NORM_MODULE = re.compile(r"(^|\.)\w*norm\w*$")
 class PrecisionPolicy:
     """`fp32_modules`: module paths kept whole in FP32. `wide_tensors`: tensors whose range the type lacks, with why.
 
-    `maxima`: the largest magnitude seen in each tensor, where it was measured.
+    `maxima`: the largest magnitude seen in each tensor, where it was measured. `narrow_products`: integer GEMMs hand on
+    tensors of the low type (see `graphs.forms`).
     """
 
     fp32_modules: Sequence[str] = ()
     wide_tensors: Mapping[str, str] = field(default_factory=dict)
     maxima: Mapping[str, float] = field(default_factory=dict)
+    narrow_products: bool = False
 
 
 def sinusoidal_modules(model: onnx.ModelProto, modules: Sequence[str]) -> tuple[str, ...]:
@@ -70,7 +72,11 @@ def fp32_islands(graph: gs.Graph, policy: PrecisionPolicy, held: Held) -> dict[s
     """
     islands = {node.name: why for node in graph.nodes if (why := _reason(node, policy)) is not None}
     islands |= dict.fromkeys(sorted(spelt_norms(graph) - islands.keys()), "norm statistics")
-    islands = beyond(graph, held) | islands
+    # What is lost of a row of 1e-6 behind an integer product is lost of what it is added to, too.
+    small = {
+        name: why for name, why in beyond(graph, held).items() if not (policy.narrow_products and _is_product(name))
+    }
+    islands = small | islands
     islands |= dict.fromkeys(sorted(angle_nodes(graph, policy.maxima) - islands.keys()), "angle of a sine")
     softmax = {node.name for node in graph.nodes if FP32_OPS.get(node.op) == SOFTMAX}
     scores = score_islands(graph, softmax, islands, SANDWICHED | MOVERS | CHOOSING)
@@ -78,7 +84,41 @@ def fp32_islands(graph: gs.Graph, policy: PrecisionPolicy, held: Held) -> dict[s
     for node in graph.nodes:
         if node.name not in islands and node.op in SANDWICHED and _sandwiched(node, islands):
             islands[node.name] = "between FP32 nodes"
-    return islands
+    return islands | _wide_operands(graph, islands, policy.wide_tensors)
+
+
+def _wide_operands(graph: gs.Graph, islands: Collection[str], wide: Collection[str]) -> dict[str, str]:
+    """Integer GEMMs that compute in FP32, with both dequantisers: for what is behind them, or for their scales."""
+    found: dict[str, str] = {}
+    for node in graph.nodes:
+        operands = [source for tensor in node.inputs for source in tensor.inputs if source.op == "DequantizeLinear"]
+        own = {node.name, *(each.name for each in operands)}
+        if operands and (own & set(islands) or _ends_wide(node, islands) or _starts_wide(operands[0], wide)):
+            found |= dict.fromkeys(own - set(islands), "INT8 GEMM")
+    return found
+
+
+def _ends_wide(gemm: gs.Node, islands: Collection[str]) -> bool:
+    """Whether its rows or its bias are FP32: what it hands on may be beyond the low type."""
+    readers = gemm.outputs[0].outputs
+    while len(readers) == 1 and readers[0].op in ("Mul", "Add"):
+        constant = any(isinstance(tensor, gs.Constant) for tensor in readers[0].inputs)
+        if not constant and not _is_product(readers[0].name):
+            return False
+        if readers[0].name in islands:
+            return True
+        readers = readers[0].outputs[0].outputs
+    return False
+
+
+def _starts_wide(dequantize: gs.Node, wide: Collection[str]) -> bool:
+    """Whether what is quantised is beyond the low type, and with it the factors of its rows."""
+    codes = dequantize.inputs[0].inputs
+    x = codes[0].inputs[0] if codes else None
+    even = x.inputs[0] if x is not None and x.inputs else None
+    if even is not None and is_made(even.name, "quantize"):
+        x = even.inputs[0]
+    return x is not None and x.name in wide
 
 
 def _reason(node: gs.Node, policy: PrecisionPolicy) -> str | None:
@@ -87,7 +127,7 @@ def _reason(node: gs.Node, policy: PrecisionPolicy) -> str | None:
         return "outlier detection"
     if _NORM_MODULE.search(module):
         return "norm statistics"
-    integer = _integer_boundary(node)
+    integer = _integer_boundary(node, policy.narrow_products)
     if integer:
         return integer
     kept = [path for path in policy.fp32_modules if module == path or module.startswith(path + ".")]
@@ -105,9 +145,15 @@ def _decides(node: gs.Node) -> bool:
     return node.op in DECISIONS and floats == [True, False]
 
 
-def _integer_boundary(node: gs.Node) -> str | None:
-    """FP32 scales around the integer product: FP16 has no room for small ones, and runtimes fuse the whole."""
-    if node.op in ("QuantizeLinear", "DequantizeLinear") or is_made(node.name, "quantize"):
+def _integer_boundary(node: gs.Node, narrow: bool) -> str | None:
+    """Codes are made in FP32. Behind the integer product FP32 scales are what ONNX Runtime fuses, and what has room for
+    small ones; where products are `narrow` it is of the type around it, as engines move it."""
+    dequantizes, product = node.op == "DequantizeLinear", _is_product(node.name)
+    if node.op == "QuantizeLinear" or (is_made(node.name, "quantize") and not dequantizes and not product):
+        return "INT8 boundary"
+    if narrow:
+        return None
+    if dequantizes or product:
         return "INT8 boundary"
     if _is_integer_gemm(node):
         return "INT8 GEMM"
@@ -116,6 +162,12 @@ def _integer_boundary(node: gs.Node) -> str | None:
         if any(_is_integer_gemm(maker) or is_made(maker.name, "quantize") for maker in makers):
             return "bias of an INT8 GEMM"
     return None
+
+
+def _is_product(name: str) -> bool:
+    """Whether a rewrite made it behind an integer product, for its rows or its bias."""
+    made = made_parts(name)
+    return made is not None and made.stage == "quantize" and made.role in ("rows_back", "biased")
 
 
 def _is_integer_gemm(node: gs.Node) -> bool:

@@ -21,6 +21,7 @@ from graphs.builders import NodeBuilder
 from graphs.files import load_inferred_graph, load_model, save_graph
 from graphs.mixed_precision.islands import PrecisionPolicy, fp32_islands
 from graphs.precisions import FLOAT, PRECISIONS, Precision
+from graphs.quantize.merging import merge_quantizers
 from graphs.quantize.pairing import paired_quantizers
 from graphs.stage_specs import StageSpec, defined_inputs, standard_ops, static_ops, unique_names
 from graphs.structure.movers import MOVERS
@@ -59,6 +60,8 @@ def assign_precision(
     """
     graph = load_inferred_graph(source.path)
     record = PRECISIONS[precision]
+    if policy.narrow_products:
+        merge_quantizers(graph)
     islands = fp32_islands(graph.toposort(), policy, record.held) if record.narrow else {}
     casts = _Typing(graph, record.around, islands).run() if record.narrow else 0
     save_graph(graph, path)

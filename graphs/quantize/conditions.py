@@ -54,8 +54,8 @@ def _rewrite(build: NodeBuilder, group: Sequence[WeightGemm], planned: Sequence[
     joined = build.op(
         "ReduceSum", [build.op("Mul", [both, shares], "shared"), build.ints("pair", 1)], "joined", keepdims=0
     )
-    scaled = build.op("Mul", [joined, rows], "rows_back")
-    whole = build.op("Add", [scaled, build.constant("bias", _bias(group, planned))], "biased")
+    scaled = build.op("Mul", [joined, rows], "condition_rows")
+    whole = build.op("Add", [scaled, build.constant("bias", _bias(group, planned))], "condition_bias")
     _hand_out(build, whole, group)
 
 

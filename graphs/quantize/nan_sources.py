@@ -21,8 +21,8 @@ from graphs.quantize.value_ranges import (
     of_constant,
     range_of,
 )
-from graphs.weights.stored import StoredValues
 from graphs.structure.movers import MOVERS
+from graphs.weights.stored import StoredValues
 
 _NEVER = frozenset(
     {"Shape", "Size", "IsNaN", "IsInf", "Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual"}

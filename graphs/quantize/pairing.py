@@ -51,7 +51,7 @@ def _quantize_problems(
 ) -> Iterator[str]:
     if [each for each in readers.get(node.output[0], []) if each.op_type != "DequantizeLinear"]:
         yield f"{node.name} is read by more than dequantisers"
-    if any(each.input[1] != node.input[1] for each in readers.get(node.output[0], [])):
+    if any(not _same_scale(each.input[1], node.input[1], constants) for each in readers.get(node.output[0], [])):
         yield f"{node.name} and its dequantiser have different scales"
     scale = constants.get(node.input[1])
     if scale is None or len(scale.dims) > 1 or int(np.prod(scale.dims)) != 1:
@@ -59,6 +59,14 @@ def _quantize_problems(
     maker = makers.get(node.input[0])
     if maker is not None and (is_lowered(maker.name) or maker.op_type in _SENSITIVE):
         yield f"{node.name} quantises what {maker.name} makes, which stays in floating point"
+
+
+def _same_scale(one: str, other: str, constants: dict[str, onnx.TensorProto]) -> bool:
+    """Whether both are one constant, or the same number in two types."""
+    if one == other:
+        return True
+    values = [numpy_helper.to_array(constants[name]).astype(np.float64) for name in (one, other) if name in constants]
+    return len(values) == 2 and np.array_equal(values[0], values[1])
 
 
 def _dequantize_problems(

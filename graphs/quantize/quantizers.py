@@ -10,6 +10,7 @@ import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from graphs.builders import NodeBuilder
+from graphs.precisions import HALF
 from graphs.weights.stored import StoredValues
 
 Array = npt.NDArray[Any]
@@ -49,8 +50,9 @@ class QuantizedGemm:
 class Quantizer:
     """Makes codes of `source` for one GEMM after another, each its own.
 
-    ONNX Runtime makes an integer product only of a GEMM whose quantiser nothing else reads, and merges equal ones: each
-    further step is the next larger number.
+    Steps are numbers that FP16 holds, so that a dequantiser may have either type; rounded up, so that nothing is
+    clipped for it. ONNX Runtime makes an integer product only of a GEMM whose quantiser nothing else reads, and merges
+    equal ones: each further step is the next larger number.
     """
 
     source: gs.Tensor
@@ -59,7 +61,7 @@ class Quantizer:
 
     def values(self, build: NodeBuilder) -> gs.Variable:
         """What the codes stand for: QuantizeLinear and DequantizeLinear."""
-        size = np.float32(self.step)
+        size = held_step(self.step)
         for _ in range(self.readers):
             size = np.nextafter(size, np.float32(np.inf))
         self.readers += 1
@@ -67,6 +69,13 @@ class Quantizer:
         codes = build.op("QuantizeLinear", [self.source, step, zero], "codes")
         codes.dtype = np.dtype(np.int8)
         return build.op("DequantizeLinear", [codes, step, zero], "values")
+
+
+def held_step(step: float) -> np.float32:
+    """The next larger step that FP16 holds at full precision; the step itself where its range ends."""
+    nearest = np.float16(step)
+    held = nearest if np.float32(nearest) >= np.float32(step) else np.nextafter(nearest, np.float16(np.inf))
+    return np.float32(held) if HALF.least <= step <= HALF.largest else np.float32(step)
 
 
 def evened(build: NodeBuilder, x: gs.Tensor) -> tuple[gs.Variable, gs.Variable]:

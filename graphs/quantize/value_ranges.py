@@ -13,8 +13,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
-from graphs.weights.stored import StoredValues
 from graphs.structure.movers import MOVERS
+from graphs.weights.stored import StoredValues
 
 LARGEST = 1e38  # two of these add up to an infinity
 LEAST = float(np.finfo(np.float32).tiny)  # what is smaller may count as zero

@@ -26,14 +26,22 @@ ALIGNMENT = 4096  # runtimes map the file; a page boundary lets them use it in p
 class StoredValues(LazyValues):  # type: ignore[misc]
     """Values of a constant that lie in a data file in `folder`.
 
-    When read they are divided by `divisor`, where there is one, and converted to the ONNX type `elem_type`.
+    When read they are divided by `divisor`, where there is one, cut to the `part` of the last axis, and converted to
+    the ONNX type `elem_type`. A divisor broadcasts against the whole.
     """
 
     def __init__(
-        self, tensor: onnx.TensorProto, folder: Path, elem_type: int | None = None, divisor: Array | None = None
+        self,
+        tensor: onnx.TensorProto,
+        folder: Path,
+        elem_type: int | None = None,
+        divisor: Array | None = None,
+        part: slice | None = None,
     ) -> None:
-        self.source, self.folder, self.divisor = tensor, folder, divisor
-        described = onnx.TensorProto(name=tensor.name, dims=tensor.dims, data_type=elem_type or tensor.data_type)
+        self.source, self.folder, self.divisor, self.part = tensor, folder, divisor, part
+        *leading, last = tensor.dims
+        dims = tensor.dims if part is None else [*leading, len(range(last)[part])]
+        described = onnx.TensorProto(name=tensor.name, dims=dims, data_type=elem_type or tensor.data_type)
         described.external_data.extend(tensor.external_data)
         described.data_location = onnx.TensorProto.EXTERNAL
         super().__init__(described)
@@ -45,7 +53,7 @@ class StoredValues(LazyValues):  # type: ignore[misc]
 
     @property
     def converted(self) -> bool:
-        return bool(self.tensor.data_type != self.source.data_type) or self.divisor is not None
+        return self.tensor.data_type != self.source.data_type or self.divisor is not None or self.part is not None
 
     def load(self) -> Array:
         # Not by onnx, which refuses a data file that has several links, as those of the stage cache have.
@@ -56,17 +64,24 @@ class StoredValues(LazyValues):  # type: ignore[misc]
         values = values.reshape(tuple(self.source.dims))
         if self.divisor is not None:
             values = values / self.divisor
+        if self.part is not None:
+            values = values[..., self.part]
         wanted = onnx.helper.tensor_dtype_to_np_dtype(self.tensor.data_type)
         return np.asarray(values.astype(wanted, copy=False))
 
     def as_type(self, elem_type: int) -> StoredValues:
         """The same values in another type; nothing is read."""
-        return StoredValues(self.source, self.folder, elem_type, self.divisor)
+        return StoredValues(self.source, self.folder, elem_type, self.divisor, self.part)
+
+    def columns(self, part: slice) -> StoredValues:
+        """Those of the last axis that `part` takes, of values that are whole; nothing is read."""
+        assert self.part is None
+        return StoredValues(self.source, self.folder, self.tensor.data_type, self.divisor, part)
 
     def divided(self, divisor: Array) -> StoredValues:
         """The same values over `divisor`, which broadcasts against them; nothing is read."""
         whole = divisor if self.divisor is None else self.divisor * divisor
-        return StoredValues(self.source, self.folder, self.tensor.data_type, whole)
+        return StoredValues(self.source, self.folder, self.tensor.data_type, whole, self.part)
 
 
 def keep_stored(graph: gs.Graph, folder: Path) -> gs.Graph:
