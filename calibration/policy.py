@@ -37,10 +37,10 @@ class Selection:
         return (*self.integer, *self.conditions)
 
 
-def select(graph: gs.Graph, fp32_modules: Collection[str]) -> Selection:
+def select(graph: gs.Graph, kept_modules: Collection[str]) -> Selection:
     """Chooses by shape and place; a sensitivity pass may take GEMMs back later. Needs inferred shapes."""
     found, outer = weight_gemms(graph), outer_gemms(graph)
-    inner = [gemm for gemm in found if not _kept(gemm, fp32_modules) and _wide(gemm)]
+    inner = [gemm for gemm in found if not _kept(gemm, kept_modules) and _wide(gemm)]
     integer = tuple(g for g in inner if g.rows >= FEWEST_ROWS and g.node.name not in outer)
     conditions = [gemm for gemm in inner if gemm.of_condition]
     normed = norm_outputs(graph, [gemm.activation for gemm in integer])

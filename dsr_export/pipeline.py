@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from dsr_export.building.build import Build
 from dsr_export.building.bundle_contents import build_tolerance, bundle_contents, bundle_manifest
 from dsr_export.building.finished import Finished
@@ -33,6 +35,7 @@ from dsr_export.storage.disk import DamagedFile
 from dsr_export.storage.locks import exclusive
 from dsr_export.subject import SubjectCard
 from graphs.files import load_model
+from graphs.forms import FormName, form_of
 from graphs.targets import check_model
 
 
@@ -83,16 +86,22 @@ def _staged(build: Build) -> Finished:
     tolerance = build_tolerance(config)
     quantize = calibrated and Quantize(source=calibrated, card=card, reference=reference, budget_db=tolerance.snr_db)
     quantized = run(quantize) if quantize else None
-    typed = run(TypeGraph(source=quantized or exact, card=card, audited=audited, precision=config.precision))
+    source = quantized or exact
+    typed = {
+        form: run(TypeGraph(source=source, card=card, audited=audited, precision=config.precision, form=form))
+        for form in build.forms
+    }
     _check_typed(build, typed)
 
     engines = {
-        each.name: run(CompileEngine(source=typed, card=card, target=each, batch=config.batch, on=machine(each)))
+        each.name: run(
+            CompileEngine(source=typed["engine"], card=card, target=each, batch=config.batch, on=machine(each))
+        )
         for each in build.engine_targets
     }
     taps = run(MakeTaps(source=optimized, reference=reference, card=card, batch=config.batch))
     held = Comparison(card=card, reference=reference, sampler=sampler, tolerance=tolerance)
-    parity = [run(CheckGraph(source=typed, comparison=held, taps=taps, batch=config.batch))]
+    parity = [run(CheckGraph(source=each, comparison=held, taps=taps, batch=config.batch)) for each in typed.values()]
     for each in build.runnable_targets:
         parity.append(run(CheckEngine(source=engines[each.name], comparison=held, target=each, on=machine(each))))
     return Finished(
@@ -117,14 +126,15 @@ def _calibration(build: Build, card: SubjectCard, optimized: Optimized) -> Calib
     return Calibrate(source=optimized, card=card, sampler=sampler, options=options.without_budget(), model=build.model)
 
 
-def _check_typed(build: Build, typed: Typed) -> None:
+def _check_typed(build: Build, typed: Mapping[FormName, Typed]) -> None:
     """Before any engine is built: an unsupported op should not cost minutes."""
-    advice = require_narrowed(build.config.precision, typed.facts)
+    advice = require_narrowed(build.config.precision, typed[build.forms[0]].facts)
     if advice is not None:
         build.reporter.note(advice)
-    require_types(build.config.precision, load_model(typed.model.path, weights=False))
-    for each in build.targets:
-        check_model(typed.model.path, each)
+    for each in typed.values():
+        require_types(build.config.precision, load_model(each.model.path, weights=False))
+    for where in build.targets:
+        check_model(typed[form_of(where)].model.path, where)
 
 
 def _sealed(build: Build, done: Finished) -> Bundle:

@@ -37,7 +37,8 @@ class Described:
 
     `sampler` is None for models that are not denoisers. `config` holds constructor arguments (JSON values);
     `provenance` where the weights came from: `checkpoint_sha256` and `weights` (file, entry, wrappers), or
-    `random_seed`. `fp32_modules` are module paths that no precision touches. `batch_limits` are the smallest and
+    `random_seed`. `fp32_modules` are module paths that no precision touches; `outer_modules`, embedders and final
+    layers, those that are not quantised, and stay FP32 only where they take sines. `batch_limits` are the smallest and
     largest batch that the model takes (None: no bound).
     """
 
@@ -50,6 +51,7 @@ class Described:
     config: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
     fp32_modules: tuple[str, ...] = ()
+    outer_modules: tuple[str, ...] = ()
     batch_limits: tuple[int, int | None] = (1, None)
 
     def described(self) -> dict[str, Any]:
@@ -100,7 +102,7 @@ class SubjectCard(Described):
         for key in ("inputs", "outputs"):
             values[key] = tuple(TensorSpec(**{**spec, "shape": tuple(spec["shape"])}) for spec in values[key])
         values["sampler"] = None if values["sampler"] is None else SamplerSpec(**values["sampler"])
-        for key in ("fp32_modules", "batch_limits"):
+        for key in ("fp32_modules", "outer_modules", "batch_limits"):
             values[key] = tuple(values[key])
         return cls(**values)
 

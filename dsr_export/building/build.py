@@ -25,6 +25,7 @@ from dsr_export.storage.cache import CachedStage, StageCache
 from dsr_export.storage.canonical import canonical_digest
 from dsr_export.storage.disk import DamagedFile
 from dsr_export.storage.made_with import source_digest, tool_versions
+from graphs.forms import FORMS, FormName, form_of
 from graphs.precisions import PRECISIONS
 from graphs.targets import Target, default_target, target
 
@@ -61,6 +62,11 @@ class Build:
     @property
     def engine_targets(self) -> tuple[Target, ...]:
         return tuple(each for each in self.targets if each.backend != "onnxruntime")
+
+    @property
+    def forms(self) -> tuple[FormName, ...]:
+        """Of the graphs that the targets run; first that of `model.onnx`: ONNX Runtime's, where it is a target."""
+        return tuple(form for form in FORMS if form in {form_of(each) for each in self.targets})
 
     def check_targets(self) -> None:
         """Fails at once, not after the trace, where a target can't be built here."""

@@ -11,6 +11,7 @@ from dsr_export.building.finished import Finished
 from dsr_export.bundle.components import component_contents, component_entry
 from dsr_export.bundle.engines import engine_entry, plan_path
 from dsr_export.bundle.manifest import BundleTarget, Manifest
+from dsr_export.bundle.reader import ENGINE_MODEL
 from dsr_export.bundle.writer import Content
 from dsr_export.config import ExportConfig
 from dsr_export.int8.calibrate import TABLE
@@ -19,6 +20,7 @@ from dsr_export.stages.engine import PLAN, Engine
 from dsr_export.stages.reference import GOLDEN
 from dsr_export.stages.stage import MODEL
 from dsr_export.stages.taps import TAPS
+from dsr_export.stages.type_graph import Typed
 from dsr_export.storage.made_with import tool_versions
 from graphs.precisions import PRECISIONS
 from graphs.targets import Target
@@ -26,10 +28,9 @@ from graphs.targets import Target
 
 def bundle_contents(build: Build, done: Finished) -> dict[str, Content]:
     """Path in the bundle -> where its bytes are; the report's files are still to come, since it lists these sizes."""
-    typed = done.typed.made
-    contents: dict[str, Content] = {
-        name: typed.file(name) for name in typed.files if name.startswith(MODEL) and "/" not in name
-    }
+    contents = _graph_files(done.shipped)
+    for other in list(done.typed.values())[1:]:
+        contents |= {f"{ENGINE_MODEL.removesuffix(MODEL)}{name}": file for name, file in _graph_files(other).items()}
     contents[GOLDEN] = done.reference.file(GOLDEN)
     contents[TAPS] = done.taps.file(TAPS)
     for name, engine in done.engines.items():
@@ -39,6 +40,11 @@ def bundle_contents(build: Build, done: Finished) -> dict[str, Content]:
     for role, component in build.components.items():
         contents |= component_contents(role, component.path, component.manifest)
     return contents
+
+
+def _graph_files(typed: Typed) -> dict[str, Content]:
+    made = typed.made
+    return {name: made.file(name) for name in made.files if name.startswith(MODEL) and "/" not in name}
 
 
 def build_tolerance(config: ExportConfig) -> Tolerance:

@@ -17,11 +17,13 @@ from dsr_export.stages.reference import Reference
 from dsr_export.stages.taps import SiteTaps
 from dsr_export.stages.trace import Traced
 from dsr_export.stages.type_graph import Typed
+from graphs.forms import FormName
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finished:
-    """`engines` by target; `parity`: the typed graph's first. The two of INT8 are None in another precision."""
+    """`typed` by form, `model.onnx` first; `engines` by target; `parity`: of the typed graphs, in their order, and then
+    of engines. The two of INT8 are None in another precision."""
 
     traced: Traced
     reference: Reference
@@ -31,7 +33,12 @@ class Finished:
     audited: Audited
     norms: Norms
     quantized: Quantized | None
-    typed: Typed
+    typed: Mapping[FormName, Typed]
     engines: Mapping[str, Engine]
     taps: SiteTaps
     parity: tuple[Judged, ...]
+
+    @property
+    def shipped(self) -> Typed:
+        """What is `model.onnx`."""
+        return next(iter(self.typed.values()))

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from itertools import zip_longest
 from typing import Any
 
 from dsr_export.backends.engines_here import NOT_RUN
 from dsr_export.building.build import Build
 from dsr_export.building.finished import Finished
 from dsr_export.bundle.engines import plan_path
+from dsr_export.bundle.reader import ENGINE_MODEL
 from dsr_export.bundle.writer import Content, content_size
 from dsr_export.readable import readable
 from dsr_export.reports.reading import Entry, entries
@@ -22,8 +24,9 @@ from dsr_export.verification.model_checks import BUILT, Weights, passed_when_bui
 def build_report(build: Build, done: Finished, contents: Mapping[str, Content]) -> Report:
     """The report of a finished build; `passed` is the verdict over parity and checks."""
     judged = [Entry("parity", candidate.facts) for candidate in done.parity]
-    rows = tuple(Row.read(row) for each in judged for row in entries(each, "rows"))
-    images = tuple(Picture.read(row) for each in judged for row in entries(each, "images"))
+    named = _named(done, judged)
+    rows = tuple(replace(Row.read(row), target=of) for of, each in named for row in entries(each, "rows"))
+    images = tuple(Picture.read(row) for of, each in named if of is None for row in entries(each, "images"))
     checks, first = _checks(build, done), done.parity[0].facts
     return Report(
         bundle=readable(str(build.out)),
@@ -36,7 +39,7 @@ def build_report(build: Build, done: Finished, contents: Mapping[str, Content]) 
         images=images,
         checks=checks,
         trajectory_snr_db=tuple(first["trajectory_snr_db"]),
-        samples=tuple(strip for each in done.parity for strip in each.facts["samples"]),
+        samples=tuple(strip for of, each in named if of is None for strip in each.values["samples"]),
         bisection=first["bisection"],
         engines_not_run=_not_run(build),
         components=components_summary(build.components),
@@ -47,10 +50,16 @@ def build_report(build: Build, done: Finished, contents: Mapping[str, Content]) 
     )
 
 
+def _named(done: Finished, judged: Sequence[Entry]) -> list[tuple[str | None, Entry]]:
+    """Each candidate with the file it is of, where that is a second graph beside `model.onnx`."""
+    names = [None, *[ENGINE_MODEL] * (len(done.typed) - 1)]
+    return list(zip_longest(names, judged))[: len(judged)]
+
+
 def _checks(build: Build, done: Finished) -> tuple[Check, ...]:
     """Of the model, and whether its components passed when they were built."""
     precision = build.config.precision
-    weights = Weights(precision=precision, narrow=done.typed.facts["half_weight_fraction"])
+    weights = Weights(precision=precision, narrow=done.shipped.facts["half_weight_fraction"])
     verdicts = {role: component.report().get("passed") is True for role, component in build.components.items()}
     parts = (passed_when_built(role, passed) for role, passed in verdicts.items())
     return (*run_checks(BUILT, weights, precision), *parts)
@@ -58,7 +67,8 @@ def _checks(build: Build, done: Finished) -> tuple[Check, ...]:
 
 def _sections(build: Build, done: Finished) -> dict[str, Any]:
     """What single stages tell."""
-    card, rewrites = done.traced.card, {**done.lowered.facts, **done.optimized.facts}
+    card, forms = done.traced.card, [facts for each in done.typed.values() for facts in each.facts["rewrites"].items()]
+    rewrites = {**done.lowered.facts, **done.optimized.facts, **dict(forms)}
     return {
         "model": {"name": card.name, "family": card.family, "parameters": card.parameters},
         "batch": asdict(build.config.batch),
@@ -67,7 +77,7 @@ def _sections(build: Build, done: Finished) -> dict[str, Any]:
         "rewrites": {name: facts["count"] for name, facts in rewrites.items()},
         "rewrite_details": rewrites,
         "token_norms": done.norms.facts,
-        "typing": done.typed.facts,
+        "typing": {key: value for key, value in done.shipped.facts.items() if key != "rewrites"},
         "range_audit": done.audited.audit.as_dict(),
         **({} if done.quantized is None else {"int8": done.quantized.facts}),
         "engines": {name: engine.facts for name, engine in done.engines.items()},

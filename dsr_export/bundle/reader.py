@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 MODEL, GOLDEN, TAPS, REPORT = "model.onnx", "golden.npz", "taps.npz", "report.json"
+ENGINE_MODEL = f"engines/{MODEL}"
+"""What engines are built from, in a bundle whose `model.onnx` has ONNX Runtime's form."""
 
 _REBUILD = "copy the bundle again, or build it again with --force"
 
@@ -82,6 +84,11 @@ class Bundle:
             near = did_you_mean(name, self.manifest.files)
             raise ExportError(f"{self.path} has no file {name!r}", hint=near or _REBUILD)
         return self.path / name
+
+    @property
+    def engine_graph(self) -> str:
+        """The listed file that engines are built from."""
+        return ENGINE_MODEL if ENGINE_MODEL in self.manifest.files else MODEL
 
     def golden(self) -> dict[str, Array]:
         """The golden vectors by name. ExportError where they are missing or unreadable."""
@@ -158,7 +165,12 @@ def _component(folder: Path, outer: Manifest, role: str) -> Bundle:
 
 
 def _check_model(folder: Path, manifest: Manifest) -> None:
-    check_model_file(folder / MODEL, {name: entry.size for name, entry in manifest.files.items()})
+    sizes = {name: entry.size for name, entry in manifest.files.items()}
+    check_model_file(folder / MODEL, sizes)
+    if ENGINE_MODEL in sizes:
+        inside = ENGINE_MODEL.removesuffix(MODEL)
+        beside = {name.removeprefix(inside): size for name, size in sizes.items() if name.startswith(inside)}
+        check_model_file(folder / ENGINE_MODEL, beside)
 
 
 def _check_entries(folder: Path, manifest: Manifest) -> None:

@@ -53,7 +53,7 @@ def calibrate(
     recipe, digest = METHODS[options.method], source.digest
     model = _padded(source.path, folder)
     graph = load_inferred_graph(model)
-    selection = select(graph, card.fp32_modules)
+    selection = select(graph, (*card.fp32_modules, *card.outer_modules))
     if not selection.integer:
         raise ExportError(
             f"{card.name} has no GEMM that can become INT8: none of 16 or more rows and channels lies inside of it",

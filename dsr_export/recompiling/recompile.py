@@ -12,7 +12,7 @@ from dsr_export.backends.installation import check_buildable
 from dsr_export.backends.opening import runs_here
 from dsr_export.bundle.destination import absolute, check_destination
 from dsr_export.bundle.engines import engine_entry
-from dsr_export.bundle.reader import MODEL, Bundle
+from dsr_export.bundle.reader import Bundle
 from dsr_export.bundle.signature_file import PublicKey
 from dsr_export.bundle.writer import write_bundle
 from dsr_export.errors import ExportError
@@ -70,7 +70,7 @@ def recompile(request: CompileRequest, *, reporter: Reporter | None = None) -> B
     with say.stage("hashes"):
         bundle = Bundle.open(request.bundle, trust=request.trust)
     model = bundle.component(request.component) if request.component else bundle
-    check_model(model.file(MODEL), where)  # before the build: an unsupported op should not cost minutes
+    check_model(model.file(model.engine_graph), where)  # before the build: an unsupported op should not cost minutes
     key = _key(bundle, request)
     with exclusive(out):
         if check_destination(out, key, request.force) == "same":
@@ -116,7 +116,7 @@ def _compile(model: Bundle, where: Target, key: str, say: Reporter) -> Compiled:
 
     began, manifest = time.monotonic(), model.manifest
     with say.stage(f"engine ({where.name})"):
-        engine = build_engine(model.file(MODEL), where, batch=manifest.batch, inputs=manifest.inputs)
+        engine = build_engine(model.file(model.engine_graph), where, batch=manifest.batch, inputs=manifest.inputs)
     seconds = time.monotonic() - began
     if runs_here(where):
         parity, reason = _judge(model, where, engine, say), None

@@ -10,14 +10,12 @@ import onnx
 from dsr_export.backends.base import Runner
 from dsr_export.backends.opening import Runtime, chosen_engine
 from dsr_export.bundle.manifest_parts import BundleTarget
-from dsr_export.bundle.reader import Bundle
+from dsr_export.bundle.reader import MODEL, Bundle
 from dsr_export.errors import ExportError, RunnerError
 from dsr_export.storage.leftovers import scratch_folder
 from graphs.files import load_model
 from graphs.observe.taps import Tap, TappedModel, add_taps
 from graphs.targets import target
-
-MODEL = "model.onnx"
 
 
 def tapped_engine(bundle: Bundle, runtime: Runtime, taps: Sequence[Tap]) -> tuple[Runner, TappedModel]:
@@ -29,7 +27,7 @@ def tapped_engine(bundle: Bundle, runtime: Runtime, taps: Sequence[Tap]) -> tupl
     chosen = chosen_engine(bundle, runtime)
     if chosen is None:
         raise RunnerError(f"{bundle.path} holds no engine that runs here", hint="use --runtime onnxruntime")
-    tapped = add_taps(load_model(bundle.file(MODEL), weights=False), taps)
+    tapped = add_taps(load_model(bundle.file(bundle.engine_graph), weights=False), taps)
     try:
         return _opened(bundle, chosen, tapped), tapped
     except ExportError as error:  # of the builder or the machine: the files have been read by now
@@ -51,6 +49,6 @@ def build_tapped(bundle: Bundle, name: str, tapped: TappedModel) -> bytes:
     with scratch_folder("taps") as folder:
         path = folder / MODEL
         onnx.save(tapped.model, path)
-        for weights in [each for each in manifest.files if each.startswith(f"{MODEL}.")]:
-            shutil.copyfile(bundle.file(weights), path.with_name(weights))  # links are refused, and rightly
+        for weights in [each for each in manifest.files if each.startswith(f"{bundle.engine_graph}.")]:
+            shutil.copyfile(bundle.file(weights), folder / weights.rsplit("/", 1)[-1])  # links are refused, and rightly
         return bytes(build_engine(path, target(name), batch=manifest.batch, inputs=manifest.inputs).plan)

@@ -1,4 +1,4 @@
-"""`type`: the precision written into the graph."""
+"""`type`: the precision written into the graph, in the form of the targets that it is for."""
 
 from __future__ import annotations
 
@@ -16,9 +16,12 @@ from dsr_export.storage.cache import CachedStage
 from dsr_export.subject import SubjectCard
 from graphs.artifacts import TypedModel
 from graphs.files import load_model
+from graphs.forms import FORMS, FormName, take_form
 from graphs.mixed_precision.islands import PrecisionPolicy, sinusoidal_modules
 from graphs.mixed_precision.typed import assign_precision
-from graphs.precisions import PRECISIONS, Precision
+from graphs.precisions import Precision
+
+TYPED = "typed.onnx"
 
 
 @dataclass(frozen=True)
@@ -41,19 +44,28 @@ class TypeGraph(Stage[Typed]):
     card: SubjectCard
     audited: Audited
     precision: Precision
+    form: FormName
 
     def work(self, folder: Path, bar: Bar) -> None:
         model, audit = self.source.model, self.audited.audit
         wide = audit.wide_tensors(self.precision)
-        policy = PrecisionPolicy(fp32_modules=self._fp32_modules(), wide_tensors=wide, maxima=audit.maxima)
-        _, report = assign_precision(model, folder / MODEL, self.precision, policy)
-        write_json(folder / FACTS, report.as_dict())
+        policy = PrecisionPolicy(
+            fp32_modules=self._fp32_modules(),
+            wide_tensors=wide,
+            maxima=audit.maxima,
+            narrow_products=FORMS[self.form].narrow_products,
+        )
+        typed, report = assign_precision(model, folder / TYPED, self.precision, policy)
+        rewrites = take_form(typed, folder / MODEL, self.form)
+        for path in folder.glob(f"{TYPED}*"):
+            path.unlink()
+        named = {each.name: each.as_dict() for each in rewrites}
+        write_json(folder / FACTS, report.as_dict() | {"form": self.form, "rewrites": named})
 
     def result(self, made: CachedStage) -> Typed:
         return Typed(made, self.precision)
 
     def _fp32_modules(self) -> tuple[str, ...]:
-        """Beside 8-bit GEMMs, FP16 embedders and final layers cost no accuracy, and half the bytes."""
-        if not PRECISIONS[self.precision].quantized:
-            return self.card.fp32_modules
-        return sinusoidal_modules(load_model(self.source.model.path, weights=False), self.card.fp32_modules)
+        """FP16 embedders and final layers cost less accuracy than what lies between them, and half the bytes."""
+        model = load_model(self.source.model.path, weights=False)
+        return (*self.card.fp32_modules, *sinusoidal_modules(model, self.card.outer_modules))

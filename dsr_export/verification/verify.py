@@ -12,8 +12,8 @@ from typing import Any
 
 from dsr_export.backends.base import Runner
 from dsr_export.backends.engines_here import engines_not_run
-from dsr_export.backends.opening import Runtime, bundle_runner, chosen_engine, fused_runner
-from dsr_export.bundle.reader import Bundle
+from dsr_export.backends.opening import Runtime, bundle_runner, chosen_engine, fused_runner, typed_runner
+from dsr_export.bundle.reader import ENGINE_MODEL, Bundle
 from dsr_export.bundle.signature_file import PublicKey
 from dsr_export.parity.checks.table import ParityReport, check_parity, fused_rows
 from dsr_export.parity.golden.reader import read_golden
@@ -147,10 +147,11 @@ def _judge(bundle: Bundle, runtime: Runtime, sites: bool, stages: _Stages) -> _V
         checked.append(report)
         samples += golden_strips(golden, report.sample, runtime=runner)
     checks = _model_checks(bundle, golden, checked[0])
+    second = _check_engine_graph(bundle, golden, stages) if "onnxruntime" in runtimes else None
     not_run = tuple(NotRun(**engine) for engine in engines_not_run(bundle, runtimes))
     for engine in not_run:
         stages.reporter.note(f"{stages.prefix}{engine.engine} was not run here: {engine.reason}")
-    in_tolerance = all(each.passed for each in checked)
+    in_tolerance = all(each.passed for each in checked) and (second is None or second.passed)
     bisection = None
     if sites or not in_tolerance:
         with stages.stage("sites", "site by site"):
@@ -158,7 +159,10 @@ def _judge(bundle: Bundle, runtime: Runtime, sites: bool, stages: _Stages) -> _V
     return _Verdict(
         passed=all(check.passed for check in checks) and in_tolerance,
         bisection=bisection,
-        rows=tuple(Row.of(row) for each in checked for row in each.rows),
+        rows=(
+            *(Row.of(row) for each in checked for row in each.rows),
+            *(Row.of(row, target=ENGINE_MODEL) for row in (second.rows if second else ())),
+        ),
         checks=tuple(checks),
         not_run=not_run,
         trajectory_snr_db=checked[0].trajectory_snr_db,
@@ -190,6 +194,16 @@ def _check(bundle: Bundle, runtime: Runtime, golden: Golden, stages: _Stages) ->
     runner = bundle_runner(bundle, runtime)
     with stages.stage(f"parity-{runner.name}", f"parity ({runner.name})") as bar, runner:
         return runner.name, check_parity(runner, golden, sampler, tolerance, bar, fused=fused)
+
+
+def _check_engine_graph(bundle: Bundle, golden: Golden, stages: _Stages) -> ParityReport | None:
+    """The graph that engines are built from, where it is another than `model.onnx`."""
+    if bundle.engine_graph != ENGINE_MODEL:
+        return None
+    manifest, sampler = bundle.manifest, golden_sampler(bundle, golden)
+    runner = typed_runner(bundle.file(ENGINE_MODEL), manifest.inputs, manifest.precision)
+    with stages.stage("parity-engine-graph", f"parity ({ENGINE_MODEL})") as bar, runner:
+        return check_parity(runner, golden, sampler, Tolerance.from_dict(manifest.tolerances), bar)
 
 
 def _fused(bundle: Bundle) -> Runner | None:

@@ -21,7 +21,7 @@ from tests.comparisons.models import Graph
 
 def measure(graph: Graph, calls: list[Call]) -> dict[str, ActivationStats]:
     """Statistics of every activation, with all that any recipe needs."""
-    selection = select(load_inferred_graph(graph.path), graph.card.fp32_modules)
+    selection = select(load_inferred_graph(graph.path), graph.card.outer_modules)
     stats = new_stats(selection, register_rows(graph.card, selection), hessians=True)
     names = list(graph_activations(selection))
     tapped = add_outputs(OptimizedModel(path=graph.path), graph.path.with_name("tapped.onnx"), names)
@@ -34,7 +34,7 @@ def measure(graph: Graph, calls: list[Call]) -> dict[str, ActivationStats]:
 def quantised(graph: Graph, stats: Mapping[str, ActivationStats], recipe: Recipe, path: Path) -> Path:
     """Every selected GEMM in INT8, none kept for a budget; FP32 in between."""
     model = load_inferred_graph(graph.path)
-    selection = select(model, graph.card.fp32_modules)
+    selection = select(model, graph.card.outer_modules)
     groups = activation_groups(selection)
     chosen = fold_choices(groups, stats, recipe, {}, lambda done, total: None, normed=selection.normed)
     plan = {each.gemm.name: each.quantized for each in quantised_gemms(groups, selection, stats, chosen, recipe)}

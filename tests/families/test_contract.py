@@ -56,7 +56,7 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     traced = subject.trace(folder / "traced.onnx")
     lowered, reports = lower(traced, folder / "lowered.onnx")
     optimized, _ = optimize(lowered, folder / "optimized.onnx")
-    policy = PrecisionPolicy(fp32_modules=subject.fp32_modules)
+    policy = PrecisionPolicy(fp32_modules=subject.outer_modules)
     precisions: tuple[Precision, ...] = ("fp32", "fp16")
     typed = {p: assign_precision(optimized, folder / f"{p}.onnx", p, policy)[0] for p in precisions}
     return Exported(subject, optimized.path, typed, {report.name: report.count for report in reports})
@@ -101,13 +101,13 @@ def test_int8_keeps_the_numbers_in_integer_kernels(exported: Exported, tmp_path:
             got = runner.infer(inputs)
         for name, truth in expected.items():
             assert _median_snr_db(truth, got[name]) > 25, name
-    policy = PrecisionPolicy(fp32_modules=exported.subject.fp32_modules)
+    policy = PrecisionPolicy(fp32_modules=exported.subject.outer_modules)
     typed, _ = assign_precision(OptimizedModel(path=path), tmp_path / "typed.onnx", "int8", policy)  # its spec holds
     with OnnxRuntimeRunner(typed.path, inputs=exported.subject.inputs) as runner:
         got = runner.infer(inputs)
     assert all(_median_snr_db(truth, got[name]) > 25 for name, truth in expected.items())
     fused = fused_operators(onnx.load(path), str(tmp_path / "fused.onnx"))
-    wide = select(load_inferred_graph(exported.optimized), exported.subject.fp32_modules).integer
+    wide = select(load_inferred_graph(exported.optimized), exported.subject.outer_modules).integer
     assert fused.count("MatMulIntegerToFloat") >= len(wide)
     assert "DequantizeLinear" not in fused
 

@@ -32,5 +32,6 @@ def card(**changes: Any) -> SubjectCard:
         "config": {},
         "provenance": {},
         "fp32_modules": (),
+        "outer_modules": (),
     }
     return SubjectCard(**{**fields, **changes})

@@ -46,6 +46,7 @@ CARD = SubjectCard(
     config={"width": 1},
     provenance={"random_seed": 77},
     fp32_modules=("head",),
+    outer_modules=("tail",),
     batch_limits=(1, 77),
     batch_reason="model.py:7",
 )
@@ -98,6 +99,7 @@ def example(of: type[Stage[Any]]) -> Stage[Any]:
         "sampler": SAMPLER,
         "options": Int8Options(data="random:0"),
         "precision": "fp16",
+        "form": "engine",
         "budget_db": 30.0,
         "target": target("rtx"),
         "on": {"system": "Linux", "gpu": "8.9"},
@@ -288,7 +290,7 @@ def build():
 
 @pytest.mark.parametrize(
     ("precision", "narrow", "kept"),
-    [pytest.param("fp16", "FLOAT16", "FLOAT", marks=pytest.mark.slow), ("int8", "INT8", "FLOAT16")],
+    [pytest.param("fp16", "FLOAT16", "FLOAT", marks=pytest.mark.slow), ("int8", "INT8", "FLOAT")],
 )
 def test_a_module_that_is_kept_wide_is_so_after_a_build_without_it(
     precision: str, narrow: str, kept: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -24,7 +24,7 @@ from dsr_export.spec import DsrSpec
 from dsr_export.subject import Subject
 from graphs.artifacts import TensorSpec
 
-FP32_MODULES = ("head", "decoder_embed", "decoder_pred")
+OUTER_MODULES = ("head", "decoder_embed", "decoder_pred")
 """Small, and sensitive: the denormalised latent's range, and the layer whose error is the picture's."""
 STATISTICS = "latent_stats"
 ENCODER, DEFAULT_ENCODER = "encoder", "siglip"
@@ -126,7 +126,7 @@ def _subject(name: str, module: RaeDecoder, encoder: str, provenance: dict[str, 
         dsr=DsrSpec(),
         config={**dataclasses.asdict(config), ENCODER: encoder},
         provenance=provenance,
-        fp32_modules=FP32_MODULES,
+        outer_modules=OUTER_MODULES,
     )
 
 

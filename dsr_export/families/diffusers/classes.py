@@ -61,7 +61,7 @@ class DiTDenoiser(_Patched):
         if self.size.height != self.size.width:
             raise ExportError("DiTTransformer2DModel takes square latents only", hint="give one size for both")
 
-    def fp32_modules(self) -> tuple[str, ...]:
+    def outer_modules(self) -> tuple[str, ...]:
         """Every block embeds the time for itself; the label tables may be of low precision."""
         names = [f"transformer_blocks.{i}.norm1.emb" for i in range(self.config.depth)]
         parts = [f"{name}.{part}" for name in names for part in ("time_proj", "timestep_embedder")]

@@ -91,7 +91,7 @@ def subject_from(asked: Asked) -> Subject:
         num_classes=module.num_classes,
         config={"_class_name": asked.class_name, **_public(config), **asdict(module.size)},
         provenance={**asked.provenance, **({"weights": origin} if origin else {})},
-        fp32_modules=module.fp32_modules(),
+        outer_modules=module.outer_modules(),
         draws=module.draws(),
         special_rows=True,
     )

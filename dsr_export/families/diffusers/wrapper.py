@@ -116,7 +116,7 @@ class DiffusersDenoiser(nn.Module):
         """How examples of the inputs are drawn that are not plain normal numbers."""
         return {}
 
-    def fp32_modules(self) -> tuple[str, ...]:
+    def outer_modules(self) -> tuple[str, ...]:
         return tuple(f"transformer.{name}" for name in self.EMBEDDERS)
 
     def has_registers(self, layer: int) -> bool:

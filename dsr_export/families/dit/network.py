@@ -58,7 +58,7 @@ class Dit(RegisterTrunk):
     """
 
     FAMILY = "dit"
-    FP32_MODULES = ("x_embedder", "t_embedder", "y_embedder", "final_layer")
+    OUTER_MODULES = ("x_embedder", "t_embedder", "y_embedder", "final_layer")
     config: DitConfig
 
     def __init__(self, config: DitConfig) -> None:

@@ -23,7 +23,7 @@ from dsr_export.spec import DsrSpec, EncoderSpec
 from dsr_export.subject import Subject
 from graphs.artifacts import TensorSpec
 
-FP32_MODULES = ("projection", "tail")
+OUTER_MODULES = ("projection", "tail")
 """Small, and sensitive: the patch embedding's sums run over hundreds of pixels, and the latent is the output."""
 STATISTICS = "latent_stats"
 _FREE_WITH_CHECKPOINT = ("image_size", STATISTICS)
@@ -81,7 +81,7 @@ def _subject(name: str, encoder: VisionEncoder, spec: EncoderSpec, provenance: d
             "latent": encoder.tail is not None,
         },
         provenance=provenance,
-        fp32_modules=FP32_MODULES,
+        outer_modules=OUTER_MODULES,
     )
 
 

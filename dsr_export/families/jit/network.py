@@ -79,7 +79,7 @@ class Jit(Trunk):
     """
 
     FAMILY = "jit"
-    FP32_MODULES = ("x_embedder", "t_embedder", "y_embedder", "final_layer")
+    OUTER_MODULES = ("x_embedder", "t_embedder", "y_embedder", "final_layer")
     config: JitConfig
 
     def __init__(self, config: JitConfig) -> None:

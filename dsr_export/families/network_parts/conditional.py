@@ -46,7 +46,7 @@ def conditional_subject(
         num_classes=trunk.num_classes,
         config=dataclasses.asdict(module.config),
         provenance=dict(provenance),
-        fp32_modules=module.FP32_MODULES,
+        outer_modules=module.OUTER_MODULES,
         draws=draws or {},
     )
 

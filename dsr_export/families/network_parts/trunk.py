@@ -35,7 +35,7 @@ class Trunk(nn.Module):
     """
 
     FAMILY: ClassVar[str]
-    FP32_MODULES: ClassVar[tuple[str, ...]]
+    OUTER_MODULES: ClassVar[tuple[str, ...]]
     """Small, and sensitive: sinusoids of large angles, and the layer whose error is the output's."""
     config: Any  # the constructor arguments, a dataclass
     blocks: nn.ModuleList

@@ -88,7 +88,7 @@ class RaeDit(RegisterTrunk):
     """LightningDiT: `forward(x [N, C, H, W], t [N], y [N] int64) -> out [N, C, H, W]`, `t = 1` being noise."""
 
     FAMILY = "rae-dit"
-    FP32_MODULES = ("x_embedder", "t_embedder", "y_embedder", "final_layer")
+    OUTER_MODULES = ("x_embedder", "t_embedder", "y_embedder", "final_layer")
     config: RaeDitConfig
 
     def __init__(self, config: RaeDitConfig) -> None:

@@ -92,7 +92,7 @@ class RaeDitDh(RegisterTrunk):
     """
 
     FAMILY = "rae-dit-dh"
-    FP32_MODULES = ("x_embedder", "s_embedder", "t_embedder", "y_embedder", "final_layer")
+    OUTER_MODULES = ("x_embedder", "s_embedder", "t_embedder", "y_embedder", "final_layer")
     config: RaeDitDhConfig
 
     def __init__(self, config: RaeDitDhConfig) -> None:
