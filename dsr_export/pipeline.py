@@ -140,7 +140,7 @@ def _check_typed(build: Build, typed: Mapping[FormName, Typed]) -> None:
 def _sealed(build: Build, done: Finished) -> Bundle:
     """The bundle of what the stages made: its files, its report, its manifest."""
     contents = bundle_contents(build, done)
-    contents |= report_files(build_report(build, done, contents).as_dict())
+    contents |= report_files(build_report(build, done, contents))
     manifest = bundle_manifest(build, done)
     contents[SBOM] = sbom(manifest, contents)
     return Bundle.open(write_bundle(build.out, manifest, contents, force=build.config.force))

@@ -106,8 +106,9 @@ def command(
     )
     from dsr_export.pipeline import export
     from dsr_export.progress import reporter
+    from dsr_export.reports.record import Report
 
-    show_report(export(config, reporter=reporter()).report(), as_json=as_json)
+    show_report(Report.read(export(config, reporter=reporter()).report()), as_json=as_json)
 
 
 def _given(**options: object) -> dict[str, str]:

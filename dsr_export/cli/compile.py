@@ -39,14 +39,15 @@ def command(
     """
     from dsr_export.progress import reporter
     from dsr_export.recompiling.recompile import CompileRequest, recompile
+    from dsr_export.reports.record import Report
 
     request = CompileRequest(
         bundle=bundle, target=target, out=out, component=component, force=force, trust=trusted(trust)
     )
     made = recompile(request, reporter=reporter())
-    report = {**made.report(), "bundle": readable(str(made.path))}
+    report = Report.read(made.report()).changed(bundle=readable(str(made.path)))
     if not as_json:
-        for name, facts in report["compiled"].items():
+        for name, facts in report.sections["compiled"].items():
             state = "verified here" if facts["verified"] else f"not run: {facts['not_run']}"
             size = f"{facts['plan_bytes'] / 1e6:.1f} MB"
             answer(f"engine {name}: {size}, {facts['tool']} {facts['version']}, {facts['seconds']:.1f} s, {state}")

@@ -44,10 +44,10 @@ def command(
     """
     from dsr_export.progress import reporter
     from dsr_export.reports.written_files import ReportOutputs
-    from dsr_export.verification.verify import verify
+    from dsr_export.verification.verify import verified
 
     outputs = ReportOutputs(junit=junit, html=html, markdown=markdown)
     outputs.check(bundle)
-    report = verify(bundle, runtime=runtime, sites=bisect, reporter=reporter(), trust=trusted(trust))
+    report = verified(bundle, runtime=runtime, sites=bisect, reporter=reporter(), trust=trusted(trust))
     outputs.write(report)
     show_report(report, as_json=as_json)

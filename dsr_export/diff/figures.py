@@ -26,7 +26,7 @@ def parity_difference(a: Iterable[Mapping[str, Any]], b: Iterable[Mapping[str, A
 
 def check_difference(a: Iterable[Mapping[str, Any]], b: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The other checks of the reports: value and verdict of each side."""
-    left, right = ({owned(check, "name"): check for check in checks} for checks in (a, b))
+    left, right = ({owned(check.get("component"), check["name"]): check for check in checks} for checks in (a, b))
     keys = ("value", "passed")
     return [
         {

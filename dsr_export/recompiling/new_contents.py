@@ -183,4 +183,4 @@ def _sbom_file(changed: Manifest, contents: Contents) -> Contents:
 
 def _report_files(old: Manifest, report: Report) -> Contents:
     """The report in the forms that the bundle has: one from before there was a page gets none."""
-    return {name: content for name, content in report_files(report.as_dict()).items() if name in old.files}
+    return {name: content for name, content in report_files(report).items() if name in old.files}

@@ -16,8 +16,10 @@ def is_known(value: Any) -> TypeGuard[float]:
 
 
 def number(value: Any, form: str, unit: str = "") -> str:
-    """`value` in the given form and with its unit, or a dash."""
-    return f"{value:{form}}{unit}" if is_known(value) else DASH
+    """`value` in the given form and with its unit, or a dash. Other versions may have written a count as a float."""
+    if not is_known(value):
+        return DASH
+    return f"{int(value) if form == 'd' else value:{form}}{unit}"
 
 
 def known(values: Iterable[Any]) -> list[float]:

@@ -11,8 +11,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from dsr_export.reports.figures import known
+from dsr_export.reports.record import Report, Row
+from dsr_export.reports.stage_names import compares
 from dsr_export.reports.wording import (
-    Row,
     check_figures,
     check_name,
     failed_pictures,
@@ -44,7 +45,7 @@ class _Suite:
     cases: Sequence[_Case]
 
 
-def junit(report: Row) -> str:
+def junit(report: Report) -> str:
     """The report as a JUnit document."""
     suites = [*_runtimes(report), *_checks(report), *_not_run(report)]
     root = ElementTree.Element("testsuites", {"name": "dsr-export", **_counts(suites)})
@@ -54,23 +55,22 @@ def junit(report: Row) -> str:
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
 
 
-def _runtimes(report: Row) -> Iterable[_Suite]:
+def _runtimes(report: Report) -> Iterable[_Suite]:
     """One suite for each runtime of each model, in the report's order."""
-    keys = dict.fromkeys((row.get("component"), row["runtime"]) for row in report["parity"])
-    for component, runtime in keys:
-        rows = [r for r in report["parity"] if (r.get("component"), r["runtime"]) == (component, runtime)]
+    for component, runtime in dict.fromkeys((row.component, row.runtime) for row in report.parity):
+        rows = [row for row in report.parity if (row.component, row.runtime) == (component, runtime)]
         name = runtime if component is None else f"{component}.{runtime}"
         cases = _distinct([_row_case(row, report) for row in rows])
         yield _Suite(name, _parity_seconds(report, component, runtime), cases)
 
 
-def _row_case(row: Row, report: Row) -> _Case:
+def _row_case(row: Row, report: Report) -> _Case:
     """The pictures at the end of a trajectory are part of it."""
-    missed = [] if row["passed"] else shortfalls(row) or ["failed"]
-    if row["check"] == "trajectory" and "component" not in row:
-        missed += [picture_shortfalls(each) for each in failed_pictures(report) if each["runtime"] == row["runtime"]]
+    missed = [] if row.passed else shortfalls(row) or ["failed"]
+    if row.check == "trajectory" and row.component is None:
+        missed += [picture_shortfalls(each) for each in failed_pictures(report) if each.runtime == row.runtime]
     problem = "; ".join(missed) or None
-    return _Case(f"{row['check']} {row['output']}", row_figures(row), problem)
+    return _Case(f"{row.check} {row.output}", row_figures(row), problem)
 
 
 def _distinct(cases: Sequence[_Case]) -> list[_Case]:
@@ -83,29 +83,25 @@ def _distinct(cases: Sequence[_Case]) -> list[_Case]:
     return made
 
 
-def _checks(report: Row) -> Iterable[_Suite]:
+def _checks(report: Report) -> Iterable[_Suite]:
     cases = [
-        _Case(check_name(check), check_figures(check), None if check["passed"] else check_figures(check))
-        for check in report["checks"]
+        _Case(check_name(check), check_figures(check), None if check.passed else check_figures(check))
+        for check in report.checks
     ]
     if cases:
         yield _Suite("checks", 0.0, cases)
 
 
-def _not_run(report: Row) -> Iterable[_Suite]:
+def _not_run(report: Report) -> Iterable[_Suite]:
     """A skipped case for each engine that nothing was compared on."""
-    engines = report.get("engines_not_run", [])
-    cases = [_Case(f"{row_prefix(each)}{each['engine']}", "", skipped=str(each["reason"])) for each in engines]
+    engines = report.engines_not_run
+    cases = [_Case(f"{row_prefix(each)}{each.engine}", "", skipped=each.reason) for each in engines]
     if cases:
         yield _Suite("engines not run", 0.0, cases)
 
 
-def _parity_seconds(report: Row, component: str | None, runtime: str) -> float:
-    """A build calls its stages by what is compared, a verification by the runtime."""
-    prefix = "" if component is None else f"{component}/"
-    built = "parity" if runtime == "onnxruntime" else "parity-engine"
-    names = {f"{prefix}parity-{runtime}"} | ({built} if component is None else set())
-    return float(sum(known(stage["seconds"] for stage in report["stages"] if stage["name"] in names)))
+def _parity_seconds(report: Report, component: str | None, runtime: str) -> float:
+    return float(sum(known(stage.seconds for stage in report.stages if compares(stage.name, component, runtime))))
 
 
 def _counts(suites: Sequence[_Suite]) -> dict[str, str]:
@@ -115,20 +111,20 @@ def _counts(suites: Sequence[_Suite]) -> dict[str, str]:
     return {"tests": str(len(cases)), "failures": str(failures), "errors": "0", "time": f"{seconds:.3f}"}
 
 
-def _add_suite(root: ElementTree.Element, suite: _Suite, report: Row) -> None:
+def _add_suite(root: ElementTree.Element, suite: _Suite, report: Report) -> None:
     skipped = str(sum(case.skipped is not None for case in suite.cases))
     made = ElementTree.SubElement(
         root, "testsuite", {"name": _clean(suite.name), "skipped": skipped, **_counts([suite])}
     )
     properties = ElementTree.SubElement(made, "properties")
     for name in ("precision", "target", "bundle", "manifest_digest", "signed_by"):
-        if report.get(name) is not None:
-            ElementTree.SubElement(properties, "property", name=name, value=_clean(str(report[name])))
+        if (value := getattr(report, name)) is not None:
+            ElementTree.SubElement(properties, "property", name=name, value=_clean(value))
     for case in suite.cases:
         _add_case(made, case, suite, report)
 
 
-def _add_case(suite: ElementTree.Element, case: _Case, of: _Suite, report: Row) -> None:
+def _add_case(suite: ElementTree.Element, case: _Case, of: _Suite, report: Report) -> None:
     """The stage's time is shared evenly: a comparison is not timed for itself."""
     package = re.sub(r"[^\w-]+", "-", model_name(report)).strip("-") or "model"
     seconds = f"{of.seconds / len(of.cases):.3f}"

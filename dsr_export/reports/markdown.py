@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 from dsr_export.reports.figures import number
+from dsr_export.reports.record import Check, Picture, Report, Row
 from dsr_export.reports.wording import failed_pictures, not_run, owned, picture_shortfalls
 
 HEADER = (
@@ -15,39 +15,39 @@ HEADER = (
 )
 
 
-def markdown_table(report: Mapping[str, Any]) -> str:
+def markdown_table(report: Report) -> str:
     """A heading with the verdict, a row per comparison, and a line per other check."""
-    verdict = "passed" if report["passed"] else "**failed**"
-    title = f"{_text(Path(report['bundle']).name)} ({report['precision']}, {', '.join(report['targets'])})"
-    lines = [f"### {title}: {verdict}", "", *HEADER, *map(_row, report["parity"]), "", *_checks(report["checks"])]
+    verdict = "passed" if report.passed else "**failed**"
+    title = f"{_text(Path(report.bundle).name)} ({report.precision}, {', '.join(report.targets)})"
+    lines = [f"### {title}: {verdict}", "", *HEADER, *map(_row, report.parity), "", *_checks(report.checks)]
     lines += [f"- **FAIL** {_text(_picture(each))}" for each in failed_pictures(report)]
     lines += [f"- {_text(line)}" for line in not_run(report)]
-    if report.get("manifest_digest"):
-        lines.append(f"- manifest {_text(report['manifest_digest'])}")
+    if report.manifest_digest:
+        lines.append(f"- manifest {_text(report.manifest_digest)}")
     return "\n".join(lines) + "\n"
 
 
-def _row(row: Mapping[str, Any]) -> str:
-    names = [_mark(row), row["runtime"], row["check"], owned(row, "output")]
-    if row["problem"] is not None:
-        return _cells([*names, row["problem"], "", "", ""])
-    figures = [number(row[key], ".1f", " dB") for key in ("snr_db", "psnr_db")]
-    figures += [number(row["cosine"], ".6f"), number(row["max_abs"], ".2e")]
+def _row(row: Row) -> str:
+    names = [_mark(row.passed), row.runtime, row.check, owned(row.component, row.output)]
+    if row.problem is not None:
+        return _cells([*names, row.problem, "", "", ""])
+    figures = [number(value, ".1f", " dB") for value in (row.snr_db, row.psnr_db)]
+    figures += [number(row.cosine, ".6f"), number(row.max_abs, ".2e")]
     return _cells([*names, *figures])
 
 
-def _picture(picture: Mapping[str, Any]) -> str:
-    return f"{picture['runtime']} {picture_shortfalls(picture)}"
+def _picture(picture: Picture) -> str:
+    return f"{picture.runtime} {picture_shortfalls(picture)}"
 
 
-def _checks(checks: list[Mapping[str, Any]]) -> Iterator[str]:
+def _checks(checks: Iterable[Check]) -> Iterator[str]:
     for check in checks:
-        figures = check.get("problem") or f"{number(check['value'], '.3f')} (at least {number(check['limit'], '.2f')})"
-        yield f"- {_mark(check)} {_text(owned(check, 'name'))}: {_text(figures)}"
+        figures = check.problem or f"{number(check.value, '.3f')} (at least {number(check.limit, '.2f')})"
+        yield f"- {_mark(check.passed)} {_text(owned(check.component, check.name))}: {_text(figures)}"
 
 
-def _mark(row: Mapping[str, Any]) -> str:
-    return "ok" if row["passed"] else "**FAIL**"
+def _mark(passed: bool) -> str:
+    return "ok" if passed else "**FAIL**"
 
 
 def _cells(texts: list[str]) -> str:

@@ -7,6 +7,8 @@ from pathlib import PurePath
 
 from dsr_export.html.page import Section, page
 from dsr_export.reports.figures import is_known, known
+from dsr_export.reports.reading import figure
+from dsr_export.reports.record import Report
 from dsr_export.reports.sections.cost import cost_section
 from dsr_export.reports.sections.error import error_section
 from dsr_export.reports.sections.graph import graph_section
@@ -15,9 +17,9 @@ from dsr_export.reports.sections.norm import norm_section
 from dsr_export.reports.sections.parity import parity_section
 from dsr_export.reports.sections.sample import sample_section
 from dsr_export.reports.verdict import verdict
-from dsr_export.reports.wording import Row, decibels, duration, file_size, model_name
+from dsr_export.reports.wording import decibels, duration, file_size, model_name
 
-SECTIONS: tuple[Callable[[Row], Section | None], ...] = (
+SECTIONS: tuple[Callable[[Report], Section | None], ...] = (
     parity_section,
     error_section,  # where it comes from, before what it does to pictures
     sample_section,
@@ -28,30 +30,28 @@ SECTIONS: tuple[Callable[[Row], Section | None], ...] = (
 )
 
 
-def report_page(report: Row) -> str:
+def report_page(report: Report) -> str:
     """The whole document."""
     sections = [section for make in SECTIONS if (section := make(report)) is not None]
-    kind = "Verification" if report["from_build"] else "Build report"
+    kind = "Verification" if report.from_build else "Build report"
     return page(f"{kind} of {model_name(report)}", verdict(report), _facts(report), sections, _foot(report))
 
 
-def _facts(report: Row) -> list[tuple[str, str]]:
-    finite = known(row["snr_db"] for row in report["parity"])
-    parameters = report.get("model", {}).get("parameters")
-    facts = [("precision", str(report["precision"]).upper()), ("target", ", ".join(report["targets"]))]
+def _facts(report: Report) -> list[tuple[str, str]]:
+    finite, model = known(row.snr_db for row in report.parity), report.section("model")
+    parameters = None if model is None else figure(model, "parameters")
+    facts = [("precision", report.precision.upper()), ("target", ", ".join(report.targets))]
     facts += [("parameters", f"{parameters / 1e6:.3g} M")] if is_known(parameters) else []
     facts += [("lowest SNR", f"{decibels(min(finite))} dB")] if finite else []
-    model = sum(known(size for name, size in report["files"].items() if name.startswith("model.onnx")))
-    facts += [("graph and weights", file_size(model))] if model else []
-    facts.append(("time taken", duration(sum(known(stage["seconds"] for stage in report["stages"])))))
+    size = sum(known(size for name, size in report.files.items() if name.startswith("model.onnx")))
+    facts += [("graph and weights", file_size(size))] if size else []
+    facts.append(("time taken", duration(sum(known(stage.seconds for stage in report.stages)))))
     return facts
 
 
-def _foot(report: Row) -> str:
-    tools = ", ".join(f"{name} {version}" for name, version in sorted(report["tools"].items()) if name != "dsr-export")
+def _foot(report: Report) -> str:
+    tools = ", ".join(f"{name} {version}" for name, version in sorted(report.tools.items()) if name != "dsr-export")
     said = (
-        "Rewrites, types, ranges, engines and token norms are as the build reported them. "
-        if report["from_build"]
-        else ""
+        "Rewrites, types, ranges, engines and token norms are as the build reported them. " if report.from_build else ""
     )
-    return f"{PurePath(report['bundle']).name}. {said}{tools}. Made by"
+    return f"{PurePath(report.bundle).name}. {said}{tools}. Made by"

@@ -78,3 +78,27 @@ def texts(entry: Entry, key: str) -> tuple[str, ...]:
     if not isinstance(value, list | tuple) or not all(isinstance(each, str) for each in value):
         entry.refuse(key, "a list of texts")
     return tuple(value)
+
+
+def section(bundle: str, sections: Mapping[str, Any], key: str) -> Entry | None:
+    """The section `key` of a report of `bundle`, None where there is none. Raises ExportError where it is no object."""
+    value = sections.get(key)
+    if value is None or value == {}:
+        return None
+    return mapping(Entry(f"report.json of {bundle}", sections), key)
+
+
+def numbers(entry: Entry, key: str) -> list[float | None]:
+    """A list of figures, empty where there is none. Raises ExportError where it is anything else."""
+    value = entry.values.get(key, [])
+    return [as_figure(each) for each in value] if isinstance(value, list | tuple) else entry.refuse(key, "a list")
+
+
+def grid(entry: Entry, key: str) -> list[list[float | None]]:
+    """Rows of figures, all equally long and not empty. Raises ExportError where it is anything else."""
+    value = entry.values.get(key)
+    if not isinstance(value, list | tuple) or not all(isinstance(row, list | tuple) and row for row in value):
+        entry.refuse(key, "rows of figures")
+    if len({len(row) for row in value}) != 1:
+        entry.refuse(key, "rows of one length")
+    return [[as_figure(each) for each in row] for row in value]

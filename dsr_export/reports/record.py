@@ -13,6 +13,7 @@ from dsr_export.reports.reading import (
     figure,
     is_true,
     mapping,
+    section,
     table,
     texts,
     words,
@@ -97,6 +98,10 @@ class Report:
             sections={key: value for key, value in values.items() if key not in KEYS},
             lacks=frozenset(KEYS) - set(values),
         )
+
+    def section(self, key: str) -> Entry | None:
+        """What a single stage tells, None where it tells nothing. Raises ExportError where it is no object."""
+        return section(self.bundle, self.sections, key)
 
     def changed(self, **other: Any) -> Report:
         """With other values of some fields; those are in it, whatever it lacked."""

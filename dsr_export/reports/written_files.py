@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dsr_export.errors import ExportError
-from dsr_export.reports.forms import carried_page
 from dsr_export.reports.junit import junit
 from dsr_export.reports.markdown import markdown_table
-from dsr_export.reports.wording import Row
+from dsr_export.reports.page import report_page
+from dsr_export.reports.record import Report
 from dsr_export.storage.atomic import atomic_file
 from dsr_export.storage.output_target import check_target
 
@@ -39,12 +39,12 @@ class ReportOutputs:
             listed = ", ".join(f"{name} {path}" for name, path in asked.items())
             raise ExportError(f"two reports would go into the same file: {listed}", hint="give each its own")
 
-    def write(self, report: Row) -> None:
+    def write(self, report: Report) -> None:
         """Each file whole or not at all. Raises ExportError where one can't be written."""
         if self.junit is not None:
             _write(self.junit, junit(report))
         if self.html is not None:
-            _write(self.html, carried_page(report))
+            _write(self.html, report_page(report))
         if self.markdown is not None:
             _write(self.markdown, markdown_table(report))
 

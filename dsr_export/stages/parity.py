@@ -18,6 +18,7 @@ from dsr_export.parity.rows import ParityRow
 from dsr_export.parity.tolerances import Tolerance
 from dsr_export.progress import Bar
 from dsr_export.reports.sample_strips import golden_strips
+from dsr_export.reports.stage_names import ENGINE, GRAPH
 from dsr_export.sampling import SamplerSpec
 from dsr_export.sites.reference import check_sites
 from dsr_export.stages.engine import Engine
@@ -56,7 +57,7 @@ class Comparison:
 class CheckGraph(Stage[Judged]):
     """ONNX Runtime on the typed graph, and the error at each of its sites."""
 
-    name: ClassVar[str] = "parity"
+    name: ClassVar[str] = GRAPH
     source: Typed
     comparison: Comparison
     taps: SiteTaps
@@ -80,7 +81,7 @@ class CheckGraph(Stage[Judged]):
 class CheckEngine(Stage[Judged]):
     """The compiled engine, where a GPU is."""
 
-    name: ClassVar[str] = "parity-engine"
+    name: ClassVar[str] = ENGINE
     source: Engine
     comparison: Comparison
     target: Target

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from dsr_export.backends.opening import Runtime
 from dsr_export.bundle.reader import Bundle
@@ -23,7 +22,6 @@ from dsr_export.verification.model_checks import VERIFIED
 from dsr_export.verification.verify import golden_sampler, runtimes_of, verified
 from graphs.precisions import PRECISIONS
 
-METRICS = (("SNR", "snr_db", ".1f", " dB"), ("PSNR", "psnr_db", ".1f", " dB"), ("cosine", "cosine", ".6f", ""))
 Key = tuple[str | None, ...]
 """Component, and then what tells a check from all others of it."""
 
@@ -101,7 +99,7 @@ class BundleChecks:
         if not found:
             return f"{self.path}: the verification did not come to {check.name}"
         failed = [part for part in found if not part.passed]
-        lines = [line for part in failed for line in reasons(part.as_dict())]
+        lines = [line for part in failed for line in reasons(part)]
         return "\n".join([f"{self.path}: {check.name} failed", *lines]) if failed else None
 
     def unplanned_failures(self) -> list[str]:
@@ -133,28 +131,31 @@ def reported(report: Report) -> Iterator[tuple[Planned, Row | Check | Picture]]:
         yield Planned.check(check.component, check.name, check.name), check
 
 
-def reasons(part: Mapping[str, Any]) -> Iterator[str]:
-    """The figures beside their bounds, those out of bounds marked; `part` is a row, a picture or a check."""
-    if "image" in part:
+def reasons(part: Row | Check | Picture) -> Iterator[str]:
+    """The figures beside their bounds, those out of bounds marked."""
+    if isinstance(part, Picture):
         yield f"  {picture_shortfalls(part)}"
-    elif part.get("problem") is not None:
-        yield f"  {part['problem']}"
-    elif "value" in part:
-        value, limit = (number(part[key], ".3f") for key in ("value", "limit"))
-        yield f"  {part['name']} is {value}, at least {limit} is required"
+    elif part.problem is not None:
+        yield f"  {part.problem}"
+    elif isinstance(part, Check):
+        yield f"  {part.name} is {number(part.value, '.3f')}, at least {number(part.limit, '.3f')} is required"
     else:
         yield from _figures(part)
 
 
-def _figures(row: Mapping[str, Any]) -> Iterator[str]:
-    bounds = row["tolerance"]
-    for title, key, form, unit in METRICS:
-        figures = f"{number(row[key], form, unit)}, at least {number(bounds[key], form, unit)}"
-        yield _line(title, figures, reaches(row[key], bounds[key]))
+def _figures(row: Row) -> Iterator[str]:
+    bounds = row.tolerance
+    metrics = (
+        ("SNR", row.snr_db, bounds.snr_db, ".1f", " dB"),
+        ("PSNR", row.psnr_db, bounds.psnr_db, ".1f", " dB"),
+        ("cosine", row.cosine, bounds.cosine, ".6f", ""),
+    )
+    for title, value, least, form, unit in metrics:
+        yield _line(title, f"{number(value, form, unit)}, at least {number(least, form, unit)}", reaches(value, least))
     if (most := most_allowed(row)) is not None:
-        figures = f"{number(row['max_abs'], '.3g')}, at most {number(most, '.3g')}"
-        yield _line("max abs", figures, reaches(most, row["max_abs"]))
-    yield f"  against {row['reference']}; the tolerance allows for {bounds['reason']}"
+        figures = f"{number(row.max_abs, '.3g')}, at most {number(most, '.3g')}"
+        yield _line("max abs", figures, reaches(most, row.max_abs))
+    yield f"  against {row.reference}; the tolerance allows for {bounds.reason}"
 
 
 def _of(component: str | None) -> str:

@@ -23,6 +23,7 @@ from dsr_export.progress import Bar, Reporter, Silent
 from dsr_export.readable import readable
 from dsr_export.reports.record import Check, NotRun, Picture, Report, Row, StageTime
 from dsr_export.reports.sample_strips import golden_strips
+from dsr_export.reports.stage_names import component_prefix, verified_on
 from dsr_export.reports.summary import components_summary, peak_rss_bytes
 from dsr_export.sampling import SamplerSpec
 from dsr_export.sites.search import search_sites
@@ -82,7 +83,7 @@ def verified(
         bundle = Bundle.open(path, trust=trust)
     verdicts = [_judge(bundle, runtime, sites, stages)]
     for role, component in bundle.components.items():
-        inner = dataclasses.replace(stages, prefix=f"{role}/")
+        inner = dataclasses.replace(stages, prefix=component_prefix(role))
         verdicts.append(_judge(component, runtime, sites, inner).of(role))
     signed_by = bundle.signature.key.fingerprint if trust and bundle.signature else None
     return _report(bundle, verdicts, stages.log).changed(signed_by=signed_by)
@@ -192,7 +193,7 @@ def _check(bundle: Bundle, runtime: Runtime, golden: Golden, stages: _Stages) ->
     sampler = golden_sampler(bundle, golden)
     fused = fused_rows(partial(_fused, bundle), golden, runtime, tolerance) if runtime == "onnxruntime" else []
     runner = bundle_runner(bundle, runtime)
-    with stages.stage(f"parity-{runner.name}", f"parity ({runner.name})") as bar, runner:
+    with stages.stage(verified_on(runner.name), f"parity ({runner.name})") as bar, runner:
         return runner.name, check_parity(runner, golden, sampler, tolerance, bar, fused=fused)
 
 

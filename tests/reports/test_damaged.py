@@ -19,6 +19,8 @@ from dsr_export.reports.forms import JUNIT, PAGE, REPORT, report_files
 from dsr_export.reports.junit import junit
 from dsr_export.reports.markdown import markdown_table
 from dsr_export.reports.page import report_page
+from dsr_export.reports.reading import Entry
+from dsr_export.reports.record import Report, Row
 from dsr_export.reports.wording import shortfalls
 from dsr_export.verification.planned_checks import reasons
 from tests.reports.damaged_reports import BROKEN, count_figures, damaged, with_broken
@@ -31,7 +33,8 @@ def _refuse(name: str) -> Any:
     raise ValueError(f"{name} is no JSON")
 
 
-def _check_forms(report: dict[str, Any]) -> None:
+def _check_forms(values: dict[str, Any]) -> None:
+    report = Report.read(values)
     files = report_files(report)
     json.loads(files[REPORT], parse_constant=_refuse)
     for page in (files[PAGE].decode(), report_page(report)):
@@ -39,12 +42,12 @@ def _check_forms(report: dict[str, Any]) -> None:
         assert "nan" not in page.lower().split("base64")[0].split("<style")[0]
     for text in (files[JUNIT].decode(), junit(report)):
         cases = ElementTree.fromstring(text.split("\n", 1)[1]).findall("testsuite/testcase")
-        assert len(cases) == sum(len(report[key]) for key in ("parity", "checks", "engines_not_run"))
+        assert len(cases) == len(report.parity) + len(report.checks) + len(report.engines_not_run)
     table = markdown_table(report)
-    assert table.count("\n| ") == len(report["parity"]) + 1
+    assert table.count("\n| ") == len(report.parity) + 1
     _print_report(report)
-    for row in [*report["parity"], *report["checks"]]:
-        assert row["passed"] or list(reasons(row))
+    for row in (*report.parity, *report.checks):
+        assert row.passed or list(reasons(row))
 
 
 def _check_difference(a: dict[str, Any], b: dict[str, Any], manifest: Any) -> None:
@@ -87,20 +90,22 @@ def test_no_first_site_is_said_so(capsys: pytest.CaptureFixture[str]) -> None:
     report = full_report()
     lacking = dict.fromkeys(("site", "module", "tensor", "snr_db", "tolerance_db", "problem", "roles_at"))
     report["bisection"] = {**lacking, "roles": {}, "curve": []}
-    assert "No site is out of tolerance by itself" in report_page(report)
-    _print_report(report)
+    assert "No site is out of tolerance by itself" in report_page(Report.read(report))
+    _print_report(Report.read(report))
     assert "none is at fault" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("value", BROKEN)
 def test_a_figure_that_was_not_measured_is_a_shortfall(value: float | None) -> None:
-    row = parity_row(passed=False, snr_db=value)
+    row = Row.read(Entry("a row", parity_row(passed=False, snr_db=value)))
     assert shortfalls(row) == ["SNR \N{EN DASH}, at least 20 dB needed"]
-    assert shortfalls(parity_row(snr_db=value)) == []
+    assert shortfalls(Row.read(Entry("a row", parity_row(snr_db=value)))) == []
     assert "SNR     \N{EN DASH}, at least 20.0 dB   <- out of tolerance" in "\n".join(reasons(row))
 
 
 def test_nothing_is_lost_of_a_sound_report() -> None:
     report = full_report()
-    assert json.loads(report_files(report)[REPORT]) == json.loads(json.dumps(report))
-    assert json.loads(report_files({**report, "peak_rss_bytes": math.inf})[REPORT])["peak_rss_bytes"] is None
+    assert json.loads(report_files(Report.read(report))[REPORT]) == json.loads(json.dumps(report))
+    assert (
+        json.loads(report_files(Report.read({**report, "peak_rss_bytes": math.inf}))[REPORT])["peak_rss_bytes"] is None
+    )

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from dsr_export.reports.junit import junit
+from dsr_export.reports.record import Report
 from tests.reports.sample_report import full_report, parity_row
 
 _ATTRIBUTES = {
@@ -32,7 +33,7 @@ _CHILDREN = {
 
 def _checked(report: dict[str, Any]) -> ElementTree.Element:
     """The document, as Jenkins' junit-10.xsd has it: elements, attributes, and counts that add up."""
-    root = ElementTree.fromstring(junit(report).encode())
+    root = ElementTree.fromstring(junit(Report.read(report)).encode())
     assert root.tag == "testsuites"
     for node in root.iter():
         assert set(node.attrib) == _ATTRIBUTES[node.tag], node.tag

@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from dsr_export.reports.markdown import markdown_table
+from dsr_export.reports.record import Report
 from tests.conftest import Cli
 
 ROW: dict[str, Any] = {
     "runtime": "onnxruntime",
     "check": "batch-1",
     "output": "out",
+    "tolerance": {},
     "problem": None,
     "passed": True,
     "snr_db": 69.24,
@@ -22,9 +24,9 @@ ROW: dict[str, Any] = {
 CHECK: dict[str, Any] = {"name": "half_weight_fraction", "value": 0.9, "limit": 0.5, "passed": True}
 
 
-def report(**changes: Any) -> dict[str, Any]:
+def report(**changes: Any) -> Report:
     names = {"bundle": "/x/digits.dsr", "precision": "fp16", "targets": ["rtx"]}
-    return {**names, "passed": True, "parity": [ROW], "checks": [CHECK], **changes}
+    return Report.read({**names, "passed": True, "parity": [ROW], "checks": [CHECK], **changes})
 
 
 def test_a_report_as_a_table() -> None:

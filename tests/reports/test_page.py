@@ -15,13 +15,17 @@ from PIL import Image
 from dsr_export.bundle.reader import Bundle
 from dsr_export.errors import ExportError
 from dsr_export.html.rasters import OUTLIER
-from dsr_export.reports.forms import carried_page
 from dsr_export.reports.page import report_page
+from dsr_export.reports.record import Report
 from dsr_export.reports.sample_strips import sample_strips
 from tests.html.reading import check_document
 from tests.reports.sample_report import full_report, gemm, parity_row
 
 SECTIONS = ("Verdicts", "Where the error arises", "Samples", "Token norms", "INT8", "Graph", "Times and sizes")
+
+
+def _page(report: dict[str, Any]) -> str:
+    return report_page(Report.read(report))
 
 
 def _headings(page: str) -> list[str]:
@@ -37,11 +41,11 @@ def test_a_real_page_stands_alone_and_is_light(digits_bundle: Path) -> None:
     assert all("scope=" in tag for tag in re.findall(r"<th\b[^>]*>", page))
     assert 'name="viewport"' in page and "prefers-color-scheme: dark" in page
     assert len(page.encode()) < 500_000
-    assert page == report_page(Bundle.open(digits_bundle).report())
+    assert page == _page(Bundle.open(digits_bundle).report())
 
 
 def test_the_verdict_is_on_top_with_the_figures_behind_it() -> None:
-    page = report_page(full_report())
+    page = _page(full_report())
     top = page[page.index("<main>") : page.index('class="facts"')]
     assert "dit in INT8 failed: 2 of 3 comparisons out of tolerance and 1 of 1 check not met." in top
     assert "The first site out of tolerance is blocks.4 (module blocks.4.attn), with an SNR of 14.0 dB" in top
@@ -51,14 +55,14 @@ def test_the_verdict_is_on_top_with_the_figures_behind_it() -> None:
 
 def test_a_pass_names_the_comparison_with_the_least_to_spare() -> None:
     rows = [parity_row(), parity_row(check="batch-1", snr_db=21.0), parity_row(check="rows", snr_db=300.0)]
-    page = report_page({**full_report(), "passed": True, "parity": rows, "bundle": "a b.dsr"})
+    page = _page({**full_report(), "passed": True, "parity": rows, "bundle": "a b.dsr"})
     assert "dit in INT8 passed: every comparison is within its tolerance." in page
     assert "Closest to its bound: batch-1 out on onnxruntime, SNR 21.0 dB where 20 dB are needed." in page
     assert "dsr-export verify 'a b.dsr'" in page
 
 
 def test_every_section_is_drawn_from_what_is_there() -> None:
-    page = report_page(full_report())
+    page = _page(full_report())
     check_document(page)
     assert [next(s for s in SECTIONS if heading.startswith(s)) for heading in _headings(page)] == list(SECTIONS)
     for said in (
@@ -79,34 +83,66 @@ def test_every_section_is_drawn_from_what_is_there() -> None:
 def test_what_is_not_there_is_left_out() -> None:
     optional = ("samples", "token_norms", "int8", "sites", "bisection", "rewrite_details", "typing", "range_audit")
     bare = {key: value for key, value in full_report().items() if key not in (*optional, "engines", "model")}
-    page = report_page({**bare, "trajectory_snr_db": []})
+    page = _page({**bare, "trajectory_snr_db": []})
     check_document(page)
     assert _headings(page) == ["Verdicts", "Times and sizes"]
     assert "Build report of some/dit.dsr" in page
 
 
 def test_a_verification_says_what_it_took_from_the_build() -> None:
-    page = report_page({**full_report(), "from_build": ["rewrites"]})
+    page = _page({**full_report(), "from_build": ["rewrites"]})
     assert "Verification of dit" in page
     assert "are as the build reported them" in page
-    assert "are as the build reported them" not in report_page(full_report())
+    assert "are as the build reported them" not in _page(full_report())
 
 
 def test_outliers_are_outlined_before_and_after() -> None:
-    assert report_page(full_report()).count('class="outlined"') == 3  # in both maps, and in the legend
+    assert _page(full_report()).count('class="outlined"') == 3  # in both maps, and in the legend
 
 
 def test_the_worst_gemm_comes_first_and_long_lists_fold() -> None:
     gemms = [gemm(f"gemm{i}", sensitivity_db=50.0 - i) for i in range(20)]
-    page = report_page({**full_report(), "int8": {**full_report()["int8"], "gemms": gemms}})
+    page = _page({**full_report(), "int8": {**full_report()["int8"], "gemms": gemms}})
     ranking = page[page.index("Sensitivity, worst first") :]
     assert ranking.index(">gemm19<") < ranking.index(">gemm9<") < ranking.index("All 20 GEMMs")
     assert ranking.index(">gemm0<") > ranking.index("All 20 GEMMs")
 
 
-def test_a_report_of_another_form_is_an_error_with_a_hint() -> None:
-    with pytest.raises(ExportError, match=r"report.json of some/dit.dsr can't be drawn: KeyError 'sites'"):
-        carried_page({**full_report(), "token_norms": {"case": "x"}})
+@pytest.mark.parametrize(
+    ("section", "said"),
+    [
+        ({"token_norms": 3}, "report.json of some/dit.dsr: token_norms is 3, expected an object"),
+        ({"token_norms": {"sites": 3}}, "some/dit.dsr.token_norms: sites is 3, expected a list of objects"),
+        ({"token_norms": {"sites": [{"before": [[1.0], [2.0, 3.0]]}]}}, r"before is .*, expected rows of one length"),
+        ({"token_norms": {"sites": [{"before": [[1.0]], "after": [[1.0, 2.0]]}]}}, "expected as many figures"),
+        (
+            {"token_norms": {"sites": [{"before": [[1.0]], "after": [[1.0]], "replaced": [[1]]}]}},
+            r"replaced is \[\[1\]\], expected tokens below 1",
+        ),
+        ({"typing": {"fp32_nodes": 1, "fp32_reasons": ["x"]}}, "typing: fp32_reasons is .*, expected an object"),
+        ({"range_audit": {"widest": 1}}, "range_audit: widest is 1, expected an object"),
+        ({"rewrite_details": {"fold": 1}}, "rewrite_details: fold is 1, expected an object"),
+        ({"int8": {"gemms": [{}]}}, r"int8.gemms\[0\]: name is missing, expected a text"),
+        ({"engines": {"rtx": []}}, r"engines: rtx is \[\], expected an object"),
+        ({"sites": {"a": 1}}, "sites is .*, expected a list of objects"),
+        ({"special_rows": 1}, "special_rows is 1, expected an object"),
+    ],
+)
+def test_a_section_of_another_form_is_named(section: dict[str, Any], said: str) -> None:
+    with pytest.raises(ExportError, match=said) as caught:
+        _page({**full_report(), **section})
+    assert caught.value.hint is not None and "another version" in caught.value.hint
+
+
+@pytest.mark.parametrize("section", ["token_norms", "typing", "range_audit", "int8", "sites", "special_rows", "model"])
+def test_a_section_that_lacks_everything_is_drawn_all_the_same(section: str) -> None:
+    bare: Any = [{}] if section == "sites" else {"unheard_of": 1}
+    check_document(_page({**full_report(), section: bare}))
+
+
+def test_a_count_that_came_as_a_float_is_drawn() -> None:
+    page = _page({**full_report(), "typing": {**full_report()["typing"], "fp32_nodes": 4.0}})
+    assert page == _page(full_report())
 
 
 # -- samples --------------------------------------------------------------------------------------------------------
@@ -145,7 +181,7 @@ def test_values_that_are_not_finite_are_drawn_red() -> None:
     assert tuple(_pixels(made["candidate"])[2, 3, :3]) == OUTLIER
     assert tuple(_pixels(made["difference"])[2, 3, :3]) == OUTLIER
     assert made["not_finite"] == 1
-    assert "Red: 1 values of the candidate are NaN" in report_page({**full_report(), "samples": [made]})
+    assert "Red: 1 values of the candidate are NaN" in _page({**full_report(), "samples": [made]})
 
 
 def test_latents_are_said_to_be_latents(rng: np.random.Generator) -> None:
@@ -153,7 +189,7 @@ def test_latents_are_said_to_be_latents(rng: np.random.Generator) -> None:
     made = _strips(latents, latents)
     assert (made["kind"], made["labels"], made["difference_max"]) == ("latent", [0, 1, 2, 3], 0.0)
     assert len(np.unique(_pixels(made["reference"])[..., :3].reshape(-1, 3), axis=0)) > 20
-    assert "first three channels" in report_page({**full_report(), "samples": [made]})
+    assert "first three channels" in _page({**full_report(), "samples": [made]})
     assert sample_strips(latents[:, 0], latents[:, 0], np.arange(6), runtime="x") is None
 
 

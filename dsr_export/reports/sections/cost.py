@@ -7,38 +7,40 @@ from collections.abc import Mapping
 from dsr_export.html.cells import bar_cell, rich_table
 from dsr_export.html.markup import Markup, text
 from dsr_export.html.page import Section, figure, row, table
-from dsr_export.reports.figures import DASH, is_known, known, share
-from dsr_export.reports.wording import Row, duration, file_size
+from dsr_export.reports import reading
+from dsr_export.reports.figures import DASH, is_known, known, number, share
+from dsr_export.reports.record import Report
+from dsr_export.reports.wording import duration, file_size
 
 
-def cost_section(report: Row) -> Section | None:
+def cost_section(report: Report) -> Section | None:
     """Times are wall-clock; a stage from the cache took only its look-up."""
-    figures = [_stages(report), _files(report["files"])]
+    figures = [_stages(report), _files(report.files)]
     wide = _engines(report)
     said = (
-        f"{duration(sum(known(stage['seconds'] for stage in report['stages'])))} in all, "
-        f"at most {file_size(report['peak_rss_bytes'])} of memory."
+        f"{duration(sum(known(stage.seconds for stage in report.stages)))} in all, "
+        f"at most {file_size(report.peak_rss_bytes)} of memory."
     )
     body = row(*(each for each in figures if each is not None), *wide)
     return Section("Times and sizes", said, body)
 
 
-def _stages(report: Row) -> Markup | None:
-    stages = report["stages"]
+def _stages(report: Report) -> Markup | None:
+    stages = report.stages
     if not stages:
         return None
-    most = max(known(stage["seconds"] for stage in stages), default=0.0)
+    most = max(known(stage.seconds for stage in stages), default=0.0)
     rows = [
         [
-            text(stage["name"] + (" (cached)" if stage["cached"] else "")),
-            bar_cell(share(stage["seconds"], most), duration(stage["seconds"])),
+            text(stage.name + (" (cached)" if stage.cached else "")),
+            bar_cell(share(stage.seconds, most), duration(stage.seconds)),
         ]
         for stage in stages
     ]
     return figure(rich_table(("stage", "time"), rows), title="Time by stage")
 
 
-def _files(files: Mapping[str, int]) -> Markup | None:
+def _files(files: Mapping[str, float | None]) -> Markup | None:
     sizes: dict[str, float] = {}
     for name, size in files.items():  # a component is one line
         parts = name.split("/")
@@ -54,20 +56,21 @@ def _files(files: Mapping[str, int]) -> Markup | None:
     )
 
 
-def _engines(report: Row) -> list[Markup]:
-    engines = report.get("engines") or {}
-    if not engines:
+def _engines(report: Report) -> list[Markup]:
+    engines = report.section("engines")
+    if engines is None:
         return []
-    rows = [
-        [
-            name,
-            str(facts.get("version", DASH)),
-            ", ".join(facts.get("compute_capabilities", ())) or "portable",
-            str(facts.get("layers", DASH)),
-            file_size(facts["plan_bytes"]) if "plan_bytes" in facts else DASH,
-            duration(facts["seconds"]) if "seconds" in facts else DASH,
-        ]
-        for name, facts in engines.items()
-    ]
+    rows = [_engine(name, reading.mapping(engines, name)) for name in engines.values]
     header = ("engine", "version", "GPUs", "layers", "plan", "built in")
     return [figure(table(header, rows), title="Engines")]
+
+
+def _engine(name: str, facts: reading.Entry) -> list[str]:
+    return [
+        name,
+        reading.words(facts, "version") or DASH,
+        ", ".join(reading.texts(facts, "compute_capabilities")) or "portable",
+        number(reading.figure(facts, "layers"), "d"),
+        file_size(reading.figure(facts, "plan_bytes")),
+        duration(reading.figure(facts, "seconds")),
+    ]

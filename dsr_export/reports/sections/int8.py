@@ -12,39 +12,43 @@ from dsr_export.html.curves import curves
 from dsr_export.html.markup import Markup, element, joined, text
 from dsr_export.html.page import Section, figure, row
 from dsr_export.reports.figures import DASH, as_float, is_known, known, number, share
-from dsr_export.reports.wording import Row, decibels
+from dsr_export.reports.reading import Entry, entries, mapping, words
+from dsr_export.reports.reading import figure as as_figure
+from dsr_export.reports.reading import text as required
+from dsr_export.reports.record import Report
+from dsr_export.reports.wording import decibels
 
 ROLES = (("patch", "b"), ("register", "c"), ("outlier", "a"))
 LISTED = 12
 NAN = float("nan")
 
 
-def int8_section(report: Row) -> Section | None:
+def int8_section(report: Report) -> Section | None:
     """None for other precisions."""
-    found = report.get("int8")
-    if not found or not found.get("gemms"):
+    found = report.section("int8")
+    gemms = [] if found is None else entries(found, "gemms")
+    if found is None or not gemms:
         return None
-    gemms = found["gemms"]
     charts = [_snr(gemms), _ranges(gemms), _clipped(gemms)]
     said = (
-        f"{sum(gemm['precision'] == 'int8' for gemm in gemms)} of {len(gemms)} GEMMs compute in INT8, "
-        f"{_percent(found['int8_flops_share'])} of the FLOPs; ranges by {found['method']}. "
-        f"The most sensitive stay in FP16 until the output keeps {number(found['budget_snr_db'], 'g')} dB."
+        f"{sum(words(gemm, 'precision') == 'int8' for gemm in gemms)} of {len(gemms)} GEMMs compute in INT8, "
+        f"{_percent(as_figure(found, 'int8_flops_share'))} of the FLOPs; ranges by {words(found, 'method') or DASH}. "
+        f"The most sensitive stay in FP16 until the output keeps {number(as_figure(found, 'budget_snr_db'), 'g')} dB."
     )
     return Section("INT8", said, joined([row(*(each for each in charts if each is not None)), _ranking(gemms)]))
 
 
-def _snr(gemms: Sequence[Row]) -> Markup | None:
+def _snr(gemms: Sequence[Entry]) -> Markup | None:
     """Each GEMM's own output, by plain ranges and by those chosen."""
     series = [
-        Series(name, style, range(len(gemms)), [as_float(gemm.get("snr_db", {}).get(key)) for gemm in gemms])
+        Series(name, style, range(len(gemms)), [as_float(_snr_db(gemm, key)) for gemm in gemms])
         for name, style, key in (("minimum and maximum", "a", "minmax"), ("chosen", "b", "chosen"))
     ]
-    chart = curves(series, [gemm["name"] for gemm in gemms], x_label="GEMM", y_label="SNR, dB")
+    chart = curves(series, [required(gemm, "name") for gemm in gemms], x_label="GEMM", y_label="SNR, dB")
     return figure(joined([legend(series), chart]), title="SNR of each GEMM in INT8")
 
 
-def _ranges(gemms: Sequence[Row]) -> Markup | None:
+def _ranges(gemms: Sequence[Entry]) -> Markup | None:
     """Largest magnitudes of the GEMMs' inputs."""
     found = [(role, style, [_amax(gemm, role) for gemm in gemms]) for role, style in ROLES]
     series = [
@@ -54,24 +58,32 @@ def _ranges(gemms: Sequence[Row]) -> Markup | None:
     ]
     if not series:
         return None
-    chart = curves(series, [gemm["name"] for gemm in gemms], x_label="GEMM", y_label="largest |x|", kind="log")
+    chart = curves(
+        series, [required(gemm, "name") for gemm in gemms], x_label="GEMM", y_label="largest |x|", kind="log"
+    )
     return figure(joined([legend(series), chart]), title="Input ranges by kind of token")
 
 
-def _amax(gemm: Row, role: str) -> float:
-    stats = gemm.get("roles", {}).get(role)
-    return NAN if not stats or not stats.get("count", 1) else as_float(stats.get("amax"))
+def _amax(gemm: Entry, role: str) -> float:
+    roles = mapping(gemm, "roles") if gemm.values.get("roles") else Entry(gemm.at, {})
+    stats = mapping(roles, role) if roles.values.get(role) else Entry(gemm.at, {})
+    return NAN if not stats.values.get("count", 1) else as_float(as_figure(stats, "amax"))
 
 
-def _clipped(gemms: Sequence[Row]) -> Markup | None:
-    values = [100 * as_float(gemm.get("clipped")) for gemm in gemms]
+def _snr_db(gemm: Entry, ranges: str) -> float | None:
+    """Of the GEMM's own output, by the ranges named."""
+    return as_figure(mapping(gemm, "snr_db"), ranges) if gemm.values.get("snr_db") else None
+
+
+def _clipped(gemms: Sequence[Entry]) -> Markup | None:
+    values = [100 * as_float(as_figure(gemm, "clipped")) for gemm in gemms]
     if not any(value > 0 for value in values):
         return None
-    names = [gemm["name"] for gemm in gemms]
+    names = [required(gemm, "name") for gemm in gemms]
     return figure(bars(values, names, y_label="clipped values, %", x_label="GEMM"), title="Values beyond the range")
 
 
-def _ranking(gemms: Sequence[Row]) -> Markup:
+def _ranking(gemms: Sequence[Entry]) -> Markup:
     """The most sensitive first: with it alone in INT8, the output has the lowest SNR."""
     ranked = sorted(gemms, key=_sensitivity)
     shown = _table(ranked[:LISTED], gemms)
@@ -83,9 +95,9 @@ def _ranking(gemms: Sequence[Row]) -> Markup:
     return joined([top, element("details", element("summary", text(f"All {len(ranked)} GEMMs")), all_of_them)])
 
 
-def _sensitivity(gemm: Row) -> float:
+def _sensitivity(gemm: Entry) -> float:
     """What was not measured comes last."""
-    found = gemm.get("sensitivity_db")
+    found = as_figure(gemm, "sensitivity_db")
     return found if is_known(found) else math.inf
 
 
@@ -93,9 +105,9 @@ def _percent(part: float | None) -> str:
     return percent(part) if is_known(part) else DASH
 
 
-def _table(ranked: Sequence[Row], gemms: Sequence[Row]) -> Markup:
+def _table(ranked: Sequence[Entry], gemms: Sequence[Entry]) -> Markup:
     best, largest = (
-        max(known(gemm.get(key) for gemm in gemms), default=0.0) for key in ("sensitivity_db", "flops_share")
+        max(known(as_figure(gemm, key) for gemm in gemms), default=0.0) for key in ("sensitivity_db", "flops_share")
     )
     header = (
         "GEMM",
@@ -110,16 +122,15 @@ def _table(ranked: Sequence[Row], gemms: Sequence[Row]) -> Markup:
     return rich_table(header, [_row(gemm, best, largest) for gemm in ranked])
 
 
-def _row(gemm: Row, best: float, largest: float) -> list[Markup]:
-    sensitivity, flops = gemm.get("sensitivity_db"), gemm.get("flops_share")
-    snr = gemm.get("snr_db", {})
+def _row(gemm: Entry, best: float, largest: float) -> list[Markup]:
+    sensitivity, flops = as_figure(gemm, "sensitivity_db"), as_figure(gemm, "flops_share")
     return [
-        name_cell(gemm["name"]),
-        text(str(gemm["precision"]).upper()),
+        name_cell(required(gemm, "name")),
+        text((words(gemm, "precision") or DASH).upper()),
         bar_cell(share(sensitivity, best), decibels(sensitivity)),
         bar_cell(share(flops, largest), _percent(flops)),
-        text(gemm.get("rows", "none")),
-        text(decibels(snr.get("minmax"))),
-        text(decibels(snr.get("chosen"))),
-        text(_percent(gemm.get("clipped"))),
+        text(words(gemm, "rows") or "none"),
+        text(decibels(_snr_db(gemm, "minmax"))),
+        text(decibels(_snr_db(gemm, "chosen"))),
+        text(_percent(as_figure(gemm, "clipped"))),
     ]

@@ -1,0 +1,25 @@
+"""What the stages are called that compare outputs: who times one names it so, and JUnit finds its time by that."""
+
+from __future__ import annotations
+
+from typing import Final
+
+GRAPH: Final = "parity"
+ENGINE: Final = "parity-engine"
+"""Of a build, whose only model is its own: the typed graph in ONNX Runtime, and an engine."""
+
+
+def verified_on(runtime: str) -> str:
+    """Of a verification; those of a component have its prefix."""
+    return f"{GRAPH}-{runtime}"
+
+
+def component_prefix(component: str | None) -> str:
+    """Before the name of each stage of a component."""
+    return "" if component is None else f"{component}/"
+
+
+def compares(name: str, component: str | None, runtime: str) -> bool:
+    """Whether the stage `name`, of a build or a verification, has compared that model's outputs in that runtime."""
+    built = GRAPH if runtime == "onnxruntime" else ENGINE
+    return name == component_prefix(component) + verified_on(runtime) or (component is None and name == built)
