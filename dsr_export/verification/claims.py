@@ -12,6 +12,7 @@ from dsr_export.backends.tensorrt.plan_header import plan_problem
 from dsr_export.bundle.manifest import Manifest
 from dsr_export.bundle.reader import Bundle
 from dsr_export.bundle.sbom import SBOM
+from dsr_export.parity.checks.table import stored_checks
 from dsr_export.parity.golden.vectors import Golden
 from dsr_export.parity.rows import ParityRow
 from dsr_export.parity.tolerances import TOLERANCES
@@ -44,12 +45,12 @@ def content_problems(bundle: Bundle, golden: Golden, rows: Iterable[ParityRow]) 
 def row_problems(bundle: Bundle, report: Mapping[str, Any], golden: Golden, rows: Iterable[ParityRow]) -> Iterator[str]:
     """What the build compared and this verification did not, and the other way round."""
     built, made = dict(_built_rows(report)), {(row.check, row.output) for row in rows}
-    rests_on_golden = {f"batch-{size}" for size in bundle.manifest.batch.sizes()} | {"given", "special", "trajectory"}
+    declared = stored_checks(bundle.manifest.batch.sizes())
     for check, output in sorted(built.keys() - made):
-        if check in rests_on_golden:
+        if check in declared:
             yield f"the build compared {check} {output}, and the golden vectors do not hold it"
     whole = SBOM in bundle.manifest.files  # a bundle of an older version was built with fewer checks
-    held = {f"batch-{size}" for size in golden.cases} | {*golden.further, "trajectory"}
+    held = stored_checks(golden.cases)
     for check, output in sorted(made - built.keys()):
         if whole or check in held:
             yield f"report.json has no row {check} {output}"

@@ -5,7 +5,7 @@ The images of the largest golden batch do not depend on its size: their first k 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from dsr_export.parity.candidate import Candidate, Pair, Plan, images, judge
 from dsr_export.parity.golden.vectors import Golden
@@ -15,7 +15,12 @@ IN_BETWEEN = 2
 
 
 def golden_batches(plan: Plan) -> list[Pair]:
-    return [(f"batch-{size}", name) for size in plan.golden.cases for name in plan.outputs]
+    return [(name, output) for name in stored(plan.golden.cases) for output in plan.outputs]
+
+
+def stored(sizes: Iterable[int]) -> list[str]:
+    """What the checks of golden batches of these sizes are called."""
+    return [f"batch-{size}" for size in sizes]
 
 
 def check_golden_batches(candidate: Candidate) -> Iterator[Comparison]:
@@ -32,7 +37,7 @@ def sizes_between(golden: Golden) -> list[int]:
 
 
 def between(plan: Plan) -> list[Pair]:
-    return [(f"batch-{size}", name) for size in sizes_between(plan.golden) for name in plan.outputs]
+    return [(name, output) for name in stored(sizes_between(plan.golden)) for output in plan.outputs]
 
 
 def check_between(candidate: Candidate) -> Iterator[Comparison]:

@@ -17,7 +17,7 @@ from dsr_export.errors import RunnerError
 from dsr_export.parity.candidate import Candidate, Pair, Plan
 from dsr_export.parity.checks import batches, further, repeats
 from dsr_export.parity.checks.pictures import PictureRow
-from dsr_export.parity.golden.vectors import Golden
+from dsr_export.parity.golden.vectors import FURTHER, Golden
 from dsr_export.parity.metrics import Comparison
 from dsr_export.parity.rows import ParityRow
 from dsr_export.parity.tolerances import Tolerance
@@ -35,7 +35,8 @@ class ParityCheck:
 
     `planned` names its rows before anything is run, none where it does not apply; `compare` finds one result for each
     of them, in their order. `reference` and `tolerance` are what all of them are held to. The rows of a `fused` check
-    are made by the runtime's own kernels, all others by those that `typed_runner` or an engine has.
+    are made by the runtime's own kernels, all others by those that `typed_runner` or an engine has. `stored` names the
+    checks that rest on vectors of their own in golden.npz, given its batch sizes: without those there is no such row.
     """
 
     planned: Callable[[Plan], Sequence[Pair]]
@@ -43,6 +44,7 @@ class ParityCheck:
     reference: Callable[[Candidate], str] = lambda candidate: candidate.golden.reference
     tolerance: Callable[[Candidate], Tolerance] = lambda candidate: candidate.tolerance
     fused: bool = False
+    stored: Callable[[Iterable[int]], Iterable[str]] = lambda sizes: ()
 
     def rows(self, candidate: Candidate) -> Iterator[ParityRow]:
         """As planned, with what was found."""
@@ -64,9 +66,9 @@ def _check_trajectory(candidate: Candidate) -> list[Comparison]:
 
 CHECKS: tuple[ParityCheck, ...] = (
     ParityCheck(planned=batches.fused, compare=batches.check_fused, fused=True),
-    ParityCheck(planned=batches.golden_batches, compare=batches.check_golden_batches),
+    ParityCheck(planned=batches.golden_batches, compare=batches.check_golden_batches, stored=batches.stored),
     ParityCheck(planned=batches.between, compare=batches.check_between),
-    ParityCheck(planned=further.further_rows, compare=further.check_further),
+    ParityCheck(planned=further.further_rows, compare=further.check_further, stored=lambda sizes: FURTHER),
     ParityCheck(
         planned=repeats.equal_rows,
         compare=repeats.check_equal_rows,
@@ -85,7 +87,7 @@ CHECKS: tuple[ParityCheck, ...] = (
         reference=repeats.itself,
         tolerance=repeats.alone_tolerance,
     ),
-    ParityCheck(planned=_trajectory, compare=_check_trajectory),
+    ParityCheck(planned=_trajectory, compare=_check_trajectory, stored=lambda sizes: TRAJECTORY[:1]),
 )
 """In the order of a report."""
 
@@ -93,6 +95,12 @@ CHECKS: tuple[ParityCheck, ...] = (
 def planned_rows(plan: Plan, *, fused: bool) -> list[Pair]:
     """Check and output of every row that a candidate gets; with those of `fused_rows` where it has such kernels."""
     return [pair for check in CHECKS if fused or not check.fused for pair in check.planned(plan)]
+
+
+def stored_checks(sizes: Iterable[int]) -> frozenset[str]:
+    """The checks that rest on vectors of their own in golden.npz, where it holds batches of these sizes."""
+    held = tuple(sizes)
+    return frozenset(name for check in CHECKS for name in check.stored(held))
 
 
 @dataclass(frozen=True)
