@@ -1,4 +1,6 @@
-"""Outlier detection in static ops: norms, thresholds and masks for tokens [B, N, D]; all small tensors are [B, N].
+"""Outlier detection lowered to static ops: norms, thresholds (absolute, median, sigma) and masks.
+
+For tokens [B, N, D]; all small tensors are [B, N].
 
 No NonZero, no loop, no data-dependent shape. Semantics: arXiv 2605.05206; a non-finite norm is an outlier, sorts last
 in the median and joins neither mean nor deviation.
