@@ -1,0 +1,112 @@
+"""What of the ONNX graph one looks for in a schedule: attentions, GEMMs with a weight, and what stays in FP32."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import onnx
+
+from graphs.structure.movers import MOVERS
+
+_PRODUCTS = frozenset({"MatMul", "Einsum", "Gemm"})
+_BETWEEN = MOVERS | frozenset(
+    ["Cast", "Add", "Sub", "Mul", "Div", "Where", "Neg", "Min", "Max", "Clip", "QuantizeLinear", "DequantizeLinear"]
+)
+"""What may stand between the products of an attention and its softmax: scales, masks, types."""
+_TYPED = frozenset({"Cast", "QuantizeLinear", "DequantizeLinear"})
+"""What only changes how values are written."""
+
+
+@dataclass(frozen=True)
+class GraphSites:
+    """Of one graph, whose nodes stand in topological order, as ONNX asks for."""
+
+    model: onnx.ModelProto
+
+    def attentions(self) -> list[str]:
+        """Node names: each softmax between two products of activations, and each fused operator."""
+        nodes = self.model.graph.node
+        spelt = [node for node in nodes if node.op_type == "Softmax" and self._attends(node)]
+        fused = [node for node in nodes if node.op_type in ("Attention", "MultiHeadAttention")]
+        return [node.name for node in [*spelt, *fused]]
+
+    def weight_gemms(self) -> list[str]:
+        """MatMul and Gemm nodes with one operand that is fixed."""
+        return [node.name for node in self._weighted]
+
+    def integer_gemms(self) -> list[str]:
+        """Those of them both operands of which are dequantised: they were chosen to compute in integers."""
+        chosen = [node for node in self._weighted if all(self._dequantized(name) for name in node.input[:2])]
+        return [node.name for node in chosen]
+
+    def fp32_nodes(self) -> frozenset[str]:
+        """What computes in FP32: all that make it but casts, movers, and GEMMs that were chosen to be integer."""
+        integer = frozenset(self.integer_gemms())
+        nodes = (node for node in self.model.graph.node if node.op_type not in _TYPED | MOVERS)
+        wide = (node for node in nodes if any(self._types.get(name) == onnx.TensorProto.FLOAT for name in node.output))
+        return frozenset(node.name for node in wide) - integer
+
+    @cached_property
+    def _weighted(self) -> list[onnx.NodeProto]:
+        products = (node for node in self.model.graph.node if node.op_type in ("MatMul", "Gemm"))
+        return [node for node in products if sum(name in self._fixed for name in node.input[:2]) == 1]
+
+    @cached_property
+    def _fixed(self) -> frozenset[str]:
+        """Initializers, and what is made of them alone."""
+        fixed = {tensor.name for tensor in self.model.graph.initializer}
+        for node in self.model.graph.node:
+            if all(name in fixed or not name for name in node.input):
+                fixed.update(node.output)
+        return frozenset(fixed)
+
+    @cached_property
+    def _makers(self) -> Mapping[str, onnx.NodeProto]:
+        return {name: node for node in self.model.graph.node for name in node.output}
+
+    @cached_property
+    def _readers(self) -> Mapping[str, list[onnx.NodeProto]]:
+        readers: dict[str, list[onnx.NodeProto]] = {}
+        for node in self.model.graph.node:
+            for name in node.input:
+                readers.setdefault(name, []).append(node)
+        return readers
+
+    @cached_property
+    def _types(self) -> Mapping[str, int]:
+        typed = [*self.model.graph.value_info, *self.model.graph.output, *self.model.graph.input]
+        return {value.name: value.type.tensor_type.elem_type for value in typed}
+
+    def _attends(self, softmax: onnx.NodeProto) -> bool:
+        return any(map(self._mixes, self._reached(softmax, forward=False))) and any(
+            map(self._mixes, self._reached(softmax, forward=True))
+        )
+
+    def _mixes(self, node: onnx.NodeProto) -> bool:
+        return node.op_type in _PRODUCTS and sum(name not in self._fixed for name in node.input[:2]) == 2
+
+    def _reached(self, start: onnx.NodeProto, *, forward: bool) -> Iterator[onnx.NodeProto]:
+        """The first nodes on every path that are none of `_BETWEEN`."""
+        pending, seen = [start], {start.name}
+        while pending:
+            for node in self._next(pending.pop(), forward=forward):
+                if node.name in seen:
+                    continue
+                seen.add(node.name)
+                if node.op_type in _BETWEEN:
+                    pending.append(node)
+                else:
+                    yield node
+
+    def _next(self, node: onnx.NodeProto, *, forward: bool) -> Iterable[onnx.NodeProto]:
+        if forward:
+            return [reader for name in node.output for reader in self._readers.get(name, [])]
+        return [self._makers[name] for name in node.input if name in self._makers]
+
+    def _dequantized(self, name: str) -> bool:
+        maker = self._makers.get(name)
+        while maker is not None and maker.op_type in MOVERS | {"Cast"}:
+            maker = self._makers.get(maker.input[0])
+        return maker is not None and maker.op_type == "DequantizeLinear"

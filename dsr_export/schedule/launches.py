@@ -1,0 +1,139 @@
+"""The launches of a program, in order: what each is, reads, writes and computes."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from dsr_export.schedule.plan_text import Program, UnreadableSchedule
+from dsr_export.schedule.products import (
+    BACKBONES,
+    LIBRARY,
+    Fallback,
+    Product,
+    attention_product,
+    fused_product,
+    known_tensor,
+    library_product,
+)
+from dsr_export.schedule.record import ATTENTION, COPY, GEMM, POINTWISE, REDUCTION, TOPK, Launch
+from dsr_export.schedule.statements import Statement, statement
+from dsr_export.schedule.tensors import Tensor, tensors
+
+_MOVES = frozenset({"Cast", "Conc", "Gath", "Move", "Repl", "Resh", "Scat", "Slic", "Tran"})
+"""The plan's words in a kernel's name for what moves or converts values and computes nothing."""
+_SORTS = ("Topk", "Bott")
+_GENERATED = frozenset({"function", "runtime_function"})
+"""Its words for kernels that it generated; some are made again on the device, and have a fallback until then."""
+_WITH_FALLBACK = {"runtime_fusion": "binary", "runtime_function": "runtime_binary"}
+"""Kind -> the key of the number that its fallback program has."""
+
+_ARGUMENTS = (("input_args", "input"), ("output_args", "output"))
+"""What a launch reads and writes: of generated kernels, and of a library's."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """A launch, whose block is yet to be found, with the tensors on the device that it reads and writes, each once."""
+
+    launch: Launch
+    reads: tuple[Tensor, ...]
+    writes: tuple[Tensor, ...]
+
+
+def calls(program: Program, fallbacks: Sequence[Program], sizes: Mapping[str, int]) -> list[Call]:
+    """Every launch of `program`; `fallbacks` are the programs of its fused kernels, in the order of their numbers.
+
+    Raises:
+        UnreadableSchedule: a line, tensor or kind of launch that is not known.
+    """
+    known = tensors(program, sizes)
+    made, used = [], set()
+    for line in _straight(program):
+        told = statement(line)
+        if told.kind == "shape_call":  # arithmetic on sizes, on the host
+            continue
+        fallback = None
+        if told.kind in _WITH_FALLBACK:
+            number = told.number(_WITH_FALLBACK[told.kind])
+            if number in used or not 0 <= number < len(fallbacks):
+                raise UnreadableSchedule(f"there is no program for the fused kernel {number}")
+            used.add(number)
+            fallback = Fallback(fallbacks[number], tensors(fallbacks[number], sizes))
+        made.append(_call(told, known, fallback))
+    if len(used) != len(fallbacks):
+        raise UnreadableSchedule(f"{len(fallbacks)} programs of fused kernels, and {len(used)} fused kernels")
+    return made
+
+
+def _straight(program: Program) -> list[str]:
+    """The statements of `main`, which must be one straight list."""
+    label, *lines = program.lines("main") or ("",)
+    if re.fullmatch(r" label \w+: ?", label) is None or any(not line.startswith("  ") for line in lines):
+        raise UnreadableSchedule("the launches are no straight list")
+    return lines
+
+
+def _call(told: Statement, known: Mapping[str, Tensor], fallback: Fallback | None) -> Call:
+    reads, writes = (_on_device(told.names(*keys), known) for keys in _ARGUMENTS)
+    if not writes:
+        raise UnreadableSchedule(f"{told.kind} {told.word('name')!r} writes nothing")
+    kind, product = _product(told, known, fallback, reads, writes)
+    launch = Launch(
+        kind=kind,
+        kernel=told.word("name") if told.kind in _GENERATED else told.kind,
+        nodes=told.nodes,
+        read=_bytes(reads),
+        written=_bytes(writes),
+        computes=None if product is None else product.computes,
+        operations=None if product is None else product.operations,
+    )
+    return Call(launch, reads, writes)
+
+
+def _on_device(names: Sequence[str], known: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+    return tuple(tensor for name in dict.fromkeys(names) if not (tensor := known_tensor(known, name)).on_host)
+
+
+def _product(
+    told: Statement,
+    known: Mapping[str, Tensor],
+    fallback: Fallback | None,
+    reads: Sequence[Tensor],
+    writes: Sequence[Tensor],
+) -> tuple[str, Product | None]:
+    """The kind of a launch, and what it multiplies."""
+    if told.kind in LIBRARY:
+        return LIBRARY[told.kind], library_product(told, known)
+    if told.kind == "runtime_fusion" and fallback is not None and (kind := BACKBONES.get(told.word("backbone"))):
+        return kind, fused_product(fallback, told.nodes, writes)
+    if told.kind not in _GENERATED:
+        raise UnreadableSchedule(f"a launch of the unknown kind {told.kind!r}")
+    name = told.word("name")
+    if not told.word("fqn").startswith(f"{name}_"):
+        raise UnreadableSchedule(f"the kernel {name!r} has the full name {told.word('fqn')!r}")
+    if "mha" in name:
+        inputs = [known_tensor(known, each) for each in told.names("input_args")]  # keys may be the values, once more
+        return ATTENTION, attention_product([each for each in inputs if not each.on_host], writes)
+    return _plain_kind(name, told.number("reduction_algo_kind")), None
+
+
+def _plain_kind(name: str, reduces: int) -> str:
+    """Of a kernel that was generated: its name lists what is fused in it."""
+    if name.startswith("_gemm"):
+        return GEMM
+    if any(word in name for word in _SORTS):
+        return TOPK
+    words = re.findall(r"[A-Z][a-z0-9]*", name)
+    if words and _MOVES.issuperset(words):
+        return COPY
+    return REDUCTION if reduces else POINTWISE
+
+
+def _bytes(found: Sequence[Tensor]) -> dict[str, int]:
+    sums: Counter[str] = Counter()
+    for each in found:
+        sums[each.type] += each.bytes
+    return dict(sorted(sums.items()))

@@ -1,0 +1,101 @@
+"""What the kernels that multiply matrices compute in, and how much: from the sizes of their operands."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from dsr_export.schedule.plan_text import Program, UnreadableSchedule
+from dsr_export.schedule.record import CONVOLUTION, GEMM
+from dsr_export.schedule.statements import Statement, statement
+from dsr_export.schedule.tensors import Tensor
+
+LIBRARY = {"fully_connected": GEMM, "corrltn": CONVOLUTION}
+"""The plan's words for kernels of a library that is chosen from on the device."""
+BACKBONES = {"gemm": GEMM, "conv": CONVOLUTION}
+"""Its words for what lies inside a fused kernel."""
+
+_DECIDING = frozenset({"bool", "int32", "int64"})
+"""Types of masks and counts."""
+
+
+@dataclass(frozen=True)
+class Product:
+    """`computes`: the type of both operands, or `float16 x int8`. `operations`: multiplications and additions."""
+
+    computes: str
+    operations: int
+
+
+@dataclass(frozen=True)
+class Fallback:
+    """The program of one fused kernel, step by step, and its tensors."""
+
+    program: Program
+    tensors: Mapping[str, Tensor]
+
+
+def library_product(call: Statement, known: Mapping[str, Tensor]) -> Product:
+    """Of a GEMM [..., M, K] x [..., K, N] or a convolution. Raises UnreadableSchedule for operands that do not fit."""
+    operands = [known_tensor(known, name) for name in call.names("input")[:2]]
+    result = known_tensor(known, call.names("output")[0])
+    if len(operands) != 2:
+        raise UnreadableSchedule(f"the product {call.word('name')!r} has {len(operands)} operands")
+    if LIBRARY[call.kind] == GEMM:
+        return Product(_types(operands), _gemm_operations(call, *operands, result))
+    return Product(_types(operands), 2 * result.count * math.prod(operands[1].dims[1:]))
+
+
+def fused_product(fallback: Fallback, nodes: Sequence[str], writes: Sequence[Tensor]) -> Product:
+    """Of the kernel that has these nodes and results, by its fallback program, in which the product stands alone."""
+    program, known = fallback.program, fallback.tensors
+    calls = [statement(line) for line in program.lines("main") if line.startswith("  ")]
+    cores = [call for call in calls if call.kind in LIBRARY]
+    results = [known_tensor(known, name) for name in program.header_names("outputs")]
+    same = sorted(each.bytes for each in results) == sorted(each.bytes for each in writes)
+    if len(cores) != 1 or not set(cores[0].nodes) <= set(nodes) or not same:
+        raise UnreadableSchedule(f"the fused kernel of {', '.join(nodes) or 'no node'} has another one's fallback")
+    return library_product(cores[0], known)
+
+
+def attention_product(inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Product:
+    """Of softmax(q k^T) v: q [..., M, D], v [..., N, E], result [..., M, E]. A mask stands in front of them."""
+    values = [each for each in inputs if each.type not in _DECIDING]
+    if len(values) < 3 or not outputs or any(len(each.dims) < 2 for each in (*values[-3:], outputs[0])):
+        raise UnreadableSchedule("an attention without queries, keys and values")
+    (q, k, v), result = values[-3:], outputs[0]
+    heads, keys = math.prod(result.dims[:-2]), v.dims[-2]
+    shared = math.prod(v.dims[:-2])  # heads of keys and values, each of which may serve several of the queries
+    fits = q.dims[:-1] == result.dims[:-1] and v.dims[-1] == result.dims[-1] and shared > 0 and heads % shared == 0
+    if not fits or k.count != shared * keys * q.dims[-1]:
+        told = ", ".join(str(list(each.dims)) for each in (q, k, v))
+        raise UnreadableSchedule(f"an attention makes {list(result.dims)} of {told}")
+    return Product(_types([q, k]), 2 * (q.count + result.count) * keys)
+
+
+def known_tensor(known: Mapping[str, Tensor], name: str) -> Tensor:
+    """Raises UnreadableSchedule for one that is not described."""
+    if name not in known:
+        raise UnreadableSchedule(f"the tensor {name!r} is not described")
+    return known[name]
+
+
+def _types(operands: Sequence[Tensor]) -> str:
+    return " x ".join(dict.fromkeys(each.type for each in operands))
+
+
+def _gemm_operations(call: Statement, a: Tensor, b: Tensor, result: Tensor) -> int:
+    """Two for each product that is summed up."""
+    left, right = (_matrix(each, call.word(key) == "true") for each, key in ((a, "trA"), (b, "trB")))
+    if left[1] != right[0] or (left[0], right[1]) != _matrix(result, transposed=False):
+        told = " x ".join(str(list(each.dims)) for each in (a, b))
+        raise UnreadableSchedule(f"the GEMM {call.word('name')!r} makes {list(result.dims)} of {told}")
+    return 2 * result.count * left[1]
+
+
+def _matrix(tensor: Tensor, transposed: bool) -> tuple[int, int]:
+    if len(tensor.dims) < 2:
+        raise UnreadableSchedule(f"the operand {tensor.name!r} of a GEMM is no matrix")
+    rows, columns = tensor.dims[-2:]
+    return (columns, rows) if transposed else (rows, columns)

@@ -1,0 +1,67 @@
+"""The run-time sizes of a plan, worked out at one batch from the plan's own shape program.
+
+A plan with a batch range has names among its sizes, and says how each follows from the sizes of its inputs: constants
+(`memset`), products, quotients, sums. What else it computes there (bounds, checks) no size rests on.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+
+from dsr_export.schedule.plan_text import Program, UnreadableSchedule
+from dsr_export.schedule.statements import Statement, statement
+
+_INPUT = "_shapeInput.1"  # how the name of an engine's input sizes ends
+_STATEMENT = re.compile(r"  \w+=\{ ")
+_CONSTANT = re.compile(r"(-?\d+)i64")
+
+
+def _quotient(a: int, b: int) -> int | None:
+    return a // b if b and a % b == 0 else None  # one that rounds is not ours to round
+
+
+_OPERATORS: Mapping[str, Callable[[int, int], int | None]] = {
+    "add": lambda a, b: a + b,
+    "sub": lambda a, b: a - b,
+    "mul": lambda a, b: a * b,
+    "div": _quotient,
+    "min": min,
+    "max": max,
+}
+
+
+def run_time_sizes(program: Program, batch: int) -> dict[str, int]:
+    """Name -> size where every run-time axis of the inputs is `batch`; names that rest on anything else are left out.
+
+    Raises:
+        UnreadableSchedule: a statement that cannot be read, or a name that is given two values.
+    """
+    sizes: dict[str, int] = {}
+    for line in program.lines("shape_main"):
+        if _STATEMENT.match(line) is None or line.startswith("  assert={"):  # messages span lines
+            continue
+        made = statement(line)
+        value = _value(made, sizes, batch)
+        if value is None:
+            continue
+        name = made.names("output")[0]
+        if name in sizes:
+            raise UnreadableSchedule(f"the size {name!r} has two values")
+        sizes[name] = value
+    return sizes
+
+
+def _value(made: Statement, sizes: Mapping[str, int], batch: int) -> int | None:
+    """None for what is no size, or rests on something unknown."""
+    if made.kind == "memset":
+        found = _CONSTANT.fullmatch(made.word("src"))
+        return int(found[1]) if found else None
+    if made.kind not in ("copy", *_OPERATORS):
+        return None
+    operands = [batch if name.endswith(_INPUT) else sizes.get(name) for name in made.names("input")]
+    if made.kind == "copy":
+        return operands[0] if len(operands) == 1 else None
+    if len(operands) != 2 or operands[0] is None or operands[1] is None:
+        return None
+    return _OPERATORS[made.kind](operands[0], operands[1])

@@ -1,0 +1,117 @@
+"""A plan's text against what was written into it, and against itself with something missing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dsr_export.schedule.plan_text import UnreadableSchedule
+from dsr_export.schedule.reader import read_schedule, read_schedule_file
+from dsr_export.schedule.record import Launch
+from tests.schedule.tiny_plan import ENGINE, FALLBACK, NODES, PLAN
+
+X, H, QKV, Y = 2 * 64 * 32 * 4, 2 * 64 * 32 * 2, 2 * 64 * 96 * 2, 2 * 64 * 32 * 4  # bytes at batch 2
+MAIN = ENGINE.split("main {")[1].split("\n}")[0].split("\n")[2:]
+
+
+def _with(old: str, new: str, count: int = 1) -> bytes:
+    assert old.encode() in PLAN
+    return PLAN.replace(old.encode(), new.encode(), count)
+
+
+def test_every_launch_is_read_in_order_with_its_nodes_types_and_bytes() -> None:
+    cast, fused, attention, norm, quantize, integer, sort = read_schedule(PLAN, 2).launches
+    assert cast == Launch(
+        kind="copy",
+        kernel="__myl_Cast",
+        nodes=NODES[:1],
+        block="root",
+        read={"float32": X},
+        written={"float16": H},
+    )
+    assert (fused.kind, fused.nodes, fused.computes) == ("gemm", NODES[1:3], "float16")
+    assert fused.read == {"float16": H + 6144 + 192} and fused.written == {"float16": QKV}
+    assert fused.operations == 2 * (2 * 64) * 32 * 96
+    assert (attention.kind, attention.nodes, attention.computes) == ("attention", NODES[5:2:-1], "float16")
+    assert attention.read == {"float16": 3 * H}
+    assert attention.operations == 2 * 2 * (2 * 64 * 64 * 32)
+    assert (norm.kind, quantize.kind, sort.kind) == ("reduction", "pointwise", "topk")
+    assert quantize.types == ("float16", "float32", "int8")
+    assert (integer.kind, integer.computes, integer.block) == ("gemm", "int8", "blocks.0")
+    assert integer.read == {"int8": 2 * 64 * 32 + 1024}  # a factor on the host is no traffic
+    assert sort.moved == Y + 2 * (2 * 64 * 4 * 4)
+
+
+def test_sizes_are_those_at_the_batch_asked_for() -> None:
+    one, two = read_schedule(PLAN, 1), read_schedule(PLAN, 2)
+    fixed = 6144 + 192 + 1024
+    assert (one.batch, two.batch) == (1, 2)
+    assert two.moved - fixed == 2 * (one.moved - fixed)
+
+
+def test_kinds_and_blocks_add_up_to_the_whole() -> None:
+    schedule = read_schedule(PLAN, 2)
+    kinds, blocks = schedule.by_kind(), schedule.by_block()
+    assert {name: of["launches"] for name, of in kinds.items()} == {
+        "attention": 1,
+        "gemm": 2,
+        "topk": 1,
+        "reduction": 1,
+        "pointwise": 1,
+        "copy": 1,
+    }
+    assert [(each["block"], each["launches"]) for each in blocks] == [("root", 2), ("blocks.0", 5)]
+    for sums in (kinds.values(), blocks):
+        assert sum(each["moved_bytes"] for each in sums) == schedule.moved
+    assert all(sum(each["kinds"].values()) == each["moved_bytes"] for each in blocks)
+
+
+def test_fp32_between_launches_is_found_and_outputs_are_none() -> None:
+    wide, result = read_schedule(PLAN, 2).passed
+    assert (wide.made_by, wide.read_by, wide.bytes) == (3, (4,), 2 * 64 * 4)
+    assert (result.made_by, result.read_by, result.bytes) == (5, (6,), Y)
+
+
+def test_a_file_is_read_like_its_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "some.plan"
+    path.write_bytes(PLAN)
+    assert read_schedule_file(path, 2) == read_schedule(memoryview(PLAN), 2) == read_schedule(PLAN, 2)
+    path.write_bytes(b"")
+    with pytest.raises(UnreadableSchedule, match="empty"):
+        read_schedule_file(path, 2)
+
+
+@pytest.mark.parametrize(
+    ("plan", "reason"),
+    [
+        (b"", "there are none"),
+        (PLAN.replace(b"version = 5", b"version = 6"), "version 5 is expected"),
+        (PLAN + ENGINE.encode(), "there are 5, 4, 5"),
+        (PLAN.replace(FALLBACK.encode(), b""), "no program for the fused kernel 0"),
+        (PLAN + FALLBACK.encode(), "2 programs of fused kernels, and 1"),
+        (PLAN[:2000], "has no end"),
+        (_with('"qkv" }', '"product_of_all" }'), "is not described"),
+        (_with('name="h"', 'name="hh"'), "'h' is not described"),
+        (_with("type=int8", "type=int5"), "unknown type 'int5'"),
+        (_with('name="w8"', 'name="q8"'), "described twice"),
+        (_with('"c64" } ', '"c65" } '), "'rows_proxy.1\"|the size"),
+        (_with("64i64", "63i64"), "another one's fallback"),
+        (_with("function={ name=__myl_Cast ", "topk={ name=__myl_Cast "), "unknown kind 'topk'"),
+        (_with("fqn=__myl_Topk", "fqn=__myl_Topl"), "full name"),
+        (_with(" label bb1: \n", " label bb1: \n label bb7: \n"), "no straight list"),
+        (_with('input={"h" "w" }', 'input={"w" "h" }'), "makes"),
+        (_with(NODES[1] + ']" }', NODES[3] + ']" }'), "another one's fallback"),
+        (_with("size=6144", "size=6143"), "has 6144 bytes"),
+        (PLAN.replace(b"\n  function={ name=__myl_CastMean", b"\n  memcpy={ name=__myl_CastMean"), "unknown kind"),
+    ],
+)
+def test_what_is_not_understood_is_said_and_never_guessed(plan: bytes, reason: str) -> None:
+    with pytest.raises(UnreadableSchedule, match=reason):
+        read_schedule(plan, 2)
+
+
+@pytest.mark.parametrize("line", [each for each in MAIN if "shape_call" not in each])
+def test_a_launch_that_is_missing_is_noticed(line: str) -> None:
+    with pytest.raises(UnreadableSchedule):
+        read_schedule(PLAN.replace(line.encode() + b"\n", b"", 1), 2)
