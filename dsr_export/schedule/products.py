@@ -38,13 +38,13 @@ class Fallback:
 
 def library_product(call: Statement, known: Mapping[str, Tensor]) -> Product:
     """Of a GEMM [..., M, K] x [..., K, N] or a convolution. Raises UnreadableSchedule for operands that do not fit."""
-    operands = [known_tensor(known, name) for name in call.names("input")[:2]]
-    result = known_tensor(known, call.names("output")[0])
-    if len(operands) != 2:
-        raise UnreadableSchedule(f"the product {call.word('name')!r} has {len(operands)} operands")
-    if LIBRARY[call.kind] == GEMM:
-        return Product(_types(operands), _gemm_operations(call, *operands, result))
-    return Product(_types(operands), 2 * result.count * math.prod(operands[1].dims[1:]))
+    inputs, outputs = call.names("input"), call.names("output")
+    if len(inputs) < 2 or len(outputs) != 1:
+        raise UnreadableSchedule(f"a product of {len(inputs)} tensors into {len(outputs)}")
+    a, b, result = (known_tensor(known, name) for name in (*inputs[:2], *outputs))
+    gemm = LIBRARY[call.kind] == GEMM
+    operations = _gemm_operations(call, a, b, result) if gemm else 2 * result.count * math.prod(b.dims[1:])
+    return Product(_types([a, b]), operations)
 
 
 def fused_product(fallback: Fallback, nodes: Sequence[str], writes: Sequence[Tensor]) -> Product:

@@ -22,6 +22,7 @@ from dsr_export.backends.tensorrt.errors import build_error, parse_error
 from dsr_export.backends.tensorrt.vendor import Vendor, VendorLog, load_vendor
 from dsr_export.config import BatchRange
 from dsr_export.errors import ExportError
+from dsr_export.schedule.facts import no_schedule, schedule_facts
 from dsr_export.storage import heap
 from graphs.artifacts import TensorSpec
 from graphs.digests import bytes_digest
@@ -61,7 +62,8 @@ def build_engine(
     The facts: `tool`, `version`, `polygraphy`, `target`, `compute_capabilities` (those asked for; empty for portable),
     `platform` (`system` and `machine` it was built on), `plan_bytes`, `plan_sha256`, `profile` (input -> min, opt, max
     shape), `inputs` and `outputs` (name, and dtype and shape as declared and in the engine), `layers`,
-    `layer_output_types` (numpy name -> count), `strongly_typed`, `tf32`, `warnings` (TensorRT's), `seconds`.
+    `layer_output_types` (numpy name -> count), `strongly_typed`, `tf32`, `warnings` (TensorRT's), `seconds`, and
+    `schedule`, what it launches at the optimal batch, or None and in `schedule_problem` why.
 
     Raises:
         ExportError: a missing package, an unsupported op, unsafe external data, or a build that fails; with the node,
@@ -98,7 +100,13 @@ def build_engine(
             **layer_facts(parsed.network),
             "seconds": round(time.monotonic() - began, 3),
         }
-    return Engine(plan=plan, facts=facts)
+    return Engine(plan=plan, facts={**facts, **_schedule(vendor, plan, proto, batch)})
+
+
+def _schedule(vendor: Vendor, plan: memoryview, proto: onnx.ModelProto, batch: BatchRange) -> dict[str, Any]:
+    if vendor.backend != "tensorrt_rtx":
+        return no_schedule(f"plans of {vendor.backend} do not hold it as text")
+    return schedule_facts(plan, proto, batch.opt)
 
 
 def _vendor(target: Target) -> Vendor:
