@@ -74,7 +74,8 @@ class ModelRequest:
 class ExportConfig(ModelRequest):
     """Everything one build is asked to do; see `dsr-export build --help`.
 
-    `components` are built bundles that go into this one: the denoiser's decoder and encoder.
+    `components` are built bundles that go into this one: the denoiser's decoder and encoder. `strict` makes failed
+    checks of the advice about engines.
     """
 
     precision: Precision = "fp32"
@@ -85,6 +86,7 @@ class ExportConfig(ModelRequest):
     trajectory_steps: int | None = None
     components: tuple[Path, ...] = ()
     int8: Int8Options = NO_INT8_OPTIONS
+    strict: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

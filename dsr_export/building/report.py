@@ -18,6 +18,7 @@ from dsr_export.reports.reading import Entry, entries
 from dsr_export.reports.record import Check, NotRun, Picture, Report, Row, all_passed
 from dsr_export.reports.summary import components_summary, peak_rss_bytes
 from dsr_export.storage.made_with import tool_versions
+from dsr_export.verification.engine_checks import engine_checks
 from dsr_export.verification.model_checks import BUILT, Weights, passed_when_built, run_checks
 
 
@@ -27,7 +28,11 @@ def build_report(build: Build, done: Finished, contents: Mapping[str, Content]) 
     named = _named(done, judged)
     rows = tuple(replace(Row.read(row), target=of) for of, each in named for row in entries(each, "rows"))
     images = tuple(Picture.read(row) for of, each in named if of is None for row in entries(each, "images"))
-    checks, first = _checks(build, done), done.parity[0].facts
+    advice = engine_checks({name: each.facts for name, each in done.engines.items()}, build.config.precision)
+    missed = [] if build.config.strict else [str(each.problem) for each in advice if not each.passed]
+    checks, first = (*_checks(build, done), *(advice if build.config.strict else ())), done.parity[0].facts
+    for problem in missed:
+        build.reporter.note(f"{problem} (--strict makes a failure of it)")
     return Report(
         bundle=readable(str(build.out)),
         passed=all_passed(rows, checks, images) and all(each.values["passed"] for each in judged),
@@ -46,7 +51,7 @@ def build_report(build: Build, done: Finished, contents: Mapping[str, Content]) 
         files={name: content_size(name, content) for name, content in sorted(contents.items())},
         tools=tool_versions(),
         peak_rss_bytes=peak_rss_bytes(),
-        sections=_sections(build, done),
+        sections={**_sections(build, done), "advice": missed},
     )
 
 

@@ -8,7 +8,6 @@ from typing import Any
 from dsr_export.bundle.manifest_parts import BundleTarget
 from graphs.targets import Target
 
-
 OF_REPORT = frozenset({"schedule", "schedule_problem"})
 """Facts that the report alone has: long ones, which no reader of the manifest needs."""
 

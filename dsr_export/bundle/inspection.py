@@ -11,7 +11,11 @@ import onnx
 
 from dsr_export.bundle.reader import Bundle
 from dsr_export.bundle.signature_file import PublicKey
+from dsr_export.errors import ExportError
 from dsr_export.readable import readable
+from dsr_export.schedule.plan_text import UnreadableSchedule
+from dsr_export.schedule.reader import read_schedule_file
+from dsr_export.schedule.summary import schedule_summaries
 from graphs.files import load_model
 from graphs.foreign.opened import foreign_file
 from graphs.foreign.soundness import check_sound
@@ -44,7 +48,8 @@ def _signature(bundle: Bundle, *, trusted: bool) -> dict[str, Any] | None:
 def _facts(bundle: Bundle) -> dict[str, Any]:
     manifest = bundle.manifest.as_dict()
     graph = graph_summary(load_model(bundle.file("model.onnx"), weights=False))
-    return {**{key: manifest[key] for key in MANIFEST_KEYS}, "passed": bundle.passed_when_built(), "graph": graph}
+    told = {"passed": bundle.passed_when_built(), "schedules": schedule_summaries(bundle.report())}
+    return {**{key: manifest[key] for key in MANIFEST_KEYS}, **told, "graph": graph}
 
 
 def inspect_onnx(path: Path) -> dict[str, Any]:
@@ -53,6 +58,25 @@ def inspect_onnx(path: Path) -> dict[str, Any]:
         model = load_model(path, weights=False)
         check_sound(model)
         return {"onnx": readable(str(path)), "graph": graph_summary(model)}
+
+
+def inspect_plan(path: Path) -> dict[str, Any]:
+    """What the engine launches, at batch 1 where it serves several. ExportError for a plan that is not understood."""
+    try:
+        schedule = read_schedule_file(path, 1)
+    except UnreadableSchedule as error:
+        raise ExportError(
+            f"the schedule of {path} cannot be read: {error}", hint="plans of TensorRT-RTX hold one; others do not"
+        ) from error
+    except OSError as error:
+        raise ExportError(f"{path} cannot be read: {error.strerror}") from error
+    return {
+        "plan": readable(str(path)),
+        "launches": len(schedule.launches),
+        "moved_bytes": schedule.moved,
+        "kinds": schedule.by_kind(),
+        "blocks": schedule.by_block(),
+    }
 
 
 def graph_summary(model: onnx.ModelProto) -> dict[str, Any]:

@@ -61,6 +61,11 @@ from graphs.precisions import PRECISIONS
 )
 @int8_options
 @click.option("--out", type=click.Path(path_type=Path), help="Bundle folder. [default: ./MODEL.dsr]")
+@click.option(
+    "--strict",
+    is_flag=True,
+    help="Fail (exit 3) on advice too: attentions in several kernels, chosen GEMMs not in INT8, stray FP32.",
+)
 @click.option("--force", is_flag=True, help="Replace an existing folder.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, and nothing else.")
 def command(
@@ -80,6 +85,7 @@ def command(
     trajectory_steps: int | None,
     components: tuple[Path, ...],
     out: Path | None,
+    strict: bool,
     force: bool,
     as_json: bool,
     int8: Int8Options,
@@ -102,6 +108,7 @@ def command(
         components=components,
         int8=int8,
         out=out,
+        strict=strict,
         force=force,
     )
     from dsr_export.pipeline import export

@@ -16,10 +16,12 @@ from dsr_export.cli.process.streams import Command, answer, answer_json
 @trust_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, and nothing else.")
 def command(path: Path, trust: Any, as_json: bool) -> None:
-    """Show what is in a bundle or an ONNX file at PATH. Runs nothing and deserialises no plan."""
-    from dsr_export.bundle.inspection import inspect_bundle, inspect_onnx
+    """Show what is in a bundle, an ONNX file or a TensorRT-RTX plan at PATH. Runs nothing and deserialises no plan."""
+    from dsr_export.bundle.inspection import inspect_bundle, inspect_onnx, inspect_plan
 
-    facts = inspect_onnx(path) if path.suffix.lower() == ".onnx" else inspect_bundle(path, trust=trusted(trust))
+    files = {".onnx": inspect_onnx, ".plan": inspect_plan}
+    of_file = files.get(path.suffix.lower())
+    facts = of_file(path) if of_file is not None else inspect_bundle(path, trust=trusted(trust))
     if as_json:
         answer_json(facts)
     else:

@@ -9,6 +9,7 @@ from typing import Any
 from dsr_export.bundle.reader import Bundle
 from dsr_export.reports.figures import is_known
 from dsr_export.reports.wording import owned
+from dsr_export.schedule.summary import schedule_summaries
 
 METRICS = ("snr_db", "psnr_db", "cosine", "max_abs")
 
@@ -38,11 +39,8 @@ def check_difference(a: Iterable[Mapping[str, Any]], b: Iterable[Mapping[str, An
 
 
 def engine_difference(a: Bundle, b: Bundle) -> dict[str, dict[str, Any]]:
-    """Target -> size, version and build time of the engine in each bundle, None where there is none."""
-    left, right = (
-        {target.name: _engine(target.version, target.facts) for target in each.manifest.targets if target.engine}
-        for each in (a, b)
-    )
+    """Target -> size, version, build time and schedule of the engine in each bundle, None where there is none."""
+    left, right = (_engines(each) for each in (a, b))
     return {name: dict(_pair(left, right, name)) for name in sorted({*left, *right})}
 
 
@@ -77,6 +75,12 @@ def _delta(a: Mapping[str, Any] | None, b: Mapping[str, Any] | None) -> dict[str
         return right - left if is_known(left) and is_known(right) else None
 
     return {metric: minus(metric) for metric in METRICS}
+
+
+def _engines(bundle: Bundle) -> dict[str, dict[str, Any]]:
+    schedules = schedule_summaries(bundle.report())
+    engines = [target for target in bundle.manifest.targets if target.engine]
+    return {each.name: _engine(each.version, each.facts) | {"schedule": schedules.get(each.name)} for each in engines}
 
 
 def _engine(version: str, facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from dsr_export.diff.schedules import schedule_changes
 from dsr_export.reports.figures import is_known, number
 
 SHOWN = 10  # of each kind; --json has all
@@ -71,6 +72,9 @@ def _outputs(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 def _engines(engines: Mapping[str, Any]) -> Iterator[str]:
     for target, sides in engines.items():
         yield f"engine {target}: {_engine(sides['a'])} -> {_engine(sides['b'])}"
+        told = [side and side.get("schedule") for side in (sides["a"], sides["b"])]
+        if all(isinstance(each, dict) for each in told):
+            yield from (f"  {line}" for line in schedule_changes(*told))
 
 
 def _engine(side: Mapping[str, Any] | None) -> str:

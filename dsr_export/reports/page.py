@@ -10,6 +10,7 @@ from dsr_export.reports.figures import is_known, known
 from dsr_export.reports.reading import figure
 from dsr_export.reports.record import Report
 from dsr_export.reports.sections.cost import cost_section
+from dsr_export.reports.sections.engine import engine_section
 from dsr_export.reports.sections.error import error_section
 from dsr_export.reports.sections.graph import graph_section
 from dsr_export.reports.sections.int8 import int8_section
@@ -26,6 +27,7 @@ SECTIONS: tuple[Callable[[Report], Section | None], ...] = (
     norm_section,
     int8_section,
     graph_section,
+    engine_section,
     cost_section,
 )
 

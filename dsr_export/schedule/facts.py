@@ -12,6 +12,7 @@ from dsr_export.schedule.graph_sites import GraphSites
 from dsr_export.schedule.plan_text import Plan, UnreadableSchedule
 from dsr_export.schedule.reader import read_schedule
 from dsr_export.schedule.record import ATTENTION, COPY, GEMM, EngineSchedule
+from dsr_export.schedule.roofline import estimates
 
 SCHEDULE, PROBLEM = "schedule", "schedule_problem"
 
@@ -45,6 +46,7 @@ def schedule_dict(schedule: EngineSchedule, sites: GraphSites) -> dict[str, Any]
             {**asdict(each), "read_by": list(each.read_by), "declared": _declared(each.made_by, schedule, fp32)}
             for each in schedule.passed
         ],
+        "estimates": estimates(schedule.launches),
         "launches": [each.as_dict() for each in schedule.launches],
     }
 

@@ -42,6 +42,7 @@ CARRIED = (
     "typing",
     "range_audit",
     "engines",
+    "advice",
     "int8",
     "sites",
     "tensors",

@@ -1,0 +1,79 @@
+"""The table of checks of what an engine launches: advice, that `build --strict` holds the bundle to.
+
+A new one is an entry here, with the function that measures it. What a plan does not tell is never held against it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dsr_export.reports.record import Check
+from dsr_export.reports.wording import file_size
+from dsr_export.verification.model_checks import Finding, ModelCheck, run_checks
+from graphs.precisions import Precision
+
+SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Scheduled:
+    """An engine of a half or quantised build: its target, and its schedule as in the report."""
+
+    target: str
+    schedule: Mapping[str, Any]
+
+
+def engine_checks(engines: Mapping[str, Mapping[str, Any]], precision: Precision) -> list[Check]:
+    """Of all engines whose schedules are known, by target. None in FP32, where attentions stay in several kernels."""
+    told = {name: facts["schedule"] for name, facts in engines.items() if facts.get("schedule")}
+    if precision == "fp32":
+        return []
+    return [check for name, each in told.items() for check in run_checks(ENGINE, Scheduled(name, each), precision)]
+
+
+def _attentions(engine: Scheduled) -> Finding:
+    found = engine.schedule["attention"]
+    told = f"{len(found['apart'])} of {found['of']} attentions are not one kernel: {_some(found['apart'])}"
+    return _share(found["fused"], found["of"], engine, told)
+
+
+def _integer_gemms(engine: Scheduled) -> Finding:
+    chosen = [gemm for gemm in engine.schedule["gemms"] if gemm["chosen_integer"]]
+    missed = [gemm for gemm in chosen if gemm["computes"] != "int8"]
+    named = [f"{gemm['node']} in {gemm['computes'] or 'a kernel that does not tell'}" for gemm in missed]
+    told = f"{len(missed)} of {len(chosen)} GEMMs chosen for INT8 compute in another type: {_some(named)}"
+    return _share(len(chosen) - len(missed), len(chosen), engine, told)
+
+
+def _fp32_between(engine: Scheduled) -> Finding:
+    tensors, launches = engine.schedule["fp32_between"], engine.schedule["launches"]
+    beyond = [each for each in tensors if not each["declared"]]
+    size = file_size(sum(each["bytes"] for each in beyond))
+    behind = _some([launches[each["made_by"]]["nodes"][0] for each in beyond if launches[each["made_by"]]["nodes"]])
+    told = f"{len(beyond)} FP32 tensors ({size}) lie between kernels where the graph does not compute in FP32: {behind}"
+    return _share(len(tensors) - len(beyond), len(tensors), engine, told)
+
+
+ENGINE: tuple[ModelCheck[Scheduled], ...] = (
+    ModelCheck("attentions fused", lambda precision: "attentions_fused", _attentions),
+    ModelCheck("integer GEMMs", lambda precision: "integer_gemms", _integer_gemms),
+    ModelCheck("FP32 between kernels", lambda precision: "declared_fp32_between_kernels", _fp32_between),
+)
+
+
+def _share(good: int, whole: int, engine: Scheduled, told: str) -> Finding:
+    """All of them, where there are any."""
+    passed = good == whole
+    return Finding(good / whole if whole else 1.0, 1.0, None if passed else f"engine {engine.target}: {told}")
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(_shown(names))
+
+
+def _shown(names: Sequence[str]) -> Iterator[str]:
+    yield from names[:SHOWN]
+    if len(names) > SHOWN:
+        yield f"and {len(names) - SHOWN} more"
