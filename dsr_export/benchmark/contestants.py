@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,9 @@ from dsr_export.storage.leftovers import scratch_folder
 from graphs.artifacts import TensorSpec
 from graphs.files import graph_inputs
 from graphs.foreign.opened import read_runnable
+
+if TYPE_CHECKING:
+    from dsr_export.subject import Subject
 
 Array = npt.NDArray[Any]
 
@@ -63,13 +66,19 @@ def _contestant(path: Path) -> Contestant:
 
 def _variants(what: Sequence[str], request: ModelRequest, folder: Path) -> list[Contestant]:
     from dsr_export.benchmark.variants import model_variants
+
+    return model_variants(asked_model(what, request), folder)
+
+
+def asked_model(what: Sequence[str], request: ModelRequest) -> Subject:
+    """The one model that is named. Raises ExportError where several are, or where it is no PyTorch module."""
     from dsr_export.sources import find_source
     from dsr_export.subject import require_module
 
     if len(what) > 1:
         raise ExportError("variants are made of one model at a time", hint="name one model, or several bundles")
     asked = dataclasses.replace(request, model=what[0]) if what else request
-    return model_variants(require_module(find_source(asked).load()), folder)
+    return require_module(find_source(asked).load())
 
 
 def _feeds(contestants: Sequence[Contestant], batch: int) -> dict[str, Array]:

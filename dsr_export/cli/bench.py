@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from dsr_export.cli.process.streams import Command, answer, answer_json
 from dsr_export.limits import MOST_BATCH, MOST_REPEATS, MOST_THREADS
+
+if TYPE_CHECKING:
+    from dsr_export.config import ModelRequest
 
 
 @click.command("bench", cls=Command)
@@ -22,6 +26,12 @@ from dsr_export.limits import MOST_BATCH, MOST_REPEATS, MOST_THREADS
     "--warmup", type=click.IntRange(0, MOST_REPEATS), default=3, show_default=True, help="Rounds not counted."
 )
 @click.option("--threads", type=click.IntRange(1, MOST_THREADS), help="ONNX Runtime threads. [default: all cores]")
+@click.option(
+    "--roofline",
+    metavar="DEVICE,...",
+    help="Run nothing; estimate the times of RTX engines on these devices: orin-agx, orin-nx, thor, rtx4060, rtx4090, "
+    "rtx5090, l4, h100-sxm.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, and nothing else.")
 def command(
     what: tuple[str, ...],
@@ -33,6 +43,7 @@ def command(
     rounds: int,
     warmup: int,
     threads: int | None,
+    roofline: str | None,
     as_json: bool,
 ) -> None:
     """Time graphs side by side in ONNX Runtime: several bundles or ONNX files, or the variants of one model.
@@ -45,6 +56,9 @@ def command(
     from dsr_export.progress import reporter
 
     request = ModelRequest(checkpoint=checkpoint, weights=weights, random_weights=random_weights, dsr=dsr)
+    if roofline is not None:
+        _estimate(what, request, [name.strip() for name in roofline.split(",")], batch=batch, as_json=as_json)
+        return
     timings = bench(what, request, batch=batch, rounds=rounds, warmup=warmup, threads=threads, reporter=reporter())
     if as_json:
         answer_json({"batch": batch, "rounds": rounds, "timings": timings})
@@ -52,3 +66,21 @@ def command(
     for row in timings:
         spread = f"{row['ratio_low']:.3f}-{row['ratio_high']:.3f}"
         answer(f"{row['name']:<24} {row['median_ms']:9.2f} ms   {row['ratio']:.3f}x ({spread})")
+
+
+def _estimate(what: tuple[str, ...], request: ModelRequest, devices: list[str], *, batch: int, as_json: bool) -> None:
+    from dsr_export.benchmark.estimates import estimated
+    from dsr_export.progress import reporter
+
+    rows = estimated(what, request, devices, batch=batch, reporter=reporter())
+    if as_json:
+        answer_json({"estimates": rows})
+        return
+    answer("estimates, not measurements: ms in a stream, and as a CUDA graph; ratios are to the first")
+    for row in rows:
+        size = row["moved_bytes"] / 1e6
+        answer(f"{row['name']}: {row['launches']} launches, {size:.1f} MB at batch {row['batch']}")
+        for device, each in row["devices"].items():
+            stream = f"{each['stream_ms']:8.3f} ms {each['stream_ratio']:.3f}x"
+            graph = f"{each['graph_ms']:8.3f} ms {each['graph_ratio']:.3f}x"
+            answer(f"  {device:<10} {stream}   {graph}   memory is the limit of {each['memory_share']:.0%}")

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 
 from dsr_export.reports.sample_strips import sample_strips
+from dsr_export.schedule.facts import schedule_facts
+from tests.schedule.tiny_plan import ATTENTION, NODES, PLAN, tiny_graph
 
 TOLERANCE = {"max_abs": None, "cosine": 0.995, "psnr_db": 30.0, "snr_db": 20.0, "reason": "W8A8 per tensor"}
 
@@ -27,6 +29,31 @@ def gemm(name: str, **other: Any) -> dict[str, Any]:
     }
     made = {"name": name, "precision": "int8", "flops_share": 0.25, "rows": "static", "roles": roles, "smoothed": True}
     return {**made, "snr_db": {"minmax": 18.0, "chosen": 31.0}, "sensitivity_db": 40.0, "clipped": 0.001, **other}
+
+
+def engine_facts() -> dict[str, Any]:
+    """As an engine's builder tells them, with a small schedule."""
+    shapes = {"name": "x", "dtype": "float32", "declared_dtype": "float32", "declared_shape": ["n", 4], "shape": [-1, 4]}
+    return {
+        "tool": "tensorrt_rtx",
+        "version": "1.7",
+        "polygraphy": "0.5",
+        "target": "rtx",
+        "platform": {"system": "Linux", "machine": "x86_64"},
+        "compute_capabilities": ["8.9"],
+        "plan_bytes": 13_000_000,
+        "plan_sha256": "0f" * 32,
+        "profile": {"x": {"min": [1, 4], "opt": [2, 4], "max": [8, 4]}},
+        "inputs": [shapes],
+        "outputs": [shapes],
+        "layers": 42,
+        "layer_output_types": {"float16": 42},
+        "strongly_typed": True,
+        "tf32": False,
+        "warnings": ["something"],
+        "seconds": 4.9,
+        **schedule_facts(PLAN.replace(ATTENTION.encode(), NODES[5].encode(), 1), tiny_graph(), 2),
+    }
 
 
 def full_report() -> dict[str, Any]:
@@ -96,7 +123,8 @@ def full_report() -> dict[str, Any]:
             "widest_sums": {"c": 40.0},
         },
         "compiled": {"rtx:sm89": {"version": "1.7", "seconds": 4.0, "verified": False, "not_run": "no GPU"}},
-        "engines": {"rtx": {"plan_bytes": 13_000_000, "layers": 42, "seconds": 4.9, "version": "1.7"}},
+        "engines": {"rtx": engine_facts()},
+        "advice": ["engine rtx: 1 of 2 GEMMs chosen for INT8 compute in another type: blocks.0.mlp/MatMul <&>"],
         "files": {"model.onnx": 4_900_000, "components/decoder/model.onnx": 7, "components/decoder/golden.npz": 3},
         "tools": {"numpy": "2.4.6", "dsr-export": "0.1.0"},
         "peak_rss_bytes": 1_000_000_000,

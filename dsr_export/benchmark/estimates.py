@@ -1,0 +1,113 @@
+"""`bench --roofline`: times of RTX engines on named devices, estimated from what the engines launch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from dsr_export.benchmark.contestants import asked_model
+from dsr_export.bundle.reader import Bundle
+from dsr_export.config import BatchRange, ModelRequest
+from dsr_export.errors import ExportError
+from dsr_export.progress import Reporter
+from dsr_export.schedule.devices import Device, named_devices
+from dsr_export.schedule.plan_text import UnreadableSchedule
+from dsr_export.schedule.reader import read_schedule, read_schedule_file
+from dsr_export.schedule.record import EngineSchedule
+from dsr_export.schedule.roofline import estimate
+from dsr_export.storage.leftovers import scratch_folder
+from graphs.artifacts import OptimizedModel
+from graphs.precision.islands import PrecisionPolicy
+from graphs.precision.typed import assign_precision
+from graphs.targets import target
+
+BACKEND = "tensorrt_rtx"
+PRECISION = "fp16"
+"""Of the engines that are built here for a model: FP32 ones launch other kernels than anyone ships."""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """One row of the comparison."""
+
+    name: str
+    schedule: EngineSchedule
+
+
+def estimated(
+    what: Sequence[str], request: ModelRequest, devices: Sequence[str], *, batch: int, reporter: Reporter
+) -> list[dict[str, Any]]:
+    """A row for each RTX engine of the bundles in `what`, or of one model with and without its run-time DSR parts.
+
+    Each has `name`, `batch`, `launches`, `moved_bytes`, and `devices`: device -> `stream_ms`, `graph_ms`,
+    `memory_share`, and the ratios of both times to those of the first engine. Bundles are taken at the batch that their
+    engines are tuned for, a model at `batch`.
+
+    Raises:
+        ExportError: an unknown device, a file that has no engine, or a plan whose schedule cannot be read.
+    """
+    chosen = named_devices(devices)
+    bundles = [Path(each) for each in what if Path(each).is_dir()]
+    if bundles and len(bundles) < len(what):
+        raise ExportError("bundles are not compared with models", hint="name one kind")
+    if not bundles and any(each.lower().endswith(".onnx") for each in what):
+        raise ExportError("an ONNX file has no engine to estimate", hint="build it: dsr-export build FILE.onnx")
+    with reporter.stage("prepare"):
+        engines = [engine for path in bundles for engine in _of_bundle(path)] or _of_model(what, request, batch)
+    return list(_rows(engines, chosen))
+
+
+def _of_bundle(path: Path) -> Iterator[Engine]:
+    bundle = Bundle.open(path)
+    own = [each for each in bundle.manifest.targets if each.engine and each.backend == BACKEND]
+    if not own:
+        raise ExportError(f"{path} has no engine of TensorRT-RTX", hint="build one: --target rtx")
+    for each in own:
+        plan, name = bundle.file(str(each.engine)), path.name if len(own) == 1 else f"{path.name} {each.name}"
+        try:
+            yield Engine(name, read_schedule_file(plan, bundle.manifest.batch.opt))
+        except UnreadableSchedule as error:
+            raise _unreadable(str(plan), error) from error
+
+
+def _of_model(what: Sequence[str], request: ModelRequest, batch: int) -> list[Engine]:
+    """The model's graph without its run-time DSR parts and, where it has any, with them; in FP16 by its own policy."""
+    from dsr_export.backends.tensorrt import build_engine
+    from dsr_export.benchmark.variants import model_variants
+
+    subject, engines = asked_model(what, request), []
+    policy = PrecisionPolicy(fp32_modules=subject.card().fp32_modules)
+    with scratch_folder("bench") as folder:
+        for each in model_variants(subject, folder)[1:]:  # the raw trace is no graph of ours
+            typed = folder / f"{each.name}-typed.onnx"
+            assign_precision(OptimizedModel(path=each.model), typed, PRECISION, policy)
+            engine = build_engine(typed, target("rtx"), batch=BatchRange(batch, batch, batch), inputs=subject.inputs)
+            try:
+                engines.append(Engine(each.name, read_schedule(engine.plan, batch)))
+            except UnreadableSchedule as error:
+                raise _unreadable(f"the engine '{each.name}'", error) from error
+    return engines
+
+
+def _unreadable(what: str, error: UnreadableSchedule) -> ExportError:
+    return ExportError(
+        f"the schedule of {what} cannot be read: {error}",
+        hint="it was built by a version whose plans are not known here",
+    )
+
+
+def _rows(engines: Sequence[Engine], devices: Mapping[str, Device]) -> Iterator[dict[str, Any]]:
+    first = {name: estimate(engines[0].schedule.launches, device) for name, device in devices.items()}
+    for engine in engines:
+        told: dict[str, dict[str, float]] = {}
+        for name, device in devices.items():
+            found = estimate(engine.schedule.launches, device)
+            ratios = {f"{key}_ratio": getattr(found, f"{key}_ms") / getattr(first[name], f"{key}_ms") for key in KEYS}
+            told[name] = {**asdict(found), **ratios}
+        sums = {"launches": len(engine.schedule.launches), "moved_bytes": engine.schedule.moved}
+        yield {"name": engine.name, "batch": engine.schedule.batch, **sums, "devices": told}
+
+
+KEYS = ("stream", "graph")
