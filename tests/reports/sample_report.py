@@ -33,7 +33,13 @@ def gemm(name: str, **other: Any) -> dict[str, Any]:
 
 def engine_facts() -> dict[str, Any]:
     """As an engine's builder tells them, with a small schedule."""
-    shapes = {"name": "x", "dtype": "float32", "declared_dtype": "float32", "declared_shape": ["n", 4], "shape": [-1, 4]}
+    shapes = {
+        "name": "x",
+        "dtype": "float32",
+        "declared_dtype": "float32",
+        "declared_shape": ["n", 4],
+        "shape": [-1, 4],
+    }
     return {
         "tool": "tensorrt_rtx",
         "version": "1.7",

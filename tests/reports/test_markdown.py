@@ -8,6 +8,7 @@ from typing import Any
 from dsr_export.reports.markdown import markdown_table
 from dsr_export.reports.record import Report
 from tests.conftest import Cli
+from tests.reports.sample_report import engine_facts
 
 ROW: dict[str, Any] = {
     "runtime": "onnxruntime",
@@ -47,6 +48,14 @@ def test_failures_stand_out_and_names_cannot_break_the_table() -> None:
     assert lines[0].endswith(": **failed**")
     assert lines[4] == r"| **FAIL** | onnxruntime | batch-1 | decoder/a\|b &lt;img> | 3 values are NaN |  |  |  |"
     assert lines[-1].startswith("- **FAIL** half_weight_fraction")
+
+
+def test_engines_have_a_line_each() -> None:
+    engines = {"rtx": engine_facts(), "trt10": {"schedule": None, "schedule_problem": "the schedule ..."}, "old": {}}
+    assert markdown_table(report(engines=engines)).splitlines()[-2:] == [
+        "- engine rtx: 7 launches, 0 of 1 attentions fused, 160 kB at batch 2",
+        "- engine trt10: the schedule ...",
+    ]
 
 
 def test_verify_writes_it_whole_or_not_at_all(denoiser_bundle: Path, cli: Cli, tmp_path: Path) -> None:

@@ -21,7 +21,16 @@ from dsr_export.reports.sample_strips import sample_strips
 from tests.html.reading import check_document
 from tests.reports.sample_report import full_report, gemm, parity_row
 
-SECTIONS = ("Verdicts", "Where the error arises", "Samples", "Token norms", "INT8", "Graph", "Times and sizes")
+SECTIONS = (
+    "Verdicts",
+    "Where the error arises",
+    "Samples",
+    "Token norms",
+    "INT8",
+    "Graph",
+    "What the engine does",
+    "Times and sizes",
+)
 
 
 def _page(report: dict[str, Any]) -> str:
@@ -76,8 +85,22 @@ def test_every_section_is_drawn_from_what_is_there() -> None:
         "1 of 4 tokens replaced. Their largest norm was 80 and is 2.5; the largest of the others is 3.",
         "12 of 64 values are NaN",
         "Not compared: 2 of 9 special rows",
+        "The engine rtx: 7 launches, 0 of 1 attentions fused, 160 kB at batch 2.",
+        "Advice: engine rtx: 1 of 2 GEMMs chosen for INT8",
+        "Estimates, not measurements",
+        "All 7 launches",
     ):
         assert said in page, said
+
+
+def test_an_engine_that_does_not_tell_its_schedule_says_why() -> None:
+    told, report = full_report()["engines"]["rtx"], full_report()
+    reason = "the schedule of this plan cannot be read: <another> version"
+    untold = {**told, "schedule": None, "schedule_problem": reason}
+    page = report_page({**report, "engines": {"rtx": told, "rtx:sm89": untold}})
+    assert "rtx:sm89: the schedule of this plan cannot be read: &lt;another&gt; version." in page
+    assert "What the engine does" not in report_page({**report, "engines": {"rtx": untold}})
+    assert "What the engine does" not in report_page({**report, "engines": {"rtx": {"plan_bytes": 3}}})
 
 
 def test_what_is_not_there_is_left_out() -> None:

@@ -1,0 +1,54 @@
+"""`bench --roofline`: estimates of engines, without running them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from dsr_export.config import ModelRequest
+from dsr_export.families import load_subject
+from tests.conftest import Cli
+
+
+def test_a_bundle_is_estimated_on_the_devices_named(digits_bundle: Path, cli: Cli) -> None:
+    done = cli("bench", digits_bundle, digits_bundle, "--roofline", "orin-agx, h100-sxm", "--json")
+    if "has no engine" in done.err:
+        pytest.skip("needs the rtx extra")
+    assert done.code == 0, done.err
+    first, second = json.loads(done.out)["estimates"]
+    assert first == second and list(first["devices"]) == ["orin-agx", "h100-sxm"]
+    slow, fast = first["devices"].values()
+    assert slow["stream_ms"] > slow["graph_ms"] > fast["graph_ms"] > 0
+    assert (slow["stream_ratio"], fast["graph_ratio"]) == (1.0, 1.0)
+    said = cli("bench", digits_bundle, "--roofline", "l4")
+    assert "estimates, not measurements" in said.out and f"{first['launches']} launches" in said.out
+
+
+@pytest.mark.parametrize(
+    ("what", "devices", "said"),
+    [
+        (["some.onnx"], "l4", "has no engine to estimate"),
+        (["digits"], "rtx4091", "did you mean 'rtx4090'"),
+        (["."], "l4", "manifest"),
+        ([".", "digits"], "l4", "not compared with models"),
+    ],
+)
+def test_what_cannot_be_estimated_is_refused(what: list[str], devices: str, said: str, cli: Cli) -> None:
+    done = cli("bench", *what, "--roofline", devices)
+    assert done.code == 1
+    assert said in done.err
+
+
+@pytest.mark.slow
+def test_run_time_dsr_costs_launches() -> None:
+    pytest.importorskip("tensorrt_rtx", reason="needs the rtx extra")
+    from dsr_export.benchmark.estimates import estimated
+    from dsr_export.progress import Silent
+
+    assert any(load_subject("digits-outliers").dsr.sites().values())
+    asked = ModelRequest(model="digits-outliers")
+    plain, dsr = estimated([], asked, ["l4"], batch=1, reporter=Silent())
+    assert (plain["name"], dsr["name"]) == ("plain", "dsr")
+    assert dsr["launches"] > plain["launches"] and dsr["devices"]["l4"]["graph_ratio"] > 1
