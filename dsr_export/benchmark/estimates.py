@@ -21,11 +21,14 @@ from dsr_export.storage.leftovers import scratch_folder
 from graphs.artifacts import OptimizedModel
 from graphs.precision.islands import PrecisionPolicy
 from graphs.precision.typed import assign_precision
+from graphs.precisions import Precision
 from graphs.targets import target
 
 BACKEND = "tensorrt_rtx"
-PRECISION = "fp16"
+PRECISION: Precision = "fp16"
 """Of the engines that are built here for a model: FP32 ones launch other kernels than anyone ships."""
+
+TIMES = ("stream", "graph")
 
 
 @dataclass(frozen=True)
@@ -104,10 +107,7 @@ def _rows(engines: Sequence[Engine], devices: Mapping[str, Device]) -> Iterator[
         told: dict[str, dict[str, float]] = {}
         for name, device in devices.items():
             found = estimate(engine.schedule.launches, device)
-            ratios = {f"{key}_ratio": getattr(found, f"{key}_ms") / getattr(first[name], f"{key}_ms") for key in KEYS}
+            ratios = {f"{key}_ratio": getattr(found, f"{key}_ms") / getattr(first[name], f"{key}_ms") for key in TIMES}
             told[name] = {**asdict(found), **ratios}
         sums = {"launches": len(engine.schedule.launches), "moved_bytes": engine.schedule.moved}
         yield {"name": engine.name, "batch": engine.schedule.batch, **sums, "devices": told}
-
-
-KEYS = ("stream", "graph")

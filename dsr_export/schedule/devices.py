@@ -28,7 +28,8 @@ class Device:
 
     def peak(self, computes: str) -> float:
         """Of a product with these operands (`int8`, `float16 x int8`): the slower of both, in which it is made."""
-        return min(getattr(self, _RATES[each]) for each in computes.split(" x "))
+        rates = {"half": self.half, "eight": self.eight, "single": self.single}
+        return min(rates[_RATES[each]] for each in computes.split(" x "))
 
 
 _RATES = {

@@ -148,5 +148,5 @@ def _launch(place: int, launch: Json) -> Sequence[str]:
     nodes = launch["nodes"]
     named = f"{place + 1}. {nodes[0] if nodes else launch['kernel']}"
     more = f" and {len(nodes) - 1} more" if len(nodes) > 1 else ""
-    kind = KINDS.get(launch["kind"], launch["kind"])
+    kind = KINDS.get(launch["kind"], str(launch["kind"]))
     return [named + more, kind, str(launch["block"] or DASH), str(launch["computes"] or DASH), file_size(whole) or DASH]
