@@ -12,7 +12,7 @@ from dsr_export.diff.fields import differing
 from dsr_export.diff.figures import check_difference, engine_difference, parity_difference, stage_difference
 from dsr_export.diff.graph import graph_difference
 from dsr_export.diff.outputs import output_difference
-from dsr_export.diff.verdict import FLOOR_DB, MARGIN_DB, regressions
+from dsr_export.diff.verdict import MARGIN_DB, floor_db, regressions
 from dsr_export.diff.weights import WeightFile, weight_difference
 from dsr_export.progress import Reporter, Silent
 from graphs.files import load_model
@@ -38,7 +38,8 @@ def diff_bundles(
     with say.stage("hashes"):
         left, right = Bundle.open(a, trust=trust), Bundle.open(b, trust=trust)
     found = _difference(left, right, margin_db, say, "")
-    return {"a": str(a), "b": str(b), "margin_db": margin_db, "floor_db": FLOOR_DB, **found}
+    floor = floor_db(left.manifest, right.manifest)
+    return {"a": str(a), "b": str(b), "margin_db": margin_db, "floor_db": floor, **found}
 
 
 def _difference(a: Bundle, b: Bundle, margin_db: float, say: Reporter, prefix: str) -> dict[str, Any]:

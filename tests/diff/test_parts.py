@@ -16,6 +16,7 @@ from dsr_export.diff.figures import check_difference, parity_difference
 from dsr_export.diff.graph import graph_difference
 from dsr_export.diff.verdict import regressions
 from graphs.artifacts import TensorSpec
+from graphs.precisions import Precision
 from tests.bundle.conftest import manifest
 
 __all__ = ["manifest"]
@@ -78,12 +79,24 @@ def test_rows_of_two_engines_of_one_runtime_are_kept_apart() -> None:
     ],
 )
 def test_what_counts_as_worse(manifest: Manifest, a: Any, b: Any, margin: float, worse: bool) -> None:
+    manifest = dataclasses.replace(manifest, precision="fp32")
     rows = {**NOTHING, "parity": parity_difference([a], [b])}
     assert bool(regressions(manifest, manifest, rows, margin)) == worse
     outputs = {**NOTHING, "outputs": [{"batch": 1, "output": "out", "a": a, "b": b}]}
     assert bool(regressions(manifest, manifest, outputs, margin)) == worse
     gone = {**NOTHING, "parity": parity_difference([a], [])}  # a runtime that B's machine did not have
     assert regressions(manifest, manifest, gone, margin) == []
+
+
+@pytest.mark.parametrize(
+    ("precisions", "floor"),
+    [(("fp16", "fp16"), 56), (("bf16", "bf16"), 38), (("fp32", "fp16"), 60), (("fp32",) * 2, 60)],
+)
+def test_rounding_is_no_regression(manifest: Manifest, precisions: tuple[Precision, Precision], floor: int) -> None:
+    a, b = (dataclasses.replace(manifest, precision=each) for each in precisions)
+    for below, worse in ((1, True), (-1, False)):
+        rows = {**NOTHING, "parity": parity_difference([row(floor + 5.0)], [row(floor - below)])}
+        assert [f"below {floor} dB" in text for text in regressions(a, b, rows, 3.0)] == [True] * worse
 
 
 def test_a_failing_check_is_worse(manifest: Manifest) -> None:
