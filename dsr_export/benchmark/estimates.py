@@ -19,8 +19,10 @@ from dsr_export.schedule.record import EngineSchedule
 from dsr_export.schedule.roofline import estimate
 from dsr_export.storage.leftovers import scratch_folder
 from graphs.artifacts import OptimizedModel
-from graphs.precision.islands import PrecisionPolicy
-from graphs.precision.typed import assign_precision
+from graphs.files import load_model
+from graphs.forms import take_form
+from graphs.mixed_precision.islands import PrecisionPolicy, sinusoidal_modules
+from graphs.mixed_precision.typed import assign_precision
 from graphs.precisions import Precision
 from graphs.targets import target
 
@@ -77,16 +79,19 @@ def _of_bundle(path: Path) -> Iterator[Engine]:
 
 def _of_model(what: Sequence[str], request: ModelRequest, batch: int) -> list[Engine]:
     """The model's graph without its run-time DSR parts and, where it has any, with them; in FP16 by its own policy."""
-    from dsr_export.backends.tensorrt import build_engine
+    from dsr_export.backends.tensorrt.build import build_engine
     from dsr_export.benchmark.variants import model_variants
 
     subject, engines = asked_model(what, request), []
-    policy = PrecisionPolicy(fp32_modules=subject.card().fp32_modules)
+    card = subject.card()
     with scratch_folder("bench") as folder:
         for each in model_variants(subject, folder)[1:]:  # the raw trace is no graph of ours
-            typed = folder / f"{each.name}-typed.onnx"
-            assign_precision(OptimizedModel(path=each.model), typed, PRECISION, policy)
-            engine = build_engine(typed, target("rtx"), batch=BatchRange(batch, batch, batch), inputs=subject.inputs)
+            typed, form = folder / f"{each.name}-typed.onnx", folder / f"{each.name}-form.onnx"
+            sines = sinusoidal_modules(load_model(each.model, weights=False), card.outer_modules)
+            policy = PrecisionPolicy(fp32_modules=(*card.fp32_modules, *sines))
+            made, _ = assign_precision(OptimizedModel(path=each.model), typed, PRECISION, policy)
+            take_form(made, form, "engine")
+            engine = build_engine(form, target("rtx"), batch=BatchRange(batch, batch, batch), inputs=subject.inputs)
             try:
                 engines.append(Engine(each.name, read_schedule(engine.plan, batch)))
             except UnreadableSchedule as error:
