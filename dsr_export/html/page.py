@@ -66,8 +66,8 @@ td .good { color: var(--good); } td .bad { color: var(--bad); font-weight: 650; 
 .barcell { display: inline-flex; align-items: center; gap: 10px; } .track { display: inline-block; width: 96px;
   height: 9px; background: var(--cell); border-radius: 3px; } .fill { display: block; height: 100%;
   background: var(--b); border-radius: 3px; } .amount { min-width: 4.2em; text-align: right; }
-.stackcell { display: block; min-width: min(44vw, 480px); } .stack { display: flex; height: 13px; border-radius: 3px;
-  overflow: hidden; } .part { display: block; height: 100%; border-right: 1px solid var(--card); }
+.stackcell { display: block; min-width: clamp(90px, 60vw - 140px, 480px); } .stack { display: flex; height: 13px;
+  border-radius: 3px; overflow: hidden; } .part { display: block; height: 100%; border-right: 1px solid var(--card); }
 .solid-a { background: var(--a); } .solid-b { background: var(--b); }
 .hatched-c { background: repeating-linear-gradient(45deg, var(--c) 0 3px, var(--card) 3px 5px); }
 .dotted { background: radial-gradient(var(--soft) 40%, transparent 45%) 0 0 / 5px 5px; }

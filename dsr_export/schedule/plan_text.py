@@ -17,6 +17,7 @@ ENGINE, FALLBACK = 5, 4
 _HEADER = re.compile(rb"header \{\n  version = (\d+)\n")
 _SECTION = re.compile(rb"(descriptors|main|shape_main) \{[ ]*\n")
 _END = re.compile(rb"^\}\n", re.MULTILINE)
+_WINDOW, _OVERLAP = 1 << 24, 64  # bytes; a header's first lines are shorter
 _LONGEST = 1 << 26  # bytes of one section: a thousand times what a large model has
 
 
@@ -49,7 +50,7 @@ def programs(plan: Plan) -> Iterator[Program]:
     Raises:
         UnreadableSchedule: a section without an end, or text that is none.
     """
-    for found in _HEADER.finditer(plan):
+    for found in _headers(plan):
         start, sections = found.start(), {}
         sections["header"], end = _section(plan, found.start() + len(b"header {\n"), "header")
         while (opened := _SECTION.match(plan, end)) is not None:
@@ -58,6 +59,15 @@ def programs(plan: Plan) -> Iterator[Program]:
                 raise UnreadableSchedule(f"a second {name} in the program at byte {start}")
             sections[name], end = _section(plan, opened.end(), name)
         yield Program(int(found[1]), sections)
+
+
+def _headers(plan: Plan) -> Iterator[re.Match[bytes]]:
+    """Where programs begin. Of a mapped file no more than a window stays in memory at a time."""
+    for start in range(0, len(plan), _WINDOW):
+        ends = start + _WINDOW  # a header that begins behind it is the next window's
+        yield from (found for found in _HEADER.finditer(plan, start, ends + _OVERLAP) if found.start() < ends)
+        if isinstance(plan, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+            plan.madvise(mmap.MADV_DONTNEED, start, min(_WINDOW, len(plan) - start))
 
 
 def _section(plan: Plan, start: int, name: str) -> tuple[tuple[str, ...], int]:

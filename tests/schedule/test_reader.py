@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from dsr_export.schedule import plan_text
 from dsr_export.schedule.plan_text import UnreadableSchedule
 from dsr_export.schedule.reader import read_schedule, read_schedule_file
 from dsr_export.schedule.record import Launch
@@ -80,6 +81,17 @@ def test_a_file_is_read_like_its_bytes(tmp_path: Path) -> None:
     path.write_bytes(b"")
     with pytest.raises(UnreadableSchedule, match="empty"):
         read_schedule_file(path, 2)
+
+
+@pytest.mark.parametrize("before", [-70, -20, -3, 0, 5])
+def test_programs_are_found_wherever_they_lie_in_a_large_plan(before: int, tmp_path: Path) -> None:
+    """Also over the edge of what is looked through at a time, and once only."""
+    path = tmp_path / "large.plan"
+    start = PLAN.index(ENGINE.encode())
+    with path.open("wb") as file:
+        file.seek(plan_text._WINDOW + before - start)
+        file.write(PLAN)
+    assert read_schedule_file(path, 2) == read_schedule(PLAN, 2)
 
 
 @pytest.mark.parametrize(
