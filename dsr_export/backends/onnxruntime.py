@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -13,6 +13,7 @@ import numpy as np
 
 from dsr_export.backends.base import Array
 from dsr_export.backends.inputs import check_inputs
+from dsr_export.backends.memory_budget import budget, stored_bytes, within
 from dsr_export.errors import ExportError, RunnerError
 from graphs.artifacts import TensorSpec
 from graphs.names import module_of
@@ -78,7 +79,9 @@ class OnnxRuntimeRunner:
         if CUDA[0] in providers:
             self.name = "onnxruntime-cuda"
         self._specs = tuple(inputs)
-        self._session: Any = _session(model, optimize, threads, list(providers), weights)
+        self._stored = _stored(model, weights)
+        self._bounded = CUDA[0] not in providers  # CUDA maps what it likes
+        self._session: Any = self._within([], lambda: _session(model, optimize, threads, list(providers), weights))
         _check_declared(self._session, self._specs)
         self._outputs = [output.name for output in self._session.get_outputs()]
 
@@ -96,10 +99,13 @@ class OnnxRuntimeRunner:
             raise RunnerError("this ONNX Runtime session is closed")
         fed = check_inputs(inputs, self._specs)
         try:
-            results = self._session.run(self._outputs, fed)
+            results = self._within(list(fed.values()), lambda: self._session.run(self._outputs, fed))
         except _failures() as error:
             raise RunnerError(f"ONNX Runtime failed while running: {_reason(error)}") from error
         return {name: np.asarray(result) for name, result in zip(self._outputs, results, strict=True)}
+
+    def _within(self, fed: Sequence[Array], call: Callable[[], Any]) -> Any:
+        return within(budget(self._stored, fed), call) if self._bounded else call()
 
 
 def _session(
@@ -117,7 +123,7 @@ def _session(
     levels = onnxruntime.GraphOptimizationLevel
     options = onnxruntime.SessionOptions()
     options.log_severity_level = FATAL
-    large = _is_large(model, weights)
+    large = stored_bytes(_beside(model, weights)) > LARGE_BYTES
     constants = levels.ORT_DISABLE_ALL if large else levels.ORT_ENABLE_BASIC
     chosen = {True: levels.ORT_ENABLE_ALL, False: levels.ORT_DISABLE_ALL, "constants": constants}
     options.graph_optimization_level = chosen[optimize]
@@ -186,13 +192,16 @@ def _fewer(large: bool) -> int:
     return min(os.cpu_count() or 1, 8) if large else _allowed()
 
 
-def _is_large(model: Path | bytes, folder: Path | None) -> bool:
-    """Whether weights beside the model, or in the folder of a serialised one, are large."""
+def _beside(model: Path | bytes, folder: Path | None) -> list[Path]:
+    """Files of weights beside the model, or in the folder of a serialised one."""
     if isinstance(model, Path):
-        files = [model.with_name(model.name + ".data")]
-    else:
-        files = [] if folder is None else list(folder.glob("*.data"))
-    return sum(each.stat().st_size for each in files if each.is_file()) > LARGE_BYTES
+        return [model.with_name(model.name + ".data")]
+    return [] if folder is None else list(folder.glob("*.data"))
+
+
+def _stored(model: Path | bytes, folder: Path | None) -> int:
+    own = stored_bytes([model]) if isinstance(model, Path) else len(model)
+    return own + stored_bytes(_beside(model, folder))
 
 
 def _check_declared(session: Any, specs: Sequence[TensorSpec]) -> None:

@@ -23,16 +23,18 @@ def check_model_file(path: Path, sizes: Mapping[str, int]) -> None:
     """Checks an ONNX model whose folder holds files of `sizes` (name -> bytes), without loading external weights.
 
     Raises:
-        ExportError: it is no ONNX; external weights lie outside the listed files; or a node, which is named, belongs
-            to a domain other than the standard one.
+        ExportError: it is no ONNX; external weights lie outside the listed files; a node, which is named, belongs to
+            a domain other than the standard one; or running it would take too much, or for ever.
     """
     from graphs.foreign.external_data import is_external
     from graphs.foreign.model_parts import model_parts
+    from graphs.foreign.opened import check_runnable
     from graphs.stage_specs import STANDARD_DOMAINS
 
     if path.stat().st_size > LARGEST_MODEL:
         raise ExportError(f"{path} is larger than an ONNX file can be", hint=_HINT)
-    parts = model_parts(_load(path))
+    model = _load(path)
+    parts = model_parts(model)
     for node in parts.nodes:
         _check_text(path, node)
         if node.domain not in STANDARD_DOMAINS:
@@ -41,6 +43,7 @@ def check_model_file(path: Path, sizes: Mapping[str, int]) -> None:
     for tensor in parts.tensors:
         if is_external(tensor):
             _check_external(tensor, path, sizes)
+    check_runnable(model, path)
 
 
 def _load(path: Path) -> onnx.ModelProto:

@@ -11,6 +11,7 @@ from contextlib import suppress
 
 import click
 
+from dsr_export.backends.memory_budget import bound_memory
 from dsr_export.cli.exit_codes import DONE, FAILED, INTERRUPTED
 from dsr_export.cli.process.interrupts import SAID, end_on_signals
 from dsr_export.cli.process.streams import StdoutFailed, drop_answers, own_process
@@ -69,6 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if arguments is None:
         own_process(debug=debug)
         end_on_signals()
+        bound_memory()
     try:
         sys.exit(cli.main(_words(given), standalone_mode=False) or DONE)
     except click.ClickException as error:

@@ -51,9 +51,20 @@ def read_runnable(path: Path) -> onnx.ModelProto:
     """
     with foreign_file(path):
         model = sound_model(path)
-        flat = inlined(model)
-        loop = next((node for node in model_parts(flat).nodes if node.op_type in _FOR_EVER), None)
-        if loop is not None:
-            raise ExportError(f"{loop.op_type} (node '{loop.name}') may run for ever", hint="export it without loops")
-        check_sizes(flat)
+        _check_ends(model)
         return model
+
+
+def check_runnable(model: onnx.ModelProto, path: Path) -> None:
+    """What `read_runnable` checks of `model`, which was read from `path`, its external data apart."""
+    with foreign_file(path):
+        check_sound(model)
+        _check_ends(model)
+
+
+def _check_ends(model: onnx.ModelProto) -> None:
+    flat = inlined(model)
+    loop = next((node for node in model_parts(flat).nodes if node.op_type in _FOR_EVER), None)
+    if loop is not None:
+        raise ExportError(f"{loop.op_type} (node '{loop.name}') may run for ever", hint="export it without loops")
+    check_sizes(flat)

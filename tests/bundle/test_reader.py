@@ -345,3 +345,38 @@ def test_a_damaged_member_is_found_by_its_checksum(build: Build) -> None:
     data[data.index(b"\1" * 16)] ^= 1
     with pytest.raises(ExportError, match="Bad CRC"):
         Bundle.open(build(**{"golden.npz": bytes(data)})).golden()
+
+
+HOSTILE = {
+    "its size": ("c = ConstantOfShape(big) m = ReduceMean<keepdims=0>(c) out = Add(x, m)", "at most 67,108,864"),
+    "a range": ("r = Range(z, far, one) c = Cast<to=1>(r) m = ReduceMean<keepdims=0>(c) out = Add(x, m)", "at most 67"),
+    "no order": ("out = Add(x, m) m = Relu(x)", "which nothing before it makes"),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_a_model_that_asks_for_too_much_is_refused_before_it_runs(build: Build, case: str) -> None:
+    body, said = HOSTILE[case]
+    model = onnx.parser.parse_model(
+        f'<ir_version: 10, opset_import: ["": 20]> g (float[N,4] x) => (float[N,4] out) <int64[1] big = {{2000000000}},'
+        f" int64 z = {{0}}, int64 far = {{2000000000}}, int64 one = {{1}}> {{ {body} }}"
+    )
+    refused(build(**{"model.onnx": model.SerializeToString()}), said)
+
+
+def test_a_model_that_would_never_end_is_refused(build: Build) -> None:
+    value = helper.make_tensor_value_info("v", TensorProto.FLOAT, None)
+    more = helper.make_tensor_value_info("c", TensorProto.BOOL, [])
+    count = helper.make_tensor_value_info("i", TensorProto.INT64, [])
+    body = helper.make_graph([helper.make_node("Identity", ["v"], ["w"])], "b", [count, more, value], [more, value])
+    loop = helper.make_node("Loop", ["", "", "x"], ["out"], name="l", body=body)
+    refused(build(**{"model.onnx": model_bytes([loop], [])}), r"Loop \(node 'l'\) may run for ever")
+
+
+def test_functions_that_multiply_are_counted_before_they_are_inlined(build: Build) -> None:
+    model = onnx.load_from_string(model_bytes([helper.make_node("F0", ["x"], ["out"], name="f")], []))
+    for i in range(30):
+        called = f"F{i + 1}" if i < 29 else "Relu"
+        nodes = [helper.make_node(called, ["a"], ["c"]), helper.make_node(called, ["c"], ["b"])]
+        model.functions.append(helper.make_function("", f"F{i}", ["a"], ["b"], nodes, [helper.make_opsetid("", 20)]))
+    refused(build(**{"model.onnx": model.SerializeToString()}), "nodes, and at most 200,000 are taken")

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 from collections.abc import Iterator
 
 from dsr_export.errors import ExportError
+from dsr_export.out_of_memory import is_out_of_memory
 from dsr_export.storage.disk import is_disk_full
 
 Explained = tuple[str, str | None]
 
-_NO_MEMORY = re.compile(
-    r"bad_alloc|bad allocation|out of memory|(can't|cannot|failed to|unable to) allocate|not enough memory"
-    r"|failed to map segment|can't start new thread",
-    re.IGNORECASE,
-)
 _MEMORY_HINT = "give it more memory (see `ulimit -v`, or the container's limit), or a smaller --batch"
 _FILES_HINT = "allow more open files (`ulimit -n`)"
 _HINTS = {errno.EMFILE: _FILES_HINT, errno.ENFILE: _FILES_HINT}
@@ -24,7 +19,7 @@ _HINTS = {errno.EMFILE: _FILES_HINT, errno.ENFILE: _FILES_HINT}
 
 def explained(error: Exception) -> Explained:
     """Message and hint. Only what nothing here accounts for is called a bug."""
-    short = next((each for each in _chain(error) if _is_memory(each)), None)
+    short = next((each for each in _chain(error) if is_out_of_memory(each)), None)
     if short is not None:
         return f"out of memory{_detail(short)}", _MEMORY_HINT
     if isinstance(error, ExportError):
@@ -46,14 +41,6 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         seen.add(id(error))
         yield error
         error = error.__cause__ or error.__context__
-
-
-def _is_memory(error: BaseException) -> bool:
-    """Libraries say it in words; a message of our own may quote a user's."""
-    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
-        return True
-    named = isinstance(error, (ImportError, RuntimeError)) or type(error).__module__.startswith("onnxruntime")
-    return named and not isinstance(error, ExportError) and _NO_MEMORY.search(str(error)) is not None
 
 
 def _detail(error: BaseException) -> str:
