@@ -6,6 +6,7 @@ library, `__del__`, a callback out of C++, which ends the process with SIGABRT. 
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import os
 import signal
@@ -39,11 +40,18 @@ def end_on_signals() -> None:
     for number in _SIGNALS:
         signal.signal(number, _handle)
         _kill_on_the_second(number)
+    atexit.register(_ignore)
+
+
+def _ignore() -> None:
+    """Also while the interpreter ends, after all work: it would put the system's action back, and the exit code of a
+    command that is done would be lost to a late signal."""
+    for each in _SIGNALS:
+        signal.signal(each, signal.SIG_IGN)
 
 
 def _handle(number: int, frame: FrameType | None) -> None:
-    for each in _SIGNALS:  # what is undone now should be undone whole; `_watch` sees to it that this ends
-        signal.signal(each, signal.SIG_IGN)
+    _ignore()  # what is undone now should be undone whole; `_watch` sees to it that this ends
     _end()
 
 

@@ -132,3 +132,21 @@ def test_undoing_goes_on_where_one_step_fails_and_may_happen_twice() -> None:
     assert done == ["fails", "first", "fails", "first"]
     undo_all()
     assert len(done) == 4
+
+
+LATE = """
+import os, signal, sys
+from dsr_export.cli.interrupts import end_on_signals
+class Late:
+    def __del__(self, kill=os.kill, me=os.getpid(), number=signal.{name}):
+        kill(me, number)
+end_on_signals()
+late = Late()
+sys.exit(3)
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_signal_while_the_interpreter_ends_leaves_the_exit_code(name: str) -> None:
+    ended = subprocess.run([sys.executable, "-c", LATE.format(name=name)], timeout=60, check=False)
+    assert ended.returncode == 3
