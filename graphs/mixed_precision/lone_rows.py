@@ -30,7 +30,27 @@ def pad_lone_rows(model: onnx.ModelProto) -> onnx.ModelProto:
     ranks = {len(shapes[node.input[0]]) for node in nodes if node.op_type == "Pad" and node.name.startswith(_NAME)}
     for name, values in _constants(ranks).items():
         model.graph.initializer.append(numpy_helper.from_array(np.array(values, np.int64), name))
+    _declare(model.graph, shapes)
     return model
+
+
+def _declare(graph: onnx.GraphProto, shapes: Mapping[str, Shape]) -> None:
+    """Says the shapes around each GEMM: opening is quadratic in the axes that ONNX Runtime must name itself."""
+    types = {value.name: value.type.tensor_type.elem_type for value in [*graph.value_info, *graph.input]}
+    known = {*types, *(value.name for value in graph.output)}
+    for pad, gemm, cut in zip(graph.node, graph.node[1:], graph.node[2:], strict=False):
+        if not (pad.op_type == "Pad" and pad.name.startswith(_NAME) and pad.input[0] in types):
+            continue
+        turned = any(each.name == "transB" and each.i for each in gemm.attribute)
+        first, *middle, inner = shapes[pad.input[0]]
+        outer = shapes[gemm.input[1]][0 if turned else 1]
+        wide = (f"{_NAME}rows", *middle)
+        made = {pad.output[0]: (*wide, inner), gemm.output[0]: (*wide, outer), cut.output[0]: (first, *middle, outer)}
+        graph.value_info.extend(
+            helper.make_tensor_value_info(name, types[pad.input[0]], shape)
+            for name, shape in made.items()
+            if name not in known
+        )
 
 
 _NAME = "lone_rows/"
