@@ -25,6 +25,7 @@ from tests.comparisons.scores import Quality, quality
 PEER_PYTHON = os.environ.get("DSR_EXPORT_PEER_PYTHON", sys.executable)
 has_modelopt = sys.executable != PEER_PYTHON or importlib.util.find_spec("modelopt") is not None
 STEPS, IMAGES = 5, 2
+pytestmark = pytest.mark.slow  # the comparison is run by hand, for the guide
 
 
 @pytest.fixture(scope="module")
