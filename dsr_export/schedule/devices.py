@@ -35,7 +35,9 @@ class Device:
 _RATES = {
     "int8": "eight",
     "uint8": "eight",
-    "fp8e4m3": "eight",
+    "float8e4m3": "eight",
+    "int4": "eight",  # no device here multiplies it as it is
+    "float4e2m1": "eight",  # twice that on Blackwell, nothing on others
     "float16": "half",
     "bfloat16": "half",
     "float32": "single",

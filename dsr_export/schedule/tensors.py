@@ -10,18 +10,26 @@ from dataclasses import dataclass
 from dsr_export.schedule.plan_text import Program, UnreadableSchedule
 from dsr_export.schedule.statements import Statement, statement
 
-TYPES = {"half": "float16", "float": "float32", "bf16": "bfloat16"}
+TYPES = {
+    "half": "float16",
+    "float": "float32",
+    "bf16": "bfloat16",
+    "fp8_e4m3": "float8e4m3",
+    "fp4_e2m1": "float4e2m1",
+}
 """The plan's names of element types, where they are not ours."""
-BYTES = {
-    "bool": 1,
-    "int8": 1,
-    "uint8": 1,
-    "fp8e4m3": 1,
-    "float16": 2,
-    "bfloat16": 2,
-    "float32": 4,
-    "int32": 4,
-    "int64": 8,
+BITS = {
+    "float4e2m1": 4,
+    "int4": 4,
+    "bool": 8,
+    "int8": 8,
+    "uint8": 8,
+    "float8e4m3": 8,
+    "float16": 16,
+    "bfloat16": 16,
+    "float32": 32,
+    "int32": 32,
+    "int64": 64,
 }
 _REGION = re.compile(r"  region = \{ name=(\S+) .*\bplace=(\w+)\b.*\}\s*")
 
@@ -44,7 +52,7 @@ class Tensor:
     @property
     def bytes(self) -> int:
         """Of the whole tensor, or of the view."""
-        return self.count * BYTES[self.type]
+        return -(-self.count * BITS[self.type] // 8)
 
 
 def tensors(program: Program, sizes: Mapping[str, int]) -> dict[str, Tensor]:
@@ -71,7 +79,7 @@ def _tensor(
     if told.kind not in ("tensor", "sub_tensor"):
         raise UnreadableSchedule(f"{told.kind!r} among the tensors")
     kind = TYPES.get(told.word("type"), told.word("type"))
-    if kind not in BYTES:
+    if kind not in BITS:
         raise UnreadableSchedule(f"the tensor {name!r} is of the unknown type {kind!r}")
     base = earlier.get(told.word("base")) if view else None
     if view and base is None:

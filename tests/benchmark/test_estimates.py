@@ -9,6 +9,7 @@ import pytest
 
 from dsr_export.config import ModelRequest
 from dsr_export.families import load_subject
+from dsr_export.schedule.devices import DEVICES
 from tests.conftest import Cli
 
 
@@ -52,3 +53,8 @@ def test_run_time_dsr_costs_launches() -> None:
     plain, dsr = estimated([], asked, ["l4"], batch=1, reporter=Silent())
     assert (plain["name"], dsr["name"]) == ("plain", "dsr")
     assert dsr["launches"] > plain["launches"] and dsr["devices"]["l4"]["graph_ratio"] > 1
+
+
+def test_the_help_names_every_device(cli: Cli) -> None:
+    said = " ".join(cli("bench", "--help").out.split())
+    assert all(name in said for name in DEVICES)

@@ -18,6 +18,8 @@ import torch
 from safetensors.torch import save_file
 
 from dsr_export.bundle.reader import Bundle
+from dsr_export.reports.record import Check
+from dsr_export.stages import build_report
 from dsr_export.storage.locks import exclusive
 from tests.conftest import Cli
 from tests.folders import names
@@ -232,3 +234,20 @@ def test_an_interrupted_build_leaves_nothing_and_can_be_repeated(number: int, tm
 
 def test_arrays_of_the_golden_file_are_finite(digits_bundle: Path) -> None:
     assert all(np.isfinite(array).all() for array in Bundle.open(digits_bundle).golden().values())
+
+
+def test_strict_makes_failures_of_advice(
+    digits_bundle: Path, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bundle is written and marked, as after any failed check."""
+    said = "engine rtx: 1 of 8 attentions are not one kernel: blocks.3.attn/Softmax"
+    failed = Check(name="attentions_fused", value=0.875, limit=1.0, passed=False, problem=said)
+    monkeypatch.setattr(build_report, "engine_checks", lambda engines, precision: [failed])
+    done = cli("build", "--precision", "fp16", "--out", tmp_path / "loose.dsr")
+    report = Bundle.open(tmp_path / "loose.dsr").report()
+    assert (done.code, report["passed"], report["advice"]) == (0, True, [said])
+    assert f"{said} (--strict makes a failure of it)" in done.err
+    done = cli("build", "--precision", "fp16", "--strict", "--out", tmp_path / "strict.dsr")
+    report = Bundle.open(tmp_path / "strict.dsr").report()
+    assert (done.code, report["passed"], report["advice"]) == (3, False, [])
+    assert said in done.out and said in (tmp_path / "strict.dsr" / "report.html").read_text()

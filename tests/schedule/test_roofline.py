@@ -8,6 +8,7 @@ from dsr_export.errors import ExportError
 from dsr_export.schedule.devices import DEVICES, Device, named_devices
 from dsr_export.schedule.record import Launch
 from dsr_export.schedule.roofline import GRAPH_SECONDS, STREAM_SECONDS, estimate, estimates
+from dsr_export.schedule.tensors import BITS
 
 ROUND = Device(bandwidth=1e9, half=1e12, eight=2e12, single=1e11, source="none")
 MOVE = Launch(kind="copy", kernel="a", nodes=(), read={"float16": 3_000_000}, written={"float32": 1_000_000})
@@ -27,7 +28,15 @@ def test_what_is_moved_takes_its_time_and_each_launch_more() -> None:
 
 @pytest.mark.parametrize(
     ("computes", "milliseconds"),
-    [("float16", 10), ("int8", 5), ("float32", 100), ("float16 x int8", 10), ("bfloat16", 10), ("fp8e4m3", 5)],
+    [
+        ("float16", 10),
+        ("int8", 5),
+        ("float32", 100),
+        ("float16 x int8", 10),
+        ("bfloat16", 10),
+        ("float8e4m3", 5),
+        ("float16 x int4", 10),
+    ],
 )
 def test_a_product_takes_the_longer_of_both(computes: str, milliseconds: float) -> None:
     far, near = _product(computes, 10**10, 1000), _product(computes, 10**10, 500_000_000)
@@ -54,3 +63,7 @@ def test_unknown_devices_are_refused_with_a_near_name() -> None:
     with pytest.raises(ExportError) as caught:
         named_devices(["rtx4091"])
     assert "rtx4090" in str(caught.value.hint)
+
+
+def test_every_type_of_a_product_has_a_rate() -> None:
+    assert all(DEVICES["l4"].peak(kind) > 0 for kind in BITS if kind not in ("bool", "int32", "int64"))
