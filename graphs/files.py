@@ -13,7 +13,8 @@ from graphs.artifacts import TensorSpec
 from graphs.errors import ExportError
 from graphs.weights.stored import keep_stored, store, stored_constants
 
-EXTERNAL_ABOVE = 256 << 20  # bytes of weights; below it one file is handier
+EXTERNAL_ABOVE = 16 << 20  # bytes of weights; each stage would write and parse them again
+ONE_FILE_BELOW = 256 << 20  # bytes of weights in what ships; up to there one file is handier
 INLINE_BELOW = 1 << 20  # bytes of a tensor; registers, biases and shapes stay where rewrites can read them
 LARGEST_MODEL = 2**31 - 1  # bytes; protobuf's own limit
 IR_VERSION = 10  # what opset 20 needs and every target reads
@@ -81,11 +82,19 @@ def load_inferred_graph(path: Path) -> gs.Graph:
     return keep_stored(gs.import_onnx(model), path.parent)
 
 
-def save_graph(graph: gs.Graph, path: Path) -> Path:
-    """Writes a graph back as a model; the graph is toposorted and cleaned first."""
+def save_graph(graph: gs.Graph, path: Path, *, ships: bool = False) -> Path:
+    """Writes a graph back as a model; the graph is toposorted and cleaned first.
+
+    Weights that lie in a file stay in one, but for a model that `ships` and is small enough to be one file.
+    """
     graph.cleanup(remove_unused_graph_inputs=False).toposort()
     graph.opset = next((o.version for o in graph.import_domains or () if o.domain in ("", "ai.onnx")), graph.opset)
     graph.import_domains = None
-    store(stored_constants(graph), path.with_name(path.name + ".data"))
+    stored = stored_constants(graph)
+    if ships and sum(constant._values.size_in_bytes for constant in stored) < ONE_FILE_BELOW:
+        for constant in stored:
+            constant.values = constant._values.load()
+        stored = []
+    store(stored, path.with_name(path.name + ".data"))
     onnx.save(gs.export_onnx(graph, do_type_check=False, ir_version=IR_VERSION), path)
     return path

@@ -48,5 +48,5 @@ def take_form(typed: TypedModel, path: Path, form: FormName) -> list[RewriteRepo
     rewrites = FORMS[form].rewrites
     graph = load_inferred_graph(typed.path)
     reports = [run(graph, rewrite) for rewrite in rewrites]
-    save_graph(graph, path)
+    save_graph(graph, path, ships=True)
     return reports

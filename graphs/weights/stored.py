@@ -52,6 +52,12 @@ class StoredValues(LazyValues):  # type: ignore[misc]
         return self.folder / str(location)
 
     @property
+    def size_in_bytes(self) -> int:
+        """Of the values as they are read."""
+        kind = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(self.tensor.data_type))
+        return int(math.prod(self.tensor.dims)) * int(kind.itemsize)
+
+    @property
     def converted(self) -> bool:
         return self.tensor.data_type != self.source.data_type or self.divisor is not None or self.part is not None
 

@@ -69,6 +69,25 @@ def test_a_linked_data_file_can_be_read_and_converted(external: Path, tmp_path: 
     np.testing.assert_allclose(_run(typed.path), _run(external), atol=2e-2)
 
 
+def test_what_ships_is_one_file_where_that_is_handy(
+    external: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_graph(load_graph(external), tmp_path / "one.onnx", ships=True)
+    assert not (tmp_path / "one.onnx.data").exists()
+    np.testing.assert_array_equal(_run(tmp_path / "one.onnx"), _run(external))
+    monkeypatch.setattr("graphs.files.ONE_FILE_BELOW", 4 * WIDTH**2)
+    save_graph(load_graph(external), tmp_path / "two.onnx", ships=True)
+    assert (tmp_path / "two.onnx.data").is_file()
+
+
+def test_columns_are_cut_from_what_is_divided_and_converted(external: Path) -> None:
+    values = stored_constants(load_graph(external))[0]._values
+    whole, rows = values.load(), np.arange(1, WIDTH + 1, dtype=np.float32)[:, None]
+    part = values.divided(rows).columns(slice(8, 24)).divided(np.asarray(-1)).as_type(onnx.TensorProto.FLOAT16)
+    np.testing.assert_array_equal(part.load(), (whole / -rows)[:, 8:24].astype(np.float16))
+    assert (list(part.tensor.dims), part.size_in_bytes) == ([WIDTH, 16], WIDTH * 16 * 2)
+
+
 def test_an_old_data_file_is_replaced_and_its_other_names_are_not(external: Path, tmp_path: Path) -> None:
     (tmp_path / "next.onnx.data").write_bytes(b"old")
     (tmp_path / "keep").hardlink_to(tmp_path / "next.onnx.data")
