@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from dsr_export.schedule.plan_text import UnreadableSchedule
 
 _LINE = re.compile(r"  (\w+)=\{ (.*)\}\s*")
-_LAYER = re.compile(r"\[ONNX Layer: (.*)\](?:__\w+)?")  # with what it was turned into: `__gemm_from_conv1x1`
+_LAYER = re.compile(r"\[ONNX Layer: (.*)\](?:__\w+)?")  # `__gemm_from_conv1x1`: made of the node
 _BETWEEN_LAYERS = re.compile("[\x1e\x1f]")
 
 
