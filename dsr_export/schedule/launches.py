@@ -25,6 +25,8 @@ from dsr_export.schedule.tensors import Tensor, tensors
 _MOVES = frozenset({"Cast", "Conc", "Gath", "Move", "Repl", "Resh", "Scat", "Slic", "Tran"})
 """The plan's words in a kernel's name for what moves or converts values and computes nothing."""
 _SORTS = ("Topk", "Bott")
+_NO_LAUNCH = frozenset({"shape_call", "signal", "wait"})
+"""Its words for arithmetic on sizes, on the host, and for what keeps two streams in step."""
 _GENERATED = frozenset({"function", "runtime_function"})
 """Its words for kernels that it generated; some are made again on the device, and have a fallback until then."""
 _WITH_FALLBACK = {"runtime_fusion": "binary", "runtime_function": "runtime_binary"}
@@ -53,7 +55,7 @@ def calls(program: Program, fallbacks: Sequence[Program], sizes: Mapping[str, in
     made, used = [], set()
     for line in _straight(program):
         told = statement(line)
-        if told.kind == "shape_call":  # arithmetic on sizes, on the host
+        if told.kind in _NO_LAUNCH:
             continue
         fallback = None
         if told.kind in _WITH_FALLBACK:

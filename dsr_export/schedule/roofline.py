@@ -1,7 +1,8 @@
 """How long an engine would take on a device, estimated: no kernel is faster than memory or arithmetic let it be.
 
-Per launch: max(bytes / bandwidth, operations / peak) + what it costs to launch. Real kernels reach neither peak, and
-what stays in a cache is not moved again: an estimate ranks engines of one model, and is no measurement.
+Per launch: max(bytes / bandwidth, operations / peak) + what it costs to launch. Real kernels reach neither peak, what
+stays in a cache is not moved again, and two streams are taken one after the other: an estimate ranks engines of one
+model, and is no measurement.
 """
 
 from __future__ import annotations

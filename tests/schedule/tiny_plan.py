@@ -103,6 +103,8 @@ ENGINE = "".join(
         '  runtime_fusion={ name=__myl_FcAdd input_args={ "b" "h" "w" "n_proxy.1" } output_args={ "qkv" } binary=0 '
         f'scratchspace={{"s" }} stream=0 layers="[ONNX Layer: {FUSED}]" backbone=gemm }}\n',
         function("_gemm_mha_v2", '"q^deref" "k^deref" "v^deref" "n_proxy.1"', '"attended"', ATTENTION, sizes=1),
+        '  signal={ name="two_streams" stream=0 event=1 layers="" }\n',
+        '  wait={ name="in_step" stream=1 event=1 layers="" }\n',
         function("__myl_CastMean", '"attended"', '"wide"', "blocks.0.norm/ReduceMean", reduces=2),
         function("__myl_MulRounCast", '"attended" "wide"', '"q8"', "dsr/quantize/blocks.0.mlp/QuantizeLinear"),
         library("blocks.0.mlp/MatMul", '"q8" "w8" "alpha"', '"y.1"', "blocks.0.mlp/MatMul"),
