@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 
-from dsr_export.backends.tensorrt import build_engine
+from dsr_export.backends.tensorrt.build import build_engine
 from dsr_export.config import BatchRange
 from graphs.targets import target
 from tests.backends.tiny_models import parse, specs
