@@ -27,6 +27,7 @@ _MOVES = frozenset({"Cast", "Conc", "Gath", "Move", "Repl", "Resh", "Scat", "Sli
 _SORTS = ("Topk", "Bott")
 _NO_LAUNCH = frozenset({"shape_call", "signal", "wait"})
 """Its words for arithmetic on sizes, on the host, and for what keeps two streams in step."""
+_POOLS = frozenset({"avgpool", "maxpool"})
 _GENERATED = frozenset({"function", "runtime_function"})
 """Its words for kernels that it generated; some are made again on the device, and have a fallback until then."""
 _WITH_FALLBACK = {"runtime_fusion": "binary", "runtime_function": "runtime_binary"}
@@ -109,6 +110,8 @@ def _product(
     """The kind of a launch, and what it multiplies."""
     if told.kind in LIBRARY:
         return LIBRARY[told.kind], library_product(told, known)
+    if told.kind in _POOLS:
+        return REDUCTION, None
     if told.kind == "runtime_fusion" and fallback is not None and (kind := BACKBONES.get(told.word("backbone"))):
         return kind, fused_product(fallback, told.nodes, writes)
     if told.kind not in _GENERATED:

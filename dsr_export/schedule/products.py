@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 from dsr_export.schedule.plan_text import Program, UnreadableSchedule
 from dsr_export.schedule.record import CONVOLUTION, GEMM
 from dsr_export.schedule.statements import Statement, statement
 from dsr_export.schedule.tensors import Tensor
 
-LIBRARY = {"fully_connected": GEMM, "corrltn": CONVOLUTION}
+LIBRARY = {"fully_connected": GEMM, "corrltn": CONVOLUTION, "deconvolution": CONVOLUTION}
 """The plan's words for kernels of a library that is chosen from on the device."""
 BACKBONES = {"gemm": GEMM, "conv": CONVOLUTION}
 """Its words for what lies inside a fused kernel."""
@@ -42,9 +43,10 @@ def library_product(call: Statement, known: Mapping[str, Tensor]) -> Product:
     if len(inputs) < 2 or len(outputs) != 1:
         raise UnreadableSchedule(f"a product of {len(inputs)} tensors into {len(outputs)}")
     a, b, result = (known_tensor(known, name) for name in (*inputs[:2], *outputs))
-    gemm = LIBRARY[call.kind] == GEMM
-    operations = _gemm_operations(call, a, b, result) if gemm else 2 * result.count * math.prod(b.dims[1:])
-    return Product(_types([a, b]), operations)
+    if LIBRARY[call.kind] == GEMM:
+        return Product(_types([a, b]), _gemm_operations(call, a, b, result))
+    spread = a if call.kind == "deconvolution" else result  # each of its values meets a filter's
+    return Product(_types([a, b]), 2 * spread.count * math.prod(b.dims[1:]))
 
 
 def fused_product(fallback: Fallback, nodes: Sequence[str], writes: Sequence[Tensor]) -> Product:
@@ -60,18 +62,23 @@ def fused_product(fallback: Fallback, nodes: Sequence[str], writes: Sequence[Ten
 
 
 def attention_product(inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Product:
-    """Of softmax(q k^T) v: q [..., M, D], v [..., N, E], result [..., M, E]. A mask stands in front of them."""
-    values = [each for each in inputs if each.type not in _DECIDING]
-    if len(values) < 3 or not outputs or any(len(each.dims) < 2 for each in (*values[-3:], outputs[0])):
-        raise UnreadableSchedule("an attention without queries, keys and values")
-    (q, k, v), result = values[-3:], outputs[0]
-    heads, keys = math.prod(result.dims[:-2]), v.dims[-2]
-    shared = math.prod(v.dims[:-2])  # heads of keys and values, each of which may serve several of the queries
+    """Of softmax(q k^T) v: q [..., M, D], v [..., N, E], result [..., M, E]. Where masks stand among them differs."""
+    values = [each for each in inputs if each.type not in _DECIDING and len(each.dims) > 1]
+    found = [made for q, k, v in combinations(values, 3) for made in _attention(q, k, v, outputs[0])]
+    if not found or len(set(found)) > 1:
+        told = ", ".join(str(list(each.dims)) for each in values)
+        raise UnreadableSchedule(f"an attention makes {list(outputs[0].dims)} of {told}")
+    return found[0]
+
+
+def _attention(q: Tensor, k: Tensor, v: Tensor, result: Tensor) -> list[Product]:
+    """One product, or none where the sizes do not fit."""
+    heads, shared = math.prod(result.dims[:-2]), math.prod(v.dims[:-2])
+    keys = v.dims[-2]  # of heads that may each serve several of the queries
     fits = q.dims[:-1] == result.dims[:-1] and v.dims[-1] == result.dims[-1] and shared > 0 and heads % shared == 0
     if not fits or k.count != shared * keys * q.dims[-1]:
-        told = ", ".join(str(list(each.dims)) for each in (q, k, v))
-        raise UnreadableSchedule(f"an attention makes {list(result.dims)} of {told}")
-    return Product(_types([q, k]), 2 * (q.count + result.count) * keys)
+        return []
+    return [Product(_types([q, k]), 2 * (q.count + result.count) * keys)]
 
 
 def known_tensor(known: Mapping[str, Tensor], name: str) -> Tensor:

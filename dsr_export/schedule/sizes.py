@@ -1,7 +1,7 @@
 """The run-time sizes of a plan, worked out at one batch from the plan's own shape program.
 
 A plan with a batch range has names among its sizes, and says how each follows from the sizes of its inputs: constants
-(`memset`), products, quotients, sums. What else it computes there (bounds, checks) no size rests on.
+(`memset`), products, whole quotients, sums, and the larger of two, which is a comparison and a choice.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _CONSTANT = re.compile(r"(-?\d+)i64")
 
 
 def _quotient(a: int, b: int) -> int | None:
-    return a // b if b and a % b == 0 else None  # one that rounds is not ours to round
+    return a // b if a >= 0 and b > 0 else None  # how others are rounded is not known
 
 
 _OPERATORS: Mapping[str, Callable[[int, int], int | None]] = {
@@ -28,6 +28,12 @@ _OPERATORS: Mapping[str, Callable[[int, int], int | None]] = {
     "div": _quotient,
     "min": min,
     "max": max,
+    "eq": lambda a, b: int(a == b),
+    "gt": lambda a, b: int(a > b),
+    "lt": lambda a, b: int(a < b),
+    "geq": lambda a, b: int(a >= b),
+    "leq": lambda a, b: int(a <= b),
+    "and": lambda a, b: int(a != 0 and b != 0),
 }
 
 
@@ -57,11 +63,14 @@ def _value(made: Statement, sizes: Mapping[str, int], batch: int) -> int | None:
     if made.kind == "memset":
         found = _CONSTANT.fullmatch(made.word("src"))
         return int(found[1]) if found else None
-    if made.kind not in ("copy", *_OPERATORS):
+    if made.kind not in ("copy", "select", *_OPERATORS):
         return None
     operands = [batch if name.endswith(_INPUT) else sizes.get(name) for name in made.names("input")]
-    if made.kind == "copy":
-        return operands[0] if len(operands) == 1 else None
-    if len(operands) != 2 or operands[0] is None or operands[1] is None:
+    known = [value for value in operands if value is not None]
+    if len(known) != len(operands) or len(known) != {"copy": 1, "select": 3}.get(made.kind, 2):
         return None
-    return _OPERATORS[made.kind](operands[0], operands[1])
+    if made.kind == "copy":
+        return known[0]
+    if made.kind == "select":  # the first is the condition
+        return known[1] if known[0] else known[2]
+    return _OPERATORS[made.kind](*known)

@@ -61,3 +61,29 @@ def test_an_integer_gemm_says_so(tmp_path: Path) -> None:
     assert [(each["computes"], each["chosen_integer"]) for each in found["gemms"]] == [("int8", True)]
     (gemm,) = [each for each in found["launches"] if each["kind"] == "gemm"]
     assert gemm["read"]["int8"] == 2 * 64 * 32 + 32 * 32
+
+
+@pytest.mark.parametrize(
+    ("signature", "body", "least"),
+    [
+        ("(float[batch,8,4,4] x) => (float[batch,8,2,2] y)", "y = MaxPool<kernel_shape=[2,2],strides=[2,2]>(x)", 1),
+        ("(float[batch,32] x) => (float[batch,1] y)", "y = MatMul(x, w)", 3),
+        ("(float[batch,2,16,32] x) => (float[batch,2,16,1] y)", "y = MatMul(x, w)", 1),
+        ("(float[batch,8,8] x) => (float[batch,4,8] y, int64[batch,4,8] i)", "y, i = TopK<axis=1>(x, four)", 1),
+        ("(float[batch,3,8,8] x) => (float[batch,3,4,4] y)", "y = Resize(x, none, half)", 1),
+    ],
+)
+def test_other_kernels_and_sizes_are_known_too(signature: str, body: str, least: int, tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="needs the rtx extra")
+    model = parse(signature, body)
+    given = {"w": np.ones((32, 1), np.float32), "four": np.array([4]), "none": np.zeros(0, np.float32)}
+    given["half"] = np.array([1, 1, 0.5, 0.5], np.float32)
+    used = {name for node in model.graph.node for name in node.input}
+    model.graph.initializer.extend(
+        onnx.numpy_helper.from_array(given[name], name) for name in sorted(used & set(given))
+    )
+    onnx.save(model, tmp_path / "model.onnx")
+    inputs = specs(tmp_path / "model.onnx")
+    facts = build_engine(tmp_path / "model.onnx", target("rtx"), batch=BatchRange(1, 2, 4), inputs=inputs).facts
+    assert facts["schedule_problem"] is None
+    assert len(facts["schedule"]["launches"]) >= least

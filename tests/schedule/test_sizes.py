@@ -20,15 +20,36 @@ def _constant(name: str, value: int) -> str:
 
 @pytest.mark.parametrize(
     ("kind", "batch", "value"),
-    [("mul", 3, 12), ("add", 3, 7), ("sub", 6, 2), ("div", 8, 2), ("min", 6, 4), ("max", 6, 6), ("div", 6, None)],
+    [
+        ("mul", 3, 12),
+        ("add", 3, 7),
+        ("sub", 6, 2),
+        ("div", 8, 2),
+        ("div", 7, 1),
+        ("min", 6, 4),
+        ("max", 6, 6),
+        ("gt", 6, 1),
+        ("eq", 6, 0),
+    ],
 )
-def test_arithmetic(kind: str, batch: int, value: int | None) -> None:
-    found = _sizes(batch, _constant("four", 4), shape(kind, "made", "n", "four"))
-    assert found.get("made") == value
+def test_arithmetic(kind: str, batch: int, value: int) -> None:
+    assert _sizes(batch, _constant("four", 4), shape(kind, "made", "n", "four"))["made"] == value
+
+
+def test_what_is_divided_by_nothing_or_below_nothing_has_no_size() -> None:
+    minus, none = _constant("minus", -4), _constant("none", 0)
+    found = _sizes(2, minus, none, shape("div", "a", "minus", "n"), shape("div", "b", "n", "none"))
+    assert not {"a", "b"} & set(found)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 9])
+def test_the_larger_of_two_is_a_choice(batch: int) -> None:
+    chosen = [shape("gt", "more", "n", "four"), shape("select", "larger", "more", "n", "four")]
+    assert _sizes(batch, _constant("four", 4), *chosen)["larger"] == max(batch, 4)
 
 
 def test_what_rests_on_something_unknown_is_left_out() -> None:
-    found = _sizes(2, shape("select", "s", "n", "n"), shape("mul", "made", "s", "n"), shape("copy", "twice", "made"))
+    found = _sizes(2, shape("sqrt", "s", "n"), shape("mul", "made", "s", "n"), shape("copy", "twice", "made"))
     assert found == {"n": 2}
 
 
