@@ -6,7 +6,8 @@
 The median is the k-th largest of N norms. Multiplication by a positive `t` keeps order even when it rounds, so that a
 norm exceeds the scaled median exactly where it exceeds N - k + 1 of the scaled norms: the same decisions, bit for bit.
 TopK is a kernel of its own, and its result another before anything can be compared; the counts are one.
-Constraints: a constant, positive factor; the median is read for this one comparison.
+Constraints: a lowered site, whose TopK has one row per image; a constant, positive factor; the median is read for this
+one comparison. A model's own TopK may reduce and compare along any axes, and is none of ours.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import onnx_graphsurgeon as gs
 
 from graphs.builders import NodeBuilder, replace_output
 from graphs.constants import constant_value
-from graphs.names import own_name, site_of
+from graphs.names import is_lowered, own_name, site_of
 from graphs.outside_readers import only_reader
 from graphs.rewrite import Match, Miss
 
@@ -30,7 +31,7 @@ class CountBelow:
     name: str = "count_below"
 
     def match(self, node: gs.Node) -> Match | Miss | None:
-        if node.op != "TopK" or node.attrs.get("axis", -1) not in (1, -1) or not node.attrs.get("largest", 1):
+        if node.op != "TopK" or not is_lowered(node.name):
             return None
         norms, shape = node.inputs[0], node.inputs[0].shape
         if shape is None or len(shape) != 2 or not isinstance(shape[1], int) or norms.dtype != np.float32:

@@ -5,7 +5,8 @@
 
 Detection computes in FP32; what it puts in the place of a token does not have to: the stream it goes into is half. The
 tokens that stay are the same bit for bit, the registers are rounded as they were on their way into the stream.
-Constraints: the tokens come from a narrower tensor, and every register is held by its type.
+Constraints: the tokens come from a narrower tensor, and every register is held by its type: a norm that reads the
+tokens in FP32 would enlarge what is lost of a register that is small as a whole.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from graphs.builders import NodeBuilder
 from graphs.constants import constant_value
 from graphs.names import is_lowered, own_name, site_of
 from graphs.outside_readers import only_reader
-from graphs.precisions import BFLOAT16, BRAIN, FLOAT, FLOAT16, HALF
+from graphs.precisions import BFLOAT16, BRAIN, FLOAT, FLOAT16, HALF, Held
 from graphs.rewrite import Match, Miss
 from graphs.structure.flow import producer
 
@@ -47,8 +48,9 @@ class ReplaceNarrow:
             return None
         if rows is None:
             return Miss("what it puts in the place of a token is no constant row", node.name)
-        if np.abs(rows).max(initial=0.0) > _HELD[low].largest:
-            return Miss(f"a register of {np.abs(rows).max():.3g} is more than its type holds", node.name)
+        lost = _not_held(np.atleast_2d(rows), _HELD[low])
+        if lost is not None:
+            return Miss(f"a register of {lost:.3g} is more or less than its type holds", node.name)
         return Match(node, {"x": x, "low": low})
 
     def apply(self, graph: gs.Graph, match: Match) -> None:
@@ -74,6 +76,13 @@ def _registers(tensor: gs.Tensor) -> Array | None:
     if maker is not None and maker.op == "Gather" and only_reader(tensor) is not None:
         return constant_value(maker.inputs[0])
     return constant_value(tensor)
+
+
+def _not_held(rows: Array, held: Held) -> float | None:
+    """The largest magnitude of a register [R, D] that is beyond the type, or that is lost in its steps."""
+    sizes = np.abs(rows.astype(np.float64)).max(axis=1, initial=0.0)
+    beyond = sizes[(sizes > held.largest) | ((sizes > 0) & (sizes < held.least))]
+    return float(beyond[0]) if beyond.size else None
 
 
 def _narrow(build: NodeBuilder, own: str, chosen: gs.Tensor, low: int) -> gs.Tensor:

@@ -86,3 +86,13 @@ def test_what_is_no_median_is_left_alone(changes: tuple, options: dict, reason: 
     found = rewritten(example(*changes, **options), CountBelow())
     assert found.report.count == 0
     assert reason in found.report.misses[0].reason
+
+
+def test_a_models_own_topk_is_none_of_ours(rng: np.random.Generator) -> None:
+    """Its minimum here is that of all images."""
+    own = example(("dsr/lower/site/half", "head/TopK"), ("ReduceMin<keepdims = 1>(half, axis)", "ReduceMin(half)"))
+    found = rewritten(own, CountBelow())
+    assert (found.report.count, found.report.misses) == (0, ())
+    norms = (rng.uniform(1, 4, (3, 7)) * np.array([[1], [5], [25]])).astype(np.float32)
+    before, after = (infer(each, {"norms": norms}, optimized=False)[0] for each in (found.before, found.after))
+    np.testing.assert_array_equal(after, before)

@@ -55,10 +55,15 @@ def test_the_stream_is_the_same_bit_for_bit(changes: tuple[tuple[str, str], ...]
     assert kinds[made.output[0]] == onnx.TensorProto.FLOAT16
 
 
-def test_a_register_that_the_type_does_not_hold_stays_wide() -> None:
-    found = rewritten(example(largest=1e5), ReplaceNarrow())
+@pytest.mark.parametrize("largest", [1e5, 1e-6])
+def test_a_register_that_the_type_does_not_hold_stays_wide(largest: float) -> None:
+    found = rewritten(example(largest=largest), ReplaceNarrow())
     assert found.report.count == 0
-    assert "more than its type holds" in found.report.misses[0].reason
+    assert "than its type holds" in found.report.misses[0].reason
+
+
+def test_a_register_of_zeros_is_held() -> None:
+    assert rewritten(example(largest=0.0), ReplaceNarrow()).report.count == 1
 
 
 def test_what_is_computed_for_a_token_stays_wide() -> None:
