@@ -115,8 +115,10 @@ def _swapped_pairs(rotated: gs.Tensor, x: gs.Tensor, size: int) -> tuple[Swap, A
     pairs = None if split is None else _maker(split.inputs[0], "Reshape")
     if stack is None or split is None or pairs is None or pairs.inputs[0] is not x or len(split.outputs) != 2:
         return None
-    if list(stack.inputs) != [split.outputs[1], split.outputs[0]] or (pairs.outputs[0].shape or (0,))[-1] != 2:
+    if list(stack.inputs) != [split.outputs[1], split.outputs[0]]:
         return None
+    if tuple(pairs.outputs[0].shape or ())[-2:] != (size // 2, 2) or size % 2:
+        return None  # of several heads or tokens
     last = (-1, len(pairs.outputs[0].shape) - 1)
     if stack.attrs["axis"] not in last or split.attrs.get("axis", 0) not in last or not _private(rotated, x):
         return None

@@ -22,11 +22,13 @@ from graphs.builders import NodeBuilder, redirect
 from graphs.constants import constant_value
 from graphs.names import own_name, site_of
 from graphs.outside_readers import only_reader
+from graphs.precisions import BRAIN, HALF, SINGLE
 from graphs.rewrite import Match, Miss
 from graphs.structure.flow import producer
 from graphs.structure.head_paths import HeadPath, Heads, head_path
 
 Array = npt.NDArray[Any]
+_HELD = {"float16": HALF, "bfloat16": BRAIN}
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,8 @@ class RotateTogether:
             return Miss("its parts have other types than the whole", node.name)
         if only_reader(whole) is None:
             return Miss(f"others read {whole.name}", node.name)
+        if not all(_is_held(path, whole.dtype) for path in parts):
+            return Miss("a table times its scale is more or less than its type holds", node.name)
         return Match(node, {"parts": parts, "swap": next(iter(swaps), None)})
 
     def apply(self, graph: gs.Graph, match: Match) -> None:
@@ -70,6 +74,15 @@ def _thirds(node: gs.Node, heads: Heads) -> bool:
     shape = node.inputs[0].shape
     last = shape is not None and len(shape) == 3 and node.attrs.get("axis", 0) in (-1, 2)
     return bool(last and all(out.shape and out.shape[-1] == heads.count * heads.size for out in node.outputs))
+
+
+def _is_held(path: HeadPath, dtype: Any) -> bool:
+    """Whether the type holds each table with the scale in it, as well as it holds the table."""
+    held = _HELD.get(np.dtype(dtype).name, SINGLE)
+    tables = [np.ones(1)] if path.rotation is None else [path.rotation.cosines, path.rotation.sines]
+    sizes = np.abs(np.concatenate([np.asarray(table, np.float64).ravel() for table in tables]) * path.scale)
+    largest = float(sizes.max())
+    return path.scale == 1 or largest == 0 or held.least <= largest <= held.largest
 
 
 def _joint(
@@ -94,8 +107,8 @@ def _joint(
     stacked = build.op("Concat", [second, first], f"{own}.stacked", axis=axis)
     swapped = build.op("Reshape", [stacked, flat], f"{own}.swapped")
     sines = _table(build, f"{own}.sines", whole, heads, [_sines(path, heads) for path in parts])
-    assert sines is not None  # a part that is rotated has sines
-    return build.op("Add", [x, build.op("Mul", [swapped, sines], f"{own}.crossed")], f"{own}.rotated")
+    crossed = swapped if sines is None else build.op("Mul", [swapped, sines], f"{own}.crossed")
+    return build.op("Add", [x, crossed], f"{own}.rotated")
 
 
 def _halved(size: int, swap: str | None) -> tuple[int, ...]:
@@ -111,7 +124,7 @@ def _without_bias(whole: gs.Tensor) -> tuple[gs.Tensor, Array | None]:
     if node is not None and node.op == "Add":
         for x, other in (node.inputs, node.inputs[::-1]):
             known = constant_value(other)
-            if known is not None and known.shape == (whole.shape[-1],) and not isinstance(x, gs.Constant):
+            if known is not None and known.shape == (whole.shape[-1],) == tuple(x.shape or ())[-1:]:
                 return x, known
     return whole, None
 

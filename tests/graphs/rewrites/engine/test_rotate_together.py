@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import onnx
 import pytest
@@ -48,8 +50,14 @@ ATTENTION = """\
 """
 
 
-def example(*changes: tuple[str, str], swap: str = "pairs") -> onnx.ModelProto:
-    """A graph in which the rewrite matches; with the changes, one in which it may not. `swap` "none" is no rotation."""
+def example(
+    *changes: tuple[str, str],
+    swap: str = "pairs",
+    given: Mapping[str, np.ndarray] | None = None,
+    half: bool = False,
+) -> onnx.ModelProto:
+    """A graph in which the rewrite matches; with the changes, one in which it may not. `swap` "none" is no rotation;
+    `given` are constants to have in place of the usual ones."""
     rng = np.random.default_rng(3)
     angles = np.outer(np.arange(N), 1 / np.arange(1, SIZE // 2 + 1)).astype(np.float32)
     angles = angles.repeat(2, axis=1) if swap == "pairs" else np.concatenate([angles, angles], axis=1)
@@ -59,7 +67,9 @@ def example(*changes: tuple[str, str], swap: str = "pairs") -> onnx.ModelProto:
     arrays |= {"scale": np.array([SIZE**-0.5]), "zero": np.array([0]), "half": np.array([SIZE // 2])}
     arrays |= {"all": np.array([SIZE]), "last": np.array([-1]), "heads": np.array([-1, N, HEADS, SIZE])}
     arrays |= {"paired": np.array([-1, HEADS, N, SIZE // 2, 2]), "flat": np.array([-1, HEADS, N, SIZE])}
-    arrays = {name: a.astype(np.float32) if a.dtype == np.float64 else a for name, a in arrays.items()}
+    arrays |= given or {}
+    kind = np.float16 if half else np.float32
+    arrays = {name: a.astype(kind) if a.dtype.kind == "f" else a for name, a in arrays.items()}
     rotation = {"pairs": PAIRS + TURN, "halves": HALVES + TURN, "none": ""}[swap]
     text = PROJECTION + "".join(PATH.format(r=r) for r in "qkv") + "".join(rotation.format(r=r) for r in "qk")
     ends = {r: f"{r}_turned" if rotation else f"{r}_heads" for r in "qk"}
@@ -67,7 +77,7 @@ def example(*changes: tuple[str, str], swap: str = "pairs") -> onnx.ModelProto:
     for old, new in changes:
         assert old in text
         text = text.replace(old, new)
-    return parsed(text, arrays)
+    return parsed(text.replace("float[", "float16[") if half else text, arrays)
 
 
 NO_BIAS = (('  ["attn.qkv/Add"] whole = Add(product, bias)\n', ""), ("(whole)", "(product)"))
@@ -117,3 +127,39 @@ def test_near_misses_say_why(changes: tuple[tuple[str, str], ...], reason: str) 
     found = rewritten(example(*changes), RotateTogether())
     assert found.report.count == 0
     assert reason in found.report.misses[0].reason
+
+
+ALL_TURN = (
+    (
+        '  ["attn/Mul"]',
+        "".join(each.format(r="v") for each in (PAIRS, TURN)) + '  ["attn/Mul"]',
+    ),
+    ("MatMul(share, v_heads)", "MatMul(share, v_turned)"),
+)
+
+
+def test_tables_of_ones_are_none(rng: np.random.Generator) -> None:
+    ones = np.ones((N, SIZE))
+    found = rewritten(example(*ALL_TURN, given={"cos": ones, "sin": ones, "scale": np.ones(1)}), RotateTogether())
+    assert found.report.count == 1
+    x = rng.standard_normal((3, N, 8)).astype(np.float32)
+    before, after = (infer(each, {"x": x}, optimized=False)[0] for each in (found.before, found.after))
+    np.testing.assert_allclose(after, before, rtol=2e-5, atol=2e-6)
+
+
+def test_pairs_of_neighbouring_tokens_are_none_of_a_head() -> None:
+    """Heads of three channels: every other pair has one channel of each of two tokens."""
+    given = {"heads": np.array([-1, 4, 3, 3]), "paired": np.array([-1, 3, 6, 2]), "flat": np.array([-1, 3, 4, 3])}
+    given |= {"weight": np.ones((8, 27)), "bias": np.ones(27), "cos": np.ones((4, 3)), "sin": np.ones((4, 3))}
+    changes = (("float[batch, 5, 8] x", "float[batch, 4, 8] x"), ("float[batch, 2, 5, 6]", "float[batch, 3, 4, 3]"))
+    found = rewritten(example(*changes, ("axis = 4", "axis = 3"), given=given), RotateTogether())
+    assert found.report.count == 0
+
+
+@pytest.mark.parametrize(("scale", "table"), [(1e-6, 1.0), (1e4, 50.0)])
+def test_a_scale_that_a_table_cannot_take_in_stays_a_product(scale: float, table: float) -> None:
+    given = {"scale": np.array([scale]), "cos": np.full((N, SIZE), table)}
+    found = rewritten(example(given=given, half=True), RotateTogether())
+    assert found.report.count == 0
+    assert "than its type holds" in found.report.misses[0].reason
+    assert rewritten(example(half=True), RotateTogether()).report.count == 1
