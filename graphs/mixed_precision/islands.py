@@ -76,7 +76,7 @@ def fp32_islands(graph: gs.Graph, policy: PrecisionPolicy, held: Held) -> dict[s
     small = {
         name: why for name, why in beyond(graph, held).items() if not (policy.narrow_products and _is_product(name))
     }
-    islands = small | islands
+    islands = _unheld_steps(graph, held) | small | islands
     islands |= dict.fromkeys(sorted(angle_nodes(graph, policy.maxima) - islands.keys()), "angle of a sine")
     softmax = {node.name for node in graph.nodes if FP32_OPS.get(node.op) == SOFTMAX}
     scores = score_islands(graph, softmax, islands, SANDWICHED | MOVERS | CHOOSING)
@@ -85,6 +85,16 @@ def fp32_islands(graph: gs.Graph, policy: PrecisionPolicy, held: Held) -> dict[s
         if node.name not in islands and node.op in SANDWICHED and _sandwiched(node, islands):
             islands[node.name] = "between FP32 nodes"
     return islands | _wide_operands(graph, islands, policy.wide_tensors)
+
+
+def _unheld_steps(graph: gs.Graph, held: Held) -> dict[str, str]:
+    """Dequantisers of codes whose step the type does not hold to the last bit: the quantiser has it in FP32."""
+    kind, found = onnx.helper.tensor_dtype_to_np_dtype(held.type), {}
+    for node in graph.nodes:
+        step = node.inputs[1] if node.op == "DequantizeLinear" and node.inputs[0].inputs else None
+        if isinstance(step, gs.Constant) and not np.array_equal(step.values.astype(kind), step.values):
+            found[node.name] = "step of the codes"
+    return found
 
 
 def _wide_operands(graph: gs.Graph, islands: Collection[str], wide: Collection[str]) -> dict[str, str]:

@@ -1,7 +1,8 @@
 """Quantisers of one tensor become one again, where a runtime wants its GEMMs to share it.
 
 `Quantizer` gives each GEMM codes of its own, a last bit apart, for ONNX Runtime. An engine writes the codes once, and
-merges GEMMs that read the same ones.
+merges GEMMs that read the same ones. However many there are, the first step of a `Quantizer` is the smallest, and the
+one that FP16 holds.
 """
 
 from __future__ import annotations
@@ -9,34 +10,31 @@ from __future__ import annotations
 import onnx_graphsurgeon as gs
 
 from graphs.constants import constant_value
-from graphs.quantize.quantizers import held_step
-
-Key = tuple[int, float]
+from graphs.names import is_made
 
 
 def merge_quantizers(graph: gs.Graph) -> int:
-    """Gives all readers of equal codes the first of them, in place; returns how many quantisers are gone."""
-    first: dict[Key, gs.Variable] = {}
-    merged = 0
-    for node in list(graph.nodes):
-        if node.op != "DequantizeLinear" or not node.inputs[0].inputs:
-            continue
-        key = _key(node.inputs[0].inputs[0])
-        if key is None or key not in first:
-            if key is not None:
-                first[key] = node.outputs[0]
-            continue
-        old = node.outputs[0]
-        for reader in list(old.outputs):
-            reader.inputs = [first[key] if tensor is old else tensor for tensor in reader.inputs]
-        merged += 1
+    """Gives all readers of codes that one `Quantizer` made the first of them, in place; returns how many are gone."""
+    made: dict[int, list[tuple[float, gs.Variable]]] = {}
+    for node in graph.nodes:
+        quantize = node.inputs[0].inputs[0] if node.op == "DequantizeLinear" and node.inputs[0].inputs else None
+        step = None if quantize is None or not is_made(quantize.name, "quantize") else _step(quantize)
+        if quantize is not None and step is not None:
+            made.setdefault(id(quantize.inputs[0]), []).append((step, node.outputs[0]))
+    merged = [_merged(values) for values in made.values()]
     graph.cleanup(remove_unused_graph_inputs=False)
-    return merged
+    return sum(merged)
 
 
-def _key(quantize: gs.Node) -> Key | None:
-    """What is quantised, and the step that FP16 holds at or above its own, less the bits that keep equal ones apart."""
+def _merged(made: list[tuple[float, gs.Variable]]) -> int:
+    """`made` are the values of one tensor's codes, by their steps."""
+    (_, first), *others = sorted(made, key=lambda each: each[0])
+    for _, old in others:
+        for reader in list(old.outputs):
+            reader.inputs = [first if tensor is old else tensor for tensor in reader.inputs]
+    return len(others)
+
+
+def _step(quantize: gs.Node) -> float | None:
     step = constant_value(quantize.inputs[1])
-    if step is None or step.size != 1:
-        return None
-    return id(quantize.inputs[0]), float(held_step(float(step.item()) * (1 - 2.0**-18)))
+    return None if step is None or step.size != 1 else float(step.item())
