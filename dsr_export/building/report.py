@@ -64,7 +64,8 @@ def _named(done: Finished, judged: Sequence[Entry]) -> list[tuple[str | None, En
 def _checks(build: Build, done: Finished) -> tuple[Check, ...]:
     """Of the model, and whether its components passed when they were built."""
     precision = build.config.precision
-    weights = Weights(precision=precision, narrow=done.shipped.facts["half_weight_fraction"])
+    narrow = min(each.facts["half_weight_fraction"] for each in done.typed.values())
+    weights = Weights(precision=precision, narrow=narrow)
     verdicts = {role: component.report().get("passed") is True for role, component in build.components.items()}
     parts = (passed_when_built(role, passed) for role, passed in verdicts.items())
     return (*run_checks(BUILT, weights, precision), *parts)

@@ -7,7 +7,7 @@ from typing import Any
 
 from dsr_export.backends.inputs import check_inputs
 from dsr_export.backends.opening import Runtime, tapped_runner
-from dsr_export.bundle.reader import TAPS, Bundle
+from dsr_export.bundle.reader import MODEL, TAPS, Bundle
 from dsr_export.errors import ExportError, RunnerError
 from dsr_export.parity.batch_calls import batches
 from dsr_export.parity.tolerances import Tolerance
@@ -20,10 +20,10 @@ from dsr_export.sites.token_roles import RegisterRows
 SOUND = "for the images of taps.npz every site is in tolerance: others show the fault, or fusion makes it"
 
 
-def search_sites(bundle: Bundle, *, failed: bool, engine: Runtime | None = None) -> dict[str, Any]:
+def search_sites(bundle: Bundle, *, failed: bool, engine: Runtime | None = None, graph: str = MODEL) -> dict[str, Any]:
     """`bisection` of a report: the first fault of a bundle that `failed`, and the error after each group.
 
-    Searched is the typed graph in ONNX Runtime, or the `engine` where that alone failed.
+    Searched is the file `graph` in ONNX Runtime, or the `engine` where that alone failed.
 
     `problem` says why nothing was measured, or nothing was found.
 
@@ -32,21 +32,21 @@ def search_sites(bundle: Bundle, *, failed: bool, engine: Runtime | None = None)
     if TAPS not in bundle.manifest.files:
         return {"site": None, "problem": "the bundle has no taps.npz: it was built by an older dsr-export"}
     try:
-        found = _search(bundle, failed, engine)
+        found = _search(bundle, failed, engine, graph)
     except RunnerError as error:  # a graph that does not run has failed its checks already; this adds the reason
         return {"site": None, "problem": error.message}
     plain = found.as_dict()
     return plain | {"problem": SOUND} if failed and found.fault is None else plain
 
 
-def _search(bundle: Bundle, failed: bool, engine: Runtime | None) -> Bisection:
+def _search(bundle: Bundle, failed: bool, engine: Runtime | None, graph: str) -> Bisection:
     manifest, taps = bundle.manifest, _taps(bundle)
     sites = [tap.site for tap in taps.taps]
     asked = [tap.tap for tap in taps.taps]
     if engine is not None:
         runner, tapped = tapped_engine(bundle, engine, asked)
     else:
-        runner, tapped = tapped_runner(bundle.file("model.onnx"), manifest.inputs, manifest.precision, asked)
+        runner, tapped = tapped_runner(bundle.file(graph), manifest.inputs, manifest.precision, asked)
     errors = site_errors(runner, tapped, taps, manifest.batch)
     registers = RegisterRows.of(manifest.dsr, sites)
     if not failed:

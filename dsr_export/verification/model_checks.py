@@ -34,10 +34,10 @@ class Weights:
 
 @dataclass(frozen=True, kw_only=True)
 class Opened(Weights):
-    """A model of a bundle that is verified; `rows` are those of its ONNX graph."""
+    """A model of a bundle that is verified; `rows` are those of its ONNX graph, the first of `graphs`."""
 
     bundle: Bundle
-    model: onnx.ModelProto
+    graphs: Sequence[onnx.ModelProto]
     golden: Golden
     rows: Sequence[ParityRow]
 
@@ -81,7 +81,7 @@ def _claim(name: str, problems: Callable[[Opened], Iterable[str]]) -> ModelCheck
 WEIGHTS: ModelCheck[Weights] = ModelCheck("precision", _share, _narrow_weights)
 CLAIMS = (
     _claim("tolerances_of_precision", lambda of: claims.tolerance_problems(of.bundle.manifest, of.bundle.report())),
-    _claim("types_of_precision", lambda of: foreign_types(of.model, of.precision)),
+    _claim("types_of_precision", lambda of: [each for g in of.graphs for each in foreign_types(g, of.precision)]),
     _claim("engine_headers", lambda of: claims.plan_problems(of.bundle)),
     _claim("rows_of_build", lambda of: claims.content_problems(of.bundle, of.golden, of.rows)),
 )

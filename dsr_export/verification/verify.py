@@ -13,7 +13,7 @@ from typing import Any
 from dsr_export.backends.base import Runner
 from dsr_export.backends.engines_here import engines_not_run
 from dsr_export.backends.opening import Runtime, bundle_runner, chosen_engine, fused_runner, typed_runner
-from dsr_export.bundle.reader import ENGINE_MODEL, Bundle
+from dsr_export.bundle.reader import ENGINE_MODEL, MODEL, Bundle
 from dsr_export.bundle.signature_file import PublicKey
 from dsr_export.parity.checks.table import ParityReport, check_parity, fused_rows
 from dsr_export.parity.golden.reader import read_golden
@@ -157,7 +157,8 @@ def _judge(bundle: Bundle, runtime: Runtime, sites: bool, stages: _Stages) -> _V
     bisection = None
     if sites or not in_tolerance:
         with stages.stage("sites", "site by site"):
-            bisection = search_sites(bundle, failed=not in_tolerance, engine=_failing_engine(runtimes, checked))
+            engine, graph = _failing_engine(runtimes, checked), _failing_graph(checked, second)
+            bisection = search_sites(bundle, failed=not in_tolerance, engine=engine, graph=graph)
     return _Verdict(
         passed=all(check.passed for check in checks) and in_tolerance,
         bisection=bisection,
@@ -174,10 +175,11 @@ def _judge(bundle: Bundle, runtime: Runtime, sites: bool, stages: _Stages) -> _V
 
 
 def _model_checks(bundle: Bundle, golden: Golden, first: ParityReport) -> list[Check]:
-    """`first` is what was found of the ONNX graph."""
-    model, precision = load_model(bundle.file("model.onnx"), weights=False), bundle.manifest.precision
-    narrow = low_precision_fraction(model, precision)
-    opened = Opened(precision=precision, narrow=narrow, bundle=bundle, model=model, golden=golden, rows=first.rows)
+    """`first` is what was found of the ONNX graph. What engines are built from has its precision, too."""
+    precision, names = bundle.manifest.precision, dict.fromkeys((MODEL, bundle.engine_graph))
+    graphs = [load_model(bundle.file(name), weights=False) for name in names]
+    narrow = min(low_precision_fraction(graph, precision) for graph in graphs)
+    opened = Opened(precision=precision, narrow=narrow, bundle=bundle, graphs=graphs, golden=golden, rows=first.rows)
     return run_checks(VERIFIED, opened, precision)
 
 
@@ -186,6 +188,12 @@ def _failing_engine(runtimes: list[Runtime], checked: list[ParityReport]) -> Run
     passed = {runtime: report.passed for runtime, report in zip(runtimes, checked, strict=True)}
     engines = [runtime for runtime in runtimes if runtime != "onnxruntime" and not passed[runtime]]
     return engines[0] if engines and passed.get("onnxruntime", True) else None
+
+
+def _failing_graph(checked: list[ParityReport], second: ParityReport | None) -> str:
+    """What to search in ONNX Runtime: the graph of engines, where it alone fails."""
+    alone = second is not None and not second.passed and all(report.passed for report in checked)
+    return ENGINE_MODEL if alone else MODEL
 
 
 def _check(bundle: Bundle, runtime: Runtime, golden: Golden, stages: _Stages) -> tuple[str, ParityReport]:
