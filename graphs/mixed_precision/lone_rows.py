@@ -43,8 +43,10 @@ def _declare(graph: onnx.GraphProto, shapes: Mapping[str, Shape]) -> None:
             continue
         turned = any(each.name == "transB" and each.i for each in gemm.attribute)
         first, *middle, inner = shapes[pad.input[0]]
+        if not first:
+            continue  # an axis without a name: it is not known which others are as long
         outer = shapes[gemm.input[1]][0 if turned else 1]
-        wide = (f"{_NAME}rows", *middle)
+        wide = (f"{_NAME}{first}", *middle)
         made = {pad.output[0]: (*wide, inner), gemm.output[0]: (*wide, outer), cut.output[0]: (first, *middle, outer)}
         graph.value_info.extend(
             helper.make_tensor_value_info(name, types[pad.input[0]], shape)

@@ -32,3 +32,16 @@ def test_shapes_around_a_padded_gemm_are_said_and_true(op: str) -> None:
     ) as runner:
         made = runner.infer({"x": np.array([[1, 2]], np.float32)})["z"]
     np.testing.assert_array_equal(made, [[-9, -12, -15]])
+
+
+def test_rows_of_another_number_than_the_batch_have_a_size_of_their_own() -> None:
+    text = """<ir_version: 10, opset_import: ["" : 20]>
+        g (float[batch,2] x, float[rows,2] flat) => (float[batch,3] z, float[rows,3] f)
+        <float[2,3] w = {1, 2, 3, 4, 5, 6}> { y = MatMul(x, w)  z = Neg(y)  g = MatMul(flat, w)  f = Neg(g) }"""
+    padded = pad_lone_rows(onnx.shape_inference.infer_shapes(parser.parse_model(text)))
+    specs = [
+        TensorSpec(name=name, dtype="float32", shape=(axis, 2)) for name, axis in (("x", "batch"), ("flat", "rows"))
+    ]
+    with OnnxRuntimeRunner(padded.SerializeToString(), inputs=specs) as runner:
+        made = runner.infer({"x": np.ones((2, 2), np.float32), "flat": np.ones((7, 2), np.float32)})
+    assert (made["z"].shape, made["f"].shape) == ((2, 3), (7, 3))
