@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from dsr_export.reports import reading
 from dsr_export.reports.figures import number
 from dsr_export.reports.record import Report
 from dsr_export.reports.wording import file_size
@@ -15,7 +16,11 @@ def schedule_lines(report: Report) -> Iterator[str]:
 
     Nothing for engines of reports that do not say.
     """
-    for name, facts in (report.sections.get("engines") or {}).items():
+    engines = report.section("engines")
+    if engines is None:
+        return
+    for name in engines.values:
+        facts = reading.mapping(engines, name).values
         if facts.get("schedule"):
             yield f"engine {name}: {schedule_words(facts['schedule'])}"
         elif facts.get("schedule_problem"):

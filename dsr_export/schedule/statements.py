@@ -50,7 +50,7 @@ class Statement:
     @property
     def nodes(self) -> tuple[str, ...]:
         """The ONNX nodes that it names, each once."""
-        if "[ONNX Layer" not in self.body and not re.search(r"(?<!\S)layers=", self.body):
+        if "ONNX Layer" not in self.body and not re.search(r"(?<!\S)layers=", self.body):
             return ()
         told = self._find("layers", r'"([^"]*)"')[1]
         found = [_LAYER.fullmatch(each) for each in _BETWEEN_LAYERS.split(told) if each]

@@ -97,10 +97,10 @@ def test_an_engine_that_does_not_tell_its_schedule_says_why() -> None:
     told, report = full_report()["engines"]["rtx"], full_report()
     reason = "the schedule of this plan cannot be read: <another> version"
     untold = {**told, "schedule": None, "schedule_problem": reason}
-    page = report_page({**report, "engines": {"rtx": told, "rtx:sm89": untold}})
+    page = _page({**report, "engines": {"rtx": told, "rtx:sm89": untold}})
     assert "rtx:sm89: the schedule of this plan cannot be read: &lt;another&gt; version." in page
-    assert "What the engine does" not in report_page({**report, "engines": {"rtx": untold}})
-    assert "What the engine does" not in report_page({**report, "engines": {"rtx": {"plan_bytes": 3}}})
+    assert "What the engine does" not in _page({**report, "engines": {"rtx": untold}})
+    assert "What the engine does" not in _page({**report, "engines": {"rtx": {"plan_bytes": 3}}})
 
 
 def test_what_is_not_there_is_left_out() -> None:

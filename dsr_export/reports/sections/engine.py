@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dsr_export.html.cells import bar_cell, name_cell, rich_table, words
 from dsr_export.html.markup import Markup, element, joined, text
 from dsr_export.html.page import Section, figure, row, table
 from dsr_export.html.stacks import stack_cell, stack_legend
+from dsr_export.reports import reading
 from dsr_export.reports.figures import DASH, is_known, known, number, share
 from dsr_export.reports.record import Report
 from dsr_export.reports.schedules import schedule_words
@@ -36,8 +37,9 @@ KINDS = {
 
 def engine_section(report: Report) -> Section | None:
     """None where no engine tells what it launches."""
-    told = {name: facts["schedule"] for name, facts in _engines(report) if facts.get("schedule")}
-    untold = [f"{name}: {facts['schedule_problem']}." for name, facts in _engines(report) if _problem(facts)]
+    engines = _engines(report)
+    told = {name: facts["schedule"] for name, facts in engines.items() if facts.get("schedule")}
+    untold = [f"{name}: {facts['schedule_problem']}." for name, facts in engines.items() if _problem(facts)]
     if not told:
         return None
     said = [f"The engine {name}: {schedule_words(schedule)}." for name, schedule in told.items()]
@@ -46,8 +48,9 @@ def engine_section(report: Report) -> Section | None:
     return Section("What the engine does", explanation, joined(_drawn(name, each) for name, each in told.items()))
 
 
-def _engines(report: Report) -> Iterable[tuple[str, Json]]:
-    return (report.sections.get("engines") or {}).items()
+def _engines(report: Report) -> dict[str, Json]:
+    found = report.section("engines")
+    return {} if found is None else {name: reading.mapping(found, name).values for name in found.values}
 
 
 def _problem(facts: Json) -> bool:
