@@ -151,8 +151,8 @@ def _judge(bundle: Bundle, runtime: Runtime, sites: bool, stages: _Stages) -> _V
     checks = _model_checks(bundle, golden, checked[0])
     second = _check_engine_graph(bundle, golden, stages) if "onnxruntime" in runtimes else None
     not_run = tuple(NotRun(**engine) for engine in engines_not_run(bundle, runtimes))
-    for engine in not_run:
-        stages.reporter.note(f"{stages.prefix}{engine.engine} was not run here: {engine.reason}")
+    for left in not_run:
+        stages.reporter.note(f"{stages.prefix}{left.engine} was not run here: {left.reason}")
     in_tolerance = all(each.passed for each in checked) and (second is None or second.passed)
     bisection = None
     if sites or not in_tolerance:
