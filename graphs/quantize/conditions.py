@@ -48,7 +48,7 @@ def _rewrite(build: NodeBuilder, group: Sequence[WeightGemm], planned: Sequence[
     even, rows = evened(build, activation)
     if with_nan:
         rows = keep_nan(build, activation, rows)
-    values = Quantizer(_pair(build, even), 1 / CONDITION_CODE).values(build)
+    values = Quantizer(_pair(build, even), 1 / CONDITION_CODE, held=False).values(build)
     both = build.op("MatMul", [values, _weight(build, planned)], "product")  # [B, 2, all outputs]
     shares = build.constant("shares", np.array([[[1], [1 / REST]]], np.float32))
     joined = build.op(

@@ -50,18 +50,19 @@ class QuantizedGemm:
 class Quantizer:
     """Makes codes of `source` for one GEMM after another, each its own.
 
-    Steps are numbers that FP16 holds, so that a dequantiser may have either type; rounded up, so that nothing is
-    clipped for it. ONNX Runtime makes an integer product only of a GEMM whose quantiser nothing else reads, and merges
-    equal ones: each further step is the next larger number.
+    Where they are `held`, steps are numbers that FP16 holds, so that a dequantiser may have either type; rounded up, so
+    that nothing is clipped for it. ONNX Runtime makes an integer product only of a GEMM whose quantiser nothing else
+    reads, and merges equal ones: each further step is the next larger number.
     """
 
     source: gs.Tensor
     step: float
+    held: bool = True
     readers: int = 0
 
     def values(self, build: NodeBuilder) -> gs.Variable:
         """What the codes stand for: QuantizeLinear and DequantizeLinear."""
-        size = held_step(self.step)
+        size = held_step(self.step) if self.held else np.float32(self.step)
         for _ in range(self.readers):
             size = np.nextafter(size, np.float32(np.inf))
         self.readers += 1

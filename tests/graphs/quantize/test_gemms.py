@@ -17,7 +17,7 @@ from graphs.mixed_precision.islands import PrecisionPolicy
 from graphs.mixed_precision.typed import assign_precision
 from graphs.quantize.gemms import quantize_gemms
 from graphs.quantize.pairing import paired_quantizers
-from graphs.quantize.quantizers import Activation, QuantizedGemm
+from graphs.quantize.quantizers import Activation, QuantizedGemm, held_step
 from graphs.weights.element_types import low_precision_fraction
 
 TOKENS, WIDTH, OUT = 5, 8, 6
@@ -70,11 +70,11 @@ def _run(path: Path, x: np.ndarray) -> np.ndarray:
 
 def _oracle(x: np.ndarray, planned: QuantizedGemm, rows: np.ndarray) -> np.ndarray:
     assert planned.activation is not None
-    codes = np.clip(np.rint(x / rows / np.float32(planned.activation.step)), -128, 127)
+    codes = np.clip(np.rint(x / rows / held_step(planned.activation.step)), -128, 127)
     bias = np.random.default_rng(0)
     bias.standard_normal((WIDTH, OUT))
     shift = 0 if planned.bias_shift is None else planned.bias_shift
-    product = codes * planned.activation.step @ (planned.codes * planned.weight_steps)
+    product = codes * held_step(planned.activation.step) @ (planned.codes * planned.weight_steps)
     return np.asarray(product * rows + bias.standard_normal(OUT) + shift)
 
 

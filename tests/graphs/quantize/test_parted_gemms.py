@@ -15,7 +15,7 @@ from graphs.files import load_inferred_graph, save_graph
 from graphs.quantize.gemms import quantize_gemms
 from graphs.quantize.pairing import paired_quantizers
 from graphs.quantize.parted_gemms import NARROWEST_PART
-from graphs.quantize.quantizers import Activation, QuantizedGemm
+from graphs.quantize.quantizers import Activation, QuantizedGemm, held_step
 
 WIDTH, TOKENS = 32, 20
 WIDE = NARROWEST_PART
@@ -79,8 +79,8 @@ def test_the_parts_are_what_the_whole_was(rows: str, shift: bool, body: str, tmp
     x = np.random.default_rng(1).standard_normal((2, TOKENS, WIDTH)).astype(np.float32)
     factors = np.abs(x).max(axis=2, keepdims=True) if rows == "dynamic" else np.ones(1)
     assert planned.activation is not None
-    step = planned.activation.step
-    whole = np.rint(x / factors / np.float32(step)) * step * factors @ (planned.codes * planned.weight_steps)
+    step = held_step(planned.activation.step)
+    whole = np.rint(x / factors / step) * step * factors @ (planned.codes * planned.weight_steps)
     model = onnx.load(tmp_path / "m.onnx")
     whole = whole + sum(numpy_helper.to_array(t) for t in model.graph.initializer if t.name == "b")
     whole = whole + (0 if planned.bias_shift is None else planned.bias_shift)
