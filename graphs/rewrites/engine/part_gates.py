@@ -62,12 +62,12 @@ class PartGates:
             gemm = _gemm(build, f"{own}.part_{i}", source, match.found, slice(i * width, (i + 1) * width), (1, -1)[i])
             gemm.dtype = part.dtype
             redirect(part, gemm, graph, list(part.outputs))
-        readers, shape = list(end.outputs), end.shape
+        flat = gs.Variable(f"{end.name}.rows", end.dtype)
+        end.inputs[0].outputs = [flat]
         for each in inside:
             each.outputs[0].shape = None  # two axes now
-        folded = build.op("Reshape", [end, build.ints(f"{own}.tokens", -1, *shape[1:])], f"{own}.gated")
-        folded.dtype, folded.shape = end.dtype, shape
-        redirect(end, folded, graph, readers)
+        folded = build.op("Reshape", [flat, build.ints(f"{own}.tokens", -1, *end.shape[1:])], f"{own}.gated")
+        folded.inputs[0].outputs = [end]  # which may be a graph output, and keeps its name and shape
 
 
 def _product(bias: gs.Node) -> tuple[gs.Tensor, gs.Constant, Array] | None:

@@ -41,6 +41,15 @@ def test_the_mlp_is_the_same_to_rounding(rng: np.random.Generator) -> None:
     np.testing.assert_allclose(after, before, rtol=1e-5, atol=1e-6)
 
 
+def test_what_it_makes_may_be_an_output_of_the_graph(rng: np.random.Generator) -> None:
+    shown = ("=> (float[batch, 5, 4] out)", "=> (float[batch, 5, 4] out, float[batch, 5, 6] gated)")
+    found = rewritten(example(shown), PartGates())
+    assert found.report.count == 1
+    x = rng.standard_normal((3, 5, 4)).astype(np.float32)
+    before, after = (infer(each, {"x": x}, optimized=False)[1] for each in (found.before, found.after))
+    np.testing.assert_allclose(after, before, rtol=1e-5, atol=1e-6)
+
+
 def test_each_half_has_a_gemm_of_its_own_over_rows() -> None:
     after = rewritten(example(), PartGates()).after
     weights = {tensor.name: list(tensor.dims) for tensor in after.graph.initializer}
