@@ -73,13 +73,23 @@ def save_model(model: onnx.ModelProto, path: Path) -> Path:
 
 def load_graph(path: Path) -> gs.Graph:
     """The graph at `path`; external weights stay in their file until they are asked for."""
-    return keep_stored(gs.import_onnx(load_model(path, weights=False)), path.parent)
+    return _imported(load_model(path, weights=False), path.parent)
 
 
 def load_inferred_graph(path: Path) -> gs.Graph:
     """As `load_graph`, with the type and shape of every tensor inferred."""
     model = onnx.shape_inference.infer_shapes(load_model(path, weights=False), data_prop=True)
-    return keep_stored(gs.import_onnx(model), path.parent)
+    return _imported(model, path.parent)
+
+
+def _imported(model: onnx.ModelProto, folder: Path) -> gs.Graph:
+    """graphsurgeon knows BF16 by ONNX's number alone; here every tensor has a type of arrays."""
+    graph = keep_stored(gs.import_onnx(model), folder)
+    for tensor in graph.tensors().values():
+        typed = tensor._values if isinstance(tensor, gs.Constant) else tensor
+        if isinstance(typed.dtype, int) and typed.dtype == onnx.TensorProto.BFLOAT16:
+            typed.dtype = onnx.helper.tensor_dtype_to_np_dtype(onnx.TensorProto.BFLOAT16)
+    return graph
 
 
 def save_graph(graph: gs.Graph, path: Path, *, ships: bool = False) -> Path:

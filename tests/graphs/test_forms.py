@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,15 @@ import pytest
 import torch
 
 from dsr_export.registers import replace_outliers
-from graphs.artifacts import LoweredModel, TypedModel
+from graphs.artifacts import LoweredModel, OptimizedModel, TypedModel
 from graphs.forms import FORMS, form_of, take_form
+from graphs.mixed_precision.emulate import emulate_low
+from graphs.mixed_precision.islands import PrecisionPolicy
+from graphs.mixed_precision.typed import assign_precision
+from graphs.precisions import Precision
 from graphs.targets import TARGETS
+from tests.graphs.optimizing import infer
+from tests.graphs.rewrites.engine import test_part_gates, test_rotate_together
 from tests.graphs.rewrites.test_lower_replace_outliers import adversarial_inputs
 from tests.graphs.symbolic import lowered, replace_outliers_model, session
 
@@ -40,6 +47,38 @@ def test_the_engine_form_replaces_the_same_tokens(
         arguments = (*rule, 2, choice, list(exclude))
         wanted = replace_outliers(torch.from_numpy(x), torch.from_numpy(registers), None, None, None, *arguments)
         np.testing.assert_array_equal(runs.run(None, {"x": x})[0], wanted.numpy())
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_a_narrow_graph_takes_its_form(precision: Precision, tmp_path: Path, rng: np.random.Generator) -> None:
+    """BF16, which numpy has no type for, as FP16."""
+    registers = rng.standard_normal((4, DIM)).astype(np.float32)
+    replacing = replace_outliers_model(5, registers, rule="median", threshold=2.0, rounds=2, choice="nearest")
+    onnx.save(lowered_behind_a_product(lowered(replacing, tmp_path)[0].path), tmp_path / "replacing.onnx")
+    onnx.save(test_part_gates.example(), tmp_path / "gated.onnx")
+    onnx.save(test_rotate_together.example(), tmp_path / "turned.onnx")
+    counts: Counter[str] = Counter()
+    for name, width in (("replacing", DIM), ("gated", 4), ("turned", 8)):
+        source, path = OptimizedModel(path=tmp_path / f"{name}.onnx"), tmp_path / f"{name}-typed.onnx"
+        typed, _ = assign_precision(source, path, precision, PrecisionPolicy(narrow_products=True))
+        reports = take_form(typed, tmp_path / "form.onnx", "engine")
+        counts.update({each.name: each.count for each in reports})
+        x = {"x": rng.standard_normal((3, 5, width)).astype(np.float32)}
+        before, after = (infer(emulate_low(onnx.load(each)), x)[0] for each in (typed.path, tmp_path / "form.onnx"))
+        error = {"fp16": 2**-9, "bf16": 2**-6}[precision]
+        np.testing.assert_allclose(after, before, rtol=error, atol=error * np.abs(before).max())
+    expected = {"rotate_together": 1, "part_gates": 1, "count_below": 2, "sum_similarities": 1, "replace_narrow": 1}
+    assert counts == expected
+
+
+def lowered_behind_a_product(path: Path) -> onnx.ModelProto:
+    """What the model at `path` replaces comes from a node that computes in the type around."""
+    model = onnx.load(path)
+    for node in model.graph.node:
+        node.input[:] = ["tokens" if name == "x" else name for name in node.input]
+    model.graph.node.insert(0, onnx.helper.make_node("MatMul", ["x", "two"], ["tokens"], "block/MatMul"))
+    model.graph.initializer.append(onnx.numpy_helper.from_array(2 * np.eye(DIM, dtype=np.float32), "two"))
+    return model
 
 
 def test_every_target_has_a_form() -> None:
