@@ -21,6 +21,7 @@ class NodeBuilder:
         self._graph = graph
         self._stage, self._site = stage, site
         self._taken: dict[str, int] = {}
+        self._shared: dict[str, gs.Constant] = {}
 
     def op(self, op_type: str, inputs: Sequence[gs.Tensor], role: str, **attributes: Any) -> gs.Variable:
         """One node with one output, whose name is the node's own."""
@@ -36,6 +37,13 @@ class NodeBuilder:
 
     def constant(self, role: str, values: Array) -> gs.Constant:
         return gs.Constant(self._name(role), np.ascontiguousarray(values))
+
+    def shared(self, role: str, value: float) -> gs.Constant:
+        """A vector of one value, int64 or float32, the same constant for all of a role: ONNX Runtime opens a model in
+        time that is quadratic in its constants."""
+        if role not in self._shared:
+            self._shared[role] = self.ints(role, value) if isinstance(value, int) else self.floats(role, value)
+        return self._shared[role]
 
     def floats(self, role: str, *values: float) -> gs.Constant:
         """A float32 scalar for one value, else a vector."""

@@ -107,22 +107,22 @@ def _is_negative(exponent: gs.Tensor) -> bool:
 def largest_finite(tensor: gs.Variable, build: NodeBuilder) -> gs.Variable:
     """The largest |value| that is finite, a scalar; 0 where none is."""
     size = build.op("Abs", [tensor], "size")
-    finite = build.op("LessOrEqual", [size, build.floats("bound", LARGEST)], "finite")  # false for NaN, too
-    known = build.op("Where", [finite, size, build.floats("nothing", 0.0)], "known")
+    finite = build.op("LessOrEqual", [size, build.shared("bound", LARGEST)], "finite")  # false for NaN, too
+    known = build.op("Where", [finite, size, build.shared("nothing", 0.0)], "known")
     return build.op("ReduceMax", [known], "largest", keepdims=0)
 
 
 def _least(tensor: gs.Variable, build: NodeBuilder) -> gs.Variable:
     """The smallest |value| but 0, a scalar."""
     size = build.op("Abs", [tensor], "magnitude")
-    nonzero = build.op("Greater", [size, build.floats("nil", 0.0)], "nonzero")
-    least = build.op("Where", [nonzero, size, build.floats("beyond", LARGEST)], "divisor")
+    nonzero = build.op("Greater", [size, build.shared("nothing", 0.0)], "nonzero")
+    least = build.op("Where", [nonzero, size, build.shared("bound", LARGEST)], "divisor")
     return build.op("ReduceMin", [least], "least", keepdims=0)
 
 
 def add_scalar_output(graph: gs.Graph, build: NodeBuilder, name: str, scalars: list[gs.Variable]) -> None:
     """A graph output `name`: one vector of `scalars`."""
-    flat = [build.op("Reshape", [value, build.ints("vector", 1)], "entry") for value in scalars]
+    flat = [build.op("Reshape", [value, build.shared("vector", 1)], "entry") for value in scalars]
     output = build.op("Concat", flat, "all", axis=0)
     output.name, output.dtype, output.shape = name, np.dtype(np.float32), (len(flat),)
     graph.outputs.append(output)

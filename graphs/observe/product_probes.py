@@ -58,7 +58,7 @@ def _product(node: gs.Node, build: NodeBuilder) -> gs.Variable:
 
 
 def _largest_norm(tensor: gs.Tensor, axis: int, build: NodeBuilder) -> gs.Variable:
-    norms = build.op("ReduceL2", [tensor, build.ints("axis", axis)], "norms", keepdims=0)
+    norms = build.op("ReduceL2", [tensor, build.shared(f"axis{axis}", axis)], "norms", keepdims=0)
     return largest_finite(norms, build)
 
 
