@@ -26,14 +26,16 @@ LOW = frozenset(record.around for record in PRECISIONS.values() if record.narrow
 _CHOOSERS = frozenset({"Abs", "Clip", "Concat", "Constant", "Max", "MaxPool", "Min", "Neg", "ReduceMax", "ReduceMin"})
 EXACT = MOVERS | _CHOOSERS | {"Relu", "Where"}
 """Ops whose results are numbers they were given, or their negatives: what was rounded stays so."""
+SMALL = 1 << 16  # bytes
 _TYPE_ATTRIBUTES = frozenset({"dtype", "output_dtype", "output_datatype", "softmax_precision", "stash_type", "to"})
 
 
 def emulate_low(model: onnx.ModelProto) -> onnx.ModelProto:
     """`model` with each FP16 and BF16 tensor held in FP32 and rounded to its type where it is made; itself without any.
 
-    Tensors keep their names. Weights keep their type, and may be absent: a cast beside the first reader widens them, so
-    that a runtime holds one of them in FP32 at a time.
+    Tensors keep their names. Large weights keep their type, and may be absent: a cast beside the first reader widens
+    them, so that a runtime holds one of them in FP32 at a time. Small ones are stored in FP32, since ONNX Runtime opens
+    a model in time that is quadratic in the nodes that wait for nothing.
 
     Raises:
         ExportError: the type of a tensor cannot be inferred, so that nobody knows whether to round it.
@@ -51,15 +53,29 @@ def emulate_low(model: onnx.ModelProto) -> onnx.ModelProto:
     for value in [*emulated.graph.value_info, *emulated.graph.output]:
         if value.type.tensor_type.elem_type in LOW:
             value.type.tensor_type.elem_type = FP32
-    emulated.graph.node.extend(_nodes(model.graph.node, types, stored))
-    shapes = [(tensor.name, tensor.dims) for tensor in model.graph.initializer if tensor.name in stored]
+    small = _widen_small(emulated.graph)
+    emulated.graph.node.extend(_nodes(model.graph.node, types, stored, small))
+    kept = stored - small
+    shapes = [(tensor.name, tensor.dims) for tensor in model.graph.initializer if tensor.name in kept]
     emulated.graph.value_info.extend(helper.make_tensor_value_info(f"{name}/fp32", FP32, dims) for name, dims in shapes)
     return emulated
 
 
-def _nodes(nodes: Iterable[onnx.NodeProto], types: dict[str, int], stored: set[str]) -> Iterator[onnx.NodeProto]:
+def _widen_small(graph: onnx.GraphProto) -> set[str]:
+    """Stores the low weights of few bytes in FP32, as `<name>/fp32`; returns their names."""
+    fed = {value.name for value in graph.input}  # a constant that callers may replace
+    low = (tensor for tensor in graph.initializer if tensor.data_type in LOW and tensor.name not in fed)
+    small = {tensor.name: tensor for tensor in low if 0 < len(tensor.raw_data) <= SMALL}
+    for name, tensor in small.items():
+        values = numpy_helper.to_array(tensor).astype(np.float32)
+        tensor.CopyFrom(numpy_helper.from_array(values, f"{name}/fp32"))
+    return set(small)
+
+
+def _nodes(
+    nodes: Iterable[onnx.NodeProto], types: dict[str, int], stored: set[str], widened: set[str]
+) -> Iterator[onnx.NodeProto]:
     """`nodes` in FP32, in their order, with the casts that widen what is stored and round what is made."""
-    widened: set[str] = set()
     for node in nodes:
         for name in stored.intersection(node.input) - widened:
             widened.add(name)
