@@ -128,8 +128,8 @@ def _session(
     chosen = {True: levels.ORT_ENABLE_ALL, False: levels.ORT_DISABLE_ALL, "constants": constants}
     options.graph_optimization_level = chosen[optimize]
     options.use_deterministic_compute = True
-    # It plans one block of memory, in time quadratic in the tensors that are kept: a probe of each is 50,000 of them.
-    options.enable_mem_pattern = optimize is not False
+    # It plans one block of memory, in time quadratic in the tensors that are kept: probes and taps keep thousands.
+    options.enable_mem_pattern = optimize is True
     options.intra_op_num_threads = threads or (_fewer(large) if optimize == "constants" else _allowed())
     # In the file's order, where range probes stand next to what they read: the default order runs them last and keeps
     # every tensor alive until then (12 GB instead of 3 for a model of 676 M parameters).
