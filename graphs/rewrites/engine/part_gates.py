@@ -53,7 +53,7 @@ class PartGates:
 
     def apply(self, graph: gs.Graph, match: Match) -> None:
         node, x, (end, inside) = match.node, match.found["x"], match.found["region"]
-        build, own = NodeBuilder(graph, "optimize", site_of(match.node)), own_name(node)
+        build, own = NodeBuilder(graph, "optimize", site_of(node.inputs[0].inputs[0])), own_name(node)
         rows = build.op("Reshape", [x, build.ints(f"{own}.rows", -1, x.shape[-1])], f"{own}.flat")
         minus = build.constant(f"{own}.minus", np.asarray(-1, x.dtype))
         mirrored = build.op("Mul", [rows, minus], f"{own}.mirrored")

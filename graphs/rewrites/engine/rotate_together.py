@@ -59,7 +59,8 @@ class RotateTogether:
 
     def apply(self, graph: gs.Graph, match: Match) -> None:
         node, parts = match.node, match.found["parts"]
-        build, own, heads = NodeBuilder(graph, "optimize", site_of(node)), own_name(node), parts[0].heads
+        build = NodeBuilder(graph, "optimize", site_of(producer(node.inputs[0]) or node))
+        own, heads = own_name(node), parts[0].heads
         joint = _joint(build, own, node.inputs[0], heads, parts, match.found["swap"])
         columns = build.ops("Split", [joint], f"{own}.qkv", outputs=3, axis=2, num_outputs=3)
         for column, path, role in zip(columns, parts, "qkv", strict=True):
