@@ -20,8 +20,10 @@ from graphs.mixed_precision.held_values import beyond
 from graphs.mixed_precision.score_islands import CHOOSING, score_islands
 from graphs.names import is_lowered, is_made, made_parts, module_of, site_of
 from graphs.precisions import Held
+from graphs.quantize.quantizers import LARGEST_CODE
 from graphs.structure.movers import MOVERS
 from graphs.structure.spelt_norms import spelt_norms
+from graphs.weights.stored import StoredValues
 
 SOFTMAX = "softmax statistics"
 FP32_OPS: Mapping[str, str] = {
@@ -84,7 +86,7 @@ def fp32_islands(graph: gs.Graph, policy: PrecisionPolicy, held: Held) -> dict[s
     for node in graph.nodes:
         if node.name not in islands and node.op in SANDWICHED and _sandwiched(node, islands):
             islands[node.name] = "between FP32 nodes"
-    return islands | _wide_operands(graph, islands, policy.wide_tensors)
+    return islands | _wide_operands(graph, islands, policy.wide_tensors, held)
 
 
 def _unheld_steps(graph: gs.Graph, held: Held) -> dict[str, str]:
@@ -97,15 +99,32 @@ def _unheld_steps(graph: gs.Graph, held: Held) -> dict[str, str]:
     return found
 
 
-def _wide_operands(graph: gs.Graph, islands: Collection[str], wide: Collection[str]) -> dict[str, str]:
-    """Integer GEMMs that compute in FP32, with both dequantisers: for what is behind them, or for their scales."""
+def _wide_operands(graph: gs.Graph, islands: Collection[str], wide: Collection[str], held: Held) -> dict[str, str]:
+    """Integer GEMMs that compute in FP32, with both dequantisers: for what is behind them, for their scales, or for a
+    product that is only small once its rows have their own size again."""
     found: dict[str, str] = {}
     for node in graph.nodes:
         operands = [source for tensor in node.inputs for source in tensor.inputs if source.op == "DequantizeLinear"]
         own = {node.name, *(each.name for each in operands)}
-        if operands and (own & set(islands) or _ends_wide(node, islands) or _starts_wide(operands[0], wide)):
+        wider = own & set(islands) or _ends_wide(node, islands) or (operands and _starts_wide(operands[0], wide))
+        if operands and (wider or _largest_even(node) > held.largest):
             found |= dict.fromkeys(own - set(islands), "INT8 GEMM")
     return found
+
+
+def _largest_even(gemm: gs.Node) -> float:
+    """A bound of the product of rows that were made even, and are as large as they were only behind it; else 0."""
+    readers = gemm.outputs[0].outputs
+    made = [tensor.inputs[0].inputs for tensor in gemm.inputs[:2] if tensor.inputs]
+    if len(readers) != 1 or not _is_product(readers[0].name) or readers[0].op != "Mul" or len(made) != 2:
+        return 0.0
+    (_, step, *_), (codes, steps, *_) = made
+    if not all(isinstance(each, gs.Constant) for each in (step, codes, steps)):
+        return 0.0
+    stored = codes._values
+    values = np.asarray(stored.load() if isinstance(stored, StoredValues) else codes.values)
+    sums = np.abs(values).sum(axis=0, dtype=np.int64)
+    return float((sums * np.abs(steps.values)).max(initial=0.0) * LARGEST_CODE * step.values.item())
 
 
 def _ends_wide(gemm: gs.Node, islands: Collection[str]) -> bool:

@@ -6,8 +6,10 @@ import numpy as np
 import onnx_graphsurgeon as gs
 import pytest
 
+from graphs.builders import NodeBuilder
 from graphs.mixed_precision.islands import PrecisionPolicy, fp32_islands
 from graphs.precisions import HALF
+from graphs.quantize.quantizers import Quantizer
 
 
 @pytest.mark.parametrize(
@@ -42,3 +44,21 @@ def test_a_step_that_the_type_rounds_keeps_its_dequantiser_wide(step: float, wid
     ]
     islands = fp32_islands(gs.Graph(nodes=nodes), PrecisionPolicy(narrow_products=True), HALF)
     assert ("dsr/quantize/a/values" in islands, "a/MatMul" in islands) == (wide, wide)
+
+
+@pytest.mark.parametrize(("size", "wide"), [(1.0, False), (1e4, True)])
+def test_a_product_that_only_its_rows_make_small_is_wide(size: float, wide: bool) -> None:
+    """Rows of 1e-6 times weights of 1e4: the product of even rows is beyond half, what comes of it is not."""
+    graph = gs.Graph(opset=20)
+    x, rows = gs.Variable("x", np.float32, ("batch", 4, 64)), gs.Variable("rows", np.float32, ("batch", 4, 1))
+    out = gs.Variable("out", np.float32, ("batch", 4, 8))
+    build = NodeBuilder(graph, "quantize", "a")
+    steps = [build.constant("weight_steps", np.full(8, size / 127, np.float32)), build.ints("zero", 0)]
+    weight = build.op("DequantizeLinear", [build.constant("weight", np.full((64, 8), 127, np.int8)), *steps], "weight")
+    values = Quantizer(x, 1 / 127).values(build)
+    product = gs.Variable("product", np.float32, ("batch", 4, 8))
+    graph.nodes.append(gs.Node("MatMul", "a/MatMul", inputs=[values, weight], outputs=[product]))
+    build.op("Mul", [product, rows], "rows_back").inputs[0].outputs = [out]
+    graph.inputs, graph.outputs = [x, rows], [out]
+    islands = fp32_islands(graph.toposort(), PrecisionPolicy(narrow_products=True), HALF)
+    assert ("a/MatMul" in islands) == wide
