@@ -107,7 +107,9 @@ def _wide_operands(graph: gs.Graph, islands: Collection[str], wide: Collection[s
         operands = [source for tensor in node.inputs for source in tensor.inputs if source.op == "DequantizeLinear"]
         own = {node.name, *(each.name for each in operands)}
         wider = own & set(islands) or _ends_wide(node, islands) or (operands and _starts_wide(operands[0], wide))
-        if operands and (wider or _largest_even(node) > held.largest):
+        beyond_rows = bool(operands) and _largest_even(node) > held.largest
+        own |= {node.outputs[0].outputs[0].name} if beyond_rows else set()
+        if operands and (wider or beyond_rows):
             found |= dict.fromkeys(own - set(islands), "INT8 GEMM")
     return found
 
