@@ -136,7 +136,7 @@ def test_undoing_goes_on_where_one_step_fails_and_may_happen_twice() -> None:
 
 LATE = """
 import os, signal, sys
-from dsr_export.cli.interrupts import end_on_signals
+from dsr_export.cli.process.interrupts import end_on_signals
 class Late:
     def __del__(self, kill=os.kill, me=os.getpid(), number=signal.{name}):
         kill(me, number)
