@@ -12,6 +12,9 @@ from contextlib import contextmanager
 import onnx_graphsurgeon as gs
 
 
+_OUTSIDE = "outside/"
+
+
 @contextmanager
 def outside_readers(graph: gs.Graph) -> Iterator[None]:
     """Shows every graph output as a node's input; afterwards the outputs have their names again, whatever makes them.
@@ -32,9 +35,18 @@ def only_reader(tensor: gs.Tensor) -> gs.Node | None:
     return tensor.outputs[0] if len(tensor.outputs) == 1 else None
 
 
+def take_name(new: gs.Variable, old: gs.Variable) -> None:
+    """Gives `new` the name of `old`, in whose place it comes: what looks into the model finds it as before.
+
+    An output of the graph gets its name back afterwards anyway. For use before the readers of `old` are given `new`.
+    """
+    if not any(str(node.name).startswith(_OUTSIDE) for node in old.outputs):
+        new.name, old.name = old.name, new.name
+
+
 def _shown(graph: gs.Graph, tensor: gs.Tensor, index: int) -> gs.Variable:
     shown = gs.Variable(f"{tensor.name}.outside_{index}", tensor.dtype, tensor.shape)
-    node = gs.Node("Identity", f"outside/{tensor.name}_{index}", inputs=[tensor], outputs=[shown])
+    node = gs.Node("Identity", f"{_OUTSIDE}{tensor.name}_{index}", inputs=[tensor], outputs=[shown])
     graph.nodes.append(node)
     return shown
 

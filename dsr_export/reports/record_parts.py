@@ -6,11 +6,13 @@ A figure that was not measured is None; one that is NaN or infinite stays what i
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from dsr_export.parity.checks.pictures import PictureRow
-from dsr_export.parity.rows import ParityRow
 from dsr_export.reports.reading import Entry, figure, is_true, mapping, text, words
+
+if TYPE_CHECKING:  # they need numpy, and `--help` does not
+    from dsr_export.parity.checks.pictures import PictureRow
+    from dsr_export.parity.rows import ParityRow
 
 Json = dict[str, Any]
 Figure = float | None

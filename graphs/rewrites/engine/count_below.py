@@ -20,7 +20,7 @@ import onnx_graphsurgeon as gs
 from graphs.builders import NodeBuilder, replace_output
 from graphs.constants import constant_value
 from graphs.names import is_lowered, own_name, site_of
-from graphs.outside_readers import only_reader
+from graphs.outside_readers import only_reader, take_name
 from graphs.rewrite import Match, Miss
 
 LARGEST = float(np.finfo(np.float32).max)
@@ -62,6 +62,7 @@ class CountBelow:
         needed = build.floats(f"{own}.needed", match.found["below"])
         mask = build.op("GreaterOrEqual", [count, needed], f"{own}.mask")
         mask.dtype, mask.shape = np.dtype(bool), norms.shape
+        take_name(mask, compared.outputs[0])
         replace_output(compared, mask, graph)
 
 

@@ -22,7 +22,7 @@ import onnx_graphsurgeon as gs
 from graphs.builders import NodeBuilder
 from graphs.constants import constant_value
 from graphs.names import is_lowered, own_name, site_of
-from graphs.outside_readers import only_reader
+from graphs.outside_readers import only_reader, take_name
 from graphs.precisions import BFLOAT16, BRAIN, FLOAT, FLOAT16, HALF, Held
 from graphs.rewrite import Match, Miss
 from graphs.structure.flow import producer
@@ -59,6 +59,7 @@ class ReplaceNarrow:
         readers = list(old.outputs)
         out = build.op("Where", [node.inputs[0], _narrow(build, own, node.inputs[1], low), x], f"{own}.narrow")
         out.dtype, out.shape = x.dtype, old.shape
+        take_name(out, old)
         wide = [reader for reader in readers if not (reader.op == "Cast" and reader.attrs["to"] == low)]
         for reader in (each for each in readers if each not in wide):
             for next_reader in list(reader.outputs[0].outputs):

@@ -22,7 +22,7 @@ import onnx_graphsurgeon as gs
 from graphs.builders import NodeBuilder, replace_output
 from graphs.constants import constant_value
 from graphs.names import is_lowered, own_name, site_of
-from graphs.outside_readers import only_reader
+from graphs.outside_readers import only_reader, take_name
 from graphs.rewrite import Match, Miss
 from graphs.structure.flow import producer
 
@@ -58,6 +58,7 @@ class SumSimilarities:
         found = match.found
         best = _best(build, own_name(match.node), found["x"], found["rows"], found["columns"])
         best.dtype, best.shape = np.dtype(np.int64), match.node.outputs[0].shape
+        take_name(best, match.node.outputs[0])
         replace_output(match.node, best, graph)
 
 

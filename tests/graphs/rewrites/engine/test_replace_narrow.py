@@ -51,6 +51,7 @@ def test_the_stream_is_the_same_bit_for_bit(changes: tuple[tuple[str, str], ...]
     np.testing.assert_array_equal(after[0], before[0])
     np.testing.assert_allclose(after[1], before[1], rtol=2**-11, atol=0)  # registers are rounded there, too
     made = next(node for node in found.after.graph.node if node.op_type == "Where")
+    assert made.output[0] == "out"
     kinds = {value.name: value.type.tensor_type.elem_type for value in found.after.graph.value_info}
     assert kinds[made.output[0]] == onnx.TensorProto.FLOAT16
 
