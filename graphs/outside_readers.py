@@ -11,7 +11,6 @@ from contextlib import contextmanager
 
 import onnx_graphsurgeon as gs
 
-
 _OUTSIDE = "outside/"
 
 

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dsr_export.parity.tolerances import IDENTICAL_DB as IDENTICAL_DB
+
 Array = npt.NDArray[Any]
-IDENTICAL_DB = 300.0  # stands for an error of zero, which has no logarithm
 
 
 def decibels(signal: Array | float, noise: Array | float) -> Array:

@@ -8,6 +8,8 @@ from typing import Any
 
 from graphs.precisions import Precision
 
+IDENTICAL_DB = 300.0  # stands for an error of zero, which has no logarithm
+
 
 @dataclass(frozen=True, kw_only=True)
 class Tolerance:

@@ -6,7 +6,7 @@ import shlex
 from operator import itemgetter
 
 from dsr_export.html.page import Verdict
-from dsr_export.parity.decibels import IDENTICAL_DB
+from dsr_export.parity.tolerances import IDENTICAL_DB
 from dsr_export.reports.figures import is_known, number
 from dsr_export.reports.reading import Entry, figure, words
 from dsr_export.reports.record import Report

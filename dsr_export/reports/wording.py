@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dsr_export.parity.decibels import IDENTICAL_DB
+from dsr_export.parity.tolerances import IDENTICAL_DB
 from dsr_export.reports.figures import DASH, is_known, number, reaches
 from dsr_export.reports.reading import words
 from dsr_export.reports.record import Check, NotRun, Picture, Report, Row

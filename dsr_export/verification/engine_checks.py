@@ -12,7 +12,7 @@ from typing import Any
 from dsr_export.reports.record import Check
 from dsr_export.reports.wording import file_size
 from dsr_export.verification.model_checks import Finding, ModelCheck, run_checks
-from graphs.precisions import Precision
+from graphs.precisions import PRECISIONS, Precision
 
 SHOWN = 3
 
@@ -28,7 +28,7 @@ class Scheduled:
 def engine_checks(engines: Mapping[str, Mapping[str, Any]], precision: Precision) -> list[Check]:
     """Of all engines whose schedules are known, by target. None in FP32, where attentions stay in several kernels."""
     told = {name: facts["schedule"] for name, facts in engines.items() if facts.get("schedule")}
-    if precision == "fp32":
+    if not PRECISIONS[precision].narrow:
         return []
     return [check for name, each in told.items() for check in run_checks(ENGINE, Scheduled(name, each), precision)]
 

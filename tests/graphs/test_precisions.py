@@ -115,6 +115,8 @@ ALLOWED = {
     "graphs/precisions.py",
     "dsr_export/int8/quantize.py",  # of one GEMM: INT8, or left in the type around it
     "dsr_export/reports/sections/int8.py",
+    "dsr_export/reports/sections/engine.py",  # of one GEMM in an engine: what its operands are
+    "dsr_export/verification/engine_checks.py",
 }
 
 
