@@ -74,6 +74,7 @@ def test_a_site_right_at_the_input_needs_no_segment(tmp_path: Path) -> None:
         runner.infer({"x": x})
 
 
+@pytest.mark.slow
 def test_a_traced_denoiser_equals_pytorch(tmp_path: Path) -> None:
     subject = rae_dit()
     traced = subject.trace(tmp_path / "traced.onnx")

@@ -17,9 +17,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from dsr_export.building import report as build_report
 from dsr_export.bundle.reader import Bundle
 from dsr_export.reports.record import Check
-from dsr_export.stages import build_report
 from dsr_export.storage.locks import exclusive
 from tests.conftest import Cli
 from tests.folders import names
