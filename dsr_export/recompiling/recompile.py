@@ -24,7 +24,7 @@ from dsr_export.recompiling.new_contents import Compiled, contents_with_componen
 from dsr_export.storage.canonical import canonical_digest
 from dsr_export.storage.locks import exclusive
 from dsr_export.storage.made_with import source_digest, tool_versions
-from dsr_export.verification.verify import golden_sampler
+from dsr_export.verification.runtime_checks import golden_sampler
 from graphs.targets import Target, check_model, target
 
 if TYPE_CHECKING:

@@ -19,7 +19,8 @@ from dsr_export.reports.figures import number, reaches
 from dsr_export.reports.record import Check, Picture, Report, Row
 from dsr_export.reports.wording import most_allowed, picture_shortfalls
 from dsr_export.verification.model_checks import VERIFIED
-from dsr_export.verification.verify import golden_sampler, runtimes_of, verified
+from dsr_export.verification.runtime_checks import golden_sampler
+from dsr_export.verification.verify import runtimes_of, verified
 from graphs.precisions import PRECISIONS
 
 Key = tuple[str | None, ...]

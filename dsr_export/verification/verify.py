@@ -3,32 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dsr_export.backends.base import Runner
 from dsr_export.backends.engines_here import engines_not_run
-from dsr_export.backends.opening import Runtime, bundle_runner, chosen_engine, fused_runner, typed_runner
+from dsr_export.backends.opening import Runtime, chosen_engine
 from dsr_export.bundle.reader import ENGINE_MODEL, MODEL, Bundle
 from dsr_export.bundle.signature_file import PublicKey
-from dsr_export.parity.checks.table import ParityReport, check_parity, fused_rows
+from dsr_export.parity.checks.table import ParityReport
 from dsr_export.parity.golden.reader import read_golden
-from dsr_export.parity.golden.vectors import Golden, fitted_sampler
-from dsr_export.parity.tolerances import Tolerance
-from dsr_export.progress import Bar, Reporter, Silent
+from dsr_export.parity.golden.vectors import Golden
+from dsr_export.progress import Reporter, Silent
 from dsr_export.readable import readable
 from dsr_export.reports.record import Check, NotRun, Picture, Report, Row, StageTime
 from dsr_export.reports.sample_strips import golden_strips
-from dsr_export.reports.stage_names import component_prefix, verified_on
+from dsr_export.reports.stage_names import component_prefix
 from dsr_export.reports.summary import components_summary, peak_rss_bytes
-from dsr_export.sampling import SamplerSpec
 from dsr_export.sites.search import search_sites
 from dsr_export.storage.made_with import tool_versions
 from dsr_export.verification.model_checks import VERIFIED, Opened, run_checks
+from dsr_export.verification.runtime_checks import Stages, check_engine_graph, check_runtime
 from graphs.files import load_model
 from graphs.weights.element_types import low_precision_fraction
 
@@ -79,7 +74,7 @@ def verified(
     Raises:
         ExportError: a file was altered, none of `trust` signed it, or the runtime asked for can't run here.
     """
-    stages = _Stages(reporter or Silent())
+    stages = Stages(reporter or Silent())
     with stages.stage("hashes", "hashes"):
         bundle = Bundle.open(path, trust=trust)
     verdicts = [_judge(bundle, runtime, sites, stages)]
@@ -96,23 +91,6 @@ def runtimes_of(bundle: Bundle, runtime: Runtime) -> dict[Runtime, str]:
         return {runtime: runtime.replace("-", "_")}
     engine = chosen_engine(bundle, "auto")
     return {"onnxruntime": "onnxruntime", **({} if engine is None else {"auto": engine.backend})}
-
-
-@dataclasses.dataclass(frozen=True)
-class _Stages:
-    """Shows each stage, and adds its seconds to a log; `prefix` says of which component they are."""
-
-    reporter: Reporter
-    log: list[StageTime] = dataclasses.field(default_factory=list)
-    prefix: str = ""
-
-    @contextmanager
-    def stage(self, name: str, title: str) -> Iterator[Bar]:
-        began = time.monotonic()
-        with self.reporter.stage(self.prefix + title) as bar:
-            yield bar
-        seconds = round(time.monotonic() - began, 3)
-        self.log.append(StageTime(name=self.prefix + name, seconds=seconds, cached=False))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -139,17 +117,17 @@ class _Verdict:
         )
 
 
-def _judge(bundle: Bundle, runtime: Runtime, sites: bool, stages: _Stages) -> _Verdict:
+def _judge(bundle: Bundle, runtime: Runtime, sites: bool, stages: Stages) -> _Verdict:
     """The golden vectors of one model in each runtime, and its checks."""
     golden = read_golden(bundle)
     checked, samples = [], []
     runtimes = list(runtimes_of(bundle, runtime))
     for each in runtimes:
-        runner, report = _check(bundle, each, golden, stages)
+        runner, report = check_runtime(bundle, each, golden, stages)
         checked.append(report)
         samples += golden_strips(golden, report.sample, runtime=runner)
     checks = _model_checks(bundle, golden, checked[0])
-    second = _check_engine_graph(bundle, golden, stages) if "onnxruntime" in runtimes else None
+    second = check_engine_graph(bundle, golden, stages) if "onnxruntime" in runtimes else None
     not_run = tuple(NotRun(**engine) for engine in engines_not_run(bundle, runtimes))
     for left in not_run:
         stages.reporter.note(f"{stages.prefix}{left.engine} was not run here: {left.reason}")
@@ -194,39 +172,6 @@ def _failing_graph(checked: list[ParityReport], second: ParityReport | None) -> 
     """What to search in ONNX Runtime: the graph of engines, where it alone fails."""
     alone = second is not None and not second.passed and all(report.passed for report in checked)
     return ENGINE_MODEL if alone else MODEL
-
-
-def _check(bundle: Bundle, runtime: Runtime, golden: Golden, stages: _Stages) -> tuple[str, ParityReport]:
-    """The runner's name, and what was found."""
-    tolerance = Tolerance.from_dict(bundle.manifest.tolerances)
-    sampler = golden_sampler(bundle, golden)
-    fused = fused_rows(partial(_fused, bundle), golden, runtime, tolerance) if runtime == "onnxruntime" else []
-    runner = bundle_runner(bundle, runtime)
-    with stages.stage(verified_on(runner.name), f"parity ({runner.name})") as bar, runner:
-        return runner.name, check_parity(runner, golden, sampler, tolerance, bar, fused=fused)
-
-
-def _check_engine_graph(bundle: Bundle, golden: Golden, stages: _Stages) -> ParityReport | None:
-    """The graph that engines are built from, where it is another than `model.onnx`."""
-    if bundle.engine_graph != ENGINE_MODEL:
-        return None
-    manifest, sampler = bundle.manifest, golden_sampler(bundle, golden)
-    runner = typed_runner(bundle.file(ENGINE_MODEL), manifest.inputs, manifest.precision)
-    with stages.stage("parity-engine-graph", f"parity ({ENGINE_MODEL})") as bar, runner:
-        return check_parity(runner, golden, sampler, Tolerance.from_dict(manifest.tolerances), bar)
-
-
-def _fused(bundle: Bundle) -> Runner | None:
-    return fused_runner(bundle.file("model.onnx"), bundle.manifest.input_specs(), bundle.manifest.precision)
-
-
-def golden_sampler(bundle: Bundle, golden: Golden) -> SamplerSpec | None:
-    """The sampler that the golden trajectory was made with."""
-    sampler = bundle.manifest.sampler_spec()
-    if sampler is None or golden.trajectory is None:
-        return None
-    steps = dataclasses.replace(sampler, num_steps=len(golden.trajectory.states) + 1)
-    return fitted_sampler(steps, bundle.manifest.batch_range())
 
 
 def _first_fault(verdicts: list[_Verdict]) -> Mapping[str, Any] | None:

@@ -15,7 +15,7 @@ from dsr_export.parity.golden.reader import read_golden
 from dsr_export.parity.golden.vectors import Golden
 from dsr_export.parity.metrics import compare
 from dsr_export.parity.tolerances import Tolerance
-from dsr_export.verification.verify import golden_sampler
+from dsr_export.verification.runtime_checks import golden_sampler
 
 REPEATS, MANY = 20, 1000
 WARM_UP = 50

@@ -14,7 +14,7 @@ from dsr_export.bundle.reader import MODEL, Bundle
 from dsr_export.parity.batch_calls import in_batches
 from dsr_export.parity.golden.reader import read_golden
 from dsr_export.sampling import trajectory
-from dsr_export.verification.verify import golden_sampler
+from dsr_export.verification.runtime_checks import golden_sampler
 
 PREFIX = "decision_"
 

@@ -1,0 +1,70 @@
+"""The golden vectors of a bundle through one runtime, or through the graph that its engines are made from."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
+from dsr_export.backends.base import Runner
+from dsr_export.backends.opening import Runtime, bundle_runner, fused_runner, typed_runner
+from dsr_export.bundle.reader import ENGINE_MODEL, MODEL, Bundle
+from dsr_export.parity.checks.table import ParityReport, check_parity, fused_rows
+from dsr_export.parity.golden.vectors import Golden, fitted_sampler
+from dsr_export.parity.tolerances import Tolerance
+from dsr_export.progress import Bar, Reporter
+from dsr_export.reports.record import StageTime
+from dsr_export.reports.stage_names import verified_on
+from dsr_export.sampling import SamplerSpec
+
+
+@dataclasses.dataclass(frozen=True)
+class Stages:
+    """Shows each stage, and adds its seconds to a log; `prefix` says of which component they are."""
+
+    reporter: Reporter
+    log: list[StageTime] = dataclasses.field(default_factory=list)
+    prefix: str = ""
+
+    @contextmanager
+    def stage(self, name: str, title: str) -> Iterator[Bar]:
+        began = time.monotonic()
+        with self.reporter.stage(self.prefix + title) as bar:
+            yield bar
+        seconds = round(time.monotonic() - began, 3)
+        self.log.append(StageTime(name=self.prefix + name, seconds=seconds, cached=False))
+
+
+def check_runtime(bundle: Bundle, runtime: Runtime, golden: Golden, stages: Stages) -> tuple[str, ParityReport]:
+    """The runner's name, and what was found."""
+    tolerance = Tolerance.from_dict(bundle.manifest.tolerances)
+    sampler = golden_sampler(bundle, golden)
+    fused = fused_rows(partial(_fused, bundle), golden, runtime, tolerance) if runtime == "onnxruntime" else []
+    runner = bundle_runner(bundle, runtime)
+    with stages.stage(verified_on(runner.name), f"parity ({runner.name})") as bar, runner:
+        return runner.name, check_parity(runner, golden, sampler, tolerance, bar, fused=fused)
+
+
+def check_engine_graph(bundle: Bundle, golden: Golden, stages: Stages) -> ParityReport | None:
+    """The graph that engines are built from, where it is another than `model.onnx`."""
+    if bundle.engine_graph != ENGINE_MODEL:
+        return None
+    manifest, sampler = bundle.manifest, golden_sampler(bundle, golden)
+    runner = typed_runner(bundle.file(ENGINE_MODEL), manifest.inputs, manifest.precision)
+    with stages.stage("parity-engine-graph", f"parity ({ENGINE_MODEL})") as bar, runner:
+        return check_parity(runner, golden, sampler, Tolerance.from_dict(manifest.tolerances), bar)
+
+
+def _fused(bundle: Bundle) -> Runner | None:
+    return fused_runner(bundle.file(MODEL), bundle.manifest.input_specs(), bundle.manifest.precision)
+
+
+def golden_sampler(bundle: Bundle, golden: Golden) -> SamplerSpec | None:
+    """The sampler that the golden trajectory was made with."""
+    sampler = bundle.manifest.sampler_spec()
+    if sampler is None or golden.trajectory is None:
+        return None
+    steps = dataclasses.replace(sampler, num_steps=len(golden.trajectory.states) + 1)
+    return fitted_sampler(steps, bundle.manifest.batch_range())
