@@ -2,9 +2,9 @@
 
     MatMul(x, w) -> [x / rows] -> Q -> DQ -> MatMul(., DQ(w8)) -> [* rows] -> Add(bias)
 
-Symmetric, zero point 0; activations per tensor, weights per output channel. Scales are FP32, so that ONNX Runtime fuses
-the pair around each MatMul into its integer kernel and no scale falls below FP16's smallest normal; what lies between
-the GEMMs gets its type afterwards. `rows` is a factor per token: constant, for register rows of another magnitude, or
+Symmetric, zero point 0; activations per tensor, weights per output channel. Scales are FP32 here, so that ONNX Runtime
+fuses the pair around each MatMul into its integer kernel; what lies between the GEMMs gets its type afterwards, and in
+the form for engines so do they. `rows` is a factor per token: constant, for register rows of another magnitude, or
 each token's own largest value, so that one outlier token costs the others nothing and nothing is ever clipped. It
 commutes with the product (right-multiplication), so it is exact.
 """
