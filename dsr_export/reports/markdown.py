@@ -29,7 +29,7 @@ def markdown_table(report: Report) -> str:
 
 
 def _row(row: Row) -> str:
-    names = [_mark(row.passed), row.runtime, row.check, owned(row.component, row.output)]
+    names = [_mark(row.passed), row.ran, row.check, owned(row.component, row.output)]
     if row.problem is not None:
         return _cells([*names, row.problem, "", "", ""])
     figures = [number(value, ".1f", " dB") for value in (row.snr_db, row.psnr_db)]

@@ -58,7 +58,8 @@ class Bounds:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One comparison. `component` is None for the model itself; `target` names the engine that `compile` checked."""
+    """One comparison. `component` is None for the model itself; `target` names the engine that `compile` checked, or
+    the graph of engines beside `model.onnx`."""
 
     check: str
     output: str
@@ -76,6 +77,11 @@ class Row:
     non_finite: Figure = 0
     target: str | None = None
     component: str | None = None
+
+    @property
+    def ran(self) -> str:
+        """The runtime, and what was run where it is not what the runtime is for."""
+        return self.runtime if self.target is None else f"{self.runtime} ({self.target})"
 
     def as_dict(self) -> Json:
         """Without `non_finite` where there is nothing to say about it."""

@@ -16,7 +16,7 @@ def model_name(report: Report) -> str:
 
 def row_name(row: Row) -> str:
     """`batch-8 out on onnxruntime`, after the component it is of."""
-    return f"{row_prefix(row)}{row.check} {row.output} on {row.runtime}"
+    return f"{row_prefix(row)}{row.check} {row.output} on {row.ran}"
 
 
 def check_name(check: Check) -> str:

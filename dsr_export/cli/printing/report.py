@@ -27,7 +27,7 @@ def _print_report(report: Report) -> None:
     width = max([7, *(len(owned(row.component, row.output)) for row in report.parity)])
     for row in report.parity:
         output = owned(row.component, row.output).ljust(width)
-        answer(f"  {_verdict(row.passed)}  {row.runtime:<12} {row.check:<16} {output} {_figures(row)}")
+        answer(f"  {_verdict(row.passed)}  {row.ran:<12} {row.check:<16} {output} {_figures(row)}")
     for line in _images(report.images):
         answer(line)
     for check in report.checks:

@@ -25,7 +25,7 @@ from dsr_export.subject import Subject
 from graphs.artifacts import TensorSpec
 
 OUTER_MODULES = ("head", "decoder_embed", "decoder_pred")
-"""Small, and sensitive: the denormalised latent's range, and the layer whose error is the picture's."""
+"""Small, and not quantised: the denormalised latent's range, and the layer whose error is the picture's."""
 STATISTICS = "latent_stats"
 ENCODER, DEFAULT_ENCODER = "encoder", "siglip"
 """For whose pixels a decoder was trained: no checkpoint says it, and no weight depends on it."""

@@ -24,7 +24,7 @@ from dsr_export.subject import Subject
 from graphs.artifacts import TensorSpec
 
 OUTER_MODULES = ("projection", "tail")
-"""Small, and sensitive: the patch embedding's sums run over hundreds of pixels, and the latent is the output."""
+"""Small, and not quantised: the patch embedding's sums run over hundreds of pixels, and the latent is the output."""
 STATISTICS = "latent_stats"
 _FREE_WITH_CHECKPOINT = ("image_size", STATISTICS)
 

@@ -36,7 +36,7 @@ class Trunk(nn.Module):
 
     FAMILY: ClassVar[str]
     OUTER_MODULES: ClassVar[tuple[str, ...]]
-    """Small, and sensitive: sinusoids of large angles, and the layer whose error is the output's."""
+    """Small, and not quantised: sinusoids of large angles, and the layer whose error is the output's."""
     config: Any  # the constructor arguments, a dataclass
     blocks: nn.ModuleList
 

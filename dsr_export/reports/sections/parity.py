@@ -45,7 +45,7 @@ def _left_out(report: Report) -> str:
 
 
 def _row(row: Row) -> list[Markup]:
-    head, tail = [text(row_prefix(row) + row.check), verdict_cell(row.passed)], words(row.output, row.runtime)
+    head, tail = [text(row_prefix(row) + row.check), verdict_cell(row.passed)], words(row.output, row.ran)
     if row.problem is not None:
         return [*head, *words(DASH, DASH, DASH, DASH, DASH), *tail]
     figures = (decibels(row.snr_db), decibels(row.psnr_db), number(row.cosine, ".7f"))

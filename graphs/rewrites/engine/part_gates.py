@@ -42,7 +42,7 @@ class PartGates:
         if bias is None or product is None:
             return None
         x, weight, added = product
-        if not _halves(node) or only_reader(node.inputs[0]) is None or only_reader(_other(bias, added)) is None:
+        if not _halves(node) or only_reader(node.inputs[0]) is None or only_reader(_other(bias)) is None:
             return Miss("its channels are not two halves that it alone reads", node.name)
         if not isinstance((x.shape or (None, None))[1], int):
             return Miss("its rows have no fixed number", node.name)
@@ -82,7 +82,7 @@ def _product(bias: gs.Node) -> tuple[gs.Tensor, gs.Constant, Array] | None:
     return None
 
 
-def _other(bias: gs.Node, added: Array) -> gs.Tensor:
+def _other(bias: gs.Node) -> gs.Tensor:
     return next(tensor for tensor in bias.inputs if constant_value(tensor) is None)
 
 

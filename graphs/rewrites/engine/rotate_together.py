@@ -28,7 +28,7 @@ from graphs.structure.flow import producer
 from graphs.structure.head_paths import HeadPath, Heads, head_path
 
 Array = npt.NDArray[Any]
-_HELD = {"float16": HALF, "bfloat16": BRAIN}
+_HELD = {"float16": HALF, "bfloat16": BRAIN, "float32": SINGLE}
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def _thirds(node: gs.Node, heads: Heads) -> bool:
 
 def _is_held(path: HeadPath, dtype: Any) -> bool:
     """Whether the type holds each table with the scale in it, as well as it holds the table."""
-    held = _HELD.get(np.dtype(dtype).name, SINGLE)
+    held = _HELD[np.dtype(dtype).name]
     tables = [np.ones(1)] if path.rotation is None else [path.rotation.cosines, path.rotation.sines]
     sizes = np.abs(np.concatenate([np.asarray(table, np.float64).ravel() for table in tables]) * path.scale)
     largest = float(sizes.max())

@@ -166,6 +166,15 @@ def test_a_tensor_of_unknown_type_is_refused() -> None:
         emulate_low(model)
 
 
+@pytest.mark.parametrize("width", [8, 256])
+def test_lone_rows_are_found_behind_weights_of_every_size(width: int, rng: np.random.Generator) -> None:
+    """Small weights are widened where they lie and large ones by a cast: the shape of either is known."""
+    weight = rng.standard_normal((width, width)).astype(np.float16)
+    model = _model(_low("MatMul", "w"), width, w=weight)
+    padded = pad_lone_rows(emulate_low(model))
+    assert "Pad" in {node.op_type for node in padded.graph.node}
+
+
 @pytest.mark.parametrize("op", ["MatMul", "Gemm"])
 def test_a_lone_row_gets_the_kernel_of_many(op: str, rng: np.random.Generator) -> None:
     """Without the second row, batch 1 sums in another order, and a half may round the other way."""
