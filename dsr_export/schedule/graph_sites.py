@@ -8,6 +8,7 @@ from functools import cached_property
 
 import onnx
 
+from graphs.names import is_made
 from graphs.structure.movers import MOVERS
 
 _PRODUCTS = frozenset({"MatMul", "Einsum", "Gemm"})
@@ -42,8 +43,11 @@ class GraphSites:
         return [node.name for node in chosen]
 
     def fp32_nodes(self) -> frozenset[str]:
-        """What computes in FP32: all that make it but casts, movers, and GEMMs that were chosen to be integer."""
-        integer = frozenset(self.integer_gemms())
+        """What computes in FP32: all that make it but casts, movers, and GEMMs that were chosen to be integer.
+
+        The product of a condition, which is ours, stays: its two rows of codes are joined in FP32.
+        """
+        integer = frozenset(node for node in self.integer_gemms() if not is_made(node))
         nodes = (node for node in self.model.graph.node if node.op_type not in _TYPED | MOVERS)
         wide = (node for node in nodes if any(self._types.get(name) == onnx.TensorProto.FLOAT for name in node.output))
         return frozenset(node.name for node in wide) - integer

@@ -45,6 +45,7 @@ def test_the_numbers_hold_and_nearly_all_arithmetic_is_int8(bundle: Path) -> Non
     assert set(gemms["blocks.7.attn.qkv"]["roles"]) >= {"register", "patch"}
     assert "register" not in gemms["blocks.0.attn.qkv"]["roles"]  # they join at block 2
     assert report["engines"]["rtx"]["layer_output_types"]["int8"] >= 32
+    assert report["engines"]["rtx"]["schedule"] is not None and report["advice"] == []  # what --strict would fail on
 
 
 def test_the_artefact_is_what_was_asked_for(bundle: Path) -> None:

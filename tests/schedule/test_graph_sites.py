@@ -54,3 +54,12 @@ def test_gemms_and_what_was_chosen_for_them() -> None:
     sites = GraphSites(tiny_graph())
     assert sites.weight_gemms() == [NODES[1], NODES[8]]
     assert sites.integer_gemms() == [NODES[8]]
+
+
+def test_the_product_of_a_condition_computes_in_fp32_as_it_is_written() -> None:
+    graph = tiny_graph()
+    (gemm,) = (node for node in graph.graph.node if node.name == NODES[8])
+    graph.graph.value_info.append(onnx.helper.make_tensor_value_info(gemm.output[0], onnx.TensorProto.FLOAT, None))
+    assert gemm.name not in GraphSites(graph).fp32_nodes()  # a GEMM of the model, whose output should be half
+    gemm.name = "dsr/quantize/blocks.0.adaLN/product"
+    assert gemm.name in GraphSites(graph).fp32_nodes()
