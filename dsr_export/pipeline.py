@@ -95,7 +95,7 @@ def _staged(build: Build) -> Finished:
 
     engines = {
         each.name: run(
-            CompileEngine(source=typed["engine"], card=card, target=each, batch=config.batch, on=machine(each))
+            CompileEngine(source=typed[form_of(each)], card=card, target=each, batch=config.batch, on=machine(each))
         )
         for each in build.engine_targets
     }

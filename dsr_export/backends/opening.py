@@ -95,11 +95,6 @@ def bundle_runner(bundle: Bundle, runtime: Runtime) -> Runner:
     return TensorRTRunner(plan, backend=engine.backend, inputs=bundle.manifest.input_specs(), needs=needs)
 
 
-def has_runnable_engine(bundle: Bundle) -> bool:
-    """Whether `auto` would run an engine here."""
-    return chosen_engine(bundle, "auto") is not None
-
-
 def runs_here(target: Target) -> bool:
     """Whether an engine of `target` fits the GPU at hand; False without one."""
     found = compute_capability()

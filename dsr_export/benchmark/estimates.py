@@ -17,11 +17,10 @@ from dsr_export.schedule.plan_text import UnreadableSchedule
 from dsr_export.schedule.reader import read_schedule, read_schedule_file
 from dsr_export.schedule.record import EngineSchedule
 from dsr_export.schedule.roofline import estimate
+from dsr_export.stages.type_graph import declared_policy
 from dsr_export.storage.leftovers import scratch_folder
 from graphs.artifacts import OptimizedModel
-from graphs.files import load_model
-from graphs.forms import take_form
-from graphs.mixed_precision.islands import PrecisionPolicy, sinusoidal_modules
+from graphs.forms import form_of, take_form
 from graphs.mixed_precision.typed import assign_precision
 from graphs.precisions import Precision
 from graphs.targets import target
@@ -78,20 +77,21 @@ def _of_bundle(path: Path) -> Iterator[Engine]:
 
 
 def _of_model(what: Sequence[str], request: ModelRequest, batch: int) -> list[Engine]:
-    """The model's graph without its run-time DSR parts and, where it has any, with them; in FP16 by its own policy."""
+    """The model's graph without its run-time DSR parts and, where it has any, with them; in FP16, but for what only
+    a range audit finds."""
     from dsr_export.backends.tensorrt.build import build_engine
     from dsr_export.benchmark.variants import model_variants
 
     subject, engines = asked_model(what, request), []
-    card = subject.card()
+    card, where = subject.card(), target("rtx")
+    name = form_of(where)
     with scratch_folder("bench") as folder:
         for each in model_variants(subject, folder)[1:]:  # the raw trace is no graph of ours
             typed, form = folder / f"{each.name}-typed.onnx", folder / f"{each.name}-form.onnx"
-            sines = sinusoidal_modules(load_model(each.model, weights=False), card.outer_modules)
-            policy = PrecisionPolicy(fp32_modules=(*card.fp32_modules, *sines))
+            policy = declared_policy(card, each.model, name)
             made, _ = assign_precision(OptimizedModel(path=each.model), typed, PRECISION, policy)
-            take_form(made, form, "engine")
-            engine = build_engine(form, target("rtx"), batch=BatchRange(batch, batch, batch), inputs=subject.inputs)
+            take_form(made, form, name)
+            engine = build_engine(form, where, batch=BatchRange(batch, batch, batch), inputs=subject.inputs)
             try:
                 engines.append(Engine(each.name, read_schedule(engine.plan, batch)))
             except UnreadableSchedule as error:

@@ -11,7 +11,6 @@ from dsr_export.building.finished import Finished
 from dsr_export.bundle.components import component_contents, component_entry
 from dsr_export.bundle.engines import engine_entry, plan_path
 from dsr_export.bundle.manifest import BundleTarget, Manifest
-from dsr_export.bundle.reader import ENGINE_MODEL
 from dsr_export.bundle.writer import Content
 from dsr_export.config import ExportConfig
 from dsr_export.int8.calibrate import TABLE
@@ -28,9 +27,9 @@ from graphs.targets import Target
 
 def bundle_contents(build: Build, done: Finished) -> dict[str, Content]:
     """Path in the bundle -> where its bytes are; the report's files are still to come, since it lists these sizes."""
-    contents = _graph_files(done.shipped)
-    for other in list(done.typed.values())[1:]:
-        contents |= {f"{ENGINE_MODEL.removesuffix(MODEL)}{name}": file for name, file in _graph_files(other).items()}
+    contents: dict[str, Content] = {}
+    for path, typed in done.graphs.items():
+        contents |= _graph_files(typed, path.removesuffix(MODEL))
     contents[GOLDEN] = done.reference.file(GOLDEN)
     contents[TAPS] = done.taps.file(TAPS)
     for name, engine in done.engines.items():
@@ -42,9 +41,10 @@ def bundle_contents(build: Build, done: Finished) -> dict[str, Content]:
     return contents
 
 
-def _graph_files(typed: Typed) -> dict[str, Content]:
+def _graph_files(typed: Typed, folder: str) -> dict[str, Content]:
+    """The graph and its weights, in a folder of the bundle."""
     made = typed.made
-    return {name: made.file(name) for name in made.files if name.startswith(MODEL) and "/" not in name}
+    return {folder + name: made.file(name) for name in made.files if name.startswith(MODEL) and "/" not in name}
 
 
 def build_tolerance(config: ExportConfig) -> Tolerance:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from dsr_export.bundle.reader import ENGINE_MODEL, MODEL
 from dsr_export.stages.audit import Audited
 from dsr_export.stages.calibrate import Calibrated
 from dsr_export.stages.engine import Engine
@@ -39,6 +40,11 @@ class Finished:
     parity: tuple[Judged, ...]
 
     @property
+    def graphs(self) -> Mapping[str, Typed]:
+        """The typed graphs by their place in the bundle; engines are made of the last."""
+        return dict(zip((MODEL, ENGINE_MODEL), self.typed.values(), strict=False))
+
+    @property
     def shipped(self) -> Typed:
         """What is `model.onnx`."""
-        return next(iter(self.typed.values()))
+        return self.graphs[MODEL]

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from itertools import zip_longest
 from typing import Any
 
 from dsr_export.backends.engines_here import NOT_RUN
 from dsr_export.building.build import Build
 from dsr_export.building.finished import Finished
 from dsr_export.bundle.engines import plan_path
-from dsr_export.bundle.reader import ENGINE_MODEL
+from dsr_export.bundle.reader import MODEL
 from dsr_export.bundle.writer import Content, content_size
 from dsr_export.readable import readable
 from dsr_export.reports.reading import Entry, entries
@@ -56,9 +55,9 @@ def build_report(build: Build, done: Finished, contents: Mapping[str, Content]) 
 
 
 def _named(done: Finished, judged: Sequence[Entry]) -> list[tuple[str | None, Entry]]:
-    """Each candidate with the file it is of, where that is a second graph beside `model.onnx`."""
-    names = [None, *[ENGINE_MODEL] * (len(done.typed) - 1)]
-    return list(zip_longest(names, judged))[: len(judged)]
+    """Each candidate with the graph it is of, where that is another than `model.onnx`; engines stand behind graphs."""
+    others = [None if path == MODEL else path for path in done.graphs]
+    return list(zip([*others, *[None] * (len(judged) - len(others))], judged, strict=True))
 
 
 def _checks(build: Build, done: Finished) -> tuple[Check, ...]:

@@ -7,6 +7,8 @@ from typing import Final
 GRAPH: Final = "parity"
 ENGINE: Final = "parity-engine"
 """Of a build, whose only model is its own: the typed graph in ONNX Runtime, and an engine."""
+ENGINE_GRAPH: Final = "parity-engine-graph"
+"""Of a verification: what engines are made of, in ONNX Runtime."""
 
 
 def verified_on(runtime: str) -> str:
@@ -21,5 +23,6 @@ def component_prefix(component: str | None) -> str:
 
 def compares(name: str, component: str | None, runtime: str) -> bool:
     """Whether the stage `name`, of a build or a verification, has compared that model's outputs in that runtime."""
-    built = GRAPH if runtime == "onnxruntime" else ENGINE
-    return name == component_prefix(component) + verified_on(runtime) or (component is None and name == built)
+    prefix, graph = component_prefix(component), runtime == "onnxruntime"
+    verified = {prefix + verified_on(runtime), *([prefix + ENGINE_GRAPH] if graph else [])}
+    return name in verified or (component is None and name == (GRAPH if graph else ENGINE))

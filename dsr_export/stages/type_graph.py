@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -48,12 +48,10 @@ class TypeGraph(Stage[Typed]):
 
     def work(self, folder: Path, bar: Bar) -> None:
         model, audit = self.source.model, self.audited.audit
-        wide = audit.wide_tensors(self.precision)
-        policy = PrecisionPolicy(
-            fp32_modules=self._fp32_modules(),
-            wide_tensors=wide,
+        policy = replace(
+            declared_policy(self.card, model.path, self.form),
+            wide_tensors=audit.wide_tensors(self.precision),
             maxima=audit.maxima,
-            narrow_products=FORMS[self.form].narrow_products,
         )
         typed, report = assign_precision(model, folder / TYPED, self.precision, policy)
         rewrites = take_form(typed, folder / MODEL, self.form)
@@ -65,7 +63,11 @@ class TypeGraph(Stage[Typed]):
     def result(self, made: CachedStage) -> Typed:
         return Typed(made, self.precision)
 
-    def _fp32_modules(self) -> tuple[str, ...]:
-        """FP16 embedders and final layers cost less accuracy than what lies between them, and half the bytes."""
-        model = load_model(self.source.model.path, weights=False)
-        return (*self.card.fp32_modules, *sinusoidal_modules(model, self.card.outer_modules))
+
+def declared_policy(card: SubjectCard, model: Path, form: FormName) -> PrecisionPolicy:
+    """What the card and the form say of the graph `model`; what was measured of it is still to come.
+
+    Embedders and final layers that take no sines are half: they cost less accuracy than what lies between them.
+    """
+    sines = sinusoidal_modules(load_model(model, weights=False), card.outer_modules)
+    return PrecisionPolicy(fp32_modules=(*card.fp32_modules, *sines), narrow_products=FORMS[form].narrow_products)

@@ -6,7 +6,7 @@ A new one is an entry here, with the function that measures it. What a plan does
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from dsr_export.reports.record import Check
@@ -30,7 +30,13 @@ def engine_checks(engines: Mapping[str, Mapping[str, Any]], precision: Precision
     told = {name: facts["schedule"] for name, facts in engines.items() if facts.get("schedule")}
     if not PRECISIONS[precision].narrow:
         return []
-    return [check for name, each in told.items() for check in run_checks(ENGINE, Scheduled(name, each), precision)]
+    found = {name: run_checks(ENGINE, Scheduled(name, each), precision) for name, each in told.items()}
+    return [_of(name, check, alone=len(found) == 1) for name, checks in found.items() for check in checks]
+
+
+def _of(target: str, check: Check, *, alone: bool) -> Check:
+    """Named after its engine where there are several: checks are told apart by their names."""
+    return check if alone else replace(check, name=f"{check.name}[{target}]")
 
 
 def _attentions(engine: Scheduled) -> Finding:
@@ -64,7 +70,7 @@ ENGINE: tuple[ModelCheck[Scheduled], ...] = (
 
 
 def _share(good: int, whole: int, engine: Scheduled, told: str) -> Finding:
-    """All of them, where there are any."""
+    """The share that is as it should be, which must be all; 1 where there is nothing to share."""
     passed = good == whole
     return Finding(good / whole if whole else 1.0, 1.0, None if passed else f"engine {engine.target}: {told}")
 

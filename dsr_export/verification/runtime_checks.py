@@ -16,7 +16,7 @@ from dsr_export.parity.golden.vectors import Golden, fitted_sampler
 from dsr_export.parity.tolerances import Tolerance
 from dsr_export.progress import Bar, Reporter
 from dsr_export.reports.record import StageTime
-from dsr_export.reports.stage_names import verified_on
+from dsr_export.reports.stage_names import ENGINE_GRAPH, verified_on
 from dsr_export.sampling import SamplerSpec
 
 
@@ -53,7 +53,7 @@ def check_engine_graph(bundle: Bundle, golden: Golden, stages: Stages) -> Parity
         return None
     manifest, sampler = bundle.manifest, golden_sampler(bundle, golden)
     runner = typed_runner(bundle.file(ENGINE_MODEL), manifest.inputs, manifest.precision)
-    with stages.stage("parity-engine-graph", f"parity ({ENGINE_MODEL})") as bar, runner:
+    with stages.stage(ENGINE_GRAPH, f"parity ({ENGINE_MODEL})") as bar, runner:
         return check_parity(runner, golden, sampler, Tolerance.from_dict(manifest.tolerances), bar)
 
 

@@ -15,11 +15,11 @@ IN_BETWEEN = 2
 
 
 def golden_batches(plan: Plan) -> list[Pair]:
-    return [(name, output) for name in stored(plan.golden.cases) for output in plan.outputs]
+    return [(name, output) for name in batch_names(plan.golden.cases) for output in plan.outputs]
 
 
-def stored(sizes: Iterable[int]) -> list[str]:
-    """What the checks of golden batches of these sizes are called."""
+def batch_names(sizes: Iterable[int]) -> list[str]:
+    """What the checks of batches of these sizes are called."""
     return [f"batch-{size}" for size in sizes]
 
 
@@ -37,7 +37,7 @@ def sizes_between(golden: Golden) -> list[int]:
 
 
 def between(plan: Plan) -> list[Pair]:
-    return [(name, output) for name in stored(sizes_between(plan.golden)) for output in plan.outputs]
+    return [(name, output) for name in batch_names(sizes_between(plan.golden)) for output in plan.outputs]
 
 
 def check_between(candidate: Candidate) -> Iterator[Comparison]:

@@ -66,7 +66,7 @@ def _check_trajectory(candidate: Candidate) -> list[Comparison]:
 
 CHECKS: tuple[ParityCheck, ...] = (
     ParityCheck(planned=batches.fused, compare=batches.check_fused, fused=True),
-    ParityCheck(planned=batches.golden_batches, compare=batches.check_golden_batches, stored=batches.stored),
+    ParityCheck(planned=batches.golden_batches, compare=batches.check_golden_batches, stored=batches.batch_names),
     ParityCheck(planned=batches.between, compare=batches.check_between),
     ParityCheck(planned=further.further_rows, compare=further.check_further, stored=lambda sizes: FURTHER),
     ParityCheck(
