@@ -17,6 +17,7 @@ import onnx_graphsurgeon as gs
 
 from graphs.names import changed_name
 from graphs.outside_readers import outside_readers
+from graphs.structure.flow import made_by
 from graphs.weights.gemms import WeightGemm, weight_gemms
 from graphs.weights.stored import StoredValues
 
@@ -50,15 +51,15 @@ def pad_gated_mlps(graph: gs.Graph) -> list[str]:
 
 def _gated_mlp(down: WeightGemm) -> GatedMlp | None:
     """The MLP that ends in `down`, or None."""
-    product = _maker(down.activation, "Mul")
+    product = made_by(down.activation, "Mul")
     if product is None or down.transposed:
         return None
     splits = [node for tensor in product.inputs if (node := _behind_activation(tensor)) is not None]
     if len(splits) != 2 or splits[0] is not splits[1]:
         return None
     split = splits[0]
-    bias = _maker(split.inputs[0], "Add")
-    up = None if bias is None else next((n for t in bias.inputs if (n := _maker(t, "MatMul")) is not None), None)
+    bias = made_by(split.inputs[0], "Add")
+    up = None if bias is None else next((n for t in bias.inputs if (n := made_by(t, "MatMul")) is not None), None)
     if bias is None or up is None or len(split.outputs) != 2 or len(split.inputs) > 1:
         return None
     constants = [tensor for node in (bias, up) for tensor in node.inputs if isinstance(tensor, gs.Constant)]
@@ -79,19 +80,15 @@ def _is_closed(mlp: GatedMlp) -> bool:
 
 def _behind_activation(tensor: gs.Tensor) -> gs.Node | None:
     """The Split that `tensor`, or what SiLU (`x * sigmoid(x)`) makes it of, comes from."""
-    split = _maker(tensor, "Split")
+    split = made_by(tensor, "Split")
     if split is not None:
         return split
-    product = _maker(tensor, "Mul")
+    product = made_by(tensor, "Mul")
     if product is None:
         return None
-    plain = next((each for each in product.inputs if _maker(each, "Split") is not None), None)
-    gated = any((node := _maker(each, "Sigmoid")) is not None and node.inputs[0] is plain for each in product.inputs)
-    return _maker(plain, "Split") if plain is not None and gated else None
-
-
-def _maker(tensor: gs.Tensor, op: str) -> gs.Node | None:
-    return tensor.inputs[0] if tensor.inputs and tensor.inputs[0].op == op else None
+    plain = next((each for each in product.inputs if made_by(each, "Split") is not None), None)
+    gated = any((node := made_by(each, "Sigmoid")) is not None and node.inputs[0] is plain for each in product.inputs)
+    return made_by(plain, "Split") if plain is not None and gated else None
 
 
 def _widen(mlp: GatedMlp) -> None:

@@ -74,6 +74,12 @@ def producer(tensor: gs.Tensor) -> gs.Node | None:
     return tensor.inputs[0] if tensor.inputs else None
 
 
+def made_by(tensor: gs.Tensor, op: str) -> gs.Node | None:
+    """The node that makes it, where it is of that type."""
+    node = producer(tensor)
+    return node if node is not None and node.op == op else None
+
+
 def source(tensor: gs.Tensor) -> gs.Tensor:
     """Where the tensor comes from, past nodes that only pass it on."""
     maker = producer(tensor)

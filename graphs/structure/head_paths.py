@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 
 from graphs.constants import constant_value
 from graphs.outside_readers import only_reader
-from graphs.structure.flow import producer
+from graphs.structure.flow import made_by, producer
 
 Array = npt.NDArray[Any]
 Swap = Literal["pairs", "halves"]
@@ -109,10 +109,10 @@ def _swapped(rotated: gs.Tensor, x: gs.Tensor, size: int) -> tuple[Swap, Array] 
 
 def _swapped_pairs(rotated: gs.Tensor, x: gs.Tensor, size: int) -> tuple[Swap, Array] | None:
     """Reshape -> Split -> Concat(odd, even) -> Reshape, as `SwapPairs` leaves it."""
-    flat = _maker(rotated, "Reshape")
-    stack = None if flat is None else _maker(flat.inputs[0], "Concat")
-    split = None if stack is None or len(stack.inputs) != 2 else _maker(stack.inputs[0], "Split")
-    pairs = None if split is None else _maker(split.inputs[0], "Reshape")
+    flat = made_by(rotated, "Reshape")
+    stack = None if flat is None else made_by(flat.inputs[0], "Concat")
+    split = None if stack is None or len(stack.inputs) != 2 else made_by(stack.inputs[0], "Split")
+    pairs = None if split is None else made_by(split.inputs[0], "Reshape")
     if stack is None or split is None or pairs is None or pairs.inputs[0] is not x or len(split.outputs) != 2:
         return None
     if list(stack.inputs) != [split.outputs[1], split.outputs[0]]:
@@ -120,22 +120,22 @@ def _swapped_pairs(rotated: gs.Tensor, x: gs.Tensor, size: int) -> tuple[Swap, A
     if tuple(pairs.outputs[0].shape or ())[-2:] != (size // 2, 2) or size % 2:
         return None  # of several heads or tokens
     last = (-1, len(pairs.outputs[0].shape) - 1)
-    if stack.attrs["axis"] not in last or split.attrs.get("axis", 0) not in last or not _private(rotated, x):
+    if stack.attrs["axis"] not in last or split.attrs.get("axis", 0) not in last:
         return None
     return "pairs", np.ones(size)
 
 
 def _swapped_halves(rotated: gs.Tensor, x: gs.Tensor, size: int) -> tuple[Swap, Array] | None:
     """Concat(-second, first), of halves that a Split or two Slices make."""
-    stack = _maker(rotated, "Concat")
+    stack = made_by(rotated, "Concat")
     if stack is None or len(stack.inputs) != 2 or stack.attrs["axis"] not in (-1, 3):
         return None
     signs, halves = [], []
     for tensor in stack.inputs:
-        negated = _maker(tensor, "Neg")
+        negated = made_by(tensor, "Neg")
         signs.append(1.0 if negated is None else -1.0)
         halves.append(_half(tensor if negated is None else negated.inputs[0], x, size))
-    if halves != [1, 0] or not _private(rotated, x):
+    if halves != [1, 0]:
         return None
     return "halves", np.repeat(signs, size // 2)
 
@@ -157,30 +157,6 @@ def _half(tensor: gs.Tensor, x: gs.Tensor, size: int) -> int | None:
     if axis not in (-1, 3) or step not in ([], [1]) or start % (size // 2):
         return None
     return start % size // (size // 2)
-
-
-def _private(end: gs.Tensor, start: gs.Tensor) -> bool:
-    """Whether what lies between `start` and `end` is read on the way alone."""
-    pending = [end]
-    while pending:
-        tensor = pending.pop()
-        maker = producer(tensor)
-        if tensor is start or maker is None:
-            continue
-        outside = [
-            node
-            for node in tensor.outputs
-            if tensor is not end and node.op not in ("Concat", "Neg", "Split", "Reshape")
-        ]
-        if outside:
-            return False
-        pending += [each for each in maker.inputs if not isinstance(each, gs.Constant)]
-    return True
-
-
-def _maker(tensor: gs.Tensor, op: str) -> gs.Node | None:
-    node = producer(tensor)
-    return node if node is not None and node.op == op else None
 
 
 def _next(tensor: gs.Tensor, op: str) -> gs.Node | None:
