@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from dsr_export.checkpoints.contents import Contents, StateDict, Wanted
-from dsr_export.checkpoints.names import MODULE, is_ema, is_holder, parts_of
+from dsr_export.checkpoints.names import MODULE, ONLINE, holds_weights, is_ema, parts_of
 from dsr_export.declarations.weight_file import EMA, MODEL
 from dsr_export.errors import ExportError
 
@@ -62,7 +62,7 @@ def _by_names(content: Contents, wanted: Wanted, asked: bool) -> list[Candidate]
             plain, found = bare, better
     most = max(found.values(), default=0)
     fitting = [prefix for prefix, count in found.items() if 2 * count >= most]
-    fitting = [p for p in fitting if asked or all(is_holder(part) or part in known for part in parts_of(p))]
+    fitting = [p for p in fitting if asked or holds_weights(p, known)]
     return [_candidate(content, prefix, plain, wanted) for prefix in sorted(fitting)]
 
 
@@ -108,7 +108,7 @@ def _without_others(full: dict[str, str], wanted: Wanted) -> dict[str, str]:
 
 
 def _by_tables(content: Contents, asked: bool) -> list[Candidate]:
-    tables = [t for t in content.tables() if asked or all(is_holder(part) for part in parts_of(t))]
+    tables = [t for t in content.tables() if asked or holds_weights(t)]
     inside = [table for table in tables if table] or tables
     return [_of_table(content, table) for table in inside]
 
@@ -125,7 +125,7 @@ def _of_table(content: Contents, table: str) -> Candidate:
 
 def _kind(content: Contents, prefix: str, full_names: Iterable[str]) -> str:
     parts = parts_of(prefix)
-    if any(is_ema(part) for part in parts):
+    if any(is_ema(part) for part in parts) and ONLINE not in parts:
         return EMA
     if parts[:1] == ["state_dict"] and RAW in content.roots:
         return EMA

@@ -111,12 +111,18 @@ def _completed(path: Path, made: Chosen, models: Sequence[Candidate], wanted: Wa
     if not names or any(name not in wanted.names for name in made.state):
         return made
     rest = {name: check_plain(path, name, own.state[name]) for name in names}
-    return Chosen({**made.state, **rest}, {**made.origin, "not_averaged": f"{len(rest)} of '{own.label}'"})
+    return Chosen({**made.state, **rest}, {**made.origin, **_left_out_of(own, len(rest))})
 
 
 def _averaged(path: Path, content: Contents, shadow: Shadow) -> Chosen:
     state = {name: check_plain(path, name, tensor) for name, tensor in shadow.state.items()}
-    return Chosen(state, {**_origin(content, shadow.model), "entry": shadow.entry, "kind": EMA, "names": shadow.names})
+    origin = {**_origin(content, shadow.model), "entry": shadow.entry, "kind": EMA, "names": shadow.names}
+    return Chosen(state, {**origin, **_left_out_of(shadow.model, len(state) - len(shadow.averaged))})
+
+
+def _left_out_of(model: Candidate, count: int) -> dict[str, str]:
+    """What `origin` says of weights that the average leaves out, and that are the model's own."""
+    return {"not_averaged": f"{count} of '{model.label}'"} if count else {}
 
 
 def _origin(content: Contents, chosen: Candidate) -> dict[str, Any]:

@@ -28,7 +28,12 @@ class Shadow:
     entry: str
     names: str
     model: Candidate
-    state: StateDict
+    averaged: StateDict
+
+    @property
+    def state(self) -> StateDict:
+        """All weights: the averaged ones, and the model's own of the others."""
+        return {**self.model.state, **self.averaged}
 
 
 def shadow_in(path: Path, content: Contents, models: Sequence[Candidate], parameters: Sequence[str]) -> Shadow | None:
@@ -63,7 +68,7 @@ def _from_list(
         message = f"{path}: which parameters the {len(values)} averaged weights '{entry}' are is not certain"
         raise ExportError(message, hint=_HINT)
     how = f"in the order of '{model.label}'"
-    return Shadow(entry, how, model, {**model.state, **dict(zip(names, values, strict=True))})
+    return Shadow(entry, how, model, dict(zip(names, values, strict=True)))
 
 
 def _only_order(values: Sequence[Tensor], state: StateDict, parameters: Sequence[str]) -> list[str] | None:
@@ -112,7 +117,7 @@ def _from_squeezed(path: Path, entry: str, tensors: StateDict, model: Candidate 
         message = f"{path} holds averaged weights '{entry}', whose names do not fit the model"
         raise ExportError(message, hint=_HINT)
     averaged = {names[0]: tensors[name] for name, names in found.items()}
-    return Shadow(entry, f"those of '{model.label}' without dots", model, {**state, **averaged})
+    return Shadow(entry, f"those of '{model.label}' without dots", model, averaged)
 
 
 def name_in_full(model: Candidate | None, name: str) -> list[str]:

@@ -44,6 +44,11 @@ EMA: dict[str, tuple[Any, str]] = {
         {**prefixed("online_model.", OWN), **prefixed("ema_model.", AVERAGED), "initted": torch.tensor(True)},
         "ema_model",
     ),
+    "ema_pytorch in a trainer's file": (
+        {"model": OWN, "ema": {**prefixed("online_model.", OWN), **prefixed("ema_model.", AVERAGED)}, "step": 5},
+        "ema.ema_model",
+    ),
+    "a rate in its name": ({"model": OWN, "ema_0.9999": AVERAGED}, "ema_0.9999"),
     "timm": ({"state_dict": OWN, "state_dict_ema": AVERAGED, "arch": "small"}, "state_dict_ema"),
     "BasicSR": ({"params": OWN, "params_ema": AVERAGED}, "params_ema"),
     "Lightning's module": (
@@ -103,6 +108,16 @@ def test_a_list_of_averages_has_the_order_of_the_parameters(tmp_path: Path) -> N
         _loaded(tmp_path, {"decay": 0.9, "shadow_params": values})
 
 
+def test_what_a_list_leaves_out_is_said(tmp_path: Path) -> None:
+    values = parameters_of(AVERAGED)
+    frozen = list(values)[-1]
+    listed = [value for name, value in values.items() if name != frozen]
+    found, state = _loaded(tmp_path, {"model": OWN, "ema": {"shadow_params": listed}})
+    assert torch.equal(state[frozen], OWN[frozen])
+    buffers = len(OWN) - len(values)
+    assert found.origin["not_averaged"] == f"{buffers + 1} of 'model'"
+
+
 def test_averages_that_do_not_fit_are_no_reason_to_take_others(tmp_path: Path) -> None:
     other = {f"x{i}": torch.ones(1) for i in range(20)}
     with pytest.raises(ExportError, match="'ema', whose names do not fit") as caught:
@@ -117,6 +132,7 @@ def test_averages_that_do_not_fit_are_no_reason_to_take_others(tmp_path: Path) -
         ({"state_dict": {**prefixed("net.", OWN), **prefixed("model.", AVERAGED)}}, "state_dict.net"),
         ({"model": OWN, "state_dict": AVERAGED}, "model"),
         ({"ema": OWN, "model_ema": AVERAGED}, "ema"),
+        ({"ema_0.999": OWN, "ema_0.9999": AVERAGED}, "ema_0.999"),
         ({"teacher": OWN, "student": AVERAGED}, "teacher"),
         ({**prefixed("teacher.", OWN)}, "teacher"),
     ],
