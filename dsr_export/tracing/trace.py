@@ -21,6 +21,7 @@ from dsr_export.tracing.exporting import Exported, export_program, lowered
 from dsr_export.tracing.simplification import simplify
 from dsr_export.tracing.trace_errors import module_path, refuse_data_dependent, trace_error
 from dsr_export.tracing.translations.attention import attention_translation
+from dsr_export.tracing.translations.gathers import gather_translations
 from dsr_export.tracing.translations.sorts import sort_translations
 from dsr_export.tracing.translations.stable import stable_translations
 from graphs.artifacts import TracedModel
@@ -91,6 +92,7 @@ def translations() -> dict[Any, Callable[..., Any]]:
         torch.ops.aten.scaled_dot_product_attention.default: attention_translation(standard),
         **stable_translations(),
         **sort_translations(),
+        **gather_translations(),
     }
 
 
