@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
+from unittest import mock
 
 import torch
 from torch.export import Dim, ExportedProgram
+from torch.export import _trace as torch_trace
 from torch.fx.experimental import _config as symbolic_shapes
 
 from dsr_export.errors import ExportError
@@ -132,13 +134,18 @@ def _checked(subject: Subject, program: ExportedProgram, decision: Decision) -> 
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """torch logs what it then raises."""
+    """torch logs what it then raises, and prints the program that it had by then on stderr."""
     loggers = [logging.getLogger(name) for name in ("torch.export", "torch._guards", "torch._dynamo")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
     try:
-        yield
+        with mock.patch.object(torch_trace, "print", _nothing, create=True):  # what torch's own module calls so
+            yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+def _nothing(*_said: Any, **_where: Any) -> None:
+    """In place of `print`."""

@@ -41,11 +41,14 @@ CASES = [
 
 
 @pytest.mark.parametrize(("body", "message", "hint"), CASES, ids=lambda each: getattr(each, "__name__", ""))
-def test_the_true_cause_is_named(body: Any, message: str, hint: str, tmp_path: Path) -> None:
+def test_the_true_cause_is_named(
+    body: Any, message: str, hint: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(ExportError, match="tracing own: .*" + message) as refused:
         subject_of(body).trace(tmp_path / "traced.onnx")
     assert hint in str(refused.value.hint)
     assert ("data" in str(refused.value)) == (body is by_value)
+    assert tuple(capfd.readouterr()) == ("", "")  # nor does torch print what it had traced by then
 
 
 def test_a_module_that_fails_on_its_own_inputs_says_where() -> None:
