@@ -30,7 +30,7 @@ def _index(self, indices):  # type: ignore[no-untyped-def]  # the names are torc
 def _along_one_axis(x: Any, indices: Sequence[Any]) -> Any:
     """A Gather, whose result has the axes of the index in the place of the one axis; the exporter's own otherwise."""
     used = [(axis, index) for axis, index in enumerate(indices) if index is not None]
-    axis, index = used[0]
-    if len(used) != 1 or index.dtype not in (DataType.INT64, DataType.INT32):
+    if len(used) != 1 or used[0][1].dtype not in (DataType.INT64, DataType.INT32):
         return aten_index(x, indices)
+    axis, index = used[0]
     return op.Gather(x, index, axis=axis)

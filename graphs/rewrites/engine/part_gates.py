@@ -77,7 +77,9 @@ def _product(bias: gs.Node) -> tuple[gs.Tensor, gs.Constant, Array] | None:
         if gemm is None or gemm.op != "MatMul" or added is None or added.ndim != 1:
             continue
         x, weight = gemm.inputs
-        if isinstance(weight, gs.Constant) and len(weight.shape) == 2 and x.shape is not None and len(x.shape) == 3:
+        if not isinstance(weight, gs.Constant) or len(weight.shape) != 2 or added.size != weight.shape[1]:
+            continue  # one number for all channels is no bias that could be cut in two
+        if x.shape is not None and len(x.shape) == 3:
             return x, weight, added
     return None
 

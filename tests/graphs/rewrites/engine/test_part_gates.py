@@ -25,7 +25,7 @@ g (float[batch, 5, 4] x) => (float[batch, 5, 4] out) {
 def example(*changes: tuple[str, str]) -> onnx.ModelProto:
     """A graph in which the rewrite matches; with the changes, one in which it may not."""
     rng = np.random.default_rng(5)
-    shapes = {"up": (4, 12), "bias": (12,), "down": (6, 4), "row": (6,)}
+    shapes = {"up": (4, 12), "bias": (12,), "down": (6, 4), "row": (6,), "one": (1,)}
     text = GATED
     for old, new in changes:
         assert old in text
@@ -80,3 +80,8 @@ def test_near_misses_say_why(changes: tuple[tuple[str, str], ...], reason: str) 
     found = rewritten(example(*changes), PartGates())
     assert found.report.count == 0
     assert reason in found.report.misses[0].reason
+
+
+def test_one_number_for_all_channels_is_no_bias_to_cut() -> None:
+    found = rewritten(example(("Add(product, bias)", "Add(product, one)")), PartGates())
+    assert found.report.count == 0
