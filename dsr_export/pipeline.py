@@ -18,7 +18,7 @@ from dsr_export.int8.data import check_data
 from dsr_export.parity.narrowing import require_narrowed, require_types
 from dsr_export.parity.walked_sampler import walked_sampler
 from dsr_export.progress import Reporter, Silent
-from dsr_export.reports.forms import report_files
+from dsr_export.reports.renderings import report_files
 from dsr_export.stages.audit import AuditRanges
 from dsr_export.stages.calibrate import Calibrate
 from dsr_export.stages.engine import CompileEngine, machine

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from dsr_export.verification.planned_checks import BundleChecks, Planned
+    from dsr_export.verification.for_test_runners import BundleChecks, Planned
 
 RUNTIMES = ("auto", "onnxruntime", "tensorrt", "tensorrt-rtx")
 
@@ -57,7 +57,7 @@ class BundleFolder(pytest.File):
     """A bundle, as a collector of its checks. One that cannot be opened has a single test, which says why."""
 
     def collect(self) -> Iterator[pytest.Item]:
-        from dsr_export.verification.planned_checks import BundleChecks
+        from dsr_export.verification.for_test_runners import BundleChecks
 
         given = self.config.invocation_params.dir
         trust = [given / key for key in self.config.getoption("dsr_trust")]

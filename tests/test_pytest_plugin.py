@@ -14,7 +14,7 @@ import pytest
 from onnx import numpy_helper
 
 from dsr_export.bundle.reader import Bundle
-from dsr_export.verification import planned_checks as bundle_checks
+from dsr_export.verification import for_test_runners as bundle_checks
 from tests.pipeline_parts import rewritten
 
 if sys.version_info >= (3, 11):

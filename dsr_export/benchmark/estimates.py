@@ -10,13 +10,13 @@ from typing import Any
 from dsr_export.benchmark.contestants import asked_model
 from dsr_export.bundle.reader import Bundle
 from dsr_export.config import BatchRange, ModelRequest
+from dsr_export.engine_schedule.devices import Device, named_devices
+from dsr_export.engine_schedule.plan_text import UnreadableSchedule
+from dsr_export.engine_schedule.reader import read_schedule, read_schedule_file
+from dsr_export.engine_schedule.record import EngineSchedule
+from dsr_export.engine_schedule.roofline import estimate
 from dsr_export.errors import ExportError
 from dsr_export.progress import Reporter
-from dsr_export.schedule.devices import Device, named_devices
-from dsr_export.schedule.plan_text import UnreadableSchedule
-from dsr_export.schedule.reader import read_schedule, read_schedule_file
-from dsr_export.schedule.record import EngineSchedule
-from dsr_export.schedule.roofline import estimate
 from dsr_export.stages.type_graph import declared_policy
 from dsr_export.storage.leftovers import scratch_folder
 from graphs.artifacts import OptimizedModel

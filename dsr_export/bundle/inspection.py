@@ -11,11 +11,11 @@ import onnx
 
 from dsr_export.bundle.reader import Bundle
 from dsr_export.bundle.signature_file import PublicKey
+from dsr_export.engine_schedule.plan_text import UnreadableSchedule
+from dsr_export.engine_schedule.reader import read_schedule_file
+from dsr_export.engine_schedule.summary import schedule_summaries
 from dsr_export.errors import ExportError
 from dsr_export.readable import readable
-from dsr_export.schedule.plan_text import UnreadableSchedule
-from dsr_export.schedule.reader import read_schedule_file
-from dsr_export.schedule.summary import schedule_summaries
 from graphs.files import load_model
 from graphs.foreign.opened import foreign_file
 from graphs.foreign.soundness import check_sound

@@ -15,14 +15,14 @@ from typing import Any
 from torch import Tensor
 
 from dsr_export.checkpoints.choice import choose
-from dsr_export.checkpoints.code_marks import PLAIN, said
 from dsr_export.checkpoints.codes import decoded
 from dsr_export.checkpoints.contents import StateDict as StateDict
 from dsr_export.checkpoints.contents import Wanted as Wanted
 from dsr_export.checkpoints.contents import check_total, contents_of
-from dsr_export.checkpoints.files import read_file
-from dsr_export.checkpoints.loading import load_into as load_into
-from dsr_export.checkpoints.loading import names_of as names_of
+from dsr_export.checkpoints.refused_formats import PLAIN, said
+from dsr_export.checkpoints.safe_reading import read_file
+from dsr_export.checkpoints.strict_loading import load_into as load_into
+from dsr_export.checkpoints.strict_loading import names_of as names_of
 from dsr_export.declarations.weight_file import WeightFile
 from dsr_export.errors import ExportError
 

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from dsr_export.bundle.reader import Bundle
+from dsr_export.engine_schedule.summary import schedule_summaries
 from dsr_export.reports.figures import is_known
 from dsr_export.reports.wording import owned
-from dsr_export.schedule.summary import schedule_summaries
 
 METRICS = ("snr_db", "psnr_db", "cosine", "max_abs")
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from dsr_export.errors import ExportError, did_you_mean
 from dsr_export.families.declared import Stage
-from dsr_export.families.diffusers_classes import SUPPORTED
+from dsr_export.families.diffusers.supported import SUPPORTED
 
 
 @dataclass(frozen=True, kw_only=True)

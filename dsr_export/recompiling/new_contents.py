@@ -15,8 +15,8 @@ from dsr_export.bundle.reader import REPORT, Bundle
 from dsr_export.bundle.sbom import SBOM, sbom
 from dsr_export.bundle.writer import Content
 from dsr_export.parity.checks.table import ParityReport
-from dsr_export.reports.forms import report_files
 from dsr_export.reports.record import Picture, Report, Row, StageTime, all_passed
+from dsr_export.reports.renderings import report_files
 from dsr_export.storage.disk import Recorded
 from dsr_export.storage.made_with import tool_versions
 from dsr_export.verification.model_checks import passed_when_built

@@ -1,4 +1,4 @@
-"""What a user may name as MODEL, one form per file; `FORMS` is the order in which they are tried.
+"""What a user may name as MODEL, one form per file; `ORDER` is the order in which they are tried.
 
 A source knows its cache key without torch, and loads the model only when a stage needs it.
 """
@@ -28,14 +28,14 @@ class Source(Protocol):
         ...
 
 
-FORMS = ("released_yaml", "diffusers_folder", "callable", "exported_program", "onnx_file", "registered")
+ORDER = ("released_yaml", "diffusers_folder", "callable", "exported_program", "onnx_file", "registered")
 """Modules of this package with `accepts(request) -> bool` and `source(request) -> Source`. Names of registered models
 come last: that form takes whatever is left and knows what to suggest for a misspelt name."""
 
 
 def find_source(request: ModelRequest) -> Source:
     """The source of the first form that accepts `request`; raises `ExportError` where none does."""
-    forms = [importlib.import_module(f"dsr_export.sources.{form}") for form in FORMS]
+    forms = [importlib.import_module(f"dsr_export.sources.{form}") for form in ORDER]
     chosen = next(form for form in forms if form.accepts(request))
     source: Source = chosen.source(request)
     return source

@@ -15,7 +15,7 @@ import onnx_graphsurgeon as gs
 
 from graphs.artifacts import OptimizedModel
 from graphs.builders import NodeBuilder
-from graphs.dsr.lowered_detection import token_norms
+from graphs.dsr.outlier_thresholds import token_norms
 from graphs.files import load_inferred_graph, save_graph
 from graphs.names import made_name, made_parts
 

@@ -16,7 +16,7 @@ import onnx_graphsurgeon as gs
 
 from graphs.builders import NodeBuilder, replace_output
 from graphs.constants import constant_value
-from graphs.dsr.lowered_detection import Detection, comparable_norms, is_finite, outlier_mask, token_norms
+from graphs.dsr.outlier_thresholds import Detection, comparable_norms, is_finite, outlier_mask, token_norms
 from graphs.dsr.shared_norms import share_mean_squares
 from graphs.names import site_of
 from graphs.op_limits import TOPK_LARGEST

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from dsr_export.config import ModelRequest
+from dsr_export.engine_schedule.devices import DEVICES
 from dsr_export.families import load_subject
-from dsr_export.schedule.devices import DEVICES
 from tests.conftest import Cli
 
 

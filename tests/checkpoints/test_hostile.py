@@ -120,7 +120,7 @@ def test_keys_that_are_no_names_are_no_weights(tmp_path: Path) -> None:
 def test_a_pickle_of_unreasonable_size_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.save({"w": torch.ones(2)}, tmp_path / "a.pt")
     assert read_state_dict(tmp_path / "a.pt")["w"].tolist() == [1, 1]
-    monkeypatch.setattr("dsr_export.checkpoints.archive.LARGEST_PICKLE", 10)
+    monkeypatch.setattr("dsr_export.checkpoints.torch_zip.LARGEST_PICKLE", 10)
     with pytest.raises(ExportError, match="more than any model needs"):
         read_state_dict(tmp_path / "a.pt")
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from dsr_export.engine_schedule.facts import schedule_facts
 from dsr_export.reports.sample_strips import sample_strips
-from dsr_export.schedule.facts import schedule_facts
-from tests.schedule.tiny_plan import ATTENTION, NODES, PLAN, tiny_graph
+from tests.engine_schedule.tiny_plan import ATTENTION, NODES, PLAN, tiny_graph
 
 TOLERANCE = {"max_abs": None, "cosine": 0.995, "psnr_db": 30.0, "snr_db": 20.0, "reason": "W8A8 per tensor"}
 

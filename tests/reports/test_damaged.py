@@ -15,14 +15,14 @@ from dsr_export.cli.printing.report import _print_report
 from dsr_export.diff.figures import check_difference, parity_difference
 from dsr_export.diff.text import _outputs, _rows
 from dsr_export.diff.verdict import regressions
-from dsr_export.reports.forms import JUNIT, PAGE, REPORT, report_files
 from dsr_export.reports.junit import junit
 from dsr_export.reports.markdown import markdown_table
 from dsr_export.reports.page import report_page
 from dsr_export.reports.reading import Entry
 from dsr_export.reports.record import Report, Row
+from dsr_export.reports.renderings import JUNIT, PAGE, REPORT, report_files
 from dsr_export.reports.wording import shortfalls
-from dsr_export.verification.planned_checks import reasons
+from dsr_export.verification.for_test_runners import reasons
 from tests.reports.damaged_reports import BROKEN, count_figures, damaged, with_broken
 from tests.reports.sample_report import full_report, parity_row
 

@@ -14,10 +14,10 @@ import pytest
 from dsr_export.bundle.reader import Bundle
 from dsr_export.errors import ExportError
 from dsr_export.reports.figures import is_known, number
-from dsr_export.reports.forms import report_files
 from dsr_export.reports.reading import Entry
 from dsr_export.reports.record import KEYS, Check, Component, NotRun, Picture, Report, Row, StageTime, all_passed
 from dsr_export.reports.record_parts import Bounds
+from dsr_export.reports.renderings import report_files
 from tests.reports.damaged_reports import damaged
 from tests.reports.sample_report import full_report, parity_row
 from tests.reports.test_schema import DOCUMENTED

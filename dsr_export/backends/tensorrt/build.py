@@ -21,8 +21,8 @@ from dsr_export.backends.tensorrt.engine_fit import platform_facts, rtx_supports
 from dsr_export.backends.tensorrt.errors import build_error, parse_error
 from dsr_export.backends.tensorrt.vendor import Vendor, VendorLog, load_vendor
 from dsr_export.config import BatchRange
+from dsr_export.engine_schedule.facts import no_schedule, schedule_facts
 from dsr_export.errors import ExportError
-from dsr_export.schedule.facts import no_schedule, schedule_facts
 from dsr_export.storage import heap
 from graphs.artifacts import TensorSpec
 from graphs.digests import bytes_digest

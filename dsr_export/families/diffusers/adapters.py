@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib
 
+from dsr_export.families.diffusers.supported import SUPPORTED
 from dsr_export.families.diffusers.wrapper import DiffusersDenoiser
-from dsr_export.families.diffusers_classes import SUPPORTED
 
 
 def adapter_of(class_name: str) -> type[DiffusersDenoiser]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from dsr_export.errors import ExportError, did_you_mean
 from dsr_export.families.config_bounds import check_config
-from dsr_export.families.diffusers_classes import SUPPORTED
+from dsr_export.families.diffusers.supported import SUPPORTED
 from dsr_export.readable import readable
 from graphs.foreign.small_files import read_json_object
 

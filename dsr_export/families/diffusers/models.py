@@ -11,7 +11,7 @@ from dsr_export.families.declared import with_declaration
 from dsr_export.families.diffusers.adapters import adapter_of
 from dsr_export.families.diffusers.files import TransformerFolder
 from dsr_export.families.diffusers.subject import OPTIONS, Asked, subject_from
-from dsr_export.families.diffusers_classes import SUPPORTED
+from dsr_export.families.diffusers.supported import SUPPORTED
 from dsr_export.families.digests import Value, file_sha256
 from dsr_export.families.request import FamilyRequest
 from dsr_export.subject import Subject

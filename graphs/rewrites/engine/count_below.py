@@ -19,7 +19,7 @@ import onnx_graphsurgeon as gs
 
 from graphs.builders import NodeBuilder, replace_output
 from graphs.constants import constant_value
-from graphs.dsr.lowered_detection import LARGEST as LARGEST
+from graphs.dsr.outlier_thresholds import LARGEST as LARGEST
 from graphs.names import is_lowered, own_name, site_of
 from graphs.outside_readers import only_reader, take_name
 from graphs.rewrite import Match, Miss

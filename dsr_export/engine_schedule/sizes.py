@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 
-from dsr_export.schedule.plan_text import Program, UnreadableSchedule
-from dsr_export.schedule.statements import Statement, statement
+from dsr_export.engine_schedule.plan_text import Program, UnreadableSchedule
+from dsr_export.engine_schedule.statements import Statement, statement
 
 _INPUT = "_shapeInput.1"  # how the name of an engine's input sizes ends
 _STATEMENT = re.compile(r"  \w+=\{ ")

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from dsr_export.schedule import plan_text
-from dsr_export.schedule.plan_text import UnreadableSchedule
-from dsr_export.schedule.reader import read_schedule, read_schedule_file
-from dsr_export.schedule.record import Launch
-from tests.schedule.tiny_plan import ENGINE, FALLBACK, NODES, PLAN
+from dsr_export.engine_schedule import plan_text
+from dsr_export.engine_schedule.plan_text import UnreadableSchedule
+from dsr_export.engine_schedule.reader import read_schedule, read_schedule_file
+from dsr_export.engine_schedule.record import Launch
+from tests.engine_schedule.tiny_plan import ENGINE, FALLBACK, NODES, PLAN
 
 X, H, QKV, Y = 2 * 64 * 32 * 4, 2 * 64 * 32 * 2, 2 * 64 * 96 * 2, 2 * 64 * 32 * 4  # bytes at batch 2
 MAIN = ENGINE.split("main {")[1].split("\n}")[0].split("\n")[2:]

@@ -8,11 +8,11 @@ from typing import Any
 
 import onnx
 
-from dsr_export.schedule.graph_sites import GraphSites
-from dsr_export.schedule.plan_text import Plan, UnreadableSchedule
-from dsr_export.schedule.reader import read_schedule
-from dsr_export.schedule.record import ATTENTION, COPY, GEMM, EngineSchedule
-from dsr_export.schedule.roofline import estimates
+from dsr_export.engine_schedule.graph_sites import GraphSites
+from dsr_export.engine_schedule.plan_text import Plan, UnreadableSchedule
+from dsr_export.engine_schedule.reader import read_schedule
+from dsr_export.engine_schedule.record import ATTENTION, COPY, GEMM, EngineSchedule
+from dsr_export.engine_schedule.roofline import estimates
 
 SCHEDULE, PROBLEM = "schedule", "schedule_problem"
 

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from dsr_export.schedule.plan_text import Program, UnreadableSchedule
-from dsr_export.schedule.products import (
+from dsr_export.engine_schedule.plan_text import Program, UnreadableSchedule
+from dsr_export.engine_schedule.products import (
     BACKBONES,
     LIBRARY,
     Fallback,
@@ -18,9 +18,9 @@ from dsr_export.schedule.products import (
     known_tensor,
     library_product,
 )
-from dsr_export.schedule.record import ATTENTION, COPY, GEMM, POINTWISE, REDUCTION, TOPK, Launch
-from dsr_export.schedule.statements import Statement, statement
-from dsr_export.schedule.tensors import Tensor, tensors
+from dsr_export.engine_schedule.record import ATTENTION, COPY, GEMM, POINTWISE, REDUCTION, TOPK, Launch
+from dsr_export.engine_schedule.statements import Statement, statement
+from dsr_export.engine_schedule.tensors import Tensor, tensors
 
 _MOVES = frozenset({"Cast", "Conc", "Gath", "Move", "Repl", "Resh", "Scat", "Slic", "Tran"})
 """The plan's words in a kernel's name for what moves or converts values and computes nothing."""

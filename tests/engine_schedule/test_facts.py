@@ -10,8 +10,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from dsr_export.schedule.facts import schedule_facts
-from tests.schedule.tiny_plan import ATTENTION, ENGINE, FALLBACK, NODES, PLAN, tiny_graph
+from dsr_export.engine_schedule.facts import schedule_facts
+from tests.engine_schedule.tiny_plan import ATTENTION, ENGINE, FALLBACK, NODES, PLAN, tiny_graph
 
 GRAPH = tiny_graph()
 FACTS = schedule_facts(PLAN, GRAPH, 2)

@@ -11,8 +11,8 @@ from dsr_export.families import diffusers, entry
 from dsr_export.families.diffusers.adapters import adapter_of
 from dsr_export.families.diffusers.files import CLASSES, class_of
 from dsr_export.families.diffusers.models import NAMES
+from dsr_export.families.diffusers.supported import SUPPORTED
 from dsr_export.families.diffusers.wrapper import DiffusersDenoiser
-from dsr_export.families.diffusers_classes import SUPPORTED
 from tests.families.diffusers.folders import CONFIGS
 
 FAMILIES = Path(str(diffusers.__file__)).parent.parent
@@ -40,7 +40,7 @@ def test_each_class_is_named_once() -> None:
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Constant) and node.value in names
     ]
-    assert sorted(found) == sorted(("diffusers_classes.py", name) for name in names)
+    assert sorted(found) == sorted(("supported.py", name) for name in names)
 
 
 def test_the_table_needs_no_torch() -> None:

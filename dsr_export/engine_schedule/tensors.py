@@ -7,8 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from dsr_export.schedule.plan_text import Program, UnreadableSchedule
-from dsr_export.schedule.statements import Statement, statement
+from dsr_export.engine_schedule.plan_text import Program, UnreadableSchedule
+from dsr_export.engine_schedule.statements import Statement, statement
 
 TYPES = {
     "half": "float16",

@@ -19,8 +19,8 @@ from dsr_export.reports.junit import junit
 from dsr_export.reports.markdown import markdown_table
 from dsr_export.reports.page import report_page
 from dsr_export.reports.record import Check, Picture, Report
-from dsr_export.verification import planned_checks, runtime_checks, verify
-from dsr_export.verification.planned_checks import BundleChecks, Planned, reported
+from dsr_export.verification import for_test_runners, runtime_checks, verify
+from dsr_export.verification.for_test_runners import BundleChecks, Planned, reported
 from graphs.precisions import PRECISIONS, Precision
 from tests.pipeline_parts import rewritten
 
@@ -189,8 +189,8 @@ def test_a_failing_picture_fails_its_trajectory_in_every_form(sound: tuple[Path,
 def test_the_table_is_what_is_planned(sound: tuple[Path, Report], monkeypatch: pytest.MonkeyPatch) -> None:
     """One entry more is one test more, and one row more: nothing else knows the checks by name."""
     path, _ = sound
-    again = replace(planned_checks.VERIFIED[0], title="twice", name=lambda precision: "twice")
-    for module in (verify, planned_checks):
+    again = replace(for_test_runners.VERIFIED[0], title="twice", name=lambda precision: "twice")
+    for module in (verify, for_test_runners):
         monkeypatch.setattr(module, "VERIFIED", (*module.VERIFIED, again))
     planned, came = _both(path, "auto")
     assert (None, "twice") in planned and sorted(planned, key=repr) == sorted(came, key=repr)

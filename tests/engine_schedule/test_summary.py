@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from dsr_export.engine_schedule.summary import schedule_summaries
 from dsr_export.errors import ExportError
-from dsr_export.schedule.summary import schedule_summaries
 from tests.conftest import Cli
+from tests.engine_schedule.tiny_plan import PLAN
 from tests.reports.sample_report import full_report
-from tests.schedule.tiny_plan import PLAN
 
 
 def test_a_summary_has_the_sums() -> None:

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from dsr_export.schedule.blocks import block_of, blocks_of
-from dsr_export.schedule.launches import Call, calls
-from dsr_export.schedule.plan_text import ENGINE, FALLBACK, Plan, Program, UnreadableSchedule, programs
-from dsr_export.schedule.record import EngineSchedule, Passed
-from dsr_export.schedule.sizes import run_time_sizes
+from dsr_export.engine_schedule.blocks import block_of, blocks_of
+from dsr_export.engine_schedule.launches import Call, calls
+from dsr_export.engine_schedule.plan_text import ENGINE, FALLBACK, Plan, Program, UnreadableSchedule, programs
+from dsr_export.engine_schedule.record import EngineSchedule, Passed
+from dsr_export.engine_schedule.sizes import run_time_sizes
 
 
 def read_schedule(plan: Plan, batch: int) -> EngineSchedule:

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
-from dsr_export.schedule.devices import DEVICES, Device
-from dsr_export.schedule.record import Launch
+from dsr_export.engine_schedule.devices import DEVICES, Device
+from dsr_export.engine_schedule.record import Launch
 
 STREAM_SECONDS, GRAPH_SECONDS = 2e-6, 0.7e-6
 """What one launch costs: put into a stream by the host, or replayed in a CUDA graph."""

@@ -18,24 +18,24 @@ class SupportedClass:
     legacy_norm: str | None = None
 
 
-_CLASSES = "dsr_export.families.diffusers.classes"
+_HERE = "dsr_export.families.diffusers"
 SUPPORTED = (
-    SupportedClass(name="sd3", class_name="SD3Transformer2DModel", adapter=f"{_CLASSES}:SD3Denoiser"),
+    SupportedClass(name="sd3", class_name="SD3Transformer2DModel", adapter=f"{_HERE}.sd3:SD3Denoiser"),
     SupportedClass(
         name="flux",
         class_name="FluxTransformer2DModel",
-        adapter="dsr_export.families.diffusers.flux:FluxDenoiser",
+        adapter=f"{_HERE}.flux:FluxDenoiser",
     ),
     SupportedClass(
         name="pixart",
         class_name="PixArtTransformer2DModel",
-        adapter=f"{_CLASSES}:PixArtDenoiser",
+        adapter=f"{_HERE}.pixart:PixArtDenoiser",
         legacy_norm="ada_norm_single",
     ),
     SupportedClass(
         name="diffusers-dit",
         class_name="DiTTransformer2DModel",
-        adapter=f"{_CLASSES}:DiTDenoiser",
+        adapter=f"{_HERE}.dit:DiTDenoiser",
         legacy_norm="ada_norm_zero",
     ),
 )

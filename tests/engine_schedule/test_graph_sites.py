@@ -5,9 +5,9 @@ from __future__ import annotations
 import onnx
 import pytest
 
-from dsr_export.schedule.graph_sites import GraphSites
+from dsr_export.engine_schedule.graph_sites import GraphSites
 from tests.backends.tiny_models import parse
-from tests.schedule.tiny_plan import NODES, tiny_graph
+from tests.engine_schedule.tiny_plan import NODES, tiny_graph
 
 SIGNATURE = "(float[4,8,8] q, float[4,8,8] k, float[4,8,8] v) => (float[4,8,8] y)"
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from dsr_export.engine_schedule.devices import DEVICES, Device, named_devices
+from dsr_export.engine_schedule.record import Launch
+from dsr_export.engine_schedule.roofline import GRAPH_SECONDS, STREAM_SECONDS, estimate, estimates
+from dsr_export.engine_schedule.tensors import BITS
 from dsr_export.errors import ExportError
-from dsr_export.schedule.devices import DEVICES, Device, named_devices
-from dsr_export.schedule.record import Launch
-from dsr_export.schedule.roofline import GRAPH_SECONDS, STREAM_SECONDS, estimate, estimates
-from dsr_export.schedule.tensors import BITS
 
 ROUND = Device(bandwidth=1e9, half=1e12, eight=2e12, single=1e11, source="none")
 MOVE = Launch(kind="copy", kernel="a", nodes=(), read={"float16": 3_000_000}, written={"float32": 1_000_000})

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from dsr_export.schedule.plan_text import Program, UnreadableSchedule
-from dsr_export.schedule.sizes import run_time_sizes
-from tests.schedule.tiny_plan import shape
+from dsr_export.engine_schedule.plan_text import Program, UnreadableSchedule
+from dsr_export.engine_schedule.sizes import run_time_sizes
+from tests.engine_schedule.tiny_plan import shape
 
 
 def _sizes(batch: int, *statements: str) -> dict[str, int]:

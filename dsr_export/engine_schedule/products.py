@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from dsr_export.schedule.plan_text import Program, UnreadableSchedule
-from dsr_export.schedule.record import CONVOLUTION, GEMM
-from dsr_export.schedule.statements import Statement, statement
-from dsr_export.schedule.tensors import Tensor
+from dsr_export.engine_schedule.plan_text import Program, UnreadableSchedule
+from dsr_export.engine_schedule.record import CONVOLUTION, GEMM
+from dsr_export.engine_schedule.statements import Statement, statement
+from dsr_export.engine_schedule.tensors import Tensor
 
 LIBRARY = {"fully_connected": GEMM, "corrltn": CONVOLUTION, "deconvolution": CONVOLUTION}
 """The plan's words for kernels of a library that is chosen from on the device."""

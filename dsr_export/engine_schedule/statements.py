@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from dsr_export.schedule.plan_text import UnreadableSchedule
+from dsr_export.engine_schedule.plan_text import UnreadableSchedule
 
 _LINE = re.compile(r"  (\w+)=\{ (.*)\}\s*")
 _LAYER = re.compile(r"\[ONNX Layer: (.*)\](?:__\w+)?")  # `__gemm_from_conv1x1`: made of the node

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dsr_export.schedule.blocks import block_of, blocks_of
+from dsr_export.engine_schedule.blocks import block_of, blocks_of
 
 NODES = [
     "blocks.0.attn/MatMul",

@@ -18,8 +18,8 @@ import safetensors
 import torch
 from torch import Tensor
 
-from dsr_export.checkpoints.archive import LARGEST_PICKLE, check_archive, check_legacy, is_zip, member_names
 from dsr_export.checkpoints.stored_types import LARGEST_HEADER
+from dsr_export.checkpoints.torch_zip import LARGEST_PICKLE, check_archive, check_legacy, is_zip, member_names
 from dsr_export.errors import ExportError, did_you_mean
 
 BROKEN = "copy or download it again"
