@@ -105,6 +105,10 @@ PRECISIONS: Mapping[Precision, PrecisionRecord] = {
 }
 
 
+HELD: Mapping[int, Held] = {record.held.type: record.held for record in PRECISIONS.values()}
+"""Element type -> what it holds, of all types that a graph may be written in."""
+
+
 def narrow_precisions() -> frozenset[str]:
     """Those that the graph is narrowed for."""
     return frozenset(name for name, record in PRECISIONS.items() if record.narrow)

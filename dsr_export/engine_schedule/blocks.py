@@ -20,7 +20,7 @@ def blocks_of(nodes: Iterable[str]) -> frozenset[str]:
     return frozenset(each for each in found if any(module.startswith(f"{each}.") for module in modules))
 
 
-def block_of(nodes: Iterable[str], blocks: frozenset[str]) -> str | None:
+def block_of_most(nodes: Iterable[str], blocks: frozenset[str]) -> str | None:
     """The block that at least half of its nodes stand in; None where there is none, as for a GEMM of all blocks.
 
     Nodes in no block (`root`, a rotary embedding's table) count where there are no others: they serve all blocks.

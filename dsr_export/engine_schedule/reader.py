@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from dsr_export.engine_schedule.blocks import block_of, blocks_of
+from dsr_export.engine_schedule.blocks import block_of_most, blocks_of
 from dsr_export.engine_schedule.launches import Call, calls
 from dsr_export.engine_schedule.plan_text import ENGINE, FALLBACK, Plan, Program, UnreadableSchedule, programs
 from dsr_export.engine_schedule.record import EngineSchedule, Passed
@@ -29,7 +29,7 @@ def read_schedule(plan: Plan, batch: int) -> EngineSchedule:
     made = calls(engines[0], fallbacks, run_time_sizes(engines[0], batch))
     _check_flow(engines[0], made)
     blocks = blocks_of(node for each in made for node in each.launch.nodes)
-    launches = (replace(each.launch, block=block_of(each.launch.nodes, blocks)) for each in made)
+    launches = (replace(each.launch, block=block_of_most(each.launch.nodes, blocks)) for each in made)
     return EngineSchedule(batch=batch, launches=tuple(launches), passed=tuple(_passed(made)))
 
 

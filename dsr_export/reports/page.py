@@ -7,7 +7,7 @@ from pathlib import PurePath
 
 from dsr_export.html.page import Section, page
 from dsr_export.reports.figures import is_known, known
-from dsr_export.reports.reading import figure
+from dsr_export.reports.reading import number_in
 from dsr_export.reports.record import Report
 from dsr_export.reports.sections.cost import cost_section
 from dsr_export.reports.sections.engine import engine_section
@@ -41,7 +41,7 @@ def report_page(report: Report) -> str:
 
 def _facts(report: Report) -> list[tuple[str, str]]:
     finite, model = known(row.snr_db for row in report.parity), report.section("model")
-    parameters = None if model is None else figure(model, "parameters")
+    parameters = None if model is None else number_in(model, "parameters")
     facts = [("precision", report.precision.upper()), ("target", ", ".join(report.targets))]
     facts += [("parameters", f"{parameters / 1e6:.3g} M")] if is_known(parameters) else []
     facts += [("lowest SNR", f"{decibels(min(finite))} dB")] if finite else []

@@ -26,7 +26,7 @@ class Entry:
         )
 
 
-def text(entry: Entry, key: str) -> str:
+def text_in(entry: Entry, key: str) -> str:
     """Raises ExportError where it is none."""
     value = entry.values.get(key)
     return value if isinstance(value, str) else entry.refuse(key, "a text")
@@ -43,12 +43,12 @@ def as_figure(value: Any) -> float | None:
     return value if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
-def figure(entry: Entry, key: str) -> float | None:
+def number_in(entry: Entry, key: str) -> float | None:
     """A number, or None."""
     return as_figure(entry.values.get(key))
 
 
-def table(entry: Entry, key: str) -> Mapping[str, Any]:
+def table_in(entry: Entry, key: str) -> Mapping[str, Any]:
     """An object, empty where there is none. Raises ExportError where it is anything else."""
     return mapping(entry, key).values if key in entry.values else {}
 

@@ -10,11 +10,11 @@ from dsr_export.reports.reading import (
     Entry,
     as_figure,
     entries,
-    figure,
     is_true,
     mapping,
+    number_in,
     section,
-    table,
+    table_in,
     texts,
     words,
 )
@@ -88,9 +88,9 @@ class Report:
             trajectory_snr_db=_growth(values.get("trajectory_snr_db")),
             samples=tuple(dict(each.values) for each in entries(entry, "samples")),
             bisection=mapping(entry, "bisection").values if values.get("bisection") is not None else None,
-            files={name: as_figure(size) for name, size in table(entry, "files").items()},
-            tools={name: str(version) for name, version in table(entry, "tools").items()},
-            peak_rss_bytes=figure(entry, "peak_rss_bytes"),
+            files={name: as_figure(size) for name, size in table_in(entry, "files").items()},
+            tools={name: str(version) for name, version in table_in(entry, "tools").items()},
+            peak_rss_bytes=number_in(entry, "peak_rss_bytes"),
             manifest_digest=words(entry, "manifest_digest"),
             signed_by=words(entry, "signed_by"),
             from_build=texts(entry, "from_build"),
@@ -119,7 +119,7 @@ def all_passed(rows: Sequence[Row], checks: Iterable[Check], images: Iterable[Pi
 
 
 def _components(entry: Entry) -> dict[str, Component]:
-    parts = Entry(f"{entry.at}.components", table(entry, "components"))
+    parts = Entry(f"{entry.at}.components", table_in(entry, "components"))
     return {role: Component.read(mapping(parts, role)) for role in parts.values}
 
 

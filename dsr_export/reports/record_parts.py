@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from dsr_export.reports.reading import Entry, figure, is_true, mapping, text, words
+from dsr_export.reports.reading import Entry, is_true, mapping, number_in, text_in, words
 
 if TYPE_CHECKING:  # they need numpy, and `--help` does not
     from dsr_export.parity.checks.pictures import PictureRow
@@ -37,7 +37,7 @@ class StageTime:
 
     @classmethod
     def read(cls, entry: Entry) -> StageTime:
-        return cls(name=text(entry, "name"), seconds=figure(entry, "seconds"), cached=is_true(entry, "cached"))
+        return cls(name=text_in(entry, "name"), seconds=number_in(entry, "seconds"), cached=is_true(entry, "cached"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,7 @@ class Bounds:
 
     @classmethod
     def read(cls, entry: Entry) -> Bounds:
-        figures = {key: figure(entry, key) for key in ("max_abs", "cosine", "psnr_db", "snr_db")}
+        figures = {key: number_in(entry, key) for key in ("max_abs", "cosine", "psnr_db", "snr_db")}
         return cls(**figures, reason=words(entry, "reason") or "")
 
 
@@ -95,20 +95,20 @@ class Row:
     @classmethod
     def read(cls, entry: Entry) -> Row:
         return cls(
-            check=text(entry, "check"),
-            output=text(entry, "output"),
-            runtime=text(entry, "runtime"),
+            check=text_in(entry, "check"),
+            output=text_in(entry, "output"),
+            runtime=text_in(entry, "runtime"),
             reference=words(entry, "reference") or "",
-            max_abs=figure(entry, "max_abs"),
-            mean_abs=figure(entry, "mean_abs"),
-            cosine=figure(entry, "cosine"),
-            psnr_db=figure(entry, "psnr_db"),
-            snr_db=figure(entry, "snr_db"),
-            range=figure(entry, "range"),
+            max_abs=number_in(entry, "max_abs"),
+            mean_abs=number_in(entry, "mean_abs"),
+            cosine=number_in(entry, "cosine"),
+            psnr_db=number_in(entry, "psnr_db"),
+            snr_db=number_in(entry, "snr_db"),
+            range=number_in(entry, "range"),
             problem=words(entry, "problem"),
             tolerance=Bounds.read(mapping(entry, "tolerance")),
             passed=is_true(entry, "passed"),
-            non_finite=figure(entry, "non_finite") if "non_finite" in entry.values else 0,
+            non_finite=number_in(entry, "non_finite") if "non_finite" in entry.values else 0,
             target=words(entry, "target"),
             component=words(entry, "component"),
         )
@@ -131,9 +131,9 @@ class Check:
     @classmethod
     def read(cls, entry: Entry) -> Check:
         return cls(
-            name=text(entry, "name"),
-            value=figure(entry, "value"),
-            limit=figure(entry, "limit"),
+            name=text_in(entry, "name"),
+            value=number_in(entry, "value"),
+            limit=number_in(entry, "limit"),
             passed=is_true(entry, "passed"),
             problem=words(entry, "problem"),
             component=words(entry, "component"),
@@ -161,8 +161,8 @@ class Picture:
 
     @classmethod
     def read(cls, entry: Entry) -> Picture:
-        figures = {key: figure(entry, key) for key in ("image", "psnr_db", "ssim", "psnr_floor_db", "ssim_floor")}
-        return cls(runtime=text(entry, "runtime"), **figures, passed=is_true(entry, "passed"))
+        figures = {key: number_in(entry, key) for key in ("image", "psnr_db", "ssim", "psnr_floor_db", "ssim_floor")}
+        return cls(runtime=text_in(entry, "runtime"), **figures, passed=is_true(entry, "passed"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,7 +179,7 @@ class NotRun:
 
     @classmethod
     def read(cls, entry: Entry) -> NotRun:
-        names = {key: text(entry, key) for key in ("target", "engine", "reason")}
+        names = {key: text_in(entry, key) for key in ("target", "engine", "reason")}
         return cls(**names, component=words(entry, "component"))
 
 
@@ -192,4 +192,4 @@ class Component:
 
     @classmethod
     def read(cls, entry: Entry) -> Component:
-        return cls(name=text(entry, "name"), precision=text(entry, "precision"))
+        return cls(name=text_in(entry, "name"), precision=text_in(entry, "precision"))

@@ -8,7 +8,7 @@ from operator import itemgetter
 from dsr_export.html.page import Verdict
 from dsr_export.parity.tolerances import IDENTICAL_DB
 from dsr_export.reports.figures import is_known, number
-from dsr_export.reports.reading import Entry, figure, words
+from dsr_export.reports.reading import Entry, number_in, words
 from dsr_export.reports.record import Report
 from dsr_export.reports.wording import (
     check_figures,
@@ -80,7 +80,7 @@ def _first_site(found: Entry) -> str:
     if site is None:
         return f"No site is out of tolerance by itself: {problem or 'the error is not that of one place'}."
     of = f" (module {module})" if (module := words(found, "module")) else ""
-    bound = figure(found, "tolerance_db")
+    bound = number_in(found, "tolerance_db")
     needed = f" where {bound:g} dB are needed" if is_known(bound) else ""
-    measured = problem or f"with an SNR of {number(figure(found, 'snr_db'), '.1f', ' dB')}{needed}"
+    measured = problem or f"with an SNR of {number(number_in(found, 'snr_db'), '.1f', ' dB')}{needed}"
     return f"The first site out of tolerance is {site}{of}, {measured}."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dsr_export.engine_schedule.blocks import block_of, blocks_of
+from dsr_export.engine_schedule.blocks import block_of_most, blocks_of
 
 NODES = [
     "blocks.0.attn/MatMul",
@@ -35,4 +35,4 @@ def test_blocks_are_numbered_modules_with_modules_inside() -> None:
     ],
 )
 def test_most_of_a_launch_decides(nodes: list[str], block: str | None) -> None:
-    assert block_of(nodes, blocks_of(NODES)) == block
+    assert block_of_most(nodes, blocks_of(NODES)) == block

@@ -70,7 +70,7 @@ def _engine(name: str, facts: reading.Entry) -> list[str]:
         name,
         reading.words(facts, "version") or DASH,
         ", ".join(reading.texts(facts, "compute_capabilities")) or "portable",
-        number(reading.figure(facts, "layers"), "d"),
-        file_size(reading.figure(facts, "plan_bytes")),
-        duration(reading.figure(facts, "seconds")),
+        number(reading.number_in(facts, "layers"), "d"),
+        file_size(reading.number_in(facts, "plan_bytes")),
+        duration(reading.number_in(facts, "seconds")),
     ]

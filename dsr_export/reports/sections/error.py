@@ -11,8 +11,7 @@ from dsr_export.html.curves import Level, curves
 from dsr_export.html.markup import Markup, element, joined, text
 from dsr_export.html.page import Section, figure, row, table
 from dsr_export.reports.figures import as_float, is_known, number
-from dsr_export.reports.reading import Entry, entries, mapping, words
-from dsr_export.reports.reading import figure as as_figure
+from dsr_export.reports.reading import Entry, entries, mapping, number_in, words
 from dsr_export.reports.record import Report
 from dsr_export.reports.wording import decibels
 
@@ -42,7 +41,7 @@ def _charts(report: Report) -> list[tuple[str, Markup]]:
     charts, sites = [], _sites(report)
     if sites:
         names = [words(site, "site") or "" for site in sites]
-        chart = _snr_chart([as_figure(site, "snr_db") for site in sites], names, "site", _needed(report))
+        chart = _snr_chart([number_in(site, "snr_db") for site in sites], names, "site", _needed(report))
         charts.append(("Layer by layer", chart))
     if growth := report.trajectory_snr_db:
         steps = [str(i + 1) for i in range(len(growth))]
@@ -51,7 +50,7 @@ def _charts(report: Report) -> list[tuple[str, Markup]]:
     curve = found.values.get("curve")
     if isinstance(curve, list | tuple) and curve and curve != report.sections.get("sites"):
         values, names = _bisected(curve)
-        charts.append(("Bisection", _snr_chart(values, names, "site", as_figure(found, "tolerance_db"))))
+        charts.append(("Bisection", _snr_chart(values, names, "site", number_in(found, "tolerance_db"))))
     return charts
 
 
@@ -83,7 +82,7 @@ def _bisection(report: Report) -> list[Markup]:
     roles = mapping(found, "roles")
     measured = [(role, mapping(roles, role)) for role in roles.values]
     rows = [
-        [role, decibels(as_figure(each, "snr_db")), number(as_figure(each, "max_abs"), ".3g")]
+        [role, decibels(number_in(each, "snr_db")), number(number_in(each, "max_abs"), ".3g")]
         for role, each in measured
     ]
     title = f"Errors by kind of token at {words(found, 'site')}"
@@ -92,7 +91,7 @@ def _bisection(report: Report) -> list[Markup]:
 
 def _site_table(sites: Sequence[Entry]) -> Markup:
     rows = [
-        [words(site, "site") or "", words(site, "module") or "", decibels(as_figure(site, "snr_db"))] for site in sites
+        [words(site, "site") or "", words(site, "module") or "", decibels(number_in(site, "snr_db"))] for site in sites
     ]
     listing = figure(table(("site", "module", "SNR, dB"), rows))
     return element("details", element("summary", text(f"All {len(sites)} sites")), listing)

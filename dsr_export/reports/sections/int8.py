@@ -12,9 +12,7 @@ from dsr_export.html.curves import curves
 from dsr_export.html.markup import Markup, element, joined, text
 from dsr_export.html.page import Section, figure, row
 from dsr_export.reports.figures import DASH, as_float, is_known, known, number, share
-from dsr_export.reports.reading import Entry, entries, mapping, words
-from dsr_export.reports.reading import figure as as_figure
-from dsr_export.reports.reading import text as required
+from dsr_export.reports.reading import Entry, entries, mapping, number_in, text_in, words
 from dsr_export.reports.record import Report
 from dsr_export.reports.wording import decibels
 
@@ -32,8 +30,8 @@ def int8_section(report: Report) -> Section | None:
     charts = [_snr(gemms), _ranges(gemms), _clipped(gemms)]
     said = (
         f"{sum(words(gemm, 'precision') == 'int8' for gemm in gemms)} of {len(gemms)} GEMMs compute in INT8, "
-        f"{_percent(as_figure(found, 'int8_flops_share'))} of the FLOPs; ranges by {words(found, 'method') or DASH}. "
-        f"The most sensitive stay in FP16 until the output keeps {number(as_figure(found, 'budget_snr_db'), 'g')} dB."
+        f"{_percent(number_in(found, 'int8_flops_share'))} of the FLOPs; ranges by {words(found, 'method') or DASH}. "
+        f"The most sensitive stay in FP16 until the output keeps {number(number_in(found, 'budget_snr_db'), 'g')} dB."
     )
     return Section("INT8", said, joined([row(*(each for each in charts if each is not None)), _ranking(gemms)]))
 
@@ -44,7 +42,7 @@ def _snr(gemms: Sequence[Entry]) -> Markup | None:
         Series(name, style, range(len(gemms)), [as_float(_snr_db(gemm, key)) for gemm in gemms])
         for name, style, key in (("minimum and maximum", "a", "minmax"), ("chosen", "b", "chosen"))
     ]
-    chart = curves(series, [required(gemm, "name") for gemm in gemms], x_label="GEMM", y_label="SNR, dB")
+    chart = curves(series, [text_in(gemm, "name") for gemm in gemms], x_label="GEMM", y_label="SNR, dB")
     return figure(joined([legend(series), chart]), title="SNR of each GEMM in INT8")
 
 
@@ -58,28 +56,26 @@ def _ranges(gemms: Sequence[Entry]) -> Markup | None:
     ]
     if not series:
         return None
-    chart = curves(
-        series, [required(gemm, "name") for gemm in gemms], x_label="GEMM", y_label="largest |x|", kind="log"
-    )
+    chart = curves(series, [text_in(gemm, "name") for gemm in gemms], x_label="GEMM", y_label="largest |x|", kind="log")
     return figure(joined([legend(series), chart]), title="Input ranges by kind of token")
 
 
 def _amax(gemm: Entry, role: str) -> float:
     roles = mapping(gemm, "roles") if gemm.values.get("roles") else Entry(gemm.at, {})
     stats = mapping(roles, role) if roles.values.get(role) else Entry(gemm.at, {})
-    return NAN if not stats.values.get("count", 1) else as_float(as_figure(stats, "amax"))
+    return NAN if not stats.values.get("count", 1) else as_float(number_in(stats, "amax"))
 
 
 def _snr_db(gemm: Entry, ranges: str) -> float | None:
     """Of the GEMM's own output, by the ranges named."""
-    return as_figure(mapping(gemm, "snr_db"), ranges) if gemm.values.get("snr_db") else None
+    return number_in(mapping(gemm, "snr_db"), ranges) if gemm.values.get("snr_db") else None
 
 
 def _clipped(gemms: Sequence[Entry]) -> Markup | None:
-    values = [100 * as_float(as_figure(gemm, "clipped")) for gemm in gemms]
+    values = [100 * as_float(number_in(gemm, "clipped")) for gemm in gemms]
     if not any(value > 0 for value in values):
         return None
-    names = [required(gemm, "name") for gemm in gemms]
+    names = [text_in(gemm, "name") for gemm in gemms]
     return figure(bars(values, names, y_label="clipped values, %", x_label="GEMM"), title="Values beyond the range")
 
 
@@ -97,7 +93,7 @@ def _ranking(gemms: Sequence[Entry]) -> Markup:
 
 def _sensitivity(gemm: Entry) -> float:
     """What was not measured comes last."""
-    found = as_figure(gemm, "sensitivity_db")
+    found = number_in(gemm, "sensitivity_db")
     return found if is_known(found) else math.inf
 
 
@@ -107,7 +103,7 @@ def _percent(part: float | None) -> str:
 
 def _table(ranked: Sequence[Entry], gemms: Sequence[Entry]) -> Markup:
     best, largest = (
-        max(known(as_figure(gemm, key) for gemm in gemms), default=0.0) for key in ("sensitivity_db", "flops_share")
+        max(known(number_in(gemm, key) for gemm in gemms), default=0.0) for key in ("sensitivity_db", "flops_share")
     )
     header = (
         "GEMM",
@@ -123,14 +119,14 @@ def _table(ranked: Sequence[Entry], gemms: Sequence[Entry]) -> Markup:
 
 
 def _row(gemm: Entry, best: float, largest: float) -> list[Markup]:
-    sensitivity, flops = as_figure(gemm, "sensitivity_db"), as_figure(gemm, "flops_share")
+    sensitivity, flops = number_in(gemm, "sensitivity_db"), number_in(gemm, "flops_share")
     return [
-        name_cell(required(gemm, "name")),
+        name_cell(text_in(gemm, "name")),
         text((words(gemm, "precision") or DASH).upper()),
         bar_cell(share(sensitivity, best), decibels(sensitivity)),
         bar_cell(share(flops, largest), _percent(flops)),
         text(words(gemm, "rows") or "none"),
         text(decibels(_snr_db(gemm, "minmax"))),
         text(decibels(_snr_db(gemm, "chosen"))),
-        text(_percent(as_figure(gemm, "clipped"))),
+        text(_percent(number_in(gemm, "clipped"))),
     ]

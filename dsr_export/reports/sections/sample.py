@@ -5,9 +5,7 @@ from __future__ import annotations
 from dsr_export.html.markup import Markup, element, text
 from dsr_export.html.page import Section, figure, row
 from dsr_export.reports.figures import DASH, number
-from dsr_export.reports.reading import Entry, numbers, words
-from dsr_export.reports.reading import figure as as_figure
-from dsr_export.reports.reading import text as required
+from dsr_export.reports.reading import Entry, number_in, numbers, text_in, words
 from dsr_export.reports.record import Report
 
 
@@ -34,14 +32,14 @@ def _strips(sample: Entry) -> Markup:
 
 
 def _apart(sample: Entry) -> str:
-    if count := as_figure(sample, "not_finite"):
+    if count := number_in(sample, "not_finite"):
         return f"Red: {number(count, 'd')} values of the candidate are NaN or infinite."
     picture = ", where the picture's range is 2." if words(sample, "kind") == "picture" else "."
-    return f"The brightest difference is {number(as_figure(sample, 'difference_max'), '.2g')}{picture}"
+    return f"The brightest difference is {number(number_in(sample, 'difference_max'), '.2g')}{picture}"
 
 
 def _strip(sample: Entry, role: str, labels: str) -> Markup:
     alt = (
         f"{role} samples of the classes {labels}" if role != "difference" else f"difference of the samples of {labels}"
     )
-    return element("div", element("p", text(role.capitalize())), element("img", src=required(sample, role), alt=alt))
+    return element("div", element("p", text(role.capitalize())), element("img", src=text_in(sample, role), alt=alt))

@@ -23,12 +23,11 @@ from graphs.builders import NodeBuilder
 from graphs.constants import constant_value
 from graphs.names import is_lowered, own_name, site_of
 from graphs.outside_readers import only_reader, take_name
-from graphs.precisions import BFLOAT16, BRAIN, FLOAT, FLOAT16, HALF, Held
+from graphs.precisions import FLOAT, HELD, Held
 from graphs.rewrite import Match, Miss
 from graphs.structure.flow import producer
 
 Array = npt.NDArray[Any]
-_HELD = {FLOAT16: HALF, BFLOAT16: BRAIN}
 
 
 @dataclass(frozen=True)
@@ -44,11 +43,11 @@ class ReplaceNarrow:
         x = widened.inputs[0]
         low = None if x.dtype is None else onnx.helper.np_dtype_to_tensor_dtype(np.dtype(x.dtype))
         rows = _registers(node.inputs[1])
-        if low not in _HELD:
+        if low is None or low == FLOAT or low not in HELD:
             return None
         if rows is None:
             return Miss("what it puts in the place of a token is no constant row", node.name)
-        lost = _not_held(np.atleast_2d(rows), _HELD[low])
+        lost = _not_held(np.atleast_2d(rows), HELD[low])
         if lost is not None:
             return Miss(f"a register of {lost:.3g} is more or less than its type holds", node.name)
         return Match(node, {"x": x, "low": low})

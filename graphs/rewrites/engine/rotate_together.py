@@ -16,19 +16,19 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 import onnx_graphsurgeon as gs
 
 from graphs.builders import NodeBuilder, redirect
 from graphs.constants import constant_value
 from graphs.names import own_name, site_of
 from graphs.outside_readers import only_reader
-from graphs.precisions import BRAIN, HALF, SINGLE
+from graphs.precisions import HELD
 from graphs.rewrite import Match, Miss
 from graphs.structure.flow import producer
 from graphs.structure.head_paths import HeadPath, Heads, head_path
 
 Array = npt.NDArray[Any]
-_HELD = {"float16": HALF, "bfloat16": BRAIN, "float32": SINGLE}
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def _thirds(node: gs.Node, heads: Heads) -> bool:
 
 def _is_held(path: HeadPath, dtype: Any) -> bool:
     """Whether the type holds each table with the scale in it, as well as it holds the table."""
-    held = _HELD[np.dtype(dtype).name]
+    held = HELD[onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))]
     tables = [np.ones(1)] if path.rotation is None else [path.rotation.cosines, path.rotation.sines]
     sizes = np.abs(np.concatenate([np.asarray(table, np.float64).ravel() for table in tables]) * path.scale)
     largest = float(sizes.max())
