@@ -83,12 +83,12 @@ def load_inferred_graph(path: Path) -> gs.Graph:
 
 
 def _imported(model: onnx.ModelProto, folder: Path) -> gs.Graph:
-    """graphsurgeon knows BF16 by ONNX's number alone; here every tensor has a type of arrays."""
+    """graphsurgeon knows BF16 and what is narrower by ONNX's number alone; here every tensor has a type of arrays."""
     graph = keep_stored(gs.import_onnx(model), folder)
     for tensor in graph.tensors().values():
         typed = tensor._values if isinstance(tensor, gs.Constant) else tensor
-        if isinstance(typed.dtype, int) and typed.dtype == onnx.TensorProto.BFLOAT16:
-            typed.dtype = onnx.helper.tensor_dtype_to_np_dtype(onnx.TensorProto.BFLOAT16)
+        if isinstance(typed.dtype, int) and typed.dtype:  # 0: not known
+            typed.dtype = onnx.helper.tensor_dtype_to_np_dtype(typed.dtype)
     return graph
 
 

@@ -19,7 +19,7 @@ from dsr_export.checkpoints.codes import decoded
 from dsr_export.checkpoints.contents import StateDict as StateDict
 from dsr_export.checkpoints.contents import Wanted as Wanted
 from dsr_export.checkpoints.contents import check_total, contents_of
-from dsr_export.checkpoints.refused_formats import PLAIN, said
+from dsr_export.checkpoints.quantised_formats import PLAIN, said
 from dsr_export.checkpoints.safe_reading import read_file
 from dsr_export.checkpoints.strict_loading import load_into as load_into
 from dsr_export.checkpoints.strict_loading import names_of as names_of

@@ -14,7 +14,7 @@ from pathlib import Path
 from torch import Size, Tensor
 
 from dsr_export.checkpoints.contents import StateDict
-from dsr_export.checkpoints.refused_formats import COMFY, DEQUANTISE, FP8, refuse_codes, said
+from dsr_export.checkpoints.quantised_formats import COMFY, DEQUANTISE, FP8, refuse_codes, said
 from dsr_export.errors import ExportError
 
 _RUNTIME = ("input_scale", "scale_input", "input_scale_ub", "act_scale", "activation_scale", "activation_scale_inv")

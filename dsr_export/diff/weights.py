@@ -16,10 +16,13 @@ from onnx import numpy_helper
 
 from dsr_export.bundle.manifest import FileEntry
 from dsr_export.parity.decibels import IDENTICAL_DB, decibels
+from graphs.precisions import HELD
 from graphs.weights.stored import StoredValues
 
 Array = npt.NDArray[Any]
 CHUNK = 1 << 22  # elements turned into FP64 at a time
+_TYPED = re.compile(rf"\.({'|'.join(onnx.TensorProto.DataType.Name(held).lower() for held in HELD)})$")
+"""What typing puts behind a weight's name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +114,7 @@ def _measured(change: WeightChange, truth: Array, other: Array) -> WeightChange:
 
 
 def _plain(name: str) -> str:
-    return re.sub(r"\.(float|float16|bfloat16)$", "", name)
+    return _TYPED.sub("", name)
 
 
 def _form(tensor: onnx.TensorProto) -> str:

@@ -14,8 +14,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from graphs.observe.sites import Site
 from graphs.observe.tap_samples import Layout
+from graphs.precisions import HELD
 
-_FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE})
+_FLOATS = frozenset({*HELD, TensorProto.DOUBLE})
 UNUSED = "nothing that reaches the outputs reads it"
 ABSENT = "the graph does not make it"
 

@@ -13,6 +13,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
+from graphs.precisions import HELD
 from graphs.structure.movers import MOVERS
 from graphs.weights.stored import StoredValues
 
@@ -44,7 +45,7 @@ _FIXED = {
     **dict.fromkeys(["Tanh", "Erf", "Sin", "Cos", "Sign", "Softsign"], SIGNED),
     **dict.fromkeys(["ReduceL1", "ReduceL2", "ReduceSumSquare", "Softplus", "Shape", "Size"], POSITIVE),
 }
-_FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
+_FLOATS = {*HELD, TensorProto.DOUBLE}
 _KEPT = MOVERS - {"Pad", "Shape"} | {"GatherND", "ReduceMean", "ReduceMax", "ReduceMin"}
 """Ops whose results lie within the bounds of their first input."""
 
