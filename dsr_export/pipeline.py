@@ -21,11 +21,11 @@ from dsr_export.progress import Reporter, Silent
 from dsr_export.reports.renderings import report_files
 from dsr_export.stages.audit import AuditRanges
 from dsr_export.stages.calibrate import Calibrate
-from dsr_export.stages.engine import CompileEngine, machine
+from dsr_export.stages.engine import CompileEngine, machine, this_gpu
 from dsr_export.stages.lower import LowerGraph
 from dsr_export.stages.norms import MeasureNorms
 from dsr_export.stages.optimize import Optimized, OptimizeGraph
-from dsr_export.stages.parity import CheckEngine, CheckGraph, Comparison
+from dsr_export.stages.parity import CheckCuda, CheckEngine, CheckGraph, Comparison
 from dsr_export.stages.quantize import Quantize
 from dsr_export.stages.reference import MakeReference
 from dsr_export.stages.taps import MakeTaps
@@ -102,6 +102,8 @@ def _staged(build: Build) -> Finished:
     taps = run(MakeTaps(source=optimized, reference=reference, card=card, batch=config.batch))
     held = Comparison(card=card, reference=reference, sampler=sampler, tolerance=tolerance)
     parity = [run(CheckGraph(source=each, comparison=held, taps=taps, batch=config.batch)) for each in typed.values()]
+    if build.checks_cuda:
+        parity.append(run(CheckCuda(source=typed[build.forms[0]], comparison=held, on=this_gpu())))
     for each in build.runnable_targets:
         parity.append(run(CheckEngine(source=engines[each.name], comparison=held, target=each, on=machine(each))))
     return Finished(

@@ -15,7 +15,7 @@ import pytest
 if TYPE_CHECKING:
     from dsr_export.verification.for_test_runners import BundleChecks, Planned
 
-RUNTIMES = ("auto", "onnxruntime", "tensorrt", "tensorrt-rtx")
+RUNTIMES = ("auto", "onnxruntime", "onnxruntime-cuda", "tensorrt", "tensorrt-rtx")
 
 
 class CheckFailedError(Exception):

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from dsr_export.backends.gpu import compute_capability
-from dsr_export.backends.opening import Runtime, chosen_engine
+from dsr_export.backends.opening import chosen_engine
+from dsr_export.backends.runtime_names import Runtime
 from dsr_export.backends.tensorrt.engine_fit import EngineNeeds, Machine, misfits
 from dsr_export.backends.tensorrt.plan_header import is_recognised
 from dsr_export.backends.tensorrt.vendor import installed_version

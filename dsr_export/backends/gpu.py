@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 
 _DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*, cuda.h
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+_NO_DEVICE, _INVALID_DEVICE = 100, 101  # CUresult, cuda.h
+_REASONS = {
+    2: "the driver has no memory left to start with",
+    46: "the GPU is in use by another process, and taken by one alone",
+    802: "the system is not ready: its fabric manager does not run",
+    803: "the driver's library and its kernel module are of different versions",
+    804: "the CUDA compatibility package in use does not fit the driver",
+}
 
 
 def gpu_available() -> bool:
@@ -20,6 +30,29 @@ def compute_capability() -> str | None:
         return _ask(ctypes.CDLL(_DRIVER))
     except (OSError, AttributeError):  # no driver, or a stub of one
         return None
+
+
+def gpu_problem() -> str | None:
+    """Why no GPU can be used here, in words; None where one can. Never raises."""
+    if compute_capability() is not None:
+        return None
+    try:
+        driver = ctypes.CDLL(_DRIVER)
+        count = ctypes.c_int(0)
+        code = int(driver.cuInit(0)) or int(driver.cuDeviceGetCount(ctypes.byref(count)))
+    except (OSError, AttributeError):
+        return f"there is no NVIDIA driver here ({_DRIVER} does not load)"
+    visible = os.environ.get(VISIBLE)
+    if code in (_NO_DEVICE, _INVALID_DEVICE) or (code == 0 and count.value < 1):
+        return f"{VISIBLE} is '{visible}', and no GPU is left of it" if visible is not None else "there is no GPU here"
+    return f"the GPU driver does not start: {_REASONS.get(code, 'it says no more')} (CUDA error {code})"
+
+
+def finish_all() -> None:
+    """Waits for all that this process started on the GPU, on whatever stream. RuntimeError where it fails."""
+    code = int(ctypes.CDLL(_DRIVER).cuCtxSynchronize())
+    if code:
+        raise RuntimeError(f"the GPU failed (CUDA error {code})")
 
 
 def _ask(driver: ctypes.CDLL) -> str | None:

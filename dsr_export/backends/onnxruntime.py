@@ -1,10 +1,10 @@
-"""ONNX Runtime as a `Runner`; the one module that imports it."""
+"""ONNX Runtime on the CPU as a `Runner`. With `onnxruntime_cuda`, the only module that imports it."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -14,15 +14,15 @@ import numpy as np
 from dsr_export.backends.base import Array
 from dsr_export.backends.inputs import check_inputs
 from dsr_export.backends.memory_budget import budget, stored_bytes, within
+from dsr_export.backends.runtime_names import CPU_RUNNER
 from dsr_export.errors import ExportError, RunnerError
 from graphs.artifacts import TensorSpec
 from graphs.names import module_of
 
-CPU = ("CPUExecutionProvider",)
-CUDA = ("CUDAExecutionProvider", *CPU)
-"""The GPU, and the CPU for what it has no kernel for."""
-_FIXED = {"CUDAExecutionProvider": {"use_tf32": "0", "cudnn_conv_algo_search": "DEFAULT"}}
-"""FP32 GEMMs in FP32, which its default is not; and no race of convolutions, whose winner changes between sessions."""
+Providers = Sequence[tuple[str, Mapping[str, str]]]
+"""Names of execution providers in the order in which they are asked, each with its options."""
+CPU: Providers = (("CPUExecutionProvider", {}),)
+RECORD_PLACES = "session.record_ep_graph_assignment_info"
 FATAL = 4  # its errors reach the caller as exceptions; below this it would print them too
 LARGE_BYTES = 1 << 30  # of weights beside the model
 CRASHING = ["MatmulTransposeFusion"]
@@ -47,12 +47,9 @@ _FAILURES = (
 
 
 class OnnxRuntimeRunner:
-    """Runs a model file, or a serialised model, on the CPU unless other `providers` are named.
+    """Runs a model file, or a serialised model, on the CPU."""
 
-    `name` is `onnxruntime`, or `onnxruntime-cuda` with `CUDA`: kernels that may differ from batch to batch.
-    """
-
-    name = "onnxruntime"
+    name = CPU_RUNNER
 
     def __init__(
         self,
@@ -61,7 +58,6 @@ class OnnxRuntimeRunner:
         inputs: Sequence[TensorSpec],
         optimize: bool | Literal["constants"] = True,
         threads: int | None = None,
-        providers: Sequence[str] = CPU,
         weights: Path | None = None,
     ) -> None:
         """`optimize=False` runs the graph node by node as written (the reference numerics of a Q/DQ graph).
@@ -74,15 +70,12 @@ class OnnxRuntimeRunner:
 
         Raises:
             RunnerError: a model that it cannot read, or an op without an implementation.
-            ExportError: a provider that does not start, or inputs other than `inputs`.
+            ExportError: inputs other than `inputs`.
         """
-        if CUDA[0] in providers:
-            self.name = "onnxruntime-cuda"
         self._specs = tuple(inputs)
         self._stored = _stored(model, weights)
-        self._bounded = CUDA[0] not in providers  # CUDA maps what it likes
-        self._session: Any = self._within([], lambda: _session(model, optimize, threads, list(providers), weights))
-        _check_declared(self._session, self._specs)
+        self._session: Any = self._within([], lambda: open_session(model, optimize, threads, CPU, weights))
+        check_session(self._session, self._specs)
         self._outputs = [output.name for output in self._session.get_outputs()]
 
     def __enter__(self) -> OnnxRuntimeRunner:
@@ -100,26 +93,28 @@ class OnnxRuntimeRunner:
         fed = check_inputs(inputs, self._specs)
         try:
             results = self._within(list(fed.values()), lambda: self._session.run(self._outputs, fed))
-        except _failures() as error:
-            raise RunnerError(f"ONNX Runtime failed while running: {_reason(error)}") from error
+        except failures() as error:
+            raise RunnerError(f"ONNX Runtime failed while running: {said(error)}") from error
         return {name: np.asarray(result) for name, result in zip(self._outputs, results, strict=True)}
 
     def _within(self, fed: Sequence[Array], call: Callable[[], Any]) -> Any:
-        return within(budget(self._stored, fed), call) if self._bounded else call()
+        return within(budget(self._stored, fed), call)
 
 
-def _session(
+def open_session(
     model: Path | bytes,
     optimize: bool | Literal["constants"],
     threads: int | None,
-    providers: list[str],
+    providers: Providers,
     weights: Path | None,
 ) -> Any:
+    """A session of ONNX Runtime's. A provider that does not start is left out, with a line in its log at most.
+
+    Raises:
+        RunnerError: a model that it cannot read, or an op without an implementation.
+    """
     import onnxruntime
 
-    missing = [name for name in providers if name not in onnxruntime.get_available_providers()]
-    if missing:
-        raise ExportError(f"ONNX Runtime has no {missing[0]} here", hint="use --runtime onnxruntime on the CPU")
     levels = onnxruntime.GraphOptimizationLevel
     options = onnxruntime.SessionOptions()
     options.log_severity_level = FATAL
@@ -134,23 +129,23 @@ def _session(
     # In the file's order, where range probes stand next to what they read: the default order runs them last and keeps
     # every tensor alive until then (12 GB instead of 3 for a model of 676 M parameters).
     options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
+    if providers is not CPU:
+        options.add_session_config_entry(RECORD_PLACES, "1")
     if weights is not None:
         _set_weights(options, weights)
     if large:  # its packed copy of the weights would double the memory
         options.add_session_config_entry("session.disable_prepacking", "1")
         options.enable_cpu_mem_arena = False
     try:
-        session = onnxruntime.InferenceSession(
+        return onnxruntime.InferenceSession(
             model if isinstance(model, bytes) else _openable(model),
             options,
-            providers=[(name, _FIXED.get(name, {})) for name in providers],
+            providers=[(name, dict(settings)) for name, settings in providers],
             disabled_optimizers=CRASHING,
+            enable_fallback=False,  # it would print the error to stdout, and go on with other providers
         )
-    except _failures() as error:
+    except failures() as error:
         raise _creation_error(error) from error
-    if providers[0] not in session.get_providers():  # it falls back to the CPU with a log line only
-        raise ExportError(f"ONNX Runtime could not start {providers[0]}", hint="install CUDA, or run on the CPU")
-    return session
 
 
 def _openable(path: Path) -> str | bytes:
@@ -204,7 +199,7 @@ def _stored(model: Path | bytes, folder: Path | None) -> int:
     return own + stored_bytes(_beside(model, folder))
 
 
-def _check_declared(session: Any, specs: Sequence[TensorSpec]) -> None:
+def check_session(session: Any, specs: Sequence[TensorSpec]) -> None:
     """The session must take exactly the inputs that callers are checked against."""
     declared = {value.name: _numpy_name(value.type) for value in session.get_inputs()}
     wanted = {spec.name: spec.dtype for spec in specs}
@@ -222,7 +217,7 @@ def _numpy_name(kind: str) -> str:
 
 
 def _creation_error(error: Exception) -> RunnerError:
-    reason = _reason(error)
+    reason = said(error)
     missing = re.search(r"Could not find an implementation for (\S+?)\(\d+\) node with name '([^']*)'", reason)
     if missing is None:
         return RunnerError(f"ONNX Runtime cannot load the model: {reason}", hint="see `dsr-export inspect`")
@@ -233,7 +228,7 @@ def _creation_error(error: Exception) -> RunnerError:
     )
 
 
-def _failures() -> tuple[type[Exception], ...]:
+def failures() -> tuple[type[Exception], ...]:
     """Its exception types, which have no common base but Exception; versions differ in which exist.
 
     A message that quotes a damaged name is no UTF-8, and arrives as the failure to decode it.
@@ -243,6 +238,6 @@ def _failures() -> tuple[type[Exception], ...]:
     return (UnicodeDecodeError, *(getattr(state, name) for name in _FAILURES if hasattr(state, name)))
 
 
-def _reason(error: Exception) -> str:
+def said(error: Exception) -> str:
     text = re.sub(r"\s+", " ", str(error)).strip()
     return re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)[:600]

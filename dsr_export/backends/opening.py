@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from dsr_export.backends.base import Runner
 from dsr_export.backends.gpu import compute_capability
 from dsr_export.backends.onnxruntime import OnnxRuntimeRunner
+from dsr_export.backends.runtime_names import CUDA_RUNNER, GRAPH_RUNTIMES, Runtime
 from dsr_export.backends.tensorrt.engine_fit import EngineNeeds, Machine, fits_gpu, misfits, portable_to
 from dsr_export.backends.tensorrt.vendor import installed_version
 from dsr_export.bundle.manifest_parts import BundleTarget
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
     from dsr_export.bundle.manifest import BundleTarget
     from dsr_export.bundle.reader import Bundle
 
-Runtime = Literal["auto", "onnxruntime", "tensorrt", "tensorrt-rtx"]
+Say = Callable[[str], None]
+"""Is told what is worth knowing of a runner that is opened."""
 _TARGETS = {"tensorrt": "trt10", "tensorrt-rtx": "rtx"}
 
 
@@ -79,13 +81,24 @@ def _as_written(
     return OnnxRuntimeRunner(as_written, inputs=inputs, optimize=optimize, weights=weights)
 
 
-def bundle_runner(bundle: Bundle, runtime: Runtime) -> Runner:
-    """A runner for `runtime`; `auto` takes an engine where one is for the GPU at hand, else ONNX Runtime.
+def cuda_runner(
+    model: Path | bytes, inputs: Sequence[TensorSpec], *, weights: Path | None = None, say: Say | None = None
+) -> Runner:
+    """ONNX Runtime's kernels for the GPU; see `OnnxRuntimeCudaRunner`."""
+    from dsr_export.backends.onnxruntime_cuda import OnnxRuntimeCudaRunner
+
+    return OnnxRuntimeCudaRunner(model, inputs=inputs, weights=weights, say=say)
+
+
+def bundle_runner(bundle: Bundle, runtime: Runtime, say: Say | None = None) -> Runner:
+    """A runner for `runtime`; `auto` takes an engine where one is for the GPU at hand, else ONNX Runtime on the CPU.
 
     Raises:
         ExportError: the bundle has no engine for the runtime, there is no GPU to run it, or the engine was built for
             another TensorRT, GPU or system; then with the command that rebuilds it.
     """
+    if runtime == CUDA_RUNNER:
+        return cuda_runner(bundle.file("model.onnx"), bundle.manifest.input_specs(), say=say)
     engine = chosen_engine(bundle, runtime)
     if engine is None:
         return typed_runner(bundle.file("model.onnx"), bundle.manifest.input_specs(), bundle.manifest.precision)
@@ -108,7 +121,7 @@ def runs_here(target: Target) -> bool:
 def chosen_engine(bundle: Bundle, runtime: Runtime) -> BundleTarget | None:
     """The engine to run: of those for the runtime (`auto`: for the GPU at hand), one that fits, or else the first,
     so that whoever opens it is told why it does not."""
-    if runtime == "onnxruntime":
+    if runtime in GRAPH_RUNTIMES:
         return None
     wanted = None if runtime == "auto" else runtime.replace("-", "_")
     engines = [each for each in bundle.manifest.targets if each.engine is not None and wanted in (None, each.backend)]

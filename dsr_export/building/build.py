@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
+from dsr_export.backends.gpu import gpu_available
 from dsr_export.backends.installation import check_buildable
 from dsr_export.backends.opening import runs_here
 from dsr_export.bundle.destination import LONGEST_NAME
@@ -79,6 +80,18 @@ class Build:
         return tuple(each for each in self.engine_targets if runs_here(each))
 
     @cached_property
+    def checks_cuda(self) -> bool:
+        """Whether ONNX Runtime runs the graph on a GPU here; where a GPU is and it does not, the reason is said."""
+        if not gpu_available():
+            return False
+        from dsr_export.backends.onnxruntime_cuda import cuda_problem
+
+        problem = cuda_problem()
+        if problem is not None:
+            self.reporter.note(f"{problem}; the graph is checked on the CPU alone")
+        return problem is None
+
+    @cached_property
     def source(self) -> Source:
         """The model asked for; not loaded yet."""
         return find_source(self.config)
@@ -105,7 +118,7 @@ class Build:
         options = dataclasses.asdict(self.config) | files | {"force": False, "components": inside}
         options["int8"] = self.config.int8.stage_key() if self.is_quantized else None
         targets = [each.name for each in self.targets]
-        checked = [each.name for each in self.runnable_targets]
+        checked = [*(each.name for each in self.runnable_targets), *(["onnxruntime-cuda"] if self.checks_cuda else [])]
         fields = {"options": options, "targets": [targets, checked], "subject": self.model.stage_key(), **self._tools}
         return canonical_digest(stage_key(fields))
 

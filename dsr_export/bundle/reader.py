@@ -23,7 +23,8 @@ from graphs.digests import files_digest
 
 if TYPE_CHECKING:
     from dsr_export.backends.base import Runner
-    from dsr_export.backends.opening import Runtime
+    from dsr_export.backends.opening import Say
+    from dsr_export.backends.runtime_names import Runtime
 
 Array = npt.NDArray[Any]
 MODEL, GOLDEN, TAPS, REPORT = "model.onnx", "golden.npz", "taps.npz", "report.json"
@@ -98,10 +99,10 @@ class Bundle:
         """The reference's values inside the model. ExportError where they are missing or unreadable."""
         return read_npz(self.file(TAPS))
 
-    def runner(self, runtime: Runtime = "auto") -> Runner:
+    def runner(self, runtime: Runtime = "auto", *, say: Say | None = None) -> Runner:
         """A context manager with `infer(dict) -> dict`; `auto` takes an engine where a GPU can run it.
 
-        Its `infer` refuses labels that the model does not have.
+        Its `infer` refuses labels that the model does not have. `say` is told what fell back, or takes long, and why.
 
         Raises:
             ExportError: the bundle holds no engine for `runtime`, or it can't run here.
@@ -109,7 +110,7 @@ class Bundle:
         from dsr_export.backends.labels import with_labels
         from dsr_export.backends.opening import bundle_runner
 
-        return with_labels(bundle_runner(self, runtime), self.manifest)
+        return with_labels(bundle_runner(self, runtime, say), self.manifest)
 
     def report(self) -> dict[str, Any]:
         """The build's report. ExportError where it is missing or no JSON object."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from dsr_export.cli.options.named import Named
+from dsr_export.cli.options.runtime import runtime_option
 from dsr_export.cli.options.trust import trust_option, trusted
 from dsr_export.cli.process.streams import Command, answer
 from dsr_export.limits import MOST_SEED, MOST_STEPS
@@ -22,9 +22,7 @@ from dsr_export.limits import MOST_SEED, MOST_STEPS
 @click.option("--seed", type=click.IntRange(0, MOST_SEED), default=0, show_default=True)
 @click.option("--steps", type=click.IntRange(2, MOST_STEPS), help="Grid points of the sampler. [default: the model's]")
 @click.option("--guidance", type=float, help="Guidance scale; 1 for none. [default: the model's]")
-@click.option(
-    "--runtime", type=Named("auto", "onnxruntime", "tensorrt", "tensorrt-rtx"), default="auto", show_default=True
-)
+@runtime_option
 @trust_option
 @click.option("-o", "--output", type=click.Path(path_type=Path), default="samples.png", show_default=True)
 def command(
@@ -52,11 +50,10 @@ def command(
     check_target(output)
     opened, shown = Bundle.open(bundle, trust=trusted(trust)), reporter()
     with shown.stage("sample") as bar:
-        images = draw(
-            opened, label=label, count=count, seed=seed, steps=steps, guidance=guidance, runtime=runtime, progress=bar
-        )
+        asked: dict[str, Any] = {"label": label, "count": count, "seed": seed, "steps": steps, "guidance": guidance}
+        images = draw(opened, **asked, runtime=runtime, progress=bar, say=shown.note)
     if "decoder" in opened.components:
         with shown.stage("decode") as bar:
-            images = decode(opened, images, runtime=runtime, progress=bar)
+            images = decode(opened, images, runtime=runtime, progress=bar, say=shown.note)
     save_grid(images, output)
     answer(f"{output}: {count} images of {images.shape[2]}x{images.shape[3]}")

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from dsr_export.cli.options.named import Named
+from dsr_export.cli.options.runtime import runtime_option
 from dsr_export.cli.options.trust import trust_option, trusted
 from dsr_export.cli.printing.report import show_report
 from dsr_export.cli.process.streams import Command
@@ -15,9 +15,7 @@ from dsr_export.cli.process.streams import Command
 
 @click.command("verify", cls=Command)
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option(
-    "--runtime", type=Named("auto", "onnxruntime", "tensorrt", "tensorrt-rtx"), default="auto", show_default=True
-)
+@runtime_option
 @click.option("--bisect", is_flag=True, help="Compare site by site even where all checks pass, as where one fails.")
 @click.option("--junit", type=click.Path(path_type=Path), metavar="FILE", help="Also write the verdicts as JUnit XML.")
 @click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Also write the report as a page.")

@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dsr_export.backends.base import Runner
-from dsr_export.backends.opening import Runtime
+from dsr_export.backends.opening import Say
+from dsr_export.backends.runtime_names import Runtime
 from dsr_export.bundle.reader import Bundle
 from dsr_export.config import BatchRange
 from dsr_export.drawing.chain import pixels_of
@@ -18,7 +19,7 @@ from dsr_export.progress import Bar
 Array = npt.NDArray[Any]
 
 
-def decode(bundle: Bundle, latents: Array, *, runtime: Runtime, progress: Bar) -> Array:
+def decode(bundle: Bundle, latents: Array, *, runtime: Runtime, progress: Bar, say: Say | None = None) -> Array:
     """Latents [n, C, h, w] as `draw` gives them -> images [n, 3, H, W] float32 in about [-1, 1].
 
     Raises:
@@ -26,7 +27,7 @@ def decode(bundle: Bundle, latents: Array, *, runtime: Runtime, progress: Bar) -
     """
     decoder = bundle.component("decoder")
     pixels = pixels_of(decoder)
-    with decoder.runner(runtime) as runner:
+    with decoder.runner(runtime, say=say) as runner:
         images = _in_batches(runner, latents, decoder.manifest.batch_range(), progress)
     return images if pixels is None else pixels.undone(images)
 

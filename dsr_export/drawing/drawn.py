@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dsr_export.backends.base import Runner, as_denoiser
-from dsr_export.backends.opening import Runtime
+from dsr_export.backends.opening import Say
+from dsr_export.backends.runtime_names import Runtime
 from dsr_export.bundle.reader import Bundle
 from dsr_export.errors import ExportError
 from dsr_export.parity.batch_calls import filled
@@ -30,6 +31,7 @@ def draw(
     guidance: float | None,
     runtime: Runtime,
     progress: Bar,
+    say: Say | None = None,
 ) -> Array:
     """`count` samples [count, C, H, W] float32 of class `label`, or of each class in turn; latents of a latent model.
 
@@ -39,7 +41,7 @@ def draw(
     sampler = _sampler(bundle, steps, guidance)
     labels = _labels(bundle, label, count)
     noise = seeded_noise(seed, count, bundle.manifest.input_specs()[0].with_batch(1)[1:])
-    with bundle.runner(runtime) as runner:
+    with bundle.runner(runtime, say=say) as runner:
         return _in_batches(runner, bundle, sampler, noise, labels, progress)
 
 

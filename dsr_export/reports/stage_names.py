@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import Final
 
 GRAPH: Final = "parity"
+CUDA: Final = "parity-cuda"
 ENGINE: Final = "parity-engine"
-"""Of a build, whose only model is its own: the typed graph in ONNX Runtime, and an engine."""
+"""Of a build, whose only model is its own: the typed graph in ONNX Runtime, the same on a GPU, and an engine."""
 ENGINE_GRAPH: Final = "parity-engine-graph"
 """Of a verification: what engines are made of, in ONNX Runtime."""
+
+_BUILT = {"onnxruntime": GRAPH, "onnxruntime-cuda": CUDA}
 
 
 def verified_on(runtime: str) -> str:
@@ -23,6 +26,6 @@ def component_prefix(component: str | None) -> str:
 
 def compares(name: str, component: str | None, runtime: str) -> bool:
     """Whether the stage `name`, of a build or a verification, has compared that model's outputs in that runtime."""
-    prefix, graph = component_prefix(component), runtime == "onnxruntime"
-    verified = {prefix + verified_on(runtime), *([prefix + ENGINE_GRAPH] if graph else [])}
-    return name in verified or (component is None and name == (GRAPH if graph else ENGINE))
+    prefix = component_prefix(component)
+    verified = {prefix + verified_on(runtime), *([prefix + ENGINE_GRAPH] if runtime == "onnxruntime" else [])}
+    return name in verified or (component is None and name == _BUILT.get(runtime, ENGINE))

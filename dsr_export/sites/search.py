@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from dsr_export.backends.inputs import check_inputs
-from dsr_export.backends.opening import Runtime, tapped_runner
+from dsr_export.backends.opening import tapped_runner
+from dsr_export.backends.runtime_names import Runtime
 from dsr_export.bundle.reader import MODEL, TAPS, Bundle
 from dsr_export.errors import ExportError, RunnerError
 from dsr_export.parity.batch_calls import batches

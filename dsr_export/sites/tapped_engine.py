@@ -1,4 +1,4 @@
-"""A bundle's engine, built once more with taps: where the engine alone fails, it is searched itself. Needs its GPU."""
+"""What runs on a GPU, with taps: where it alone fails, it is searched itself. An engine is built once more for it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import onnx
 
 from dsr_export.backends.base import Runner
-from dsr_export.backends.opening import Runtime, chosen_engine
+from dsr_export.backends.opening import chosen_engine, cuda_runner
+from dsr_export.backends.runtime_names import CUDA_RUNNER, Runtime
 from dsr_export.bundle.manifest_parts import BundleTarget
 from dsr_export.bundle.reader import MODEL, Bundle
 from dsr_export.errors import ExportError, RunnerError
@@ -24,6 +25,8 @@ def tapped_engine(bundle: Bundle, runtime: Runtime, taps: Sequence[Tap]) -> tupl
     Raises:
         RunnerError: the bundle has no engine for `runtime` that runs here, or it can't be built here.
     """
+    if runtime == CUDA_RUNNER:
+        return _tapped_graph(bundle, taps)
     chosen = chosen_engine(bundle, runtime)
     if chosen is None:
         raise RunnerError(f"{bundle.path} holds no engine that runs here", hint="use --runtime onnxruntime")
@@ -32,6 +35,12 @@ def tapped_engine(bundle: Bundle, runtime: Runtime, taps: Sequence[Tap]) -> tupl
         return _opened(bundle, chosen, tapped), tapped
     except ExportError as error:  # of the builder or the machine: the files have been read by now
         raise RunnerError(error.message, hint=error.hint) from error
+
+
+def _tapped_graph(bundle: Bundle, taps: Sequence[Tap]) -> tuple[Runner, TappedModel]:
+    model, inputs = bundle.file(MODEL), bundle.manifest.inputs
+    tapped = add_taps(load_model(model, weights=False), taps)
+    return cuda_runner(tapped.model.SerializeToString(), inputs, weights=model.parent), tapped
 
 
 def _opened(bundle: Bundle, chosen: BundleTarget, tapped: TappedModel) -> Runner:

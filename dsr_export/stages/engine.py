@@ -34,6 +34,11 @@ def machine(target: Target) -> dict[str, str | None]:
     return {**platform_facts(), "gpu": compute_capability() if target.needs_gpu_to_build else None}
 
 
+def this_gpu() -> dict[str, str | None]:
+    """What the numbers of a GPU's own kernels depend on."""
+    return {**platform_facts(), "gpu": compute_capability()}
+
+
 @dataclass(frozen=True, kw_only=True)
 class CompileEngine(Stage[Engine]):
     """Builds for one target."""

@@ -1,4 +1,4 @@
-"""`parity` and `parity-engine`: the typed graph, and an engine where a GPU runs it, against the reference."""
+"""`parity`, `parity-cuda` and `parity-engine`: the typed graph, on a GPU too, and an engine, against the reference."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from dsr_export.backends.base import Runner
 from dsr_export.backends.onnxruntime import OnnxRuntimeRunner
-from dsr_export.backends.opening import fused_runner, typed_runner
+from dsr_export.backends.opening import cuda_runner, fused_runner, typed_runner
 from dsr_export.bundle.engines import engine_entry
 from dsr_export.config import BatchRange
 from dsr_export.parity.checks.table import check_parity, fused_rows
@@ -18,7 +18,7 @@ from dsr_export.parity.rows import ParityRow
 from dsr_export.parity.tolerances import Tolerance
 from dsr_export.progress import Bar
 from dsr_export.reports.sample_strips import golden_strips
-from dsr_export.reports.stage_names import ENGINE, GRAPH
+from dsr_export.reports.stage_names import CUDA, ENGINE, GRAPH
 from dsr_export.sampling import SamplerSpec
 from dsr_export.sites.reference import check_sites
 from dsr_export.stages.engine import Engine
@@ -72,6 +72,23 @@ class CheckGraph(Stage[Judged]):
         passed = bool(report["passed"])
         sites = check_sites(self.taps.taps, model, card, precision, self.batch, passed=passed)
         write_json(folder / FACTS, report | sites)
+
+    def result(self, made: CachedStage) -> Judged:
+        return Judged(made)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckCuda(Stage[Judged]):
+    """The typed graph in ONNX Runtime's CUDA kernels, where a GPU is: half arithmetic is real there."""
+
+    name: ClassVar[str] = CUDA
+    source: Typed
+    comparison: Comparison
+    on: Mapping[str, str | None]
+
+    def work(self, folder: Path, bar: Bar) -> None:
+        runner = cuda_runner(self.source.model.path, self.comparison.card.inputs)
+        write_json(folder / FACTS, self.comparison.of(runner, bar))
 
     def result(self, made: CachedStage) -> Judged:
         return Judged(made)

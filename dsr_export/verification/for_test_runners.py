@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from dsr_export.backends.opening import Runtime
+from dsr_export.backends.runtime_names import Runtime
 from dsr_export.bundle.reader import Bundle
 from dsr_export.bundle.signature_file import PublicKey
 from dsr_export.bundle.signing import public_key

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from functools import partial
 
 from dsr_export.backends.base import Runner
-from dsr_export.backends.opening import Runtime, bundle_runner, fused_runner, typed_runner
+from dsr_export.backends.opening import bundle_runner, fused_runner, typed_runner
+from dsr_export.backends.runtime_names import Runtime
 from dsr_export.bundle.reader import ENGINE_MODEL, MODEL, Bundle
 from dsr_export.parity.checks.table import ParityReport, check_parity, fused_rows
 from dsr_export.parity.golden.vectors import Golden, fitted_sampler
@@ -42,7 +43,7 @@ def check_runtime(bundle: Bundle, runtime: Runtime, golden: Golden, stages: Stag
     tolerance = Tolerance.from_dict(bundle.manifest.tolerances)
     sampler = golden_sampler(bundle, golden)
     fused = fused_rows(partial(_fused, bundle), golden, runtime, tolerance) if runtime == "onnxruntime" else []
-    runner = bundle_runner(bundle, runtime)
+    runner = bundle_runner(bundle, runtime, lambda text: stages.reporter.note(f"{stages.prefix}{text}"))
     with stages.stage(verified_on(runner.name), f"parity ({runner.name})") as bar, runner:
         return runner.name, check_parity(runner, golden, sampler, tolerance, bar, fused=fused)
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from dsr_export.backends.engines_here import engines_not_run
-from dsr_export.backends.opening import Runtime, chosen_engine
+from dsr_export.backends.opening import chosen_engine
+from dsr_export.backends.runtime_names import Runtime, runner_name
 from dsr_export.bundle.reader import ENGINE_MODEL, MODEL, Bundle
 from dsr_export.bundle.signature_file import PublicKey
 from dsr_export.parity.checks.table import ParityReport
@@ -88,7 +89,7 @@ def verified(
 def runtimes_of(bundle: Bundle, runtime: Runtime) -> dict[Runtime, str]:
     """What `runtime` stands for on this machine: each runtime to open, and what its runner is called."""
     if runtime != "auto":
-        return {runtime: runtime.replace("-", "_")}
+        return {runtime: runner_name(runtime)}
     engine = chosen_engine(bundle, "auto")
     return {"onnxruntime": "onnxruntime", **({} if engine is None else {"auto": engine.backend})}
 

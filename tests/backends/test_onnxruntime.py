@@ -2,14 +2,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 
-from dsr_export.backends.onnxruntime import CUDA, OnnxRuntimeRunner
+from dsr_export.backends.onnxruntime import OnnxRuntimeRunner
 from dsr_export.errors import ExportError
 from graphs.artifacts import TensorSpec
 from tests.backends import tiny_models
@@ -87,48 +86,6 @@ def test_declared_inputs_must_be_the_models(tmp_path: Path) -> None:
     path = tiny_models.linear(tmp_path, width=16)
     with pytest.raises(ExportError, match="where .* are declared"):
         OnnxRuntimeRunner(path, inputs=[TensorSpec(name="x", dtype="int64", shape=("batch", 16))])
-
-
-def test_an_unknown_provider_is_refused(tmp_path: Path) -> None:
-    path = tiny_models.linear(tmp_path, width=16)
-    with pytest.raises(ExportError, match="no NoSuchExecutionProvider"):
-        OnnxRuntimeRunner(path, inputs=tiny_models.specs(path), providers=["NoSuchExecutionProvider"])
-
-
-@pytest.mark.skipif(
-    "CUDAExecutionProvider" not in onnxruntime.get_available_providers(), reason="this package has no CUDA provider"
-)
-def test_a_provider_that_falls_back_to_the_cpu_is_an_error(tmp_path: Path) -> None:
-    from dsr_export.backends.gpu import gpu_available
-
-    if gpu_available():
-        pytest.skip("the provider may start where a GPU is")
-    path = tiny_models.linear(tmp_path, width=16)
-    with pytest.raises(ExportError, match="CUDAExecutionProvider"):
-        OnnxRuntimeRunner(path, inputs=tiny_models.specs(path), providers=["CUDAExecutionProvider"])
-
-
-def test_cuda_computes_fp32_in_fp32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Seen through a stand-in that starts on the CPU and keeps what it was asked for."""
-    asked: list[tuple[str, dict[str, str]]] = []
-    real = onnxruntime.InferenceSession
-
-    class Session(real):  # type: ignore[misc, valid-type]
-        def __init__(self, model: str, options: Any, *, providers: Any, **rest: Any) -> None:
-            asked.extend(providers)
-            super().__init__(model, options, providers=[CUDA[1]], **rest)
-
-        def get_providers(self) -> list[str]:
-            return list(CUDA)
-
-    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: list(CUDA))
-    path = tiny_models.linear(tmp_path, width=16)
-    with OnnxRuntimeRunner(path, inputs=tiny_models.specs(path), providers=CUDA) as session:
-        assert session.name == "onnxruntime-cuda"
-    assert [name for name, _ in asked] == list(CUDA)
-    assert dict(asked)["CUDAExecutionProvider"]["use_tf32"] == "0"
-    assert dict(asked)["CPUExecutionProvider"] == {}
 
 
 def test_a_closed_session_says_so(tmp_path: Path) -> None:

@@ -40,7 +40,6 @@ MISTAKES: dict[str, Callable[[], Any]] = {
     "another type": lambda: _runner().infer({"x": np.array([0.0])}),
     "another name": lambda: _runner().infer({"z": np.array([0])}),
     "other inputs": lambda: OnnxRuntimeRunner(_model(LOOKUP), inputs=()),
-    "no provider": lambda: OnnxRuntimeRunner(_model(LOOKUP), inputs=INPUTS, providers=["NoSuchExecutionProvider"]),
 }
 
 

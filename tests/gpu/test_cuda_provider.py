@@ -13,7 +13,8 @@ import onnxruntime
 import pytest
 
 from dsr_export.backends.base import Runner
-from dsr_export.backends.onnxruntime import CRASHING, CUDA, OnnxRuntimeRunner
+from dsr_export.backends.onnxruntime import CRASHING, OnnxRuntimeRunner
+from dsr_export.backends.onnxruntime_cuda import NAME, PROVIDERS, OnnxRuntimeCudaRunner, cuda_problem
 from dsr_export.backends.opening import fused_runner, typed_runner
 from dsr_export.bundle.reader import MODEL, Bundle
 from dsr_export.parity.golden.reader import read_golden
@@ -25,18 +26,17 @@ from tests.gpu.figures import Figures
 
 pytestmark = pytest.mark.gpu
 MARGIN_DB = 5.0  # sums inside a GEMM round, too, and in no order that is known: 3.2 were seen on an H200
-OpenCuda = Callable[..., OnnxRuntimeRunner]
+OpenCuda = Callable[..., OnnxRuntimeCudaRunner]
 
 
 @pytest.fixture(scope="session")
 def on_gpu(capability: str) -> OpenCuda:
     """Opens a bundle's graph, or `model` in its place, with the CUDA provider."""
-    if CUDA[0] not in onnxruntime.get_available_providers():
-        pytest.skip("this onnxruntime has no CUDA provider")
+    if (problem := cuda_problem()) is not None:
+        pytest.skip(problem)
 
-    def open_cuda(bundle: Bundle, model: Path | None = None) -> OnnxRuntimeRunner:
-        specs = bundle.manifest.input_specs()
-        return OnnxRuntimeRunner(model or bundle.file(MODEL), inputs=specs, providers=CUDA)
+    def open_cuda(bundle: Bundle, model: Path | None = None) -> OnnxRuntimeCudaRunner:
+        return OnnxRuntimeCudaRunner(model or bundle.file(MODEL), inputs=bundle.manifest.input_specs())
 
     return open_cuda
 
@@ -84,14 +84,17 @@ def test_tensors_stay_on_the_gpu(
     options.log_severity_level = 4
     options.enable_profiling, options.profile_file_prefix = True, str(tmp_path / "profile")
     session = onnxruntime.InferenceSession(
-        str(bundle.file(MODEL)), options, providers=list(CUDA), disabled_optimizers=list(CRASHING)
+        str(bundle.file(MODEL)),
+        options,
+        providers=[(name, dict(own)) for name, own in PROVIDERS],
+        disabled_optimizers=list(CRASHING),
     )
     session.run(None, dict(read_golden(bundle).cases[1].inputs))
     events = json.loads(Path(session.end_profiling()).read_text())
     ran = [event["args"] for event in events if event.get("cat") == "Node" and "provider" in event["args"]]
     placed = Counter((event["provider"], event["op_name"]) for event in ran)
     figures.record(f"cuda/{bundle.path.stem}/nodes", {" ".join(key): count for key, count in sorted(placed.items())})
-    elsewhere = [event for event in ran if event["provider"] != CUDA[0] and not _makes_sizes(event)]
+    elsewhere = [event for event in ran if event["provider"] != NAME and not _makes_sizes(event)]
     assert len(ran) > len(elsewhere) == 0, Counter(event["op_name"] for event in elsewhere)
     assert not any(op.startswith("Memcpy") for _, op in placed)
 

@@ -56,9 +56,9 @@ INT8 = Int8Options(data="random:0")
 CONFIG_CHANGES: dict[str, tuple[Any, set[str]]] = {
     "random_weights": (1, {"trace", "reference", "calibrate"}),
     "registers": (3, {"trace", "reference", "calibrate"}),
-    "precision": ("fp16", {"type", "parity", "parity-engine"}),
+    "precision": ("fp16", {"type", "parity", "parity-cuda", "parity-engine"}),
     "batch": (BatchRange(1, 2, 3), {"reference", "engine", "taps", "parity"}),
-    "trajectory_steps": (4, {"reference", "calibrate", "audit", "parity", "parity-engine"}),
+    "trajectory_steps": (4, {"reference", "calibrate", "audit", "parity", "parity-cuda", "parity-engine"}),
 }
 INT8_CHANGES: dict[str, tuple[Any, set[str]]] = {
     "method": ("minmax", {"calibrate"}),
@@ -66,7 +66,7 @@ INT8_CHANGES: dict[str, tuple[Any, set[str]]] = {
     "images": (5, {"calibrate"}),
     "steps": (5, {"calibrate"}),
     "tables": ((Path(__file__),), {"calibrate"}),
-    "budget_db": (50.0, {"quantize", "parity", "parity-engine"}),
+    "budget_db": (50.0, {"quantize", "parity", "parity-cuda", "parity-engine"}),
 }
 
 
@@ -157,7 +157,7 @@ def test_a_stage_is_known_by_every_value_in_it(of: type[Stage[Any]]) -> None:
 
 def test_there_is_one_file_a_stage_and_one_folder_in_the_cache() -> None:
     names = [of.name for of in all_stages()]
-    assert len(names) == len(set(names)) == 13
+    assert len(names) == len(set(names)) == 14
     for of in all_stages():
         assert dataclasses.is_dataclass(of)
         assert of.__dataclass_params__.frozen  # type: ignore[attr-defined]
@@ -170,7 +170,8 @@ def test_a_path_is_no_key() -> None:
 
 # -- what a user asks for reaches the stages that read it -------------------------------------------------------------
 
-AFTER_TRACE = {"calibrate", "audit", "norms", "quantize", "type", "engine", "taps", "parity", "parity-engine"}
+PARITY = {"parity", "parity-cuda", "parity-engine"}
+AFTER_TRACE = {"calibrate", "audit", "norms", "quantize", "type", "engine", "taps", *PARITY}
 
 
 @pytest.fixture(scope="module")
@@ -207,7 +208,7 @@ def keys(config: ExportConfig, done: Mapping[str, Result], monkeypatch: pytest.M
         patch.setattr(Build, "run", run)
         patch.setattr(pipeline, "_check_typed", lambda *_: None)  # the graph at hand is of another precision
         build = Build(config, Silent())
-        build.__dict__ |= {"targets": (target("rtx"),), "runnable_targets": (target("rtx"),)}
+        build.__dict__ |= {"targets": (target("rtx"),), "runnable_targets": (target("rtx"),), "checks_cuda": True}
         pipeline._staged(build)
     return found
 

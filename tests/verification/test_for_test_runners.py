@@ -10,7 +10,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 
-from dsr_export.backends.opening import Runtime
+from dsr_export.backends.runtime_names import GRAPH_RUNTIMES, Runtime
 from dsr_export.bundle.manifest import BundleTarget
 from dsr_export.bundle.reader import Bundle
 from dsr_export.bundle.writer import write_bundle
@@ -52,11 +52,12 @@ def stand_ins(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         backend = ENGINES.get(runtime) if here.engines or runtime != "auto" else None
         return next((each for each in bundle.manifest.targets if each.engine and each.backend == backend), None)
 
-    def opened(bundle: Bundle, runtime: str) -> Golden:
+    def opened(bundle: Bundle, runtime: str, say: Any) -> Golden:
         engine = chosen(bundle, runtime)
-        if engine is None and runtime not in ("auto", "onnxruntime"):
+        if engine is None and runtime not in ("auto", *GRAPH_RUNTIMES):
             raise ExportError("no such engine")
-        return Golden(bundle, "onnxruntime" if engine is None else engine.backend)
+        graph = runtime if runtime in GRAPH_RUNTIMES else "onnxruntime"
+        return Golden(bundle, graph if engine is None else engine.backend)
 
     def fused(bundle: Bundle) -> Golden | None:
         return Golden(bundle, "onnxruntime") if PRECISIONS[bundle.manifest.precision].fused else None
@@ -91,7 +92,7 @@ def _both(path: Path, runtime: Any) -> tuple[list[Any], list[Any]]:
     return [each.key for each in checks.planned()], parts
 
 
-@pytest.mark.parametrize("runtime", ["auto", "auto without a GPU", "onnxruntime"])
+@pytest.mark.parametrize("runtime", ["auto", "auto without a GPU", *GRAPH_RUNTIMES])
 @pytest.mark.parametrize("precision", get_args(Precision))
 def test_the_plan_is_what_verify_comes_to(
     precision: str, runtime: str, bundles: dict[str, Path], stand_ins: SimpleNamespace
@@ -103,7 +104,7 @@ def test_the_plan_is_what_verify_comes_to(
     assert {key[0] for key in planned} == {None, "decoder"}
 
 
-@pytest.mark.parametrize("runtime", sorted({*get_args(Runtime)} - {"auto", "onnxruntime"}))
+@pytest.mark.parametrize("runtime", sorted({*get_args(Runtime)} - {"auto", *GRAPH_RUNTIMES}))
 @pytest.mark.parametrize("precision", get_args(Precision))
 def test_the_plan_of_an_engine_is_what_verify_comes_to(
     precision: str, runtime: str, bundles: dict[str, Path], stand_ins: SimpleNamespace, tmp_path: Path

@@ -1,0 +1,60 @@
+"""ONNX Runtime's CUDA provider on a machine without a GPU: sessions that run on the CPU and say that they do not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import onnxruntime
+import pytest
+
+from dsr_export.backends import cuda_diagnosis, onnxruntime_cuda
+from dsr_export.backends.onnxruntime_cuda import NAME, PROVIDERS
+
+
+@dataclass
+class CudaStandIn:
+    """`asked`: each session's providers. `on_cpu`: operators that it has no kernel for. `failure`: of every run."""
+
+    asked: list[Any] = field(default_factory=list)
+    on_cpu: set[str] = field(default_factory=set)
+    starts: bool = True
+    failure: str | None = None
+
+
+def stand_in(patch: pytest.MonkeyPatch) -> CudaStandIn:
+    here = CudaStandIn()
+    real = onnxruntime.InferenceSession
+
+    class Session(real):  # type: ignore[misc, valid-type]
+        def __init__(self, model: Any, options: Any, *, providers: Any, **rest: Any) -> None:
+            assert rest["enable_fallback"] is False
+            here.asked.append(providers)
+            super().__init__(model, options, providers=["CPUExecutionProvider"], **rest)
+            self._claims = NAME in dict(providers) and here.starts
+
+        def get_providers(self) -> list[str]:
+            return [name for name, _ in PROVIDERS] if self._claims else ["CPUExecutionProvider"]
+
+        def get_provider_graph_assignment_info(self) -> Iterable[Any]:
+            for part in super().get_provider_graph_assignment_info():
+                nodes = list(part.get_nodes())
+                elsewhere = any(node.op_type in here.on_cpu for node in nodes)
+                yield SimpleNamespace(
+                    ep_name="CPUExecutionProvider" if elsewhere else NAME, get_nodes=lambda nodes=nodes: nodes
+                )
+
+        def run_with_iobinding(self, binding: Any, options: Any = None) -> None:
+            if here.failure is not None:
+                raise RuntimeError(here.failure)
+            super().run_with_iobinding(binding, options)
+
+    patch.setattr(onnxruntime, "InferenceSession", Session)
+    patch.setattr(onnxruntime, "get_available_providers", lambda: [name for name, _ in PROVIDERS])
+    patch.setattr(onnxruntime_cuda, "_MEMORY", "cpu")
+    patch.setattr(cuda_diagnosis, "gpu_problem", lambda: None)
+    patch.setattr(cuda_diagnosis, "_load_error", lambda library: "")
+    onnxruntime_cuda.cuda_problem.cache_clear()
+    return here
