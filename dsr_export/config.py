@@ -75,7 +75,7 @@ class ExportConfig(ModelRequest):
     """Everything one build is asked to do; see `dsr-export build --help`.
 
     `components` are built bundles that go into this one: the denoiser's decoder and encoder. `strict` makes failed
-    checks of the advice about engines.
+    checks of the advice about engines. `fuse_step` adds graphs, and engines of them, that hold a whole sampler step.
     """
 
     precision: Precision = "fp32"
@@ -87,6 +87,7 @@ class ExportConfig(ModelRequest):
     components: tuple[Path, ...] = ()
     int8: Int8Options = NO_INT8_OPTIONS
     strict: bool = False
+    fuse_step: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -6,8 +6,9 @@ Three paths from noise to data. Sources: the RAE / DSR samplers (arXiv 2510.1169
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ import numpy.typing as npt
 
 from dsr_export.errors import ExportError, RunnerError
 from dsr_export.limits import MOST_STEPS
+from graphs.sampling.fused_step import COLUMNS, INDEX, LABELS, NEXT_INDEX, NEXT_STATE, ROWS, STATE, TABLE
 
 Array = npt.NDArray[Any]
 Denoiser = Callable[[dict[str, Array]], Array]
@@ -80,12 +82,41 @@ class Step:
 
 def trajectory(denoiser: Denoiser, spec: SamplerSpec, noise: Array, labels: Array) -> Iterator[Step]:
     """Walks from standard normal `noise [n, C, H, W]` to data for `labels [n]`, yielding every step."""
-    x, grid = (noise * spec.noise_scale).astype(np.float32), spec.grid
-    for i in range(len(grid) - 1):
-        inputs = _inputs(spec, x, float(grid[i]), labels)
-        prediction = _guided(_prediction(denoiser, inputs), spec)
-        x = _advanced(x, prediction, grid[i], grid[i + 1], spec).astype(np.float32)
+    x = (noise * spec.noise_scale).astype(np.float32)
+    for i, (t, keep, take, guidance) in enumerate(step_table(spec)):
+        inputs = _inputs(spec, x, t, labels)
+        prediction = _guided(_prediction(denoiser, inputs), spec, guidance)
+        x = keep * x + take * prediction
         yield Step(i, inputs, x)
+
+
+def step_table(spec: SamplerSpec) -> Array:
+    """Time, `keep`, `take` and guidance of each step, [num_steps - 1, 4] float32.
+
+    Every step of `trajectory` is `keep * x + take * prediction`: a graph that holds it needs no more than these.
+    """
+    grid = spec.grid
+    rows = [(t, *_factors(spec, float(t), float(after)), spec.guidance) for t, after in itertools.pairwise(grid)]
+    return np.array(rows, np.float32)
+
+
+def fused_trajectory(
+    step: Callable[[dict[str, Array]], Mapping[str, Array]], spec: SamplerSpec, noise: Array, labels: Array
+) -> Iterator[Step]:
+    """As `trajectory`, through a graph that holds the whole step (`graphs.sampling.fused_step`): one call for each.
+
+    `spec` has guidance where the graph was made with it, and no more steps than the graph's table has rows.
+    """
+    rows = step_table(spec)
+    table = np.zeros((ROWS, COLUMNS), np.float32)
+    table[: len(rows)] = rows
+    fed: dict[str, Array] = {TABLE: table, LABELS: labels.astype(np.int64)}
+    state, index = (noise * spec.noise_scale).astype(np.float32), np.zeros(1, np.int64)
+    for i in range(len(rows)):
+        inputs = {**fed, STATE: state, INDEX: index}
+        made = step(inputs)
+        state, index = made[NEXT_STATE], made[NEXT_INDEX]
+        yield Step(i, inputs, state)
 
 
 def sample(denoiser: Denoiser, spec: SamplerSpec, noise: Array, labels: Array) -> Array:
@@ -102,7 +133,7 @@ def seeded_noise(seed: int, count: int, shape: tuple[int, ...]) -> Array:
     return np.stack(rows).astype(np.float32)
 
 
-def _inputs(spec: SamplerSpec, x: Array, t: float, labels: Array) -> dict[str, Array]:
+def _inputs(spec: SamplerSpec, x: Array, t: Array, labels: Array) -> dict[str, Array]:
     if spec.guidance != 1.0:
         x = np.concatenate([x, x])
         labels = np.concatenate([labels, np.full_like(labels, spec.null_label or 0)])
@@ -120,34 +151,28 @@ def _prediction(denoiser: Denoiser, inputs: dict[str, Array]) -> Array:
     return made[:, : x.shape[1]]
 
 
-def _guided(prediction: Array, spec: SamplerSpec) -> Array:
+def _guided(prediction: Array, spec: SamplerSpec, guidance: Array) -> Array:
     if spec.guidance == 1.0:
         return prediction
     conditional, null = np.split(prediction, 2)
-    return np.asarray(null + np.float32(spec.guidance) * (conditional - null))
+    return np.asarray(null + guidance * (conditional - null))
 
 
-def _advanced(x: Array, prediction: Array, t: Array, after: Array, spec: SamplerSpec) -> Array:
-    """The state at time `after`, from the one at `t`: an Euler step, or DDIM's."""
+def _factors(spec: SamplerSpec, t: float, after: float) -> tuple[float, float]:
+    """`keep` and `take`: the state at the time `after` is `keep * x + take * prediction`, an Euler step or DDIM's.
+
+    Euler: `x + (after - t) * dx/dt`, where a prediction of data means `dx/dt = (x - prediction) / t`, or on the
+    reversed path `(prediction - x) / (1 - t)`. DDIM: `x = sqrt(a) x0 + sqrt(1 - a) eps`, solved for x0 and mixed again.
+    """
     if spec.path == "ddpm":
-        return _ddim(x, prediction, int(t), int(after))
-    return np.asarray(x + (after - t) * _velocity(prediction, x, float(t), spec))
-
-
-def _velocity(prediction: Array, x: Array, t: float, spec: SamplerSpec) -> Array:
-    """dx/dt in the model's own time."""
+        kept, kept_after = _signal_power(int(t)), _signal_power(int(after))
+        keep = math.sqrt(kept_after / kept)
+        return keep, math.sqrt(1 - kept_after) - keep * math.sqrt(1 - kept)
     if spec.prediction == "velocity":
-        return prediction
-    if spec.path == "reversed":
-        return np.asarray((prediction - x) / np.float32(max(1 - t, MIN_TIME)))
-    return np.asarray((x - prediction) / np.float32(max(t, MIN_TIME)))
-
-
-def _ddim(x: Array, noise: Array, step: int, after: int) -> Array:
-    """`x_t = sqrt(a_t) x0 + sqrt(1 - a_t) eps`: solved for x0, and mixed again for the step `after`."""
-    kept, kept_after = _signal_power(step), _signal_power(after)
-    data = (x - np.float32(math.sqrt(1 - kept)) * noise) / np.float32(math.sqrt(kept))
-    return np.asarray(np.float32(math.sqrt(kept_after)) * data + np.float32(math.sqrt(1 - kept_after)) * noise)
+        return 1.0, after - t
+    ahead = spec.path == "reversed"
+    share = (after - t) / max(1 - t if ahead else t, MIN_TIME)
+    return (1 - share, share) if ahead else (1 + share, -share)
 
 
 def _spaced_steps(count: int) -> Array:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
 
 from dsr_export.errors import ExportError
-from dsr_export.sampling import SamplerSpec, sample, seeded_noise, trajectory
+from dsr_export.sampling import SamplerSpec, fused_trajectory, sample, seeded_noise, step_table, trajectory
 
 SPEC = SamplerSpec(num_steps=50)
 DDPM = SamplerSpec(num_steps=51, prediction="epsilon", path="ddpm")
@@ -122,3 +123,41 @@ class TestDdpm:
     def test_pairs_without_a_sampler_are_refused(self, prediction: str, path: str) -> None:
         with pytest.raises(ExportError, match=f"'{prediction}' on path '{path}'"):
             SamplerSpec(prediction=prediction, path=path)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.5])
+@pytest.mark.parametrize(
+    ("prediction", "path"),
+    [("data", "linear"), ("velocity", "linear"), ("data", "reversed"), ("velocity", "reversed"), ("epsilon", "ddpm")],
+)
+def test_a_fused_step_walks_the_same_way(prediction: Any, path: Any, guidance: float) -> None:
+    spec = SamplerSpec(num_steps=9, prediction=prediction, path=path, guidance=guidance, null_label=10, noise_scale=2.0)
+    noise, labels = seeded_noise(0, 3, (2, 2, 2)), np.array([1, 7, 3])
+
+    def denoiser(inputs: dict[str, np.ndarray]) -> np.ndarray:
+        moved = inputs["x"] + (inputs["t"] + inputs["y"])[:, None, None, None].astype(np.float32)
+        return np.asarray(np.tanh(moved))
+
+    def step(fed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        time, keep, take, factor = fed["schedule"][fed["step"][0]]
+        twice = 1 if guidance == 1.0 else 2
+        null = [fed["y"], np.full_like(fed["y"], 10)][:twice]
+        rows = {"x": np.concatenate([fed["x"]] * twice), "y": np.concatenate(null)}
+        made = np.split(denoiser({**rows, "t": np.full(len(rows["x"]), time)}), twice)
+        guided = made[0] if twice == 1 else made[1] + factor * (made[0] - made[1])
+        return {"next_x": keep * fed["x"] + take * guided, "next_step": fed["step"] + 1}
+
+    plain = [each.state for each in trajectory(denoiser, spec, noise, labels)]
+    fused = [each.state for each in fused_trajectory(step, spec, noise, labels)]
+    np.testing.assert_array_equal(np.stack(fused), np.stack(plain))
+
+
+def test_the_table_of_an_euler_step_is_the_released_formula() -> None:
+    """`x + (after - t) (x - prediction) / max(t, 0.05)`, and on the reversed path with `1 - t` below the difference."""
+    x, prediction = 1.25, -0.5
+    for path in ("linear", "reversed"):
+        spec = dataclasses.replace(SPEC, path=path, num_steps=30)
+        for (t, keep, take, _), after in zip(step_table(spec).astype(float), spec.grid[1:].astype(float), strict=True):
+            ahead = path == "reversed"
+            velocity = (prediction - x if ahead else x - prediction) / max(1 - t if ahead else t, 0.05)
+            assert keep * x + take * prediction == pytest.approx(x + (after - t) * velocity, abs=1e-6)

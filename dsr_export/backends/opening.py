@@ -13,6 +13,7 @@ from dsr_export.backends.runtime_names import CUDA_RUNNER, GRAPH_RUNTIMES, Runti
 from dsr_export.backends.tensorrt.engine_fit import EngineNeeds, Machine, fits_gpu, misfits, portable_to
 from dsr_export.backends.tensorrt.vendor import installed_version
 from dsr_export.bundle.manifest_parts import BundleTarget
+from dsr_export.bundle.paths import MODEL, STEP
 from dsr_export.errors import ExportError, RunnerError
 from graphs.artifacts import TensorSpec
 from graphs.files import load_model
@@ -20,6 +21,7 @@ from graphs.mixed_precision.emulate import emulate_low
 from graphs.mixed_precision.lone_rows import pad_lone_rows
 from graphs.observe.taps import Tap, TappedModel, add_taps
 from graphs.precisions import PRECISIONS, Precision
+from graphs.sampling.fused_step import step_inputs
 from graphs.targets import Target
 
 if TYPE_CHECKING:
@@ -90,22 +92,27 @@ def cuda_runner(
     return OnnxRuntimeCudaRunner(model, inputs=inputs, weights=weights, say=say)
 
 
-def bundle_runner(bundle: Bundle, runtime: Runtime, say: Say | None = None) -> Runner:
+def bundle_runner(bundle: Bundle, runtime: Runtime, say: Say | None = None, *, step: bool = False) -> Runner:
     """A runner for `runtime`; `auto` takes an engine where one is for the GPU at hand, else ONNX Runtime on the CPU.
+
+    Of the model, or of the graphs and engines that hold a whole `step` of its sampler.
 
     Raises:
         ExportError: the bundle has no engine for the runtime, there is no GPU to run it, or the engine was built for
             another TensorRT, GPU or system; then with the command that rebuilds it.
     """
+    specs, folder = bundle.manifest.input_specs(), ""
+    if step:
+        specs, folder = step_inputs(specs), STEP
     if runtime == CUDA_RUNNER:
-        return cuda_runner(bundle.file("model.onnx"), bundle.manifest.input_specs(), say=say)
+        return cuda_runner(bundle.file(f"{folder}{MODEL}"), specs, say=say)
     engine = chosen_engine(bundle, runtime)
     if engine is None:
-        return typed_runner(bundle.file("model.onnx"), bundle.manifest.input_specs(), bundle.manifest.precision)
+        return typed_runner(bundle.file(f"{folder}{MODEL}"), specs, bundle.manifest.precision)
     from dsr_export.backends.tensorrt.runner import TensorRTRunner
 
-    plan, needs = bundle.file(str(engine.engine)), EngineNeeds.of_entry(engine, bundle=str(bundle.path))
-    return TensorRTRunner(plan, backend=engine.backend, inputs=bundle.manifest.input_specs(), needs=needs)
+    plan, needs = bundle.file(f"{folder}{engine.engine}"), EngineNeeds.of_entry(engine, bundle=str(bundle.path))
+    return TensorRTRunner(plan, backend=engine.backend, inputs=specs, needs=needs)
 
 
 def runs_here(target: Target) -> bool:

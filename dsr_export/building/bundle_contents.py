@@ -7,10 +7,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from dsr_export.building.build import Build
-from dsr_export.building.finished import Finished
+from dsr_export.building.finished import Finished, FusedSteps
 from dsr_export.bundle.components import component_contents, component_entry
 from dsr_export.bundle.engines import engine_entry, plan_path
 from dsr_export.bundle.manifest import BundleTarget, Manifest
+from dsr_export.bundle.reader import STEP
 from dsr_export.bundle.writer import Content
 from dsr_export.config import ExportConfig
 from dsr_export.int8.calibrate import TABLE
@@ -30,6 +31,8 @@ def bundle_contents(build: Build, done: Finished) -> dict[str, Content]:
     contents: dict[str, Content] = {}
     for path, typed in done.graphs.items():
         contents |= _graph_files(typed, path.removesuffix(MODEL))
+    if done.steps is not None:
+        contents |= _step_files(done.steps)
     contents[GOLDEN] = done.reference.file(GOLDEN)
     contents[TAPS] = done.taps.file(TAPS)
     for name, engine in done.engines.items():
@@ -39,6 +42,14 @@ def bundle_contents(build: Build, done: Finished) -> dict[str, Content]:
     for role, component in build.components.items():
         contents |= component_contents(role, component.path, component.manifest)
     return contents
+
+
+def _step_files(steps: FusedSteps) -> dict[str, Content]:
+    """What holds a whole step of the sampler, in a folder of its own."""
+    contents: dict[str, Content] = {}
+    for path, typed in steps.graphs.items():
+        contents |= _graph_files(typed, path.removesuffix(MODEL))
+    return contents | {STEP + plan_path(name): engine.file(PLAN) for name, engine in steps.engines.items()}
 
 
 def _graph_files(typed: Typed, folder: str) -> dict[str, Content]:

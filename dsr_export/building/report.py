@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
 from dsr_export.backends.engines_here import NOT_RUN
 from dsr_export.building.build import Build
-from dsr_export.building.finished import Finished
+from dsr_export.building.finished import Finished, FusedSteps
 from dsr_export.bundle.engines import plan_path
-from dsr_export.bundle.reader import MODEL
 from dsr_export.bundle.writer import Content, content_size
 from dsr_export.readable import readable
 from dsr_export.reports.reading import Entry, entries
@@ -23,18 +22,17 @@ from dsr_export.verification.model_checks import BUILT, Weights, passed_when_bui
 
 def build_report(build: Build, done: Finished, contents: Mapping[str, Content]) -> Report:
     """The report of a finished build; `passed` is the verdict over parity and checks."""
-    judged = [Entry("parity", candidate.facts) for candidate in done.parity]
-    named = _named(done, judged)
+    named = [(of, Entry("parity", candidate.facts)) for of, candidate in done.parity]
     rows = tuple(replace(Row.read(row), target=of) for of, each in named for row in entries(each, "rows"))
     images = tuple(Picture.read(row) for of, each in named if of is None for row in entries(each, "images"))
     advice = engine_checks({name: each.facts for name, each in done.engines.items()}, build.config.precision)
     missed = [] if build.config.strict else [str(each.problem) for each in advice if not each.passed]
-    checks, first = (*_checks(build, done), *(advice if build.config.strict else ())), done.parity[0].facts
+    checks, first = (*_checks(build, done), *(advice if build.config.strict else ())), done.parity[0][1].facts
     for problem in missed:
         build.reporter.note(f"{problem} (--strict makes a failure of it)")
     return Report(
         bundle=readable(str(build.out)),
-        passed=all_passed(rows, checks, images) and all(each.values["passed"] for each in judged),
+        passed=all_passed(rows, checks, images) and all(each.values["passed"] for _, each in named),
         precision=build.config.precision,
         target=build.targets[0].name,
         targets=tuple(each.name for each in build.targets),
@@ -52,12 +50,6 @@ def build_report(build: Build, done: Finished, contents: Mapping[str, Content]) 
         peak_rss_bytes=peak_rss_bytes(),
         sections={**_sections(build, done), "advice": missed},
     )
-
-
-def _named(done: Finished, judged: Sequence[Entry]) -> list[tuple[str | None, Entry]]:
-    """Each candidate with the graph it is of, where that is another than `model.onnx`; engines stand behind graphs."""
-    others = [None if path == MODEL else path for path in done.graphs]
-    return list(zip([*others, *[None] * (len(judged) - len(others))], judged, strict=True))
 
 
 def _checks(build: Build, done: Finished) -> tuple[Check, ...]:
@@ -78,7 +70,7 @@ def _sections(build: Build, done: Finished) -> dict[str, Any]:
         "model": {"name": card.name, "family": card.family, "parameters": card.parameters},
         "batch": asdict(build.config.batch),
         "special_rows": done.reference.facts,
-        **{key: done.parity[0].facts[key] for key in ("sites", "tensors")},
+        **{key: done.parity[0][1].facts[key] for key in ("sites", "tensors")},
         "rewrites": {name: facts["count"] for name, facts in rewrites.items()},
         "rewrite_details": rewrites,
         "token_norms": done.norms.facts,
@@ -86,6 +78,16 @@ def _sections(build: Build, done: Finished) -> dict[str, Any]:
         "range_audit": done.audited.audit.as_dict(),
         **({} if done.quantized is None else {"int8": done.quantized.facts}),
         "engines": {name: engine.facts for name, engine in done.engines.items()},
+        **({} if done.steps is None else {"fused_step": _fused_step(done.steps)}),
+    }
+
+
+def _fused_step(steps: FusedSteps) -> dict[str, Any]:
+    """Of the graphs that hold a whole step of the sampler."""
+    return {
+        "images": asdict(steps.images),
+        "graphs": list(steps.graphs),
+        "engines": {name: engine.facts for name, engine in steps.engines.items()},
     }
 
 

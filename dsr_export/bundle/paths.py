@@ -8,9 +8,12 @@ from collections.abc import Iterable
 from dsr_export.errors import ExportError
 
 LONGEST = 240
-MANIFEST = "manifest.json"
+MANIFEST, MODEL = "manifest.json", "model.onnx"
 SIGNATURE = "manifest.json.sig"
 """Optional, and listed nowhere: it is made of the manifest."""
+
+STEP = "step/"
+"""The folder of what holds a whole step of the sampler: the same graphs and engines, under the same names."""
 
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+@=,-]*", re.ASCII)
 _WINDOWS_DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE | re.ASCII)

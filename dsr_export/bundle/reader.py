@@ -15,6 +15,8 @@ from dsr_export.bundle.components import check_component
 from dsr_export.bundle.manifest import FileEntry, Manifest
 from dsr_export.bundle.model_file import check_model_file
 from dsr_export.bundle.paths import MANIFEST, SIGNATURE, parents
+from dsr_export.bundle.paths import MODEL as MODEL
+from dsr_export.bundle.paths import STEP as STEP
 from dsr_export.bundle.signature_file import PublicKey, Signature, read_signature
 from dsr_export.errors import ExportError, did_you_mean
 from dsr_export.storage.canonical import MAX_BYTES, parse_json, read_bounded
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from dsr_export.backends.runtime_names import Runtime
 
 Array = npt.NDArray[Any]
-MODEL, GOLDEN, TAPS, REPORT = "model.onnx", "golden.npz", "taps.npz", "report.json"
+GOLDEN, TAPS, REPORT = "golden.npz", "taps.npz", "report.json"
 ENGINE_MODEL = f"engines/{MODEL}"
 """What engines are built from, in a bundle whose `model.onnx` has ONNX Runtime's form."""
 
@@ -91,6 +93,22 @@ class Bundle:
         """The listed file that engines are built from."""
         return ENGINE_MODEL if ENGINE_MODEL in self.manifest.files else MODEL
 
+    @property
+    def step_graph(self) -> str | None:
+        """The listed graph of a whole sampler step, in the form of `model.onnx`; None where it has none."""
+        return f"{STEP}{MODEL}" if f"{STEP}{MODEL}" in self.manifest.files else None
+
+    @property
+    def engine_step_graph(self) -> str | None:
+        """The listed file that engines of a whole sampler step are built from."""
+        own = f"{STEP}{ENGINE_MODEL}"
+        return own if own in self.manifest.files else self.step_graph
+
+    @property
+    def graphs(self) -> tuple[str, ...]:
+        """All listed graphs of the bundle's own model, `model.onnx` first."""
+        return _graphs(self.manifest)
+
     def golden(self) -> dict[str, Array]:
         """The golden vectors by name. ExportError where they are missing or unreadable."""
         return read_npz(self.file(GOLDEN))
@@ -99,8 +117,10 @@ class Bundle:
         """The reference's values inside the model. ExportError where they are missing or unreadable."""
         return read_npz(self.file(TAPS))
 
-    def runner(self, runtime: Runtime = "auto", *, say: Say | None = None) -> Runner:
+    def runner(self, runtime: Runtime = "auto", *, say: Say | None = None, step: bool = False) -> Runner:
         """A context manager with `infer(dict) -> dict`; `auto` takes an engine where a GPU can run it.
+
+        With `step`, of what holds a whole step of the sampler: see `graphs.sampling.fused_step` for its inputs.
 
         Its `infer` refuses labels that the model does not have. `say` is told what fell back, or takes long, and why.
 
@@ -110,7 +130,7 @@ class Bundle:
         from dsr_export.backends.labels import with_labels
         from dsr_export.backends.opening import bundle_runner
 
-        return with_labels(bundle_runner(self, runtime, say), self.manifest)
+        return with_labels(bundle_runner(self, runtime, say, step=step), self.manifest)
 
     def report(self) -> dict[str, Any]:
         """The build's report. ExportError where it is missing or no JSON object."""
@@ -167,11 +187,15 @@ def _component(folder: Path, outer: Manifest, role: str) -> Bundle:
 
 def _check_model(folder: Path, manifest: Manifest) -> None:
     sizes = {name: entry.size for name, entry in manifest.files.items()}
-    check_model_file(folder / MODEL, sizes)
-    if ENGINE_MODEL in sizes:
-        inside = ENGINE_MODEL.removesuffix(MODEL)
+    for graph in _graphs(manifest):
+        inside = graph.removesuffix(MODEL)
         beside = {name.removeprefix(inside): size for name, size in sizes.items() if name.startswith(inside)}
-        check_model_file(folder / ENGINE_MODEL, beside)
+        check_model_file(folder / graph, beside)
+
+
+def _graphs(manifest: Manifest) -> tuple[str, ...]:
+    known = (MODEL, ENGINE_MODEL, f"{STEP}{MODEL}", f"{STEP}{ENGINE_MODEL}")
+    return tuple(name for name in known if name in manifest.files)
 
 
 def _check_entries(folder: Path, manifest: Manifest) -> None:

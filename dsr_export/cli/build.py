@@ -66,6 +66,11 @@ from graphs.precisions import PRECISIONS
     is_flag=True,
     help="Fail (exit 3) on advice too: attentions in several kernels, chosen GEMMs not in INT8, stray FP32.",
 )
+@click.option(
+    "--fuse-step",
+    is_flag=True,
+    help="Denoiser: also graphs and engines that hold guidance and the sampler's update, one call a step.",
+)
 @click.option("--force", is_flag=True, help="Replace an existing folder.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, and nothing else.")
 def command(
@@ -86,6 +91,7 @@ def command(
     components: tuple[Path, ...],
     out: Path | None,
     strict: bool,
+    fuse_step: bool,
     force: bool,
     as_json: bool,
     int8: Int8Options,
@@ -109,6 +115,7 @@ def command(
         int8=int8,
         out=out,
         strict=strict,
+        fuse_step=fuse_step,
         force=force,
     )
     from dsr_export.pipeline import export

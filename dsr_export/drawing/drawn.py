@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,13 +14,17 @@ from dsr_export.backends.base import Runner, as_denoiser
 from dsr_export.backends.opening import Say
 from dsr_export.backends.runtime_names import Runtime
 from dsr_export.bundle.reader import Bundle
+from dsr_export.config import BatchRange
 from dsr_export.errors import ExportError
 from dsr_export.parity.batch_calls import filled
-from dsr_export.parity.golden.vectors import fitted_sampler
+from dsr_export.parity.golden.vectors import fitted_sampler, image_batch
 from dsr_export.progress import Bar
-from dsr_export.sampling import SamplerSpec, seeded_noise, trajectory
+from dsr_export.sampling import SamplerSpec, Step, fused_trajectory, seeded_noise, trajectory
+from graphs.sampling.fused_step import ROWS
 
 Array = npt.NDArray[Any]
+Walking = Callable[[Array, Array], Iterable[Step]]
+"""From noise and labels, step by step."""
 
 
 def draw(
@@ -41,28 +47,42 @@ def draw(
     sampler = _sampler(bundle, steps, guidance)
     labels = _labels(bundle, label, count)
     noise = seeded_noise(seed, count, bundle.manifest.input_specs()[0].with_batch(1)[1:])
-    with bundle.runner(runtime, say=say) as runner:
-        return _in_batches(runner, bundle, sampler, noise, labels, progress)
+    fused = has_step(bundle, sampler)
+    with bundle.runner(runtime, say=say, step=fused) as runner:
+        images = image_batch(bundle.manifest.batch_range(), sampler)
+        return _in_batches(_walking(runner, sampler, fused), sampler, images, noise, labels, progress)
+
+
+def has_step(bundle: Bundle, sampler: SamplerSpec) -> bool:
+    """Whether the bundle holds graphs of a whole step that this sampler takes: its own, or one of other length."""
+    own = bundle.manifest.sampler_spec()
+    if bundle.step_graph is None or own is None:
+        return False
+    made = fitted_sampler(own, bundle.manifest.batch_range())
+    return (made.guidance == 1.0) == (sampler.guidance == 1.0) and sampler.num_steps <= ROWS + 1
+
+
+def _walking(runner: Runner, sampler: SamplerSpec, fused: bool) -> Walking:
+    if fused:
+        return partial(fused_trajectory, runner.infer, sampler)
+    return partial(trajectory, as_denoiser(runner), sampler)
 
 
 def _in_batches(
-    runner: Runner, bundle: Bundle, sampler: SamplerSpec, noise: Array, labels: Array, progress: Bar
+    walking: Walking, sampler: SamplerSpec, images: BatchRange, noise: Array, labels: Array, progress: Bar
 ) -> Array:
-    """The bundle's batch range bounds every call; a short last batch is filled up with repeats and cut again."""
-    rows = 2 if sampler.guidance != 1.0 else 1
-    batch = bundle.manifest.batch_range()
-    size, least = max(1, batch.max // rows), -(-batch.min // rows)
-    starts = range(0, len(noise), size)
-    images = []
+    """Batches of `images`; a short last one is filled up with repeats and cut again."""
+    calls, starts = sampler.num_steps - 1, range(0, len(noise), images.max)
+    made = []
     for i, start in enumerate(starts):
-        x, y = noise[start : start + size], labels[start : start + size]
-        kept, fill = len(x), filled(len(x), least)
+        x, y = noise[start : start + images.max], labels[start : start + images.max]
+        kept, fill = len(x), filled(len(x), images.min)
         state = x
-        for step in trajectory(as_denoiser(runner), sampler, x[fill], y[fill]):
+        for step in walking(x[fill], y[fill]):
             state = step.state
-            progress(i * (sampler.num_steps - 1) + step.index + 1, len(starts) * (sampler.num_steps - 1))
-        images.append(state[:kept])
-    return np.concatenate(images)
+            progress(i * calls + step.index + 1, len(starts) * calls)
+        made.append(state[:kept])
+    return np.concatenate(made)
 
 
 def _sampler(bundle: Bundle, steps: int | None, guidance: float | None) -> SamplerSpec:

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dsr_export.backends.base import Runner
+from dsr_export.backends.base import Runner, as_denoiser
 from dsr_export.errors import RunnerError
 from dsr_export.parity.checks.trajectory import Walk, walk
 from dsr_export.parity.golden.vectors import Golden
 from dsr_export.parity.metrics import Comparison, compare
 from dsr_export.parity.tolerances import Tolerance
-from dsr_export.sampling import SamplerSpec
+from dsr_export.sampling import SamplerSpec, trajectory
 
 Array = npt.NDArray[Any]
 Made = Mapping[str, "Array | str"]
@@ -72,7 +72,9 @@ class Candidate(Plan):
         """Its sampling run, where the golden vectors hold one."""
         if self.sampler is None or self.golden.trajectory is None:
             return None
-        return walk(self.runner, self.golden.trajectory, self.sampler, self.progress)
+        start = self.golden.trajectory
+        steps = trajectory(as_denoiser(self.runner), self.sampler, start.noise, start.labels)
+        return walk(steps, start, self.progress)
 
 
 def judge(truth: Array, candidate: Array | str) -> Comparison:

@@ -11,7 +11,8 @@ from dsr_export.parity.tolerances import Tolerance
 
 @dataclass(frozen=True, kw_only=True)
 class ParityRow:
-    """`check` is `batch-N`, `fused`, `given`, `special`, `rows`, `determinism`, `batch-invariance` or `trajectory`."""
+    """`check` is `batch-N`, `fused`, `given`, `special`, `rows`, `determinism`, `batch-invariance` or `trajectory`;
+    of a graph that holds a whole step of the sampler, `step-N` or `trajectory`."""
 
     check: str
     output: str

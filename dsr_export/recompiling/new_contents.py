@@ -11,7 +11,7 @@ from dsr_export.bundle.components import component_entry
 from dsr_export.bundle.engines import engine_entry, plan_path
 from dsr_export.bundle.manifest import FileEntry, Manifest
 from dsr_export.bundle.paths import MANIFEST
-from dsr_export.bundle.reader import REPORT, Bundle
+from dsr_export.bundle.reader import REPORT, STEP, Bundle
 from dsr_export.bundle.sbom import SBOM, sbom
 from dsr_export.bundle.writer import Content
 from dsr_export.parity.checks.table import ParityReport
@@ -30,11 +30,20 @@ Contents = dict[str, Content]
 
 
 @dataclass(frozen=True, kw_only=True)
+class CompiledStep:
+    """The engine that holds a whole step of the sampler, and its verdict."""
+
+    engine: Engine
+    parity: ParityReport | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Compiled:
     """A new engine, the build key of the bundle around it, and its verdict; `not_run` says why there is none."""
 
     target: Target
     engine: Engine
+    step: CompiledStep | None = None
     key: str
     seconds: float
     parity: ParityReport | None
@@ -60,6 +69,8 @@ def contents_with_engine(bundle: Bundle, made: Compiled) -> tuple[Manifest, Cont
     entry = engine_entry(made.target, made.engine.facts)
     contents = _files(bundle)
     contents[plan_path(name)] = bytes(made.engine.plan)
+    if made.step is not None:
+        contents[STEP + plan_path(name)] = bytes(made.step.engine.plan)
     contents |= _report_files(old, _report(bundle, made))
     manifest = replace(
         old,
@@ -117,8 +128,21 @@ def _report(bundle: Bundle, made: Compiled) -> Report:
         images=images,
         stages=(*built.stages, _stage(name, made)),
         passed=all_passed(rows, built.checks, images),
-        sections={**built.sections, "engines": engines, "compiled": _compiled(built, name, made)},
+        sections={
+            **built.sections,
+            "engines": engines,
+            "compiled": _compiled(built, name, made),
+            **_fused_step(built, name, made),
+        },
     )
+
+
+def _fused_step(built: Report, name: str, made: Compiled) -> dict[str, Any]:
+    """The section of what holds a whole step, with the new engine."""
+    if made.step is None:
+        return {}
+    old = built.sections.get("fused_step", {})
+    return {"fused_step": {**old, "engines": {**old.get("engines", {}), name: dict(made.step.engine.facts)}}}
 
 
 def _built(bundle: Bundle) -> Report:
@@ -131,14 +155,19 @@ def _kept_rows(built: Report, bundle: Bundle, made: Compiled) -> list[Row]:
 
     def stale(row: Row) -> bool:
         of = row.target or (name if alone else None)  # rows of a build do not name their engine
-        return row.runtime == backend and of == name
+        return row.runtime == backend and of in (name, _step_place(made))
 
     return [row for row in built.parity if not stale(row)]
 
 
 def _new_rows(made: Compiled) -> list[Row]:
-    rows = () if made.parity is None else made.parity.rows
-    return [Row.of(row, target=made.target.name) for row in rows]
+    step = None if made.step is None else made.step.parity
+    found = {made.target.name: made.parity, _step_place(made): step}
+    return [Row.of(row, target=of) for of, parity in found.items() if parity is not None for row in parity.rows]
+
+
+def _step_place(made: Compiled) -> str:
+    return STEP + plan_path(made.target.name)
 
 
 def _images(built: Report, bundle: Bundle, made: Compiled) -> tuple[Picture, ...]:

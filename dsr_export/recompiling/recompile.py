@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dsr_export.backends.base import Runner
 from dsr_export.backends.engines_here import NOT_RUN
 from dsr_export.backends.installation import check_buildable
 from dsr_export.backends.opening import runs_here
@@ -16,15 +18,19 @@ from dsr_export.bundle.reader import Bundle
 from dsr_export.bundle.signature_file import PublicKey
 from dsr_export.bundle.writer import write_bundle
 from dsr_export.errors import ExportError
+from dsr_export.parity.checks.fused_step import check_step
 from dsr_export.parity.checks.table import ParityReport, check_parity
 from dsr_export.parity.golden.reader import read_golden
+from dsr_export.parity.golden.vectors import fitted_sampler, image_batch
 from dsr_export.parity.tolerances import Tolerance
 from dsr_export.progress import Reporter, Silent
-from dsr_export.recompiling.new_contents import Compiled, contents_with_component, contents_with_engine
+from dsr_export.recompiling.new_contents import Compiled, CompiledStep, contents_with_component, contents_with_engine
 from dsr_export.storage.canonical import canonical_digest
 from dsr_export.storage.locks import exclusive
 from dsr_export.storage.made_with import source_digest, tool_versions
-from dsr_export.verification.runtime_checks import golden_sampler
+from dsr_export.verification.runtime_checks import golden_sampler, step_candidate
+from graphs.artifacts import TensorSpec
+from graphs.sampling.fused_step import step_inputs
 from graphs.targets import Target, check_model, target
 
 if TYPE_CHECKING:
@@ -117,23 +123,51 @@ def _compile(model: Bundle, where: Target, key: str, say: Reporter) -> Compiled:
     began, manifest = time.monotonic(), model.manifest
     with say.stage(f"engine ({where.name})"):
         engine = build_engine(model.file(model.engine_graph), where, batch=manifest.batch, inputs=manifest.inputs)
+    step = _compile_step(model, where, say)
     seconds = time.monotonic() - began
     if runs_here(where):
         parity, reason = _judge(model, where, engine, say), None
+        step_parity = None if step is None else _judge_step(model, where, step, say)
     else:
-        parity, reason = None, NOT_RUN
+        parity, reason, step_parity = None, NOT_RUN, None
         say.note(f"the engine for '{where.name}' was built and not run: {reason}; verify the bundle on the device")
-    return Compiled(target=where, engine=engine, key=key, seconds=seconds, parity=parity, not_run=reason)
+    fused = None if step is None else CompiledStep(engine=step, parity=step_parity)
+    return Compiled(target=where, engine=engine, step=fused, key=key, seconds=seconds, parity=parity, not_run=reason)
+
+
+def _compile_step(model: Bundle, where: Target, say: Reporter) -> Engine | None:
+    """Of the graph that holds a whole step of the sampler, in a bundle that has one."""
+    from dsr_export.backends.tensorrt.build import build_engine
+
+    graph, sampler = model.engine_step_graph, model.manifest.sampler_spec()
+    if graph is None or sampler is None:
+        return None
+    batch = model.manifest.batch_range()
+    images, inputs = image_batch(batch, fitted_sampler(sampler, batch)), step_inputs(model.manifest.input_specs())
+    with say.stage(f"engine of a step ({where.name})"):
+        return build_engine(model.file(graph), where, batch=images, inputs=inputs)
 
 
 def _judge(model: Bundle, where: Target, engine: Engine, say: Reporter) -> ParityReport:
     """The golden vectors through the new engine, before it is sealed into anything."""
+    golden = read_golden(model)
+    tolerance = Tolerance.from_dict(model.manifest.tolerances)
+    runner = _runner(where, engine, model.manifest.inputs)
+    with say.stage(f"parity ({where.name})") as bar, runner:
+        return check_parity(runner, golden, golden_sampler(model, golden), tolerance, bar)
+
+
+def _judge_step(model: Bundle, where: Target, engine: Engine, say: Reporter) -> ParityReport:
+    """The same, through an engine that holds a whole step of the sampler."""
+    runner = _runner(where, engine, step_inputs(model.manifest.input_specs()))
+    candidate = step_candidate(model, runner, read_golden(model))
+    with say.stage(f"parity of a step ({where.name})") as bar, runner:
+        return check_step(candidate, bar)
+
+
+def _runner(where: Target, engine: Engine, inputs: Sequence[TensorSpec]) -> Runner:
     from dsr_export.backends.tensorrt.engine_fit import EngineNeeds
     from dsr_export.backends.tensorrt.runner import TensorRTRunner
 
-    golden = read_golden(model)
-    tolerance = Tolerance.from_dict(model.manifest.tolerances)
     needs = EngineNeeds.of_entry(engine_entry(where, engine.facts))
-    runner = TensorRTRunner(bytes(engine.plan), backend=where.backend, inputs=model.manifest.inputs, needs=needs)
-    with say.stage(f"parity ({where.name})") as bar, runner:
-        return check_parity(runner, golden, golden_sampler(model, golden), tolerance, bar)
+    return TensorRTRunner(bytes(engine.plan), backend=where.backend, inputs=inputs, needs=needs)

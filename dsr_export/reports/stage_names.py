@@ -10,6 +10,9 @@ ENGINE: Final = "parity-engine"
 """Of a build, whose only model is its own: the typed graph in ONNX Runtime, the same on a GPU, and an engine."""
 ENGINE_GRAPH: Final = "parity-engine-graph"
 """Of a verification: what engines are made of, in ONNX Runtime."""
+STEP: Final = "parity-step"
+STEP_ENGINE: Final = "parity-step-engine"
+"""The graph that holds a whole step of the sampler, and an engine of it."""
 
 _BUILT = {"onnxruntime": GRAPH, "onnxruntime-cuda": CUDA}
 

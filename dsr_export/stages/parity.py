@@ -13,6 +13,7 @@ from dsr_export.backends.onnxruntime import OnnxRuntimeRunner
 from dsr_export.backends.opening import cuda_runner, fused_runner, typed_runner
 from dsr_export.bundle.engines import engine_entry
 from dsr_export.config import BatchRange
+from dsr_export.parity.checks.fused_step import StepCandidate, check_step
 from dsr_export.parity.checks.table import check_parity, fused_rows
 from dsr_export.parity.rows import ParityRow
 from dsr_export.parity.tolerances import Tolerance
@@ -51,6 +52,14 @@ class Comparison:
         with runner:
             report = check_parity(runner, golden, self.sampler, self.tolerance, bar, fused=fused)
         return {**report.as_dict(), "samples": golden_strips(golden, report.sample, runtime=runner.name)}
+
+    def of_step(self, runner: Runner, images: BatchRange, bar: Bar) -> dict[str, Any]:
+        """The same of a runner that takes a whole step of the sampler, for batches of `images`."""
+        assert self.sampler is not None  # nothing has a step without one
+        golden, tolerance = self.reference.golden, self.tolerance
+        held = StepCandidate(runner=runner, golden=golden, sampler=self.sampler, images=images, tolerance=tolerance)
+        with runner:
+            return {**check_step(held, bar).as_dict(), "samples": []}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,8 @@ from typing import Any
 
 from dsr_export.backends.tensorrt.plan_header import plan_problem
 from dsr_export.bundle.manifest import Manifest
-from dsr_export.bundle.reader import Bundle
+from dsr_export.bundle.manifest_parts import BundleTarget
+from dsr_export.bundle.reader import STEP, Bundle
 from dsr_export.bundle.sbom import SBOM
 from dsr_export.parity.checks.table import stored_checks
 from dsr_export.parity.golden.vectors import Golden
@@ -72,10 +73,13 @@ def _golden_problems(manifest: Manifest, golden: Golden) -> Iterator[str]:
 def plan_problems(bundle: Bundle) -> Iterator[str]:
     """Engines that are no plans of the backend and version that the manifest names."""
     for target in bundle.manifest.targets:
-        if target.engine is not None:
-            problem = plan_problem(bundle.file(target.engine), target.backend, target.version)
-            if problem is not None:
-                yield f"{target.engine} {problem}"
+        for plan in () if target.engine is None else (target.engine, f"{STEP}{target.engine}"):
+            if plan in bundle.manifest.files and (problem := _plan_problem(bundle, plan, target)) is not None:
+                yield f"{plan} {problem}"
+
+
+def _plan_problem(bundle: Bundle, plan: str, target: BundleTarget) -> str | None:
+    return plan_problem(bundle.file(plan), target.backend, target.version)
 
 
 def _built_rows(report: Mapping[str, Any]) -> Iterator[tuple[Row, bool]]:

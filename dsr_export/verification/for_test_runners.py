@@ -13,8 +13,10 @@ from dsr_export.bundle.signature_file import PublicKey
 from dsr_export.bundle.signing import public_key
 from dsr_export.errors import ExportError
 from dsr_export.parity.candidate import Plan
+from dsr_export.parity.checks.fused_step import step_rows
 from dsr_export.parity.checks.table import TRAJECTORY, planned_rows
 from dsr_export.parity.golden.reader import read_golden
+from dsr_export.parity.golden.vectors import image_batch
 from dsr_export.reports.figures import number, reaches
 from dsr_export.reports.record import Check, Picture, Report, Row
 from dsr_export.reports.wording import most_allowed, picture_shortfalls
@@ -120,6 +122,9 @@ def planned_checks(model: Bundle, role: str | None, runtime: Runtime) -> Iterato
     for name in runtimes_of(model, runtime).values():
         fused = name == "onnxruntime" and PRECISIONS[precision].fused
         yield from (Planned.row(role, name, *pair) for pair in planned_rows(plan, fused=fused))
+        if model.step_graph is not None and plan.sampler is not None:
+            images = image_batch(model.manifest.batch_range(), plan.sampler)
+            yield from (Planned.row(role, name, *pair) for pair in step_rows(golden, images).values())
 
 
 def reported(report: Report) -> Iterator[tuple[Planned, Row | Check | Picture]]:

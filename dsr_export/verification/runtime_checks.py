@@ -9,16 +9,19 @@ from contextlib import contextmanager
 from functools import partial
 
 from dsr_export.backends.base import Runner
-from dsr_export.backends.opening import bundle_runner, fused_runner, typed_runner
+from dsr_export.backends.opening import bundle_runner, chosen_engine, fused_runner, typed_runner
 from dsr_export.backends.runtime_names import Runtime
+from dsr_export.bundle.paths import STEP as STEP_FOLDER
 from dsr_export.bundle.reader import ENGINE_MODEL, MODEL, Bundle
+from dsr_export.parity.checks.fused_step import StepCandidate, check_step
 from dsr_export.parity.checks.table import ParityReport, check_parity, fused_rows
-from dsr_export.parity.golden.vectors import Golden, fitted_sampler
+from dsr_export.parity.golden.vectors import Golden, fitted_sampler, image_batch
 from dsr_export.parity.tolerances import Tolerance
 from dsr_export.progress import Bar, Reporter
 from dsr_export.reports.record import StageTime
-from dsr_export.reports.stage_names import ENGINE_GRAPH, verified_on
+from dsr_export.reports.stage_names import ENGINE_GRAPH, STEP, verified_on
 from dsr_export.sampling import SamplerSpec
+from graphs.sampling.fused_step import step_inputs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +59,41 @@ def check_engine_graph(bundle: Bundle, golden: Golden, stages: Stages) -> Parity
     runner = typed_runner(bundle.file(ENGINE_MODEL), manifest.inputs, manifest.precision)
     with stages.stage(ENGINE_GRAPH, f"parity ({ENGINE_MODEL})") as bar, runner:
         return check_parity(runner, golden, sampler, Tolerance.from_dict(manifest.tolerances), bar)
+
+
+def check_step_graphs(bundle: Bundle, runtime: Runtime, golden: Golden, stages: Stages) -> dict[str, ParityReport]:
+    """What holds a whole step of the sampler, through that runtime: its place in the bundle -> what was found."""
+    if bundle.step_graph is None or golden_sampler(bundle, golden) is None:
+        return {}
+    found = {}
+    for place, runner in _step_runners(bundle, runtime).items():
+        with stages.stage(STEP, f"parity ({place})") as bar, runner:
+            found[place] = check_step(step_candidate(bundle, runner, golden), bar)
+    return found
+
+
+def step_candidate(bundle: Bundle, runner: Runner, golden: Golden) -> StepCandidate:
+    """A runner of a whole sampler step, and what the bundle holds it to."""
+    sampler = golden_sampler(bundle, golden)
+    assert sampler is not None  # no bundle has a step without
+    return StepCandidate(
+        runner=runner,
+        golden=golden,
+        sampler=sampler,
+        images=image_batch(bundle.manifest.batch_range(), sampler),
+        tolerance=Tolerance.from_dict(bundle.manifest.tolerances),
+    )
+
+
+def _step_runners(bundle: Bundle, runtime: Runtime) -> dict[str, Runner]:
+    """In ONNX Runtime on the CPU every graph; else what the runtime runs."""
+    engine = chosen_engine(bundle, runtime)
+    if runtime != "onnxruntime":
+        place = f"{STEP_FOLDER}{MODEL if engine is None else engine.engine}"
+        return {place: bundle_runner(bundle, runtime, step=True)}
+    inputs, precision = step_inputs(bundle.manifest.input_specs()), bundle.manifest.precision
+    graphs = [name for name in bundle.graphs if name.startswith(STEP_FOLDER)]
+    return {name: typed_runner(bundle.file(name), inputs, precision) for name in graphs}
 
 
 def _fused(bundle: Bundle) -> Runner | None:

@@ -24,7 +24,7 @@ from dsr_export.reports.summary import components_summary, peak_rss_bytes
 from dsr_export.sites.search import search_sites
 from dsr_export.storage.made_with import tool_versions
 from dsr_export.verification.model_checks import VERIFIED, Opened, run_checks
-from dsr_export.verification.runtime_checks import Stages, check_engine_graph, check_runtime
+from dsr_export.verification.runtime_checks import Stages, check_engine_graph, check_runtime, check_step_graphs
 from graphs.files import load_model
 from graphs.weights.element_types import low_precision_fraction
 
@@ -38,6 +38,7 @@ CARRIED = (
     "typing",
     "range_audit",
     "engines",
+    "fused_step",
     "advice",
     "int8",
     "sites",
@@ -122,28 +123,32 @@ def _judge(bundle: Bundle, runtime: Runtime, sites: bool, stages: Stages) -> _Ve
     """The golden vectors of one model in each runtime, and its checks."""
     golden = read_golden(bundle)
     checked, samples = [], []
+    steps: dict[str, ParityReport] = {}
     runtimes = list(runtimes_of(bundle, runtime))
     for each in runtimes:
         runner, report = check_runtime(bundle, each, golden, stages)
         checked.append(report)
         samples += golden_strips(golden, report.sample, runtime=runner)
+        steps |= check_step_graphs(bundle, each, golden, stages)
     checks = _model_checks(bundle, golden, checked[0])
     second = check_engine_graph(bundle, golden, stages) if "onnxruntime" in runtimes else None
     not_run = tuple(NotRun(**engine) for engine in engines_not_run(bundle, runtimes))
     for left in not_run:
         stages.reporter.note(f"{stages.prefix}{left.engine} was not run here: {left.reason}")
     in_tolerance = all(each.passed for each in checked) and (second is None or second.passed)
+    steps_pass = all(each.passed for each in steps.values())
     bisection = None
     if sites or not in_tolerance:
         with stages.stage("sites", "site by site"):
             engine, graph = _failing_engine(runtimes, checked), _failing_graph(checked, second)
             bisection = search_sites(bundle, failed=not in_tolerance, engine=engine, graph=graph)
     return _Verdict(
-        passed=all(check.passed for check in checks) and in_tolerance,
+        passed=all(check.passed for check in checks) and in_tolerance and steps_pass,
         bisection=bisection,
         rows=(
             *(Row.of(row) for each in checked for row in each.rows),
             *(Row.of(row, target=ENGINE_MODEL) for row in (second.rows if second else ())),
+            *(Row.of(row, target=place) for place, each in steps.items() for row in each.rows),
         ),
         checks=tuple(checks),
         not_run=not_run,
@@ -155,8 +160,8 @@ def _judge(bundle: Bundle, runtime: Runtime, sites: bool, stages: Stages) -> _Ve
 
 def _model_checks(bundle: Bundle, golden: Golden, first: ParityReport) -> list[Check]:
     """`first` is what was found of the ONNX graph. What engines are built from has its precision, too."""
-    precision, names = bundle.manifest.precision, dict.fromkeys((MODEL, bundle.engine_graph))
-    graphs = [load_model(bundle.file(name), weights=False) for name in names]
+    precision = bundle.manifest.precision
+    graphs = [load_model(bundle.file(name), weights=False) for name in bundle.graphs]
     narrow = min(low_precision_fraction(graph, precision) for graph in graphs)
     opened = Opened(precision=precision, narrow=narrow, bundle=bundle, graphs=graphs, golden=golden, rows=first.rows)
     return run_checks(VERIFIED, opened, precision)

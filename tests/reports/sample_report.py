@@ -129,6 +129,7 @@ def full_report() -> dict[str, Any]:
             "widest_sums": {"c": 40.0},
         },
         "compiled": {"rtx:sm89": {"version": "1.7", "seconds": 4.0, "verified": False, "not_run": "no GPU"}},
+        "fused_step": {"images": {"min": 1, "opt": 1, "max": 4}, "graphs": ["step/model.onnx"], "engines": {}},
         "engines": {"rtx": engine_facts()},
         "advice": ["engine rtx: 1 of 2 GEMMs chosen for INT8 compute in another type: blocks.0.mlp/MatMul <&>"],
         "files": {"model.onnx": 4_900_000, "components/decoder/model.onnx": 7, "components/decoder/golden.npz": 3},

@@ -52,6 +52,7 @@ CARD = SubjectCard(
 )
 
 
+PARITY = {"parity", "parity-cuda", "parity-engine", "parity-step", "parity-step-engine"}
 INT8 = Int8Options(data="random:0")
 CONFIG_CHANGES: dict[str, tuple[Any, set[str]]] = {
     "random_weights": (1, {"trace", "reference", "calibrate"}),
@@ -66,7 +67,7 @@ INT8_CHANGES: dict[str, tuple[Any, set[str]]] = {
     "images": (5, {"calibrate"}),
     "steps": (5, {"calibrate"}),
     "tables": ((Path(__file__),), {"calibrate"}),
-    "budget_db": (50.0, {"quantize", "parity", "parity-cuda", "parity-engine"}),
+    "budget_db": (50.0, {"quantize", *PARITY}),
 }
 
 
@@ -103,6 +104,7 @@ def example(of: type[Stage[Any]]) -> Stage[Any]:
         "budget_db": 30.0,
         "target": target("rtx"),
         "on": {"system": "Linux", "gpu": "8.9"},
+        "images": BatchRange(1, 1, 2),
     }
     results = {name: Result(made(name)) for name in ("source", "reference", "audited", "taps")}
     held = Comparison(card=CARD, reference=results["reference"], sampler=SAMPLER, tolerance=TOLERANCES["fp16"])  # type: ignore[arg-type]
@@ -157,7 +159,7 @@ def test_a_stage_is_known_by_every_value_in_it(of: type[Stage[Any]]) -> None:
 
 def test_there_is_one_file_a_stage_and_one_folder_in_the_cache() -> None:
     names = [of.name for of in all_stages()]
-    assert len(names) == len(set(names)) == 14
+    assert len(names) == len(set(names)) == 17
     for of in all_stages():
         assert dataclasses.is_dataclass(of)
         assert of.__dataclass_params__.frozen  # type: ignore[attr-defined]
@@ -170,14 +172,13 @@ def test_a_path_is_no_key() -> None:
 
 # -- what a user asks for reaches the stages that read it -------------------------------------------------------------
 
-PARITY = {"parity", "parity-cuda", "parity-engine"}
 AFTER_TRACE = {"calibrate", "audit", "norms", "quantize", "type", "engine", "taps", *PARITY}
 
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> ExportConfig:
     out = tmp_path_factory.mktemp("planned") / "b.dsr"
-    return dataclasses.replace(denoiser_config(out), precision="int8", int8=INT8)
+    return dataclasses.replace(denoiser_config(out), precision="int8", int8=INT8, fuse_step=True)
 
 
 @pytest.fixture(scope="module")

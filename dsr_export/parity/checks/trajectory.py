@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from dsr_export.backends.base import Runner, as_denoiser
 from dsr_export.errors import RunnerError
 from dsr_export.parity.checks.pictures import PictureRow, picture_rows
 from dsr_export.parity.decibels import IDENTICAL_DB
 from dsr_export.parity.golden.vectors import ReferenceTrajectory
 from dsr_export.parity.metrics import Comparison, compare
 from dsr_export.parity.tolerances import Tolerance
-from dsr_export.sampling import SamplerSpec, trajectory
+from dsr_export.sampling import Step
 
 Array = npt.NDArray[Any]
 Progress = Callable[[int, int], None]
@@ -41,12 +40,12 @@ class Walk:
         return picture_rows(self.truth, self.sample, runtime, tolerance)
 
 
-def walk(runner: Runner, reference: ReferenceTrajectory, sampler: SamplerSpec, progress: Progress) -> Walk:
-    """The candidate from the reference's noise."""
+def walk(steps: Iterable[Step], reference: ReferenceTrajectory, progress: Progress) -> Walk:
+    """The candidate's steps from the reference's noise."""
     growth: list[float] = []
     sample, last = None, Comparison(problem="the trajectory has no steps")
     try:
-        for step in trajectory(as_denoiser(runner), sampler, reference.noise, reference.labels):
+        for step in steps:
             sample, last = step.state, compare(reference.states[step.index], step.state)
             growth.append(-IDENTICAL_DB if last.snr_db is None else last.snr_db)
             progress(step.index + 1, len(reference.states))

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from dsr_export.backends.base import RoundsOtherwise, Runner, as_denoiser
 from dsr_export.config import BatchRange
+from dsr_export.errors import ExportError
 from dsr_export.parity.batch_calls import in_batches
 from dsr_export.parity.golden.special_rows import settled_rows, special_rows
 from dsr_export.sampling import SamplerSpec, seeded_noise, trajectory
@@ -160,6 +161,19 @@ def _walk(
 def fitted_sampler(sampler: SamplerSpec, batch: BatchRange) -> SamplerSpec:
     """Guidance doubles the batch; where even one image would not fit, the walk goes without."""
     return sampler if batch.max >= 2 else replace(sampler, guidance=1.0)
+
+
+def image_batch(batch: BatchRange, sampler: SamplerSpec) -> BatchRange:
+    """How many images at once make batches that `batch` holds: under guidance each is two rows.
+
+    Raises:
+        ExportError: no whole number of images does.
+    """
+    rows = 2 if sampler.guidance != 1.0 else 1
+    least, most = -(-batch.min // rows), batch.max // rows
+    if least > most:
+        raise ExportError(f"no number of images makes a batch of {batch.max} under guidance", hint="give an even one")
+    return BatchRange(least, min(max(batch.opt // rows, least), most), most)
 
 
 def trajectory_images(batch: BatchRange, sampler: SamplerSpec) -> int:

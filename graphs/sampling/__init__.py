@@ -1,0 +1,1 @@
+"""A sampler's arithmetic as part of the graph."""

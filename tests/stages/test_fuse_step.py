@@ -1,0 +1,147 @@
+"""`--fuse-step`: graphs and engines in which one call is one step of the sampler, held to all that models are."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from dsr_export.backends.onnxruntime import OnnxRuntimeRunner
+from dsr_export.bundle.reader import Bundle
+from dsr_export.config import BatchRange, ExportConfig
+from dsr_export.drawing.drawn import draw
+from dsr_export.errors import ExportError
+from dsr_export.parity.golden.vectors import image_batch
+from dsr_export.pipeline import export
+from dsr_export.recompiling.recompile import CompileRequest, recompile
+from dsr_export.sampling import SamplerSpec
+from tests.conftest import Cli
+from tests.pipeline_parts import decoder_config, denoiser_config, rewritten
+
+STEP = "step/model.onnx"
+
+
+@pytest.fixture(scope="module")
+def fused_bundle(tmp_path_factory: pytest.TempPathFactory, stage_cache: Path) -> Path:
+    """The tiny denoiser, which has no guidance."""
+    out = tmp_path_factory.mktemp("bundles") / "fused.dsr"
+    return export(dataclasses.replace(denoiser_config(out), fuse_step=True)).path
+
+
+@pytest.fixture(scope="module")
+def guided_bundle(tmp_path_factory: pytest.TempPathFactory, stage_cache: Path) -> Path:
+    """The packaged digits, which are guided: every image is two rows."""
+    out, batch = tmp_path_factory.mktemp("bundles") / "guided.dsr", BatchRange(1, 2, 4)
+    asked = ExportConfig(targets=("onnxruntime",), batch=batch, trajectory_steps=3, out=out, fuse_step=True)
+    return export(asked).path
+
+
+def _drawn(bundle: Path, **asked: Any) -> np.ndarray:
+    given: dict[str, Any] = {"label": None, "count": 3, "seed": 5, "steps": 4, "guidance": None} | asked
+    return draw(Bundle.open(bundle), **given, runtime="onnxruntime", progress=lambda done, of: None)
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, tuple[int, ...]]]:
+    """The shapes that each call was given."""
+    seen: list[dict[str, tuple[int, ...]]] = []
+    real = OnnxRuntimeRunner.infer
+
+    def infer(self: OnnxRuntimeRunner, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        seen.append({name: value.shape for name, value in inputs.items()})
+        return real(self, inputs)
+
+    monkeypatch.setattr(OnnxRuntimeRunner, "infer", infer)
+    return seen
+
+
+def test_a_step_is_one_call_with_each_image_once(guided_bundle: Path, calls: list[dict[str, tuple[int, ...]]]) -> None:
+    _drawn(guided_bundle, count=2, steps=None)
+    assert len(calls) == 49
+    assert {each["x"] for each in calls} == {(2, 1, 16, 16)}
+
+
+def test_its_samples_are_those_of_the_model_alone(guided_bundle: Path, tmp_path: Path) -> None:
+    plain = _without_steps(guided_bundle, tmp_path / "plain.dsr")
+    np.testing.assert_array_equal(_drawn(guided_bundle), _drawn(plain))
+
+
+def _without_steps(bundle: Path, out: Path) -> Path:
+    opened = Bundle.open(bundle)
+    config = ExportConfig(targets=("onnxruntime",), batch=opened.manifest.batch_range(), trajectory_steps=3, out=out)
+    return export(config).path
+
+
+@pytest.mark.parametrize("asked", [{"guidance": 1.0}, {"steps": 1002, "count": 1}])
+def test_another_sampler_than_it_was_made_for_takes_the_model(
+    asked: dict[str, Any], guided_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[set[str]] = []
+
+    def infer(self: OnnxRuntimeRunner, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        taken.append(set(inputs))
+        return {"out": inputs["x"]}
+
+    monkeypatch.setattr(OnnxRuntimeRunner, "infer", infer)
+    _drawn(guided_bundle, **asked)
+    assert taken[0] == {"x", "t", "y"}
+
+
+def test_it_is_verified_like_any_other_graph(guided_bundle: Path, fused_bundle: Path, cli: Cli) -> None:
+    for bundle, sizes in ((guided_bundle, (1, 2)), (fused_bundle, (1, 2, 4))):
+        reports = [Bundle.open(bundle).report(), json.loads(cli("verify", bundle, "--json").out)]
+        for report in reports:
+            rows = {row["check"]: row["passed"] for row in report["parity"] if row.get("target") == STEP}
+            assert rows == {**{f"step-{size}": True for size in sizes}, "trajectory": True}
+            assert report["passed"]
+            assert report["fused_step"]["graphs"] == [STEP]
+
+
+def test_a_wrong_step_fails(guided_bundle: Path, cli: Cli, tmp_path: Path) -> None:
+    """By a weight of the model in it, or by what is around it."""
+    for i, (node, which) in enumerate((("blocks.1.mlp.w3/MatMul", 1), ("dsr/step/root/nulls", 0))):
+        model = onnx.load(guided_bundle / STEP)
+        name = next(each.input[which] for each in model.graph.node if each.name == node)
+        taken = next(tensor for tensor in model.graph.initializer if tensor.name == name)
+        taken.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(taken) // 2, name))
+        done = cli(
+            "verify", rewritten(guided_bundle, tmp_path / f"{i}.dsr", {STEP: model.SerializeToString()}), "--json"
+        )
+        failed = {row.get("target") for row in json.loads(done.out)["parity"] if not row["passed"]}
+        assert (done.code, failed) == (3, {STEP})
+
+
+def test_engines_of_steps_are_compiled_with_those_of_the_model(fused_bundle: Path, tmp_path: Path, cli: Cli) -> None:
+    made = recompile(CompileRequest(bundle=fused_bundle, target="rtx", out=tmp_path / "rtx.dsr"))
+    plan = "step/engines/rtx.plan"
+    assert made.file(plan).stat().st_size > 1000
+    facts = made.report()["fused_step"]["engines"]["rtx"]
+    assert facts["profile"]["x"] == {"min": [1, 8, 4, 4], "opt": [2, 8, 4, 4], "max": [4, 8, 4, 4]}
+    assert [each["name"] for each in facts["outputs"]] == ["next_x", "next_step"]
+    broken = rewritten(tmp_path / "rtx.dsr", tmp_path / "broken.dsr", {plan: b"no plan"})
+    done = cli("verify", broken, "--json")
+    checks = {each["name"]: each["problem"] for each in json.loads(done.out)["checks"] if not each["passed"]}
+    assert done.code == 3
+    assert plan in checks["engine_headers"]
+
+
+def test_a_model_without_a_sampler_has_no_step(tmp_path: Path) -> None:
+    asked = dataclasses.replace(decoder_config(tmp_path / "decoder.dsr"), fuse_step=True)
+    with pytest.raises(ExportError, match="has no sampler"):
+        export(asked)
+    assert not (tmp_path / "decoder.dsr").exists()
+
+
+def test_images_make_batches_that_the_model_is_built_for() -> None:
+    guided = SamplerSpec(guidance=2.0, null_label=1)
+    assert image_batch(BatchRange(1, 2, 8), guided) == BatchRange(1, 1, 4)
+    assert image_batch(BatchRange(3, 5, 9), guided) == BatchRange(2, 2, 4)
+    assert image_batch(BatchRange(3, 5, 9), SamplerSpec()) == BatchRange(3, 5, 9)
+    with pytest.raises(ExportError, match="no number of images makes a batch of 3"):
+        image_batch(BatchRange(3, 3, 3), guided)
