@@ -64,8 +64,11 @@ def check_graph(
     Without `reference`, its outputs are known to be finite.
 
     Raises:
-        ExportError: one is not; the message names the first tensor of the graph that is of its kind.
+        ExportError: one is not, and the message names the first tensor of the graph that is of its kind; or it has
+            another shape than the reference's.
     """
+    for name, values in outputs.items() if reference is not None else ():
+        _check_shape(name, values, reference[name])
     bad = {name: values[found] for name, values in outputs.items() if (found := _own(name, values, reference)).any()}
     if not bad:
         return
@@ -77,6 +80,16 @@ def check_graph(
         f"'{output}', where the reference has none",
         hint="this is a fault of the export and not of the model; please report it with the lines of that module",
     )
+
+
+def _check_shape(name: str, values: Array, truth: Array) -> None:
+    if values.shape != truth.shape:
+        made, wanted = list(values.shape), list(truth.shape)
+        raise ExportError(
+            f"the FP32 graph makes the output '{name}' in the shape {made}, the reference in {wanted}",
+            hint="a program that says other shapes than it makes was changed by hand, or damaged: export it again; "
+            "a module that is exported so is a fault of the export, please report it",
+        )
 
 
 def _own(name: str, values: Array, reference: Mapping[str, Array] | None) -> Array:

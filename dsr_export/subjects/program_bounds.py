@@ -70,7 +70,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = func(*args, **(kwargs or {}))
         fresh = [] if func.is_view else [each for each in _flat(made) if isinstance(each, Tensor)]
-        sizes = [each.numel() * each.element_size() for each in fresh]
+        sizes = [each.untyped_storage().nbytes() for each in fresh]  # strides may leave out most of it
         self.take(sizes)
         for each, size in zip(fresh, sizes, strict=True):
             weakref.finalize(each, self._give, size)

@@ -75,3 +75,10 @@ def test_nan_where_the_reference_has_nan_is_right(tmp_path: Path) -> None:
     made[0, 0] = np.nan
     with pytest.raises(ExportError, match="the FP32 graph makes nan"):
         check_graph(_ratio(tmp_path), {"x": x}, {"y": made}, SPECS, {"y": reference})
+
+
+def test_a_graph_of_another_shape_is_said_to_be_one(tmp_path: Path) -> None:
+    """A program brought in may say other shapes than it makes: what is traced by them is another model."""
+    x = np.ones((2, 4), np.float32)
+    with pytest.raises(ExportError, match=r"the output 'y' in the shape \[4, 2\], the reference in \[2, 4\]"):
+        check_graph(_ratio(tmp_path), {"x": x}, {"y": x.reshape(4, 2)}, SPECS, {"y": x})

@@ -148,6 +148,9 @@ BOMBS: dict[str, Change] = {
     "full": in_front(_filled(5 << 28)),
     "full, 2**40": in_front(_filled(HUGE)),
     "full, negative": in_front(_filled(-4)),
+    "few elements, far apart": in_front(
+        node("torch.ops.aten.empty_strided.default", "big", size={"as_ints": [4]}, stride={"as_ints": [1 << 29]})
+    ),
     "squares": _squared(70),
     "list times number": in_front(node("_operator.mul", "big", a={"as_ints": [1, 2, 3]}, b={"as_int": 10**10})),
     "weight, 2**40": in_weight(lambda w: w["tensor_meta"].update(sizes=[{"as_int": HUGE}], strides=[{"as_int": 0}])),
