@@ -16,8 +16,8 @@ _CAST = made_name("type", "cast", "")
 def blocks_of(nodes: Iterable[str]) -> frozenset[str]:
     """`blocks.3` of `blocks.3.attn`: numbered modules with modules inside. A layer of a sequence, `mlp.1`, is none."""
     modules = {_module(node) for node in nodes}
-    found = {match[0] for each in modules if (match := _NUMBERED.match(each)) is not None}
-    return frozenset(each for each in found if any(module.startswith(f"{each}.") for module in modules))
+    found = ((each, match[0]) for each in modules if (match := _NUMBERED.match(each)) is not None)
+    return frozenset(block for module, block in found if module.startswith(f"{block}."))
 
 
 def block_of_most(nodes: Iterable[str], blocks: frozenset[str]) -> str | None:

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 Plan = bytes | memoryview | mmap.mmap
 ENGINE, FALLBACK = 5, 4
 """The two versions in use: of an engine's program, and of a fused kernel's own."""
-_HEADER = re.compile(rb"header \{\n  version = (\d+)\n")
+_HEADER = re.compile(rb"header \{\n  version = (\d{1,9})\n")
 _SECTION = re.compile(rb"(descriptors|main|shape_main) \{[ ]*\n")
 _END = re.compile(rb"^\}\n", re.MULTILINE)
 _WINDOW, _OVERLAP = 1 << 24, 64  # bytes; a header's first lines are shorter
-_LONGEST = 1 << 26  # bytes of one section: a thousand times what a large model has
+_MOST_TEXT, _MOST_LINES = 1 << 25, 1 << 19  # of all programs: sixty times what a model of 100 launches has
+_LONGEST_LINE = 1 << 17
 
 
 class UnreadableSchedule(Exception):
@@ -48,16 +49,20 @@ def programs(plan: Plan) -> Iterator[Program]:
     """All programs, in order. Memory is taken for their text alone, not for the plan.
 
     Raises:
-        UnreadableSchedule: a section without an end, or text that is none.
+        UnreadableSchedule: a section without an end, text that is none or more than any model has, or a program in
+            another.
     """
+    end, left = 0, _Left()
     for found in _headers(plan):
         start, sections = found.start(), {}
-        sections["header"], end = _section(plan, found.start() + len(b"header {\n"), "header")
+        if start < end:
+            raise UnreadableSchedule(f"the program at byte {start} begins within another")
+        sections["header"], end = _section(plan, found.start() + len(b"header {\n"), "header", left)
         while (opened := _SECTION.match(plan, end)) is not None:
             name = opened[1].decode()
             if name in sections:
                 raise UnreadableSchedule(f"a second {name} in the program at byte {start}")
-            sections[name], end = _section(plan, opened.end(), name)
+            sections[name], end = _section(plan, opened.end(), name, left)
         yield Program(int(found[1]), sections)
 
 
@@ -70,13 +75,27 @@ def _headers(plan: Plan) -> Iterator[re.Match[bytes]]:
             plan.madvise(mmap.MADV_DONTNEED, start, min(_WINDOW, len(plan) - start))
 
 
-def _section(plan: Plan, start: int, name: str) -> tuple[tuple[str, ...], int]:
+@dataclass
+class _Left:
+    """What the text of all programs may still have."""
+
+    text: int = _MOST_TEXT
+    lines: int = _MOST_LINES
+
+    def take(self, text: str, name: str) -> None:
+        self.text, self.lines = self.text - len(text), self.lines - text.count("\n")
+        if self.lines < 0 or max(map(len, text.split("\n"))) > _LONGEST_LINE:
+            raise UnreadableSchedule(f"the section {name} has more or longer lines than any model's")
+
+
+def _section(plan: Plan, start: int, name: str, left: _Left) -> tuple[tuple[str, ...], int]:
     """Its lines, and where it ends."""
-    end = _END.search(plan, start, start + _LONGEST)
+    end = _END.search(plan, start, start + left.text)
     if end is None:
         raise UnreadableSchedule(f"the section {name} at byte {start} has no end")
     try:
         text = bytes(plan[start : end.start()]).decode()
     except UnicodeDecodeError as error:
         raise UnreadableSchedule(f"the section {name} at byte {start} is no text") from error
+    left.take(text, name)
     return tuple(line for line in text.split("\n") if line.strip()), end.end()

@@ -19,6 +19,7 @@ BACKBONES = {"gemm": GEMM, "conv": CONVOLUTION}
 
 _DECIDING = frozenset({"bool", "int32", "int64"})
 """Types of masks and counts."""
+_MOST_OPERANDS = 16  # of an attention, which has up to six; each three of them are tried
 
 
 @dataclass(frozen=True)
@@ -64,9 +65,10 @@ def fused_product(fallback: Fallback, nodes: Sequence[str], writes: Sequence[Ten
 def attention_product(inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Product:
     """Of softmax(q k^T) v: q [..., M, D], v [..., N, E], result [..., M, E]. Where masks stand among them differs."""
     values = [each for each in inputs if each.type not in _DECIDING and len(each.dims) > 1]
-    found = [made for q, k, v in combinations(values, 3) for made in _attention(q, k, v, outputs[0])]
+    triples = combinations(values if len(values) <= _MOST_OPERANDS else (), 3)
+    found = [made for q, k, v in triples for made in _attention(q, k, v, outputs[0])]
     if not found or len(set(found)) > 1:
-        told = ", ".join(str(list(each.dims)) for each in values)
+        told = ", ".join(str(list(each.dims)) for each in values[:_MOST_OPERANDS])
         raise UnreadableSchedule(f"an attention makes {list(outputs[0].dims)} of {told}")
     return found[0]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -35,6 +36,8 @@ def read_schedule(plan: Plan, batch: int) -> EngineSchedule:
 
 def read_schedule_file(path: Path, batch: int) -> EngineSchedule:
     """The same of a file, of which only the text comes into memory. Raises UnreadableSchedule, and OSError."""
+    if not path.is_file():  # before it is opened: a pipe would wait for somebody who writes
+        raise UnreadableSchedule("it is no regular file" if path.exists() else "there is no such file")
     with path.open("rb") as file:
         if path.stat().st_size == 0:
             raise UnreadableSchedule("the plan is empty")
@@ -57,10 +60,13 @@ def _check_flow(program: Program, made: Sequence[Call]) -> None:
 
 def _passed(made: Sequence[Call]) -> list[Passed]:
     """The FP32 tensors between launches; a single value is a factor, and no traffic."""
-    passed = []
+    passed, reading = [], defaultdict[str, list[int]](list)
+    for j, call in enumerate(made):
+        for root in dict.fromkeys(each.root for each in call.reads):
+            reading[root].append(j)
     for i, maker in enumerate(made):
         for tensor in maker.writes:
-            readers = [j for j in range(i + 1, len(made)) if any(r.root == tensor.root for r in made[j].reads)]
+            readers = [j for j in reading[tensor.root] if j > i] if tensor.type == "float32" else []
             if tensor.type == "float32" and tensor.count > 1 and readers:
                 passed.append(Passed(type=tensor.type, bytes=tensor.bytes, made_by=i, read_by=tuple(readers)))
     return passed

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -78,21 +78,27 @@ class EngineSchedule:
 
     def by_kind(self) -> dict[str, dict[str, int]]:
         """Kind -> `launches` and `moved_bytes`, in the order of `KINDS`."""
-        return {kind: of for kind in KINDS if (of := _sums(kind, self.launches, "kind"))["launches"]}
+        found = self._of("kind")
+        return {kind: _sums(found[kind]) for kind in KINDS if kind in found}
 
     def by_block(self) -> list[dict[str, Any]]:
         """Blocks in the order of their first launch: `block`, `launches`, `moved_bytes`, and bytes by kind."""
-        names = dict.fromkeys(each.block for each in self.launches)
-        return [{"block": name, **_sums(name, self.launches, "block"), "kinds": self._kinds(name)} for name in names]
+        return [{"block": block, **_sums(own), "kinds": _kinds(own)} for block, own in self._of("block").items()]
 
-    def _kinds(self, block: str | None) -> dict[str, int]:
-        moved: Counter[str] = Counter()
+    def _of(self, key: str) -> dict[Any, list[Launch]]:
+        """Launches by what they have for `key`, in the order of the first of each."""
+        found = defaultdict[Any, list[Launch]](list)
         for each in self.launches:
-            if each.block == block:
-                moved[each.kind] += each.moved
-        return {kind: moved[kind] for kind in KINDS if kind in moved}
+            found[getattr(each, key)].append(each)
+        return found
 
 
-def _sums(name: str | None, launches: tuple[Launch, ...], key: str) -> dict[str, int]:
-    own = [each for each in launches if getattr(each, key) == name]
-    return {"launches": len(own), "moved_bytes": sum(each.moved for each in own)}
+def _kinds(launches: Iterable[Launch]) -> dict[str, int]:
+    moved: Counter[str] = Counter()
+    for each in launches:
+        moved[each.kind] += each.moved
+    return {kind: moved[kind] for kind in KINDS if kind in moved}
+
+
+def _sums(launches: Sequence[Launch]) -> dict[str, int]:
+    return {"launches": len(launches), "moved_bytes": sum(each.moved for each in launches)}

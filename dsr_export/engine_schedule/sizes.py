@@ -10,11 +10,12 @@ import re
 from collections.abc import Callable, Mapping
 
 from dsr_export.engine_schedule.plan_text import Program, UnreadableSchedule
-from dsr_export.engine_schedule.statements import Statement, statement
+from dsr_export.engine_schedule.statements import NUMBER, Statement, statement
 
 _INPUT = "_shapeInput.1"  # how the name of an engine's input sizes ends
 _STATEMENT = re.compile(r"  \w+=\{ ")
-_CONSTANT = re.compile(r"(-?\d+)i64")
+_CONSTANT = re.compile(rf"({NUMBER})i64")
+_LARGEST = 1 << 63
 
 
 def _quotient(a: int, b: int) -> int | None:
@@ -51,6 +52,8 @@ def run_time_sizes(program: Program, batch: int) -> dict[str, int]:
         value = _value(made, sizes, batch)
         if value is None:
             continue
+        if abs(value) > _LARGEST:  # squared again and again, it would have more digits than there is memory
+            raise UnreadableSchedule(f"{made.kind} makes a number that is larger than any size")
         name = made.names("output")[0]
         if name in sizes:
             raise UnreadableSchedule(f"the size {name!r} has two values")

@@ -9,6 +9,8 @@ from dsr_export.engine_schedule.plan_text import UnreadableSchedule
 
 _LINE = re.compile(r"  (\w+)=\{ (.*)\}\s*")
 _LAYER = re.compile(r"\[ONNX Layer: (.*)\](?:__\w+)?")  # `__gemm_from_conv1x1`: made of the node
+NUMBER = r"-?\d{1,18}"
+"""Of more digits is no size, and nothing that should be computed with."""
 _BETWEEN_LAYERS = re.compile("[\x1e\x1f]")
 
 
@@ -31,8 +33,8 @@ class Statement:
     def number(self, key: str) -> int:
         """Raises UnreadableSchedule where there is none."""
         value = self.word(key)
-        if not re.fullmatch(r"-?\d+", value):
-            raise UnreadableSchedule(f"{self.kind}: {key} is {value!r}, no number")
+        if not re.fullmatch(NUMBER, value):
+            raise UnreadableSchedule(f"{self.kind}: {key} is {value[:40]!r}, no number")
         return int(value)
 
     def names(self, *keys: str) -> tuple[str, ...]:
@@ -44,7 +46,7 @@ class Statement:
 
     def sizes(self, key: str) -> tuple[str, ...]:
         """The sizes in a list: numbers, and in quotes the names of those that are known at run time."""
-        inside = self._find(key, r"\{(\s*(?:(?:\"[^\"]*\"|-?\d+)\s+)*)\}")[1]
+        inside = self._find(key, rf'\{{(\s*(?:(?:"[^"]*"|{NUMBER})\s+)*)\}}')[1]
         return tuple(inside.split()) if '"' not in inside else tuple(re.findall(r'"[^"]*"|-?\d+', inside))
 
     @property

@@ -17,7 +17,8 @@ Value = bool | int | float | str
 def file_sha256(path: Path) -> str:
     """sha256 of a user's file; ExportError where there is none."""
     if not path.is_file():
-        raise ExportError(f"no such file: {path}", hint="check the path")
+        what = f"{path} is not a regular file" if path.exists() else f"no such file: {path}"
+        raise ExportError(what, hint="check the path")
     return files_digest([path])
 
 

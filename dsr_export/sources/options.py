@@ -27,6 +27,6 @@ def model_file(request: ModelRequest) -> Path:
     if path.is_file():
         return path
     if path.exists():
-        raise ExportError(f"{path} is not a file")
+        raise ExportError(f"{path} is not a regular file", hint="give the path of the model's file")
     siblings = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
     raise ExportError(f"no such file: {path}", hint=did_you_mean(path.name, siblings) or "check the path")

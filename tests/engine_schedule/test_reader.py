@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,13 @@ from dsr_export.engine_schedule import plan_text
 from dsr_export.engine_schedule.plan_text import UnreadableSchedule
 from dsr_export.engine_schedule.reader import read_schedule, read_schedule_file
 from dsr_export.engine_schedule.record import Launch
-from tests.engine_schedule.tiny_plan import ENGINE, FALLBACK, NODES, PLAN
+from tests.engine_schedule.tiny_plan import ENGINE, FALLBACK, NODES, PLAN, shape
 
 X, H, QKV, Y = 2 * 64 * 32 * 4, 2 * 64 * 32 * 2, 2 * 64 * 96 * 2, 2 * 64 * 32 * 4  # bytes at batch 2
+SQUARES = "".join(
+    ['  memset={ name="c" output={"s0" }  src="10i64" stream=0 }\n']
+    + [shape("mul", f"s{i + 1}", f"s{i}", f"s{i}") for i in range(60)]
+)
 MAIN = ENGINE.split("main {")[1].split("\n}")[0].split("\n")[2:]
 
 
@@ -83,6 +88,12 @@ def test_a_file_is_read_like_its_bytes(tmp_path: Path) -> None:
         read_schedule_file(path, 2)
 
 
+def test_a_pipe_is_no_plan_and_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "some.plan")
+    with pytest.raises(UnreadableSchedule, match="no regular file"):
+        read_schedule_file(tmp_path / "some.plan", 1)
+
+
 @pytest.mark.parametrize("before", [-70, -20, -3, 0, 5])
 def test_programs_are_found_wherever_they_lie_in_a_large_plan(before: int, tmp_path: Path) -> None:
     """Also over the edge of what is looked through at a time, and once only."""
@@ -115,6 +126,17 @@ def test_programs_are_found_wherever_they_lie_in_a_large_plan(before: int, tmp_p
         (_with('input={"h" "w" }', 'input={"w" "h" }'), "makes"),
         (_with(NODES[1] + ']" }', NODES[3] + ']" }'), "another one's fallback"),
         (_with("size=6144", "size=6143"), "has 6144 bytes"),
+        (_with("dims={ 32 96 }", "dims={ 32 " + "9" * 5000 + " }"), "a dims that can be read"),
+        (_with("dims={ 32 96 }", "dims={ " + "1 " * 65 + "32 96 }"), "more axes"),
+        (_with("dims={ 32 96 }", "dims={ 999999999999999999 999999999999999999 }"), "more axes or elements"),
+        (_with("binary=0", "binary=" + "9" * 5000), "binary is '9999"),
+        (_with('src="64i64"', f'src="{"9" * 5000}i64"'), "the size"),
+        (_with("}\nshape_main {\n label bb2: \n", "}\nshape_main {\n label bb2: \n" + SQUARES), "larger than any size"),
+        (_with("version = 5", "version = " + "5" * 5000), "there are none|there are 4"),
+        (PLAN.replace(b"n_streams = 1\n", b"n_streams = 1\nheader {\n  version = 5\n", 1), "begins within another"),
+        (_with("  n_streams = 1\n", "  n_streams = 1\n  x\n" + "  x\n" * (1 << 19)), "more or longer lines"),
+        (_with("  n_streams = 1\n", "  n" + "s" * (1 << 17) + "\n"), "more or longer lines"),
+        (_with('"v^deref" "n_proxy.1" }', '"v^deref" ' + '"q^deref" ' * 1000 + "}"), "an attention makes"),
         (PLAN.replace(b"\n  function={ name=__myl_CastMean", b"\n  memcpy={ name=__myl_CastMean"), "unknown kind"),
     ],
 )

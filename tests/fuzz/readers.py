@@ -18,6 +18,7 @@ from PIL import Image
 
 from calibration.table import Table, merged, read_table
 from dsr_export.backends.named_arrays import load_arrays
+from dsr_export.bundle.inspection import inspect_plan
 from dsr_export.checkpoints import Wanted, read_checkpoint
 from dsr_export.declarations.dsr_file import read_dsr_file
 from dsr_export.declarations.neuron_table import read_neurons
@@ -28,6 +29,7 @@ from dsr_export.images.picture_file import read_picture
 from dsr_export.storage.canonical import parse_json, parse_sealed, sealed_bytes
 from graphs.artifacts import TensorSpec
 from tests.fuzz.damage import header_of, json_of, members_of, rewritten, rotten
+from tests.schedule.tiny_plan import PLAN
 
 Damage = Callable[[bytes, random.Random], bytes]
 MODEL = "0" * 64
@@ -168,6 +170,7 @@ READERS = {
     ),
     "npz": Reader(".npz", _arrays, (rotten, members_of), lambda path: load_arrays(path, INPUTS)),
     "npz of anything": Reader(".npz", _arrays, (rotten, members_of), load_arrays),
+    "plan": Reader(".plan", lambda: [PLAN], (rotten,), inspect_plan),
     "pictures": Reader(".png", _pictures, (rotten,), read_picture),
     "safetensors": Reader(".safetensors", _safetensors, (rotten, header_of), _read_checkpoint),
     "torch": Reader(".pt", _torch_files, (rotten,), _read_checkpoint),

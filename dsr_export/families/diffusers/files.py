@@ -90,6 +90,8 @@ def _class_hint(name: str) -> str:
 
 
 def _transformer_path(folder: Path) -> Path:
+    if folder.exists() and not folder.is_dir():
+        raise ExportError(f"{folder} is no folder", hint="give the folder that save_pretrained wrote")
     if not folder.is_dir():
         siblings = [other.name for other in folder.parent.iterdir()] if folder.parent.is_dir() else []
         hint = did_you_mean(folder.name, siblings) or "download the model first; nothing is fetched from the network"
