@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dsr_export.bundle.reader import MODEL, Bundle
+from dsr_export.bundle.reader import ENGINE_MODEL, MODEL, Bundle
 from dsr_export.bundle.signature_file import PublicKey
 from dsr_export.diff.fields import differing
 from dsr_export.diff.figures import check_difference, engine_difference, parity_difference, stage_difference
@@ -79,9 +79,25 @@ def _described(target: dict[str, Any]) -> dict[str, Any]:
 
 
 def _graphs(a: Bundle, b: Bundle, say: Reporter, prefix: str) -> dict[str, Any]:
+    """`model.onnx` on both sides and, where one side has another for its engines, what both build engines from."""
     with say.stage(f"{prefix}graphs"):
-        models = [load_model(each.file(MODEL), weights=False) for each in (a, b)]
-        weights = [
-            WeightFile(model, each.path, each.manifest.files) for model, each in zip(models, (a, b), strict=True)
-        ]
-        return {"graph": graph_difference(*models), "weights": weight_difference(*weights)}
+        found = _graph(_held(a, MODEL), _held(b, MODEL))
+        engine = None
+        if ENGINE_MODEL in (a.engine_graph, b.engine_graph):
+            sides = {"a": _held(a, a.engine_graph), "b": _held(b, b.engine_graph)}
+            files = {side: {name: each.sha256 for name, each in held.files.items()} for side, held in sides.items()}
+            engine = {"files": files, **_graph(*sides.values())}
+        return {**found, "engine_graph": engine}
+
+
+def _graph(a: WeightFile, b: WeightFile) -> dict[str, Any]:
+    return {"graph": graph_difference(a.model, b.model), "weights": weight_difference(a, b)}
+
+
+def _held(bundle: Bundle, graph: str) -> WeightFile:
+    """A graph of the bundle with its data files, which lie beside it and go by their names there."""
+    path, inside = bundle.file(graph), graph.removesuffix(MODEL)
+    listed = {
+        name.removeprefix(inside): entry for name, entry in bundle.manifest.files.items() if name.startswith(graph)
+    }
+    return WeightFile(load_model(path, weights=False), path.parent, listed)

@@ -12,30 +12,33 @@ from dsr_export.reports.figures import is_known
 from dsr_export.reports.wording import owned
 
 METRICS = ("snr_db", "psnr_db", "cosine", "max_abs")
+OF_ROW = ("check", "output", "runtime", "target", "component")
+OF_CHECK = ("component", "name", "target")
+"""What tells rows apart, and checks: an engine's row must not stand for another's."""
+VERDICT = ("value", "passed")
+COST = ("seconds", "cached")
 
 
 def parity_difference(a: Iterable[Mapping[str, Any]], b: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Rows by check, output and runtime; a side that has no such row is None. `delta` is B minus A."""
-    left, right = _keyed(a), _keyed(b)
-    rows = []
+    """Rows by check, output, runtime and what was run in it; a side that has no such row is None. `delta` is B minus
+    A."""
+    left, right = (_keyed(rows, *OF_ROW) for rows in (a, b))
+    found = []
     for key in dict.fromkeys([*left, *right]):
         sides = {name: None if row is None else _figures(row) for name, row in _pair(left, right, key)}
-        check, output, runtime, _ = key
-        rows.append({"check": check, "output": output, "runtime": runtime, **sides, "delta": _delta(**sides)})
-    return rows
+        found.append({**dict(zip(OF_ROW, key, strict=False)), **sides, "delta": _delta(**sides)})
+    return found
 
 
 def check_difference(a: Iterable[Mapping[str, Any]], b: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The other checks of the reports: value and verdict of each side."""
-    left, right = ({owned(check.get("component"), check["name"]): check for check in checks} for checks in (a, b))
-    keys = ("value", "passed")
-    return [
-        {
-            "name": name,
-            **{side: check and {key: check[key] for key in keys} for side, check in _pair(left, right, name)},
-        }
-        for name in dict.fromkeys([*left, *right])
-    ]
+    """The other checks of the reports, each of one model or engine: value and verdict of each side."""
+    left, right = (_keyed(checks, *OF_CHECK) for checks in (a, b))
+    found = []
+    for key in dict.fromkeys([*left, *right]):
+        sides = {side: check and {name: check[name] for name in VERDICT} for side, check in _pair(left, right, key)}
+        component, name, target, _ = key
+        found.append({"name": owned(component, name), "target": target, **sides})
+    return found
 
 
 def engine_difference(a: Bundle, b: Bundle) -> dict[str, dict[str, Any]]:
@@ -45,21 +48,29 @@ def engine_difference(a: Bundle, b: Bundle) -> dict[str, dict[str, Any]]:
 
 
 def stage_difference(a: Iterable[Mapping[str, Any]], b: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Stage -> the seconds it took in each build, and whether it came from the cache."""
-    left, right = ({row["name"]: {k: row[k] for k in ("seconds", "cached")} for row in rows} for rows in (a, b))
-    return {name: dict(_pair(left, right, name)) for name in dict.fromkeys([*left, *right])}
+    """Stage -> the seconds it took in each build, and whether it came from the cache.
+
+    A stage that ran again for another graph or engine is `engine 2`.
+    """
+    left, right = (_keyed(rows, "name") for rows in (a, b))
+    found = {}
+    for key in dict.fromkeys([*left, *right]):
+        name, count = key
+        sides = {side: row and {each: row[each] for each in COST} for side, row in _pair(left, right, key)}
+        found[f"{name} {count + 1}" if count else name] = sides
+    return found
 
 
 def _pair(left: Mapping[Any, Any], right: Mapping[Any, Any], key: Any) -> list[tuple[str, Any]]:
     return [("a", left.get(key)), ("b", right.get(key))]
 
 
-def _keyed(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str, str, int], Mapping[str, Any]]:
-    """Counted as well: two engines of one runtime have rows of the same name."""
-    seen: Counter[tuple[str, str, str]] = Counter()
+def _keyed(rows: Iterable[Mapping[str, Any]], *keys: str) -> dict[tuple[Any, ...], Mapping[str, Any]]:
+    """By these values, of which older reports lack some. Counted as well: not every row names its engine."""
+    seen: Counter[tuple[Any, ...]] = Counter()
     keyed = {}
     for row in rows:
-        key = (row["check"], row["output"], row["runtime"])
+        key = tuple(row.get(each) for each in keys)
         keyed[(*key, seen[key])] = row
         seen[key] += 1
     return keyed

@@ -27,6 +27,8 @@ def _sections(found: Mapping[str, Any]) -> Iterator[str]:
         yield f"  {path}: {_short(sides['a'])} -> {_short(sides['b'])}"
     yield from _graph(found["graph"])
     yield from _weights(found["weights"])
+    if found["engine_graph"] is not None:
+        yield from _engine_graph(found["engine_graph"])
     yield from _rows(found["parity"])
     yield from _engines(found["engines"])
     yield from _outputs(found["outputs"])
@@ -41,6 +43,14 @@ def _graph(graph: Mapping[str, Any]) -> Iterator[str]:
         yield f"  {op}: {sides['a']} -> {sides['b']}"
     for kind in ("added", "removed", "changed"):
         yield from _listed(f"nodes {kind}", graph[f"nodes_{kind}"])
+
+
+def _engine_graph(found: Mapping[str, Any]) -> Iterator[str]:
+    if found["files"]["a"] == found["files"]["b"]:
+        yield "graph of engines: identical, byte for byte"
+        return
+    yield "graph of engines:"
+    yield from (f"  {line}" for line in (*_graph(found["graph"]), *_weights(found["weights"])))
 
 
 def _weights(weights: Mapping[str, Any]) -> Iterator[str]:
@@ -58,7 +68,8 @@ def _weights(weights: Mapping[str, Any]) -> Iterator[str]:
 def _rows(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     yield "parity as built:"
     for row in rows:
-        yield f"  {row['runtime']:<12} {row['check']:<11} {row['output']:<8} {_change(row['a'], row['b'])}"
+        ran = row["runtime"] if row["target"] is None else f"{row['runtime']} ({row['target']})"
+        yield f"  {ran:<12} {row['check']:<11} {row['output']:<8} {_change(row['a'], row['b'])}"
 
 
 def _outputs(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:

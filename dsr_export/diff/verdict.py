@@ -26,12 +26,12 @@ def regressions(a: Manifest, b: Manifest, facts: Mapping[str, Any], margin_db: f
     found = [*_interface(a, b)]
     floor = floor_db(a, b)
     for row in facts["parity"]:
-        name = f"{row['check']} {row['output']} ({row['runtime']})"
+        name = f"{row['check']} {row['output']} ({_ran(row)})"
         if row["a"] is not None and row["b"] is not None:  # a runtime that one side never had proves nothing
             found += _worse(name, row["a"], row["b"], margin_db, floor)
     for check in facts["checks"]:
         if check["a"] and check["b"] and check["a"]["passed"] and not check["b"]["passed"]:
-            found.append(f"{check['name']} passed in A, and in B it is {number(check['b']['value'], '.3f')} and fails")
+            found.append(f"{_check(check)} passed in A, and in B it is {number(check['b']['value'], '.3f')} and fails")
     for row in facts["outputs"]:
         name = f"golden batch {row['batch']} {row['output']}, run here"
         found += _worse(name, row["a"], row["b"], margin_db, floor)
@@ -41,6 +41,15 @@ def regressions(a: Manifest, b: Manifest, facts: Mapping[str, Any], margin_db: f
 def floor_db(a: Manifest, b: Manifest) -> float:
     """Above this SNR, errors are those of rounding, in the types of both graphs."""
     return max(_rounding_db(each.precision) for each in (a, b))
+
+
+def _ran(row: Mapping[str, Any]) -> str:
+    """The runtime, and which engine or graph where the row names one."""
+    return str(row["runtime"]) if row["target"] is None else f"{row['runtime']}, {row['target']}"
+
+
+def _check(check: Mapping[str, Any]) -> str:
+    return str(check["name"]) if check["target"] is None else f"{check['name']} of {check['target']}"
 
 
 def _rounding_db(precision: Precision) -> float:

@@ -44,7 +44,7 @@ def _picture(picture: Picture) -> str:
 def _checks(checks: Iterable[Check]) -> Iterator[str]:
     for check in checks:
         figures = check.problem or f"{number(check.value, '.3f')} (at least {number(check.limit, '.2f')})"
-        yield f"- {_mark(check.passed)} {_text(owned(check.component, check.name))}: {_text(figures)}"
+        yield f"- {_mark(check.passed)} {_text(owned(check.component, check.of))}: {_text(figures)}"
 
 
 def _mark(passed: bool) -> str:

@@ -116,7 +116,8 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """What was checked that is no comparison of outputs. `problem` says what is wrong where no figure does."""
+    """What was checked that is no comparison of outputs. `problem` says what is wrong where no figure does, `target`
+    which engine it is of: two of one bundle have checks of the same name."""
 
     name: str
     value: Figure
@@ -124,9 +125,15 @@ class Check:
     passed: bool
     problem: str | None = None
     component: str | None = None
+    target: str | None = None
+
+    @property
+    def of(self) -> str:
+        """The name, and the engine where it is of one."""
+        return self.name if self.target is None else f"{self.name} ({self.target})"
 
     def as_dict(self) -> Json:
-        return _as_said(self, "problem", "component")
+        return _as_said(self, "problem", "component", "target")
 
     @classmethod
     def read(cls, entry: Entry) -> Check:
@@ -137,6 +144,7 @@ class Check:
             passed=is_true(entry, "passed"),
             problem=words(entry, "problem"),
             component=words(entry, "component"),
+            target=words(entry, "target"),
         )
 
 

@@ -21,7 +21,7 @@ def row_name(row: Row) -> str:
 
 def check_name(check: Check) -> str:
     """`decoder: passed when built`."""
-    return row_prefix(check) + check.name.replace("_", " ")
+    return row_prefix(check) + check.of.replace("_", " ")
 
 
 def check_figures(check: Check) -> str:

@@ -31,12 +31,7 @@ def engine_checks(engines: Mapping[str, Mapping[str, Any]], precision: Precision
     if not PRECISIONS[precision].narrow:
         return []
     found = {name: run_checks(ENGINE, Scheduled(name, each), precision) for name, each in told.items()}
-    return [_of(name, check, alone=len(found) == 1) for name, checks in found.items() for check in checks]
-
-
-def _of(target: str, check: Check, *, alone: bool) -> Check:
-    """Named after its engine where there are several: checks are told apart by their names."""
-    return check if alone else replace(check, name=f"{check.name}[{target}]")
+    return [replace(check, target=name) for name, checks in found.items() for check in checks]
 
 
 def _attentions(engine: Scheduled) -> Finding:

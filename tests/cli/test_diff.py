@@ -96,6 +96,20 @@ def test_another_interface_fails_and_what_still_runs_is_run(denoiser_bundle: Pat
     assert all(row["b"]["problem"] and row["a"]["passed"] for row in found["outputs"])
 
 
+def test_what_engines_are_built_from_is_compared_too(denoiser_bundle: Path, cli: Cli, tmp_path: Path) -> None:
+    plain = (denoiser_bundle / "model.onnx").read_bytes()
+    scaled = (_scaled(denoiser_bundle, tmp_path / "scaled.dsr", 1.5) / "model.onnx").read_bytes()
+    a = rewritten(denoiser_bundle, tmp_path / "a.dsr", {"engines/model.onnx": plain})
+    b = rewritten(denoiser_bundle, tmp_path / "b.dsr", {"engines/model.onnx": scaled})
+    found = json.loads(cli("diff", a, b, "--json").out)
+    assert found["weights"]["changed"] == [] and found["engine_graph"]["graph"]["nodes_changed"] == []
+    assert [each["name"][-11:] for each in found["engine_graph"]["weights"]["changed"]] == ["mlp.w3.bias"]
+    assert len({files["model.onnx"] for files in found["engine_graph"]["files"].values()}) == 2
+    assert "graph of engines:\n" in cli("diff", a, b).out
+    assert "graph of engines: identical" in cli("diff", a, denoiser_bundle).out  # whose engines are of model.onnx
+    assert json.loads(cli("diff", denoiser_bundle, denoiser_bundle, "--json").out)["identical"]
+
+
 def test_components_are_compared_too(
     pipeline_bundle: Path, decoder_bundle: Path, denoiser_bundle: Path, cli: Cli, tmp_path: Path
 ) -> None:

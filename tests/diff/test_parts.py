@@ -12,7 +12,7 @@ from dsr_export.bundle.component_entries import ComponentEntry
 from dsr_export.bundle.manifest import Manifest
 from dsr_export.config import BatchRange
 from dsr_export.diff.fields import differing
-from dsr_export.diff.figures import check_difference, parity_difference
+from dsr_export.diff.figures import check_difference, parity_difference, stage_difference
 from dsr_export.diff.graph import graph_difference
 from dsr_export.diff.verdict import regressions
 from graphs.artifacts import TensorSpec
@@ -105,6 +105,33 @@ def test_a_failing_check_is_worse(manifest: Manifest) -> None:
     (text,) = regressions(manifest, manifest, facts, 3.0)
     assert text == "decoder/passed passed in A, and in B it is 0.000 and fails"
     assert regressions(manifest, manifest, {**NOTHING, "checks": check_difference(*reversed(sides))}, 3.0) == []
+
+
+def test_a_failing_engine_is_no_other_engine(manifest: Manifest) -> None:
+    def checks(**passed: bool) -> list[dict[str, Any]]:
+        same = {"name": "attentions_fused", "problem": None}
+        return [{**same, "target": name, "value": float(each), "passed": each} for name, each in passed.items()]
+
+    found = check_difference(checks(rtx=True), checks(rtx=False, sm89=True))  # whose rows come in either order
+    assert [(each["target"], each["a"] and each["a"]["passed"]) for each in found] == [("rtx", True), ("sm89", None)]
+    assert found == check_difference(checks(rtx=True), checks(sm89=True, rtx=False))
+    (text,) = regressions(manifest, manifest, {**NOTHING, "checks": found}, 3.0)
+    assert text == "attentions_fused of rtx passed in A, and in B it is 0.000 and fails"
+
+
+def test_a_row_of_another_graph_is_another_row() -> None:
+    beside = row(70.0) | {"target": "engines/model.onnx"}
+    rows = parity_difference([row(50.0), beside], [beside | {"snr_db": 40.0}])
+    assert [(each["target"], each["delta"]["snr_db"]) for each in rows] == [(None, None), ("engines/model.onnx", -30.0)]
+
+
+def test_stages_that_ran_twice_are_both_told() -> None:
+    a, b = (
+        [{"name": "engine", "seconds": each, "cached": False} for each in seconds] for seconds in ([1.0, 2.0], [3.0])
+    )
+    found = stage_difference(a, b)
+    assert [side and side["seconds"] for each in found.values() for side in each.values()] == [1.0, 3.0, 2.0, None]
+    assert list(found) == ["engine", "engine 2"]
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,10 @@ def full_report() -> dict[str, Any]:
         "trajectory_snr_db": [60.0, 30.0, 12.25],
         "special_rows": {"tried": 9, "left_out": 2},
         "samples": [strips],
-        "checks": [{"name": "half_weight_fraction", "value": 0.25, "limit": 0.5, "passed": False}],
+        "checks": [
+            {"name": "half_weight_fraction", "value": 0.25, "limit": 0.5, "passed": False},
+            {"name": "attentions_fused", "target": "rtx", "value": 1.0, "limit": 1.0, "passed": True},
+        ],
         "engines_not_run": [
             {"component": "decoder", "target": "rtx", "engine": "engines/rtx.plan", "reason": "there is no GPU <&>"}
         ],

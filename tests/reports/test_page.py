@@ -56,7 +56,7 @@ def test_a_real_page_stands_alone_and_is_light(digits_bundle: Path) -> None:
 def test_the_verdict_is_on_top_with_the_figures_behind_it() -> None:
     page = _page(full_report())
     top = page[page.index("<main>") : page.index('class="facts"')]
-    assert "dit in INT8 failed: 2 of 3 comparisons out of tolerance and 1 of 1 check not met." in top
+    assert "dit in INT8 failed: 2 of 3 comparisons out of tolerance and 1 of 2 checks not met." in top
     assert "The first site out of tolerance is blocks.4 (module blocks.4.attn), with an SNR of 14.0 dB" in top
     assert "trajectory sample on onnxruntime: cosine 0.970000, at least 0.995 needed; SNR 12.2 dB" in top
     assert 'class="verdict bad"' in top

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+from dsr_export.reports.reading import Entry
+from dsr_export.reports.record import Check
 from dsr_export.engine_schedule.facts import schedule_facts
 from dsr_export.verification.engine_checks import engine_checks
 from tests.engine_schedule.tiny_plan import ATTENTION, NODES, PLAN, tiny_graph
@@ -27,6 +29,13 @@ def test_an_engine_in_which_all_is_well_passes() -> None:
         ("integer_gemms", True, None),
         ("declared_fp32_between_kernels", True, None),
     ]
+
+
+def test_each_engine_has_its_own_checks() -> None:
+    told = {"rtx": schedule_facts(APART, tiny_graph(), 2), "rtx:8.9": _facts()["rtx"]}
+    found = [(each.of, each.passed) for each in engine_checks(told, "fp16")]
+    assert found[0] == ("attentions_fused (rtx)", False) and found[3] == ("attentions_fused (rtx:8.9)", True)
+    assert Check.read(Entry("a check", engine_checks(told, "fp16")[3].as_dict())).target == "rtx:8.9"
 
 
 def test_an_attention_in_several_kernels_is_named() -> None:

@@ -32,7 +32,7 @@ def _print_report(report: Report) -> None:
         answer(line)
     for check in report.checks:
         figures = check.problem or f"{number(check.value, '.3f')} (at least {number(check.limit, '.2f')})"
-        answer(f"  {_verdict(check.passed)}  {owned(check.component, check.name)}: {figures}")
+        answer(f"  {_verdict(check.passed)}  {owned(check.component, check.of)}: {figures}")
     for line in not_run(report):
         answer(f"  --    {line}")
     for line in schedule_lines(report):
