@@ -14,7 +14,7 @@ from dsr_export.engine_schedule.devices import Device, named_devices
 from dsr_export.engine_schedule.plan_text import UnreadableSchedule
 from dsr_export.engine_schedule.reader import read_schedule, read_schedule_file
 from dsr_export.engine_schedule.record import EngineSchedule
-from dsr_export.engine_schedule.roofline import estimate
+from dsr_export.engine_schedule.roofline import Estimate, estimate
 from dsr_export.errors import ExportError
 from dsr_export.progress import Reporter
 from dsr_export.stages.type_graph import declared_policy
@@ -43,11 +43,12 @@ class Engine:
 def estimated(
     what: Sequence[str], request: ModelRequest, devices: Sequence[str], *, batch: int, reporter: Reporter
 ) -> list[dict[str, Any]]:
-    """A row for each RTX engine of the bundles in `what`, or of one model with and without its run-time DSR parts.
+    """A row for each RTX engine of the bundles in `what`, or of one model with one DSR part more in each.
 
     Each has `name`, `batch`, `launches`, `moved_bytes`, and `devices`: device -> `stream_ms`, `graph_ms`,
-    `memory_share`, and the ratios of both times to those of the first engine. Bundles are taken at the batch that their
-    engines are tuned for, a model at `batch`.
+    `memory_share`, and the ratios of both times to those of the first engine, and of the one before. Bundles are taken
+    at the batch that their engines are tuned for, a model at `batch`: `bare` without registers, `plain` with them, and
+    `dsr` with detection and replacement or neuron shifts as well.
 
     Raises:
         ExportError: an unknown device, a file that has no engine, or a plan whose schedule cannot be read.
@@ -77,16 +78,18 @@ def _of_bundle(path: Path) -> Iterator[Engine]:
 
 
 def _of_model(what: Sequence[str], request: ModelRequest, batch: int) -> list[Engine]:
-    """The model's graph without its run-time DSR parts and, where it has any, with them; in FP16, but for what only
-    a range audit finds."""
+    """In FP16, but for what only a range audit finds."""
     from dsr_export.backends.tensorrt.build import build_engine
     from dsr_export.benchmark.variants import model_variants
+    from dsr_export.benchmark.without_registers import bare_variant
 
     subject, engines = asked_model(what, request), []
     card, where = subject.card(), target("rtx")
     name = form_of(where)
     with scratch_folder("bench") as folder:
-        for each in model_variants(subject, folder)[1:]:  # the raw trace is no graph of ours
+        bare = bare_variant(subject, folder)
+        variants = model_variants(subject, folder)[1:]  # the raw trace is no graph of ours
+        for each in variants if bare is None else (bare, *variants):
             typed, form = folder / f"{each.name}-typed.onnx", folder / f"{each.name}-form.onnx"
             policy = declared_policy(card, each.model, name)
             made, _ = assign_precision(OptimizedModel(path=each.model), typed, PRECISION, policy)
@@ -107,12 +110,17 @@ def _unreadable(what: str, error: UnreadableSchedule) -> ExportError:
 
 
 def _rows(engines: Sequence[Engine], devices: Mapping[str, Device]) -> Iterator[dict[str, Any]]:
-    first = {name: estimate(engines[0].schedule.launches, device) for name, device in devices.items()}
-    for engine in engines:
-        told: dict[str, dict[str, float]] = {}
-        for name, device in devices.items():
-            found = estimate(engine.schedule.launches, device)
-            ratios = {f"{key}_ratio": getattr(found, f"{key}_ms") / getattr(first[name], f"{key}_ms") for key in TIMES}
-            told[name] = {**asdict(found), **ratios}
+    found = [{name: estimate(each.schedule.launches, device) for name, device in devices.items()} for each in engines]
+    for engine, own, before in zip(engines, found, [found[0], *found], strict=False):
+        told = {name: {**asdict(own[name]), **_ratios(own[name], found[0][name], before[name])} for name in devices}
         sums = {"launches": len(engine.schedule.launches), "moved_bytes": engine.schedule.moved}
         yield {"name": engine.name, "batch": engine.schedule.batch, **sums, "devices": told}
+
+
+def _ratios(own: Estimate, first: Estimate, before: Estimate) -> dict[str, float]:
+    sides = {"ratio": first, "step": before}
+    return {
+        f"{key}_{name}": getattr(own, f"{key}_ms") / getattr(side, f"{key}_ms")
+        for name, side in sides.items()
+        for key in TIMES
+    }

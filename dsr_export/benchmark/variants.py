@@ -23,11 +23,11 @@ def model_variants(subject: Subject, folder: Path) -> list[Contestant]:
     """
     with switched_off(subject.module):
         raw = TracedModel(path=subject.trace(folder / "raw.onnx").path, sites={})
-        plain = _ours(raw, folder, "plain")
+        plain = optimized(raw, folder, "plain")
     contestants = [Contestant("raw", raw.path, subject.inputs), Contestant("plain", plain, subject.inputs)]
     if any(subject.dsr.sites().values()):
         traced = subject.trace(folder / "symbolic.onnx")
-        contestants.append(Contestant("dsr", _ours(traced, folder, "dsr"), subject.inputs))
+        contestants.append(Contestant("dsr", optimized(traced, folder, "dsr"), subject.inputs))
     return contestants
 
 
@@ -45,6 +45,7 @@ def switched_off(module: nn.Module) -> Iterator[None]:
             part.enabled = enabled
 
 
-def _ours(traced: TracedModel, folder: Path, name: str) -> Path:
+def optimized(traced: TracedModel, folder: Path, name: str) -> Path:
+    """Our graph of a trace, as `<name>.onnx` in `folder`."""
     lowered, _ = lower(traced, folder / f"{name}-lowered.onnx")
     return optimize(lowered, folder / f"{name}.onnx")[0].path

@@ -48,8 +48,9 @@ def command(
 ) -> None:
     """Time graphs side by side in ONNX Runtime: several bundles or ONNX files, or the variants of one model.
 
-    A model is timed as the exporter's raw trace, as our graph without run-time DSR, and as our graph with it. Ratios
-    are to the first, within one round.
+    A model is timed as the exporter's raw trace, as our graph without run-time DSR (`plain`), and as our graph with it
+    (`dsr`). Ratios are to the first, within one round. With --roofline it is estimated without registers too (`bare`):
+    each row has one part more than the one above.
     """
     from dsr_export.benchmark.contestants import bench
     from dsr_export.config import ModelRequest
@@ -76,11 +77,13 @@ def _estimate(what: tuple[str, ...], request: ModelRequest, devices: list[str], 
     if as_json:
         answer_json({"estimates": rows})
         return
-    answer("estimates, not measurements: ms in a stream, and as a CUDA graph; ratios are to the first")
+    answer("estimates, not measurements: ms in a stream, and as a CUDA graph; ratios to the first and to the row above")
     for row in rows:
         size = row["moved_bytes"] / 1e6
         answer(f"{row['name']}: {row['launches']} launches, {size:.1f} MB at batch {row['batch']}")
         for device, each in row["devices"].items():
-            stream = f"{each['stream_ms']:8.3f} ms {each['stream_ratio']:.3f}x"
-            graph = f"{each['graph_ms']:8.3f} ms {each['graph_ratio']:.3f}x"
+            stream, graph = (
+                f"{each[f'{key}_ms']:8.3f} ms {each[f'{key}_ratio']:.3f}x {each[f'{key}_step']:.3f}x"
+                for key in ("stream", "graph")
+            )
             answer(f"  {device:<10} {stream}   {graph}   memory is the limit of {each['memory_share']:.0%}")

@@ -8,6 +8,7 @@ from typing import Any
 
 import onnx
 
+from dsr_export.engine_schedule.dsr_sites import site_costs
 from dsr_export.engine_schedule.graph_sites import GraphSites
 from dsr_export.engine_schedule.plan_text import Plan, UnreadableSchedule
 from dsr_export.engine_schedule.reader import read_schedule
@@ -47,6 +48,7 @@ def schedule_dict(schedule: EngineSchedule, sites: GraphSites) -> dict[str, Any]
             for each in schedule.passed
         ],
         "estimates": estimates(schedule.launches),
+        "dsr_sites": site_costs(schedule.launches),
         "launches": [each.as_dict() for each in schedule.launches],
     }
 

@@ -50,9 +50,12 @@ def test_run_time_dsr_costs_launches() -> None:
 
     assert any(load_subject("digits-outliers").dsr.sites().values())
     asked = ModelRequest(model="digits-outliers")
-    plain, dsr = estimated([], asked, ["l4"], batch=1, reporter=Silent())
-    assert (plain["name"], dsr["name"]) == ("plain", "dsr")
-    assert dsr["launches"] > plain["launches"] and dsr["devices"]["l4"]["graph_ratio"] > 1
+    bare, plain, dsr = estimated([], asked, ["l4"], batch=1, reporter=Silent())
+    assert (bare["name"], plain["name"], dsr["name"]) == ("bare", "plain", "dsr")
+    assert dsr["launches"] > plain["launches"] and plain["moved_bytes"] > bare["moved_bytes"]
+    steps, ratios = ([row["devices"]["l4"][key] for row in (bare, plain, dsr)] for key in ("graph_step", "graph_ratio"))
+    assert steps[0] == 1.0 and min(steps[1:]) > 1.0
+    assert ratios == pytest.approx([1.0, steps[1], steps[1] * steps[2]])
 
 
 def test_the_help_names_every_device(cli: Cli) -> None:

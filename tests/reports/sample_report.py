@@ -40,6 +40,10 @@ def engine_facts() -> dict[str, Any]:
         "declared_shape": ["n", 4],
         "shape": [-1, 4],
     }
+    facts = schedule_facts(PLAN.replace(ATTENTION.encode(), NODES[5].encode(), 1), tiny_graph(), 2)
+    part = {"stream_ms": 0.0, "graph_ms": facts["schedule"]["estimates"]["l4"]["graph_ms"] / 8, "memory_share": 0.5}
+    sums = {"sites": 12, "launches": 24, "shared_launches": 13, "moved_bytes": 4_000_000, "estimates": {"l4": part}}
+    facts["schedule"]["dsr_sites"] = sums
     return {
         "tool": "tensorrt_rtx",
         "version": "1.7",
@@ -58,7 +62,7 @@ def engine_facts() -> dict[str, Any]:
         "tf32": False,
         "warnings": ["something"],
         "seconds": 4.9,
-        **schedule_facts(PLAN.replace(ATTENTION.encode(), NODES[5].encode(), 1), tiny_graph(), 2),
+        **facts,
     }
 
 

@@ -93,6 +93,17 @@ def test_every_section_is_drawn_from_what_is_there() -> None:
         assert said in page, said
 
 
+def test_the_share_of_dsr_sites_is_told_for_each_device() -> None:
+    report = full_report()
+    told = _page(report)
+    assert "of it DSR sites" in told and "12.5%" in told  # and a dash where a device has no figure
+    assert "at 12 sites, in 24 kernels of their own; 13 more do some of it" in told
+    report["engines"]["rtx"]["schedule"]["dsr_sites"] = None
+    assert "DSR sites" not in _page(report)
+    del report["engines"]["rtx"]["schedule"]["dsr_sites"]  # of an older version
+    assert "DSR sites" not in _page(report)
+
+
 def test_an_engine_that_does_not_tell_its_schedule_says_why() -> None:
     told, report = full_report()["engines"]["rtx"], full_report()
     reason = "the schedule of this plan cannot be read: <another> version"

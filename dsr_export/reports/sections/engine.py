@@ -119,21 +119,45 @@ def _estimates(schedule: Json) -> list[Markup]:
     if not devices:
         return []
     most = max(known(each["stream_ms"] for each in devices.values()), default=0.0)
+    sites = schedule.get("dsr_sites")
     rows = [
         [
             text(device),
             bar_cell(share(each["stream_ms"], most), number(each["stream_ms"], ".3g", " ms")),
             bar_cell(share(each["graph_ms"], most), number(each["graph_ms"], ".3g", " ms")),
             text(number(each["memory_share"], ".0%")),
+            *([text(_site_share(each, sites["estimates"].get(device)))] if sites else []),
         ]
         for device, each in devices.items()
     ]
-    header = ("device", "in a stream", "as a CUDA graph", "memory is the limit")
+    header = [
+        "device",
+        "in a stream",
+        "as a CUDA graph",
+        "memory is the limit",
+        *(["of it DSR sites"] if sites else []),
+    ]
     caption = (
         "Estimates, not measurements: each kernel takes its bytes over the device's bandwidth or its operations over "
         "the peak of their type, whichever is longer, and 2 microseconds to launch, or 0.7 in a graph."
-    )
+    ) + (_sites(sites) if sites else "")
     return [figure(rich_table(header, rows), title=f"Estimated time at batch {schedule['batch']}", caption=caption)]
+
+
+def _site_share(whole: Json, sites: Json | None) -> str:
+    """Of the time as a graph, what kernels of sites alone take."""
+    part = None if sites is None else sites["graph_ms"]
+    known_both = is_known(part) and is_known(whole["graph_ms"]) and whole["graph_ms"] > 0
+    return number(part / whole["graph_ms"], ".1%") if known_both else DASH
+
+
+def _sites(sites: Json) -> str:
+    return (
+        f" Of the CUDA graph's time, detection, replacement and shifts of neurons take that share at "
+        f"{number(sites['sites'], 'd')} sites, in {number(sites['launches'], 'd')} kernels of their own; "
+        f"{number(sites['shared_launches'], 'd')} more do some of it beside other work, which is not counted. "
+        "What registers take is in every kernel: bench MODEL --roofline builds the engine without them too."
+    )
 
 
 def _launches(schedule: Json) -> list[Markup]:
