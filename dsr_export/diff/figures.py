@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from dsr_export.bundle.reader import Bundle
-from dsr_export.engine_schedule.summary import schedule_summaries
+from dsr_export.engine_schedule.summary import schedule_details
 from dsr_export.reports.figures import is_known
 from dsr_export.reports.wording import owned
 
@@ -89,7 +89,7 @@ def _delta(a: Mapping[str, Any] | None, b: Mapping[str, Any] | None) -> dict[str
 
 
 def _engines(bundle: Bundle) -> dict[str, dict[str, Any]]:
-    schedules = schedule_summaries(bundle.report())
+    schedules = schedule_details(bundle.report())
     engines = [target for target in bundle.manifest.targets if target.engine]
     return {each.name: _engine(each.version, each.facts) | {"schedule": schedules.get(each.name)} for each in engines}
 

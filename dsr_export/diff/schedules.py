@@ -38,7 +38,8 @@ def _fused(side: Mapping[str, Any]) -> str:
 
 
 def _fusions(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
-    apart = [side["attentions"] - side["attentions_fused"] for side in (a, b) if is_known(side["attentions_fused"])]
+    figures = [(side["attentions"], side["attentions_fused"]) for side in (a, b)]
+    apart = [whole - fused for whole, fused in figures if is_known(whole) and is_known(fused)]
     if len(apart) < 2 or apart[0] == apart[1]:
         return ""
     return ": B lost a fusion" if apart[1] > apart[0] else ": B gained a fusion"

@@ -35,7 +35,7 @@ def no_schedule(reason: str) -> dict[str, Any]:
 
 def schedule_dict(schedule: EngineSchedule, sites: GraphSites) -> dict[str, Any]:
     """The launches, what they add up to, and what became of the graph's attentions and GEMMs."""
-    fp32 = sites.fp32_nodes()
+    fp32, costs = sites.fp32_nodes(), site_costs(schedule.launches)
     return {
         "batch": schedule.batch,
         "moved_bytes": schedule.moved,
@@ -48,7 +48,7 @@ def schedule_dict(schedule: EngineSchedule, sites: GraphSites) -> dict[str, Any]
             for each in schedule.passed
         ],
         "estimates": estimates(schedule.launches),
-        "dsr_sites": site_costs(schedule.launches),
+        **({} if costs is None else {"dsr_sites": costs}),
         "launches": [each.as_dict() for each in schedule.launches],
     }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from dsr_export.errors import ExportError
@@ -15,12 +15,23 @@ def schedule_summaries(report: Mapping[str, Any]) -> dict[str, dict[str, Any] | 
     Raises:
         ExportError: a schedule of another form than this version writes.
     """
+    return _each(report, _summary)
+
+
+def schedule_details(report: Mapping[str, Any]) -> dict[str, dict[str, Any] | str | None]:
+    """The same with `blocks`, each as in the report and with what its products `compute` in, and with `estimates`."""
+    return _each(report, lambda schedule: {**_summary(schedule), **_details(schedule)})
+
+
+def _each(
+    report: Mapping[str, Any], told: Callable[[Mapping[str, Any]], dict[str, Any]]
+) -> dict[str, dict[str, Any] | str | None]:
     engines = report.get("engines")
     found: dict[str, dict[str, Any] | str | None] = {}
     try:
         for name, facts in (engines or {}).items():
             schedule, problem = facts.get("schedule"), facts.get("schedule_problem")
-            found[name] = _summary(schedule) if schedule else problem and str(problem)
+            found[name] = told(schedule) if schedule else problem and str(problem)
     except (AttributeError, KeyError, TypeError) as error:
         raise ExportError(
             f"the schedule of an engine in report.json can't be read: {type(error).__name__} {error}",
@@ -40,3 +51,13 @@ def _summary(schedule: Mapping[str, Any]) -> dict[str, Any]:
         "weight_gemms": dict(Counter(str(gemm["computes"]) for gemm in schedule["gemms"]).most_common()),
         "kinds": {kind: dict(of) for kind, of in schedule["kinds"].items()},
     }
+
+
+def _details(schedule: Mapping[str, Any]) -> dict[str, Any]:
+    types: dict[Any, Counter[str]] = {}
+    for launch in schedule["launches"]:
+        if isinstance(launch["computes"], str):
+            types.setdefault(launch["block"], Counter())[launch["computes"]] += 1
+    blocks = [{**each, "computes": dict(types.get(each["block"], {}))} for each in schedule["blocks"]]
+    estimates = {name: dict(each) for name, each in schedule["estimates"].items()}
+    return {"blocks": blocks, "estimates": estimates}

@@ -29,7 +29,7 @@ class ReportOutputs:
         for name, path in asked.items():
             if path.resolve().is_relative_to(bundle.resolve()):
                 raise ExportError(
-                    f"{name} {path} lies in the bundle, which verify leaves as it is", hint="write it elsewhere"
+                    f"{name} {path} lies in the bundle, which is left as it is", hint="write it elsewhere"
                 )
             if path.is_dir() or not path.parent.is_dir():
                 problem = "is a folder" if path.is_dir() else f"lies in {path.parent}, which is no folder"
@@ -42,13 +42,14 @@ class ReportOutputs:
     def write(self, report: Report) -> None:
         """Each file whole or not at all. Raises ExportError where one can't be written."""
         if self.junit is not None:
-            _write(self.junit, junit(report))
+            write_report(self.junit, junit(report))
         if self.html is not None:
-            _write(self.html, report_page(report))
+            write_report(self.html, report_page(report))
         if self.markdown is not None:
-            _write(self.markdown, markdown_table(report))
+            write_report(self.markdown, markdown_table(report))
 
 
-def _write(path: Path, content: str) -> None:
+def write_report(path: Path, content: str) -> None:
+    """Whole or not at all. Raises ExportError where it can't be written."""
     with atomic_file(path) as temporary:
         temporary.write_text(content, encoding="utf-8")

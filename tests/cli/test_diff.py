@@ -107,7 +107,10 @@ def test_what_engines_are_built_from_is_compared_too(denoiser_bundle: Path, cli:
     assert len({files["model.onnx"] for files in found["engine_graph"]["files"].values()}) == 2
     assert "graph of engines:\n" in cli("diff", a, b).out
     assert "graph of engines: identical" in cli("diff", a, denoiser_bundle).out  # whose engines are of model.onnx
-    assert json.loads(cli("diff", denoiser_bundle, denoiser_bundle, "--json").out)["identical"]
+    page = tmp_path / "diff.html"
+    assert cli("diff", a, b, "--html", page).code == 0 and "graph of engines:" in page.read_text()
+    inside = cli("diff", a, b, "--html", b / "diff.html")
+    assert inside.code == 1 and "lies in the bundle" in inside.err
 
 
 def test_components_are_compared_too(

@@ -42,5 +42,6 @@ def test_other_batches_are_not_compared() -> None:
 
 
 def test_figures_that_are_not_known_are_dashes() -> None:
-    unknown = {**A, "launches": None, "moved_bytes": None, "attentions_fused": None}
-    assert "launches 144 -> \N{EN DASH}" in list(schedule_changes(A, unknown))
+    for key in ("attentions", "attentions_fused"):
+        unknown = {**A, "launches": None, "moved_bytes": None, key: None}
+        assert "launches 144 -> \N{EN DASH}" in list(schedule_changes(A, unknown))
