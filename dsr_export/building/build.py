@@ -17,6 +17,7 @@ from dsr_export.bundle.destination import LONGEST_NAME
 from dsr_export.bundle.reader import Bundle
 from dsr_export.config import ExportConfig
 from dsr_export.drawing.chain import open_components
+from dsr_export.peak_memory import PeakMemory
 from dsr_export.progress import Bar, Reporter
 from dsr_export.reports.record import StageTime
 from dsr_export.sources import Source, find_source
@@ -129,7 +130,7 @@ class Build:
     def run(self, stage: Stage[R]) -> R:
         """Runs one stage, or takes it from the cache, under a progress bar, and logs it."""
         began = time.monotonic()
-        with self.reporter.stage(stage.name) as bar:
+        with self.reporter.stage(stage.name) as bar, PeakMemory() as memory:
             made = StageCache.default().run(
                 stage.name, self.identity(stage), lambda folder: self._work(stage, folder, bar)
             )
@@ -137,7 +138,7 @@ class Build:
             self.reporter.note(f"the cached result of '{stage.name}' was damaged and has been made again")
         self.used.append(made)
         seconds = round(time.monotonic() - began, 3)
-        self.log.append(StageTime(name=stage.name, seconds=seconds, cached=made.cached))
+        self.log.append(StageTime(name=stage.name, seconds=seconds, cached=made.cached, peak_rss_bytes=memory.bytes))
         return stage.result(made)
 
     def identity(self, stage: Stage[Any]) -> dict[str, Any]:

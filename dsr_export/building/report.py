@@ -11,10 +11,11 @@ from dsr_export.building.build import Build
 from dsr_export.building.finished import Finished, FusedSteps
 from dsr_export.bundle.engines import plan_path
 from dsr_export.bundle.writer import Content, content_size
+from dsr_export.peak_memory import peak_rss_bytes
 from dsr_export.readable import readable
 from dsr_export.reports.reading import Entry, entries
 from dsr_export.reports.record import Check, NotRun, Picture, Report, Row, all_passed
-from dsr_export.reports.summary import components_summary, peak_rss_bytes
+from dsr_export.reports.summary import components_summary
 from dsr_export.storage.made_with import tool_versions
 from dsr_export.verification.engine_checks import engine_checks
 from dsr_export.verification.model_checks import BUILT, Weights, passed_when_built, run_checks

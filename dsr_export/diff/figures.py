@@ -16,7 +16,7 @@ OF_ROW = ("check", "output", "runtime", "target", "component")
 OF_CHECK = ("component", "name", "target")
 """What tells rows apart, and checks: an engine's row must not stand for another's."""
 VERDICT = ("value", "passed")
-COST = ("seconds", "cached")
+COST = ("seconds", "cached", "peak_rss_bytes")
 
 
 def parity_difference(a: Iterable[Mapping[str, Any]], b: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -56,7 +56,7 @@ def stage_difference(a: Iterable[Mapping[str, Any]], b: Iterable[Mapping[str, An
     found = {}
     for key in dict.fromkeys([*left, *right]):
         name, count = key
-        sides = {side: row and {each: row[each] for each in COST} for side, row in _pair(left, right, key)}
+        sides = {side: row and {each: row.get(each) for each in COST} for side, row in _pair(left, right, key)}
         found[f"{name} {count + 1}" if count else name] = sides
     return found
 

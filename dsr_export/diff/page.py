@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import PurePath
 from typing import Any
 
@@ -46,22 +46,17 @@ def _drawn(pair: EnginePair) -> Markup:
 
 def _blocks(pair: EnginePair) -> Markup:
     """A line for each block, both sides in each cell."""
-    rows, most = (
-        pair.blocks(),
-        max(known(side["moved_bytes"] for each in pair.blocks() for side in each[1:] if side), default=0),
-    )
+    blocks = pair.blocks()
+    most = max(known(_of(side, "moved_bytes") for _, *sides in blocks for side in sides), default=0.0)
     cells = [
         [
             name_cell(str(name or "of several blocks, or of none")),
-            _both(_figure(side, "launches") for side in (a, b)),
-            _both(
-                bar_cell(share(side and side["moved_bytes"], most), file_size(side and side["moved_bytes"]))
-                for side in (a, b)
-            ),
-            text(_ratio(a and a["moved_bytes"], b and b["moved_bytes"])),
+            _both(text(number(_of(side, "launches"), "d")) for side in (a, b)),
+            _both(_bytes(_of(side, "moved_bytes"), most) for side in (a, b)),
+            text(_ratio(_of(a, "moved_bytes"), _of(b, "moved_bytes"))),
             _both(text(_types(side)) for side in (a, b)),
         ]
-        for name, a, b in rows
+        for name, a, b in blocks
     ]
     caption = (
         "A above B. Bytes are those that kernels read and write; products compute in the types named, one kernel each."
@@ -84,13 +79,17 @@ def _estimates(pair: EnginePair) -> Markup:
     return figure(rich_table(("device", "A", "B", "B over A"), rows), title=title, caption=caption)
 
 
-def _both(cells: Any) -> Markup:
+def _both(cells: Iterable[Markup]) -> Markup:
     first, second = cells
     return joined([first, element("br"), second])
 
 
-def _figure(side: Json | None, key: str) -> Markup:
-    return text(number(side and side[key], "d"))
+def _bytes(size: Any, most: float) -> Markup:
+    return bar_cell(share(size, most), file_size(size))
+
+
+def _of(side: Json | None, key: str) -> Any:
+    return None if side is None else side[key]
 
 
 def _types(side: Json | None) -> str:

@@ -26,18 +26,20 @@ def _as_said(record: Any, *optional: str) -> Json:
 
 @dataclass(frozen=True, kw_only=True)
 class StageTime:
-    """A stage of the build or the verification, and how long it took."""
+    """A stage of the build or the verification: how long it took, and the largest resident size of the process."""
 
     name: str
     seconds: Figure
     cached: bool
+    peak_rss_bytes: Figure = None
 
     def as_dict(self) -> Json:
-        return asdict(self)
+        return _as_said(self, "peak_rss_bytes")
 
     @classmethod
     def read(cls, entry: Entry) -> StageTime:
-        return cls(name=text_in(entry, "name"), seconds=number_in(entry, "seconds"), cached=is_true(entry, "cached"))
+        figures = {key: number_in(entry, key) for key in ("seconds", "peak_rss_bytes")}
+        return cls(name=text_in(entry, "name"), **figures, cached=is_true(entry, "cached"))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,7 @@ from dsr_export.parity.checks.fused_step import StepCandidate, check_step
 from dsr_export.parity.checks.table import ParityReport, check_parity, fused_rows
 from dsr_export.parity.golden.vectors import Golden, fitted_sampler, image_batch
 from dsr_export.parity.tolerances import Tolerance
+from dsr_export.peak_memory import PeakMemory
 from dsr_export.progress import Bar, Reporter
 from dsr_export.reports.record import StageTime
 from dsr_export.reports.stage_names import ENGINE_GRAPH, STEP, verified_on
@@ -35,10 +36,10 @@ class Stages:
     @contextmanager
     def stage(self, name: str, title: str) -> Iterator[Bar]:
         began = time.monotonic()
-        with self.reporter.stage(self.prefix + title) as bar:
+        with self.reporter.stage(self.prefix + title) as bar, PeakMemory() as memory:
             yield bar
-        seconds = round(time.monotonic() - began, 3)
-        self.log.append(StageTime(name=self.prefix + name, seconds=seconds, cached=False))
+        seconds, name = round(time.monotonic() - began, 3), self.prefix + name
+        self.log.append(StageTime(name=name, seconds=seconds, cached=False, peak_rss_bytes=memory.bytes))
 
 
 def check_runtime(bundle: Bundle, runtime: Runtime, golden: Golden, stages: Stages) -> tuple[str, ParityReport]:

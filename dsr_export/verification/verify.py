@@ -15,12 +15,13 @@ from dsr_export.bundle.signature_file import PublicKey
 from dsr_export.parity.checks.table import ParityReport
 from dsr_export.parity.golden.reader import read_golden
 from dsr_export.parity.golden.vectors import Golden
+from dsr_export.peak_memory import peak_rss_bytes
 from dsr_export.progress import Reporter, Silent
 from dsr_export.readable import readable
 from dsr_export.reports.record import Check, NotRun, Picture, Report, Row, StageTime
 from dsr_export.reports.sample_strips import golden_strips
 from dsr_export.reports.stage_names import component_prefix
-from dsr_export.reports.summary import components_summary, peak_rss_bytes
+from dsr_export.reports.summary import components_summary
 from dsr_export.sites.search import search_sites
 from dsr_export.storage.made_with import tool_versions
 from dsr_export.verification.model_checks import VERIFIED, Opened, run_checks

@@ -90,7 +90,7 @@ def full_report() -> dict[str, Any]:
         "model": {"name": "dit", "family": "rae-dit", "parameters": 2_000_000},
         "batch": {"min": 1, "opt": 2, "max": 8},
         "stages": [
-            {"name": "parity", "seconds": 4.0, "cached": False},
+            {"name": "parity", "seconds": 4.0, "cached": False, "peak_rss_bytes": 900_000_000},
             {"name": "parity-engine", "seconds": 1.0, "cached": True},
         ],
         "parity": [

@@ -29,15 +29,17 @@ def _stages(report: Report) -> Markup | None:
     stages = report.stages
     if not stages:
         return None
-    most = max(known(stage.seconds for stage in stages), default=0.0)
+    longest = max(known(stage.seconds for stage in stages), default=0.0)
+    largest = max(known(stage.peak_rss_bytes for stage in stages), default=0.0)
     rows = [
         [
             text(stage.name + (" (cached)" if stage.cached else "")),
-            bar_cell(share(stage.seconds, most), duration(stage.seconds)),
+            bar_cell(share(stage.seconds, longest), duration(stage.seconds)),
+            bar_cell(share(stage.peak_rss_bytes, largest), file_size(stage.peak_rss_bytes)),
         ]
         for stage in stages
     ]
-    return figure(rich_table(("stage", "time"), rows), title="Time by stage")
+    return figure(rich_table(("stage", "time", "memory at most"), rows), title="Time and memory by stage")
 
 
 def _files(files: Mapping[str, float | None]) -> Markup | None:
