@@ -9,7 +9,7 @@ from typing import Any
 
 from dsr_export.diff.engine_pairs import engine_pairs
 from dsr_export.diff.page import diff_page
-from dsr_export.schedule.summary import schedule_details
+from dsr_export.engine_schedule.summary import schedule_details
 from tests.reports.damaged_reports import damaged
 from tests.reports.sample_report import full_report
 

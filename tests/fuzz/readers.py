@@ -28,8 +28,8 @@ from dsr_export.families.diffusers.files import open_folder
 from dsr_export.images.picture_file import read_picture
 from dsr_export.storage.canonical import parse_json, parse_sealed, sealed_bytes
 from graphs.artifacts import TensorSpec
+from tests.engine_schedule.tiny_plan import PLAN
 from tests.fuzz.damage import header_of, json_of, members_of, rewritten, rotten
-from tests.schedule.tiny_plan import PLAN
 
 Damage = Callable[[bytes, random.Random], bytes]
 MODEL = "0" * 64

@@ -5,9 +5,9 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+from dsr_export.engine_schedule.facts import schedule_facts
 from dsr_export.reports.reading import Entry
 from dsr_export.reports.record import Check
-from dsr_export.engine_schedule.facts import schedule_facts
 from dsr_export.verification.engine_checks import engine_checks
 from tests.engine_schedule.tiny_plan import ATTENTION, NODES, PLAN, tiny_graph
 
