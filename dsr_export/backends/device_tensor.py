@@ -14,6 +14,7 @@ from dsr_export.backends import dlpack
 from dsr_export.backends.base import Array, Runner
 from dsr_export.errors import ExportError
 
+Finish = Callable[[], None]
 LEGACY_STREAM = 1
 """DLPack's number of CUDA's default stream."""
 _ON_HOST = (dlpack.CPU, dlpack.CUDA_HOST)
@@ -95,22 +96,25 @@ def on_host(value: Any) -> bool:
     return device is None or int(device()[0]) in _ON_HOST
 
 
-def is_foreign(value: Any) -> bool:
-    """Whether another framework made it, on streams of its own."""
-    return not isinstance(value, DeviceTensor) and not on_host(value)
+def is_foreign(value: Any, finish: Callable[[], None]) -> bool:
+    """Whether what works on it is in another order than what `finish` waits for: another framework, another runner."""
+    return not on_host(value) and getattr(value, "finish", None) != finish
 
 
 @contextlib.contextmanager
 def device_inputs(
-    inputs: Mapping[str, Any], *, device: int, stream: int | None, upload: Callable[[Array], DeviceTensor]
+    inputs: Mapping[str, Any], *, device: int, stream: int, upload: Callable[[Array], DeviceTensor], finish: Finish
 ) -> Iterator[dict[str, DeviceTensor]]:
     """All of them on `device`, within the block: the host's uploaded, others where they lie.
 
-    Their makers order what they still do before what `stream` does next.
+    Their makers order what they still do before what `stream` does next; `finish` is its runner's.
 
     Raises:
         ExportError: one on another device, or of a form that is not taken.
     """
+    for value in inputs.values():
+        if isinstance(value, DeviceTensor) and value.finish != finish:
+            value.finish()
     with contextlib.ExitStack() as held:
         yield {name: _on_device(name, value, device, stream, upload, held) for name, value in inputs.items()}
 
@@ -124,7 +128,10 @@ def _on_device(
     held: contextlib.ExitStack,
 ) -> DeviceTensor:
     if on_host(value):
-        return upload(np.asarray(value))
+        made = upload(np.asarray(value))
+        if (release := getattr(made.owner, "release", None)) is not None:
+            held.callback(release)  # what is copied later goes into the same stream
+        return made
     kind, index = (int(part) for part in value.__dlpack_device__())
     if kind not in _ON_DEVICE or index != device:
         where = f"CUDA device {index}" if kind in _ON_DEVICE else f"a device of DLPack's kind {kind}"

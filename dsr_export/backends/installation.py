@@ -54,10 +54,10 @@ def _missing(target: Target) -> tuple[str, str] | None:
     if target.backend == "onnxruntime":
         return None
     version = installed_version(target.backend)
-    if version is None:
-        return f"needs the package {target.backend}:", _remedy(target)
-    if installed_version("polygraphy") is None:
-        return "needs the package polygraphy:", _remedy(target)
+    needed = (target.backend, "polygraphy", *(["cuda-bindings"] if gpu_available() else []))  # the last one to run it
+    missing = next((package for package in needed if installed_version(package) is None), None)
+    if version is None or missing is not None:
+        return f"needs the package {missing}:", _remedy(target)
     if not target.accepts_version(version):
         return f"needs {target.backend} {target.version}, and {version} is installed;", "install that version"
     if target.needs_gpu_to_build and compute_capability() is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dsr_export.backends.base import Runner
+from dsr_export.backends.device_tensor import DeviceTensor, on_host
 from dsr_export.bundle.manifest import Manifest
 from dsr_export.errors import ExportError
 
@@ -38,12 +40,22 @@ class LabelledRunner:
 
     def infer(self, inputs: dict[str, Array]) -> dict[str, Array]:
         """As the runner's. Raises ExportError for a label that the model does not have, too."""
-        labels = np.asarray(inputs.get(LABELS, 0))
+        self._check(inputs.get(LABELS, 0))
+        return self._runner.infer(inputs)
+
+    def infer_on_device(self, inputs: Mapping[str, Any]) -> dict[str, DeviceTensor]:
+        """As the runner's. Labels that lie on the device already are not looked at: that would take a copy."""
+        if on_host(labels := inputs.get(LABELS, 0)):
+            self._check(labels)
+        made: dict[str, DeviceTensor] = self._runner.infer_on_device(inputs)  # type: ignore[attr-defined]
+        return made
+
+    def _check(self, given: Any) -> None:
+        labels = np.asarray(given)
         if labels.size and labels.dtype.kind in "iu":
             wrong = labels[(labels < 0) | (labels > self._highest)]
             if wrong.size:
                 raise ExportError(f"input '{LABELS}' holds the label {wrong[0]}", hint=f"use 0 to {self._highest}")
-        return self._runner.infer(inputs)
 
 
 def with_labels(runner: Runner, manifest: Manifest) -> Runner:

@@ -84,8 +84,9 @@ class OnnxRuntimeCudaRunner:
 
     def infer_on_device(self, inputs: Mapping[str, Any]) -> dict[str, DeviceTensor]:
         """As `infer`, from and to the GPU's memory; see `DeviceRunner`."""
-        with device_inputs(inputs, device=DEVICE, stream=LEGACY_STREAM, upload=self.upload) as found:
-            if any(map(is_foreign, inputs.values())):
+        here: dict[str, Any] = {"device": DEVICE, "stream": LEGACY_STREAM}
+        with device_inputs(inputs, **here, upload=self.upload, finish=_done) as found:
+            if any(is_foreign(each, _done) for each in inputs.values()):
                 _on_gpu(finish_all)  # the provider's stream waits for no other
             check_declared({name: array_shape(tensor) for name, tensor in found.items()}, self._specs)
             return self._run(found)
@@ -122,8 +123,12 @@ def _tensor(value: Any) -> DeviceTensor:
         device=DEVICE,
         owner=value,
         read=_read,
-        finish=lambda: None,
+        finish=_done,
     )
+
+
+def _done() -> None:
+    """A run has ended when it returns."""
 
 
 def _read(tensor: DeviceTensor) -> Array:

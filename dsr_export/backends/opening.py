@@ -110,9 +110,11 @@ def bundle_runner(bundle: Bundle, runtime: Runtime, say: Say | None = None, *, s
     if engine is None:
         return typed_runner(bundle.file(f"{folder}{MODEL}"), specs, bundle.manifest.precision)
     from dsr_export.backends.tensorrt.runner import TensorRTRunner
+    from dsr_export.backends.tensorrt.runtime_cache import cache_file
 
-    plan, needs = bundle.file(f"{folder}{engine.engine}"), EngineNeeds.of_entry(engine, bundle=str(bundle.path))
-    return TensorRTRunner(plan, backend=engine.backend, inputs=specs, needs=needs)
+    file = f"{folder}{engine.engine}"
+    needs, cache = EngineNeeds.of_entry(engine, bundle=str(bundle.path)), cache_file(bundle, file)
+    return TensorRTRunner(bundle.file(file), backend=engine.backend, inputs=specs, needs=needs, cache=cache, say=say)
 
 
 def runs_here(target: Target) -> bool:

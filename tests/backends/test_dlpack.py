@@ -114,6 +114,7 @@ class Elsewhere:
 
 @pytest.mark.parametrize(("kind", "said"), [(2, "lies on CUDA device 3"), (10, "DLPack's kind 10")])
 def test_another_device_is_named(kind: int, said: str) -> None:
-    given = device_inputs({"x": Elsewhere(kind, 3)}, device=0, stream=1, upload=lambda array: tensor(array, Owner()))
+    here: dict[str, Any] = {"device": 0, "stream": 1, "finish": lambda: None}
+    given = device_inputs({"x": Elsewhere(kind, 3)}, **here, upload=lambda array: tensor(array, Owner()))
     with pytest.raises(ExportError, match=f"{said}.*runs on CUDA device 0"), given:
         pass

@@ -20,6 +20,8 @@ from typing import Any
 
 from dsr_export.errors import ExportError
 
+_IMPORTED = {"cuda-bindings": "cuda"}
+"""Packages whose modules are called otherwise."""
 EXTRAS = {"tensorrt_rtx": "rtx", "tensorrt": "tensorrt"}
 _CHOICE = "POLYGRAPHY_USE_TENSORRT_RTX"
 _SILENT = 100  # above every severity of Polygraphy's logger
@@ -53,7 +55,6 @@ class Vendor:
     backend: str
     trt: Any
     polygraphy: Any  # polygraphy.backend.trt
-    cuda: Any  # polygraphy.cuda
     failure: type[Exception]  # PolygraphyException
     create_config: Any  # CreateConfigRTX or CreateConfig
     logger: Any
@@ -109,6 +110,7 @@ def installed_version(backend: str) -> str | None:
 
 
 def _installed(package: str) -> bool:
+    package = _IMPORTED.get(package, package)
     if package in sys.modules:
         return sys.modules[package] is not None
     return importlib.util.find_spec(package) is not None
@@ -119,7 +121,6 @@ def _load(backend: str) -> Vendor:
     rtx = backend == "tensorrt_rtx"
     _choose(rtx)
     trt = importlib.import_module(backend)
-    from polygraphy import cuda
     from polygraphy.exception import PolygraphyException
     from polygraphy.logger import G_LOGGER
 
@@ -138,7 +139,6 @@ def _load(backend: str) -> Vendor:
         backend=backend,
         trt=trt,
         polygraphy=loaders,
-        cuda=cuda,
         failure=PolygraphyException,
         create_config=CreateConfig,
         logger=util.TRT_LOGGER,

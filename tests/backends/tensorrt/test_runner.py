@@ -1,143 +1,34 @@
-"""The runner's own work on a stand-in for the GPU: host memory behind Polygraphy's CUDA wrapper, and an engine that
-doubles its input. On a real GPU: the tests marked `gpu`."""
+"""The runner's own work on stand-ins for the GPU and TensorRT-RTX. On a real GPU: the tests marked `gpu`."""
 
 from __future__ import annotations
 
-import ctypes
 import ctypes.util
-import dataclasses
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from dsr_export.backends import gpu
+from dsr_export.backends import gpu as gpu_module
+from dsr_export.backends.cuda import driver as cuda_driver
+from dsr_export.backends.device_tensor import DeviceTensor
+from dsr_export.backends.gpu import gpu_available
 from dsr_export.backends.tensorrt import engine_fit
-from dsr_export.backends.tensorrt import runner as tensorrt_runner
 from dsr_export.backends.tensorrt.engine_fit import EngineNeeds, platform_facts
-from dsr_export.backends.tensorrt.runner import TensorRTRunner, gpu_available
-from dsr_export.backends.tensorrt.vendor import load_vendor
+from dsr_export.backends.tensorrt.runner import TensorRTRunner
 from dsr_export.errors import ExportError, RunnerError
 from graphs.artifacts import TensorSpec
-
-SPECS = (TensorSpec(name="x", dtype="float32", shape=("batch", 3)),)
-
-
-class HostMemory:
-    """What `polygraphy.cuda.wrapper()` offers, on the host. Counts what is allocated and not yet freed."""
-
-    def __init__(self) -> None:
-        self.blocks: dict[int, Any] = {}
-        self.streams = 0
-
-    def malloc(self, size: int) -> int:
-        block = (ctypes.c_uint8 * size)()
-        self.blocks[ctypes.addressof(block)] = block
-        return ctypes.addressof(block)
-
-    def free(self, pointer: int) -> None:
-        self.blocks.pop(pointer, None)
-
-    def memcpy(self, dst: int, src: int, nbytes: int, kind: Any, stream_ptr: int | None = None) -> None:
-        assert stream_ptr == 7
-        ctypes.memmove(dst, src, nbytes)
-
-    def create_stream(self) -> int:
-        self.streams += 1
-        return 7
-
-    def destroy_stream(self, pointer: int) -> None:
-        self.streams -= 1
-
-    def stream_synchronize(self, pointer: int) -> None:
-        assert pointer == 7
-
-
-class Doubling:
-    """An engine and its context: `y = 2 * x`, batch 1 to 4. It refuses to run where `broken`."""
-
-    num_io_tensors = 2
-
-    def __init__(self, logger: Any) -> None:
-        self.logger, self.shape, self.addresses, self.broken = logger, (0, 0), {}, False
-        self.host_code_allowed: bool | None = None
-
-    def create_execution_context(self) -> Doubling:
-        return self
-
-    def get_tensor_name(self, index: int) -> str:
-        return ("x", "y")[index]
-
-    def get_tensor_dtype(self, name: str) -> Any:
-        return SimpleNamespace(name="FLOAT")
-
-    def get_tensor_mode(self, name: str) -> Any:
-        return SimpleNamespace(name={"x": "INPUT", "y": "OUTPUT"}[name])
-
-    def get_tensor_profile_shape(self, name: str, profile: int) -> list[tuple[int, int]]:
-        return [(1, 3), (2, 3), (4, 3)]
-
-    def set_input_shape(self, name: str, shape: tuple[int, int]) -> bool:
-        self.shape = shape
-        return True
-
-    def get_tensor_shape(self, name: str) -> tuple[int, int]:
-        return self.shape
-
-    def set_tensor_address(self, name: str, pointer: int) -> bool:
-        self.addresses[name] = pointer
-        return True
-
-    def execute_async_v3(self, stream: int) -> bool:
-        if self.broken:
-            self.logger.log(SimpleNamespace(name="ERROR"), "Myelin is unwell")
-            return False
-        x, y = (self._values(self.addresses[name]) for name in "xy")
-        y[:] = 2 * x
-        return True
-
-    def _values(self, pointer: int) -> Any:
-        count = self.shape[0] * self.shape[1]
-        return np.frombuffer((ctypes.c_float * count).from_address(pointer), np.float32)
+from tests.backends.tensorrt.driver_stand_in import OUT_OF_MEMORY
+from tests.backends.tensorrt.engine_stand_in import SPECS, Gpu, stand_in, step
 
 
 @pytest.fixture
-def memory(monkeypatch: pytest.MonkeyPatch) -> HostMemory:
-    pytest.importorskip("tensorrt_rtx", reason="needs the rtx extra")
-    load_vendor("tensorrt_rtx")  # Polygraphy takes the backend that is chosen before it is first imported
-    import polygraphy.cuda.cuda
-
-    memory = HostMemory()
-    monkeypatch.setattr(polygraphy.cuda.cuda, "G_CUDA", memory)
-    return memory
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Gpu:
+    return stand_in(monkeypatch)
 
 
-@pytest.fixture
-def engine(monkeypatch: pytest.MonkeyPatch, memory: HostMemory) -> Doubling:
-    pytest.importorskip("tensorrt_rtx", reason="needs the rtx extra")
-    real = load_vendor("tensorrt_rtx")
-    engine = Doubling(real.logger)
-
-    class Runtime:
-        engine_host_code_allowed = True
-
-        def __init__(self, logger: Any) -> None:
-            assert logger is real.logger
-
-        def deserialize_cuda_engine(self, plan: bytes) -> Doubling | None:
-            engine.host_code_allowed = self.engine_host_code_allowed
-            return engine if plan == b"plan" else None
-
-    fake = dataclasses.replace(real, trt=SimpleNamespace(Runtime=Runtime, __version__="1.2.3"))
-    monkeypatch.setattr(tensorrt_runner, "load_vendor", lambda backend: fake)
-    monkeypatch.setattr(tensorrt_runner, "gpu_available", lambda: True)
-    return engine
-
-
-def opened(plan: Path | bytes = b"plan") -> TensorRTRunner:
-    return TensorRTRunner(plan, backend="tensorrt_rtx", inputs=SPECS)
+def opened(plan: Path | bytes = b"plan", **options: Any) -> TensorRTRunner:
+    return TensorRTRunner(plan, **{"backend": "tensorrt_rtx", "inputs": SPECS, **options})
 
 
 def fitted(**differing: Any) -> EngineNeeds:
@@ -146,63 +37,156 @@ def fitted(**differing: Any) -> EngineNeeds:
     return EngineNeeds(**{**built, **platform_facts(), **differing})
 
 
-def rows(count: int, start: float = 0) -> np.ndarray:
-    return (np.arange(count * 3, dtype=np.float32) + start).reshape(count, 3)
+def rows(count: int, start: float = 0) -> dict[str, np.ndarray]:
+    x = (np.arange(count * 3, dtype=np.float32) + start).reshape(count, 3)
+    return {"x": x, "t": np.arange(count, dtype=np.float32)}
 
 
-def test_batches_of_changing_size_share_buffers_that_are_freed(engine: Doubling, memory: HostMemory) -> None:
+def check(made: np.ndarray, count: int, start: float = 0) -> None:
+    np.testing.assert_array_equal(made, step(**rows(count, start)))
+
+
+def test_one_context_serves_all_batches_and_everything_is_given_back(gpu: Gpu) -> None:
     with opened() as runner:
-        for count in (2, 4, 1, 3):
-            made = runner.infer({"x": rows(count, count)})
-            assert list(made) == ["y"]
-            np.testing.assert_array_equal(made["y"], 2 * rows(count, count))
-        assert len(memory.blocks) == 2 and memory.streams == 1
-    assert not memory.blocks and memory.streams == 0
-    assert runner.name == "tensorrt_rtx"
+        for count in (2, 4, 1, 3, 3, 2, 4, 4, 4, 1):
+            made = runner.infer(rows(count, count))
+            assert list(made) == ["out"]
+            check(made["out"], count, count)
+        assert gpu.contexts == 1
+        assert len(gpu.driver.alive["memory"]) <= 2 * 3  # those of the largest batch, and smaller ones kept for reuse
+    assert gpu.driver.held == {} and gpu.driver.current == [] and gpu.alive == set()
+    assert runner.name == "tensorrt_rtx" and gpu.strategy == "eager"
 
 
-def test_results_do_not_share_memory_with_later_ones(engine: Doubling) -> None:
+def test_shapes_are_set_where_they_change(gpu: Gpu) -> None:
     with opened() as runner:
-        first = runner.infer({"x": rows(2)})["y"]
-        runner.infer({"x": rows(2, 100)})
-    np.testing.assert_array_equal(first, 2 * rows(2))
+        for count in (2, 2, 2, 1, 1):
+            runner.infer(rows(count))
+    assert gpu.reshaped == [(2, 3), (1, 3)]
 
 
-def test_host_code_in_a_plan_is_never_allowed(engine: Doubling) -> None:
+def test_results_do_not_share_memory_with_later_ones(gpu: Gpu) -> None:
+    with opened() as runner:
+        host = runner.infer(rows(2))["out"]
+        device = runner.infer_on_device(rows(2))["out"]
+        for _ in range(4):
+            runner.infer(rows(2, 100))
+            runner.infer_on_device(rows(2, 100))
+        check(host, 2)
+        check(device.numpy(), 2)
+
+
+def test_tensors_on_the_device_are_bound_where_they_lie(gpu: Gpu) -> None:
+    with opened(graphs="never") as runner:
+        inputs = {name: runner.upload(array) for name, array in rows(2).items()}
+        start = len(gpu.driver.log)
+        made = runner.infer_on_device(inputs)["out"]
+        done = gpu.driver.counts(start)
+        assert done["execute"] == 1 and not [name for name in done if name.startswith("cuMemcpy")]
+        check(made.numpy(), 2)
+
+
+class Torchlike:
+    """A tensor of another framework on device 0 that is finished on the stream it is asked for."""
+
+    def __init__(self, tensor: DeviceTensor) -> None:
+        self.tensor, self.streams = tensor, list[Any]()
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self.tensor.__dlpack_device__()
+
+    def __dlpack__(self, *, stream: int | None = None) -> object:
+        self.streams.append(stream)
+        return self.tensor.__dlpack__()
+
+
+def test_other_frameworks_tensors_are_read_in_their_order_and_waited_for(gpu: Gpu) -> None:
+    with opened(graphs="never") as runner:
+        given = {name: Torchlike(runner.upload(array)) for name, array in rows(3).items()}
+        start = len(gpu.driver.log)
+        made = runner.infer_on_device(given)["out"]
+        done = gpu.driver.counts(start)
+        assert not [name for name in done if name.startswith("cuMemcpy")]
+        assert gpu.driver.log[start:].index("execute") < len(gpu.driver.log[start:]) - 1
+        after = gpu.driver.log[start:][gpu.driver.log[start:].index("execute") :]
+        assert "cuStreamSynchronize" in after
+        assert [len(each.streams) for each in given.values()] == [1, 1] and given["x"].streams[0] > 1
+        check(made.numpy(), 3)
+
+
+def test_a_tensor_that_was_handed_on_outlives_the_engine(gpu: Gpu) -> None:
+    with opened() as runner:
+        made = runner.infer_on_device(rows(2))["out"]
+        capsule = made.__dlpack__()
+        pointer = made.pointer
+        del made
+    assert list(gpu.driver.alive["memory"]) == [pointer] and gpu.driver.held["context"] == 1
+    del capsule
+    assert gpu.driver.held == {}
+
+
+def test_device_inputs_are_checked_as_arrays_are(gpu: Gpu) -> None:
+    with opened() as runner:
+        with pytest.raises(ExportError, match="'x' is float64"):
+            runner.infer_on_device({**rows(2), "x": np.zeros((2, 3))})
+        with pytest.raises(RunnerError, match=r"\[5, 3\], and this engine takes"):
+            runner.infer_on_device(rows(5))
+        with pytest.raises(ExportError, match="'t' is missing"):
+            runner.infer_on_device({"x": rows(2)["x"]})
+
+
+def test_host_code_in_a_plan_is_never_allowed(gpu: Gpu) -> None:
     with opened():
-        assert engine.host_code_allowed is False
+        assert gpu.host_code_allowed is False
 
 
-def test_a_batch_outside_the_profile_is_refused(engine: Doubling) -> None:
+def test_a_batch_outside_the_profile_is_refused(gpu: Gpu) -> None:
     with opened() as runner, pytest.raises(RunnerError, match=r"\[5, 3\], and this engine takes \[1, 3\] to \[4, 3\]"):
-        runner.infer({"x": rows(5)})
+        runner.infer(rows(5))
 
 
-def test_wrong_inputs_are_refused(engine: Doubling) -> None:
+def test_wrong_inputs_are_refused(gpu: Gpu) -> None:
     with opened() as runner, pytest.raises(ExportError, match="'x' is float64"):
-        runner.infer({"x": rows(2).astype(np.float64)})
+        runner.infer({**rows(2), "x": np.zeros((2, 3))})
 
 
-def test_a_failing_run_says_what_tensorrt_logged(engine: Doubling) -> None:
+def test_a_failing_run_says_what_tensorrt_logged(gpu: Gpu) -> None:
     with opened() as runner:
-        engine.broken = True
+        gpu.broken = True
         with pytest.raises(RunnerError, match="the engine failed: Myelin is unwell"):
-            runner.infer({"x": rows(2)})
+            runner.infer(rows(2))
 
 
-def test_a_plan_from_elsewhere_is_refused(engine: Doubling, tmp_path: Path) -> None:
+def test_a_plan_from_elsewhere_is_refused(gpu: Gpu, tmp_path: Path) -> None:
     (tmp_path / "engine.plan").write_bytes(b"something else")
     with pytest.raises(RunnerError, match=r"tensorrt_rtx 1\.2\.3 cannot load this engine") as caught:
         opened(tmp_path / "engine.plan")
     assert "dsr-export compile" in (caught.value.hint or "")
     with pytest.raises(ExportError, match="cannot read the engine"):
         opened(tmp_path / "missing.plan")
+    assert gpu.driver.held == {}
 
 
-def test_a_plan_built_for_this_machine_is_opened(engine: Doubling, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("logged", "said"),
+    [
+        ("Cuda Runtime error (cudaError 35)", "driver is too old for tensorrt_rtx 1.2.3"),
+        ("CUDA driver version is insufficient for CUDA runtime version", "driver is too old"),
+        ("[virtualMemoryBuffer.cpp] out of memory", "too little free memory for this engine"),
+    ],
+)
+def test_what_keeps_an_engine_from_loading_is_named(gpu: Gpu, logged: str, said: str) -> None:
+    gpu.loads = False
+    gpu.log.clear = lambda: gpu.log.errors.append(logged)  # type: ignore[method-assign]
+    with pytest.raises(RunnerError, match=said):
+        opened()
+    assert gpu.driver.held == {}
+
+
+def test_a_plan_built_for_this_machine_is_opened(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_fit, "compute_capability", lambda: "8.9")
-    with TensorRTRunner(b"plan", backend="tensorrt_rtx", inputs=SPECS, needs=fitted()) as runner:
-        np.testing.assert_array_equal(runner.infer({"x": rows(2)})["y"], 2 * rows(2))
+    with opened(needs=fitted()) as runner:
+        check(runner.infer(rows(2))["out"], 2)
 
 
 @pytest.mark.parametrize(
@@ -214,36 +198,55 @@ def test_a_plan_built_for_this_machine_is_opened(engine: Doubling, monkeypatch: 
     ],
 )
 def test_a_foreign_plan_never_reaches_the_runtime(
-    engine: Doubling, monkeypatch: pytest.MonkeyPatch, differing: dict[str, Any], said: str
+    gpu: Gpu, monkeypatch: pytest.MonkeyPatch, differing: dict[str, Any], said: str
 ) -> None:
     monkeypatch.setattr(engine_fit, "compute_capability", lambda: "8.9")
-    needs = fitted(bundle="big.dsr", **differing)
     with pytest.raises(ExportError, match=said) as caught:
-        TensorRTRunner(b"plan", backend="tensorrt_rtx", inputs=SPECS, needs=needs)
+        opened(needs=fitted(bundle="big.dsr", **differing))
     assert "dsr-export compile big.dsr --target rtx;" in str(caught.value.hint)
-    assert engine.host_code_allowed is None  # deserialize_cuda_engine was not called
+    assert gpu.host_code_allowed is None and gpu.driver.log == []  # nothing was tried
 
 
-def test_declared_inputs_must_be_the_engines(engine: Doubling) -> None:
+def test_declared_inputs_must_be_the_engines(gpu: Gpu) -> None:
     with pytest.raises(ExportError, match="are declared"):
-        TensorRTRunner(b"plan", backend="tensorrt_rtx", inputs=[TensorSpec(name="z", dtype="float32", shape=(1,))])
+        opened(inputs=[TensorSpec(name="z", dtype="float32", shape=(1,))])
+    assert gpu.driver.held == {}
 
 
-def test_a_closed_engine_says_so(engine: Doubling) -> None:
+def test_a_closed_engine_says_so(gpu: Gpu) -> None:
     with opened() as runner:
         pass
-    with pytest.raises(ExportError, match="closed"):
-        runner.infer({"x": rows(2)})
+    for call in (lambda: runner.infer(rows(2)), lambda: runner.infer_on_device(rows(2))):
+        with pytest.raises(ExportError, match="closed"):
+            call()
+    runner.__exit__(None, None, None)  # once more does nothing
+
+
+@pytest.mark.parametrize(
+    ("code", "said", "hint"),
+    [
+        (OUT_OF_MEMORY, r"out of memory: 1\.0 of 1\.0 GB are free", "end other processes"),
+        (46, "taken by another process", "nvidia-smi"),
+        (101, "no GPU with the index 0", "CUDA_VISIBLE_DEVICES"),
+        (719, r"failed in cu.*: unspecified launch failure \(CUDA_ERROR_LAUNCH_FAILED\)", None),
+    ],
+)
+def test_the_gpus_own_failures_are_said(gpu: Gpu, code: int, said: str, hint: str | None) -> None:
+    gpu.driver.fail_at, gpu.driver.code = 2, code
+    with pytest.raises(RunnerError, match=said) as caught:
+        opened()
+    assert hint is None or hint in str(caught.value.hint)
 
 
 def test_without_a_gpu_the_way_out_is_onnxruntime(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tensorrt_runner, "gpu_available", lambda: False)
+    monkeypatch.setattr(cuda_driver, "gpu_problem", lambda: "there is no GPU here")
     with pytest.raises(ExportError, match="no GPU") as caught:
-        opened()
+        cuda_driver.open_cuda()
     assert "--runtime onnxruntime" in (caught.value.hint or "")
 
 
 @pytest.mark.parametrize("driver", ["libno-such-driver.so", ctypes.util.find_library("c") or "libc.so.6"])
 def test_asking_for_a_gpu_never_raises(monkeypatch: pytest.MonkeyPatch, driver: str) -> None:
-    monkeypatch.setattr(gpu, "_DRIVER", driver)
+    monkeypatch.setattr(gpu_module, "_DRIVER", driver)
     assert gpu_available() is False
+    assert "does not load" in str(gpu_module.gpu_problem())
