@@ -27,6 +27,7 @@ from graphs.targets import Target
 if TYPE_CHECKING:
     import onnx
 
+    from dsr_export.backends.tensorrt.replay import Graphs
     from dsr_export.bundle.manifest import BundleTarget
     from dsr_export.bundle.reader import Bundle
 
@@ -108,13 +109,18 @@ def bundle_runner(bundle: Bundle, runtime: Runtime, say: Say | None = None, *, s
         return cuda_runner(bundle.file(f"{folder}{MODEL}"), specs, say=say)
     engine = chosen_engine(bundle, runtime)
     if engine is None:
-        return typed_runner(bundle.file(f"{folder}{MODEL}"), specs, bundle.manifest.precision)
+        return typed_runner(bundle.file("model.onnx"), bundle.manifest.input_specs(), bundle.manifest.precision)
+    return engine_runner(bundle, engine, say=say)
+
+
+def engine_runner(bundle: Bundle, engine: BundleTarget, *, say: Say | None = None, graphs: Graphs = "auto") -> Runner:
+    """A runner of one of the bundle's engines; raises as `bundle_runner`."""
     from dsr_export.backends.tensorrt.runner import TensorRTRunner
     from dsr_export.backends.tensorrt.runtime_cache import cache_file
 
-    file = f"{folder}{engine.engine}"
-    needs, cache = EngineNeeds.of_entry(engine, bundle=str(bundle.path)), cache_file(bundle, file)
-    return TensorRTRunner(bundle.file(file), backend=engine.backend, inputs=specs, needs=needs, cache=cache, say=say)
+    plan, needs = bundle.file(str(engine.engine)), EngineNeeds.of_entry(engine, bundle=str(bundle.path))
+    inputs, cache = bundle.manifest.input_specs(), cache_file(bundle, str(engine.engine))
+    return TensorRTRunner(plan, backend=engine.backend, inputs=inputs, needs=needs, cache=cache, graphs=graphs, say=say)
 
 
 def runs_here(target: Target) -> bool:

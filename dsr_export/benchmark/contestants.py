@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from dsr_export.backends.runtime_names import Runtime
+from dsr_export.benchmark.on_gpu import bench_on_gpu
 from dsr_export.benchmark.race import Contestant, race
 from dsr_export.bundle.reader import Bundle
 from dsr_export.config import ModelRequest
@@ -34,12 +36,14 @@ def bench(
     rounds: int,
     warmup: int,
     threads: int | None,
+    runtime: Runtime = "onnxruntime",
     reporter: Reporter,
-) -> list[dict[str, Any]]:
-    """Timings of the bundles and ONNX files in `what`, or of the variants of the one model it names.
+) -> dict[str, Any]:
+    """`timings` of the bundles and ONNX files in `what`, or of the variants of the one model it names; on a GPU more,
+    see `bench_on_gpu`.
 
     Raises:
-        ExportError: graphs with different inputs, or something that is neither.
+        ExportError: graphs with different inputs, or something that is neither; or a runtime that can't run here.
     """
     with scratch_folder("bench") as scratch:
         files = [Path(each) for each in what if _is_graph(each)]
@@ -48,9 +52,12 @@ def bench(
         with reporter.stage("prepare"):
             contestants = [_contestant(path) for path in files] or _variants(what, request, scratch)
         feeds = _feeds(contestants, batch)
+        if runtime != "onnxruntime":
+            asked: dict[str, Any] = {"batch": batch, "rounds": rounds, "warmup": warmup}
+            return bench_on_gpu(contestants, runtime, feeds, **asked, reporter=reporter)
         with reporter.stage("bench") as bar:
             timings = race(contestants, feeds, rounds=rounds, warmup=warmup, threads=threads, progress=bar)
-    return [dataclasses.asdict(timing) for timing in timings]
+    return {"timings": [dataclasses.asdict(timing) for timing in timings]}
 
 
 def _is_graph(what: str) -> bool:
@@ -61,7 +68,7 @@ def _contestant(path: Path) -> Contestant:
     if path.suffix.lower() == ".onnx":
         return Contestant(path.name, path, tuple(graph_inputs(read_runnable(path))))
     bundle = Bundle.open(path)
-    return Contestant(path.name, bundle.file("model.onnx"), bundle.manifest.inputs)
+    return Contestant(path.name, bundle.file("model.onnx"), bundle.manifest.inputs, bundle)
 
 
 def _variants(what: Sequence[str], request: ModelRequest, folder: Path) -> list[Contestant]:

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dsr_export.backends.onnxruntime import OnnxRuntimeRunner
+from dsr_export.bundle.reader import Bundle
 from dsr_export.errors import ExportError
 from dsr_export.progress import Bar
 from graphs.artifacts import TensorSpec
@@ -25,11 +26,12 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Contestant:
-    """One graph of a comparison."""
+    """One graph of a comparison, and the bundle that it is of."""
 
     name: str
     model: Path
     inputs: tuple[TensorSpec, ...]
+    bundle: Bundle | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

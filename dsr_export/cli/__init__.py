@@ -27,7 +27,7 @@ COMMANDS = {
     "sample": "Draw samples from a bundle as a PNG grid.",
     "inspect": "Show what is in a bundle or an ONNX file.",
     "diff": "Show how two bundles differ, and whether the second is worse.",
-    "bench": "Time graphs side by side in ONNX Runtime.",
+    "bench": "Time graphs or engines side by side.",
     "diagnose": "Find a model's outlier tokens, and what to do about them.",
     "models": "List the registered models.",
     "doctor": "Show what is installed, and what each target needs.",

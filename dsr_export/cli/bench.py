@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from dsr_export.cli.options.named import Named
 from dsr_export.cli.process.streams import Command, answer, answer_json
 from dsr_export.limits import MOST_BATCH, MOST_REPEATS, MOST_THREADS
 
@@ -25,6 +26,13 @@ if TYPE_CHECKING:
 @click.option(
     "--warmup", type=click.IntRange(0, MOST_REPEATS), default=3, show_default=True, help="Rounds not counted."
 )
+@click.option(
+    "--runtime",
+    type=Named("onnxruntime", "onnxruntime-cuda", "tensorrt", "tensorrt-rtx"),
+    default="onnxruntime",
+    show_default=True,
+    help="What to time: graphs on the CPU or on the GPU, or the engines of bundles.",
+)
 @click.option("--threads", type=click.IntRange(1, MOST_THREADS), help="ONNX Runtime threads. [default: all cores]")
 @click.option(
     "--roofline",
@@ -42,17 +50,21 @@ def command(
     batch: int,
     rounds: int,
     warmup: int,
+    runtime: Any,
     threads: int | None,
     roofline: str | None,
     as_json: bool,
 ) -> None:
-    """Time graphs side by side in ONNX Runtime: several bundles or ONNX files, or the variants of one model.
+    """Time graphs or engines side by side: several bundles or ONNX files, or the variants of one model.
 
-    A model is timed as the exporter's raw trace, as our graph without run-time DSR (`plain`), and as our graph with it
-    (`dsr`). Ratios are to the first, within one round. With --roofline it is estimated without registers too (`bare`):
-    each row has one part more than the one above.
+    A model is timed as the exporter's raw trace, as our graph without run-time DSR, and as our graph with it. Ratios
+    are to the first, within one round.
+
+    On a GPU every model is timed from the host's arrays to the host's and within the device, engines in the stream and
+    as a CUDA graph, beside the estimate that --roofline makes for this GPU.
     """
     from dsr_export.benchmark.contestants import bench
+    from dsr_export.cli.printing.bench import bench_lines
     from dsr_export.config import ModelRequest
     from dsr_export.progress import reporter
 
@@ -60,13 +72,13 @@ def command(
     if roofline is not None:
         _estimate(what, request, [name.strip() for name in roofline.split(",")], batch=batch, as_json=as_json)
         return
-    timings = bench(what, request, batch=batch, rounds=rounds, warmup=warmup, threads=threads, reporter=reporter())
+    given: dict[str, Any] = {"batch": batch, "rounds": rounds, "warmup": warmup, "threads": threads}
+    found = bench(what, request, **given, runtime=runtime, reporter=reporter())
     if as_json:
-        answer_json({"batch": batch, "rounds": rounds, "timings": timings})
+        answer_json({"batch": batch, "rounds": rounds, "runtime": runtime, **found})
         return
-    for row in timings:
-        spread = f"{row['ratio_low']:.3f}-{row['ratio_high']:.3f}"
-        answer(f"{row['name']:<24} {row['median_ms']:9.2f} ms   {row['ratio']:.3f}x ({spread})")
+    for line in bench_lines(found):
+        answer(line)
 
 
 def _estimate(what: tuple[str, ...], request: ModelRequest, devices: list[str], *, batch: int, as_json: bool) -> None:

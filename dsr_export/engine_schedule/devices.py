@@ -98,3 +98,22 @@ def named_devices(names: Sequence[str]) -> dict[str, Device]:
                 hint=did_you_mean(name, DEVICES) or "choose from " + ", ".join(DEVICES),
             )
     return {name: DEVICES[name] for name in names}
+
+
+_CALLED = {
+    "NVIDIA Thor": "thor",
+    "NVIDIA GeForce RTX 4060": "rtx4060",
+    "NVIDIA GeForce RTX 4090": "rtx4090",
+    "NVIDIA GeForce RTX 5090": "rtx5090",
+    "NVIDIA L4": "l4",
+    "NVIDIA H100 80GB HBM3": "h100-sxm",
+}
+"""What the driver calls them."""
+_ORIN, _AGX_BYTES = "Orin", 24 << 30
+
+
+def device_called(name: str, memory: int) -> str | None:
+    """The one of `DEVICES` that the driver calls so, with that many bytes of memory; None where it is none of them."""
+    if name == _ORIN:  # both modules
+        return "orin-agx" if memory > _AGX_BYTES else "orin-nx"
+    return _CALLED.get(name)

@@ -70,6 +70,11 @@ class Cuda:
         raw = self.call("cuDeviceGetName", 128, self._handle)
         return bytes(raw).split(b"\0")[0].decode(errors="replace").strip()
 
+    def bus(self) -> str:
+        """Where the device is, as `nvidia-smi -i` takes it."""
+        raw = self.call("cuDeviceGetPCIBusId", 32, self._handle)
+        return bytes(raw).split(b"\0")[0].decode(errors="replace")
+
     def driver_version(self) -> str:
         """The newest CUDA that the driver knows: `13.0`."""
         number = int(self.call("cuDriverGetVersion"))

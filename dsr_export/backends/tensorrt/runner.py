@@ -71,6 +71,7 @@ class TensorRTRunner:
             self._owned: contextlib.ExitStack | None = owned.pop_all()
 
     def _open(self, plan: bytes, graphs: Graphs, owned: contextlib.ExitStack) -> None:
+        self._free_before, _ = self._cuda.free_and_total()
         self._stream = Stream(self._cuda, owned)
         self._runtime, self._engine = load_engine(self._vendor, plan)
         owned.callback(self._forget_engine)
@@ -140,10 +141,10 @@ class TensorRTRunner:
         with self._working():
             return self._stream.milliseconds(work)
 
-    def memory(self) -> tuple[int, int]:
-        """Bytes of the GPU's memory that are free, and all of them."""
+    def taken(self) -> int:
+        """Bytes by which the GPU's free memory is less than before this runner was opened; others may have a part."""
         with self._working():
-            return self._cuda.free_and_total()
+            return max(0, self._free_before - self._cuda.free_and_total()[0])
 
     def _on_device(self, found: Mapping[str, DeviceTensor]) -> dict[str, DeviceTensor]:
         shapes = self._set_shapes({spec.name: found[spec.name].shape for spec in self._specs})

@@ -89,11 +89,11 @@ class Driver:
     def _cuDeviceGetName(self, length: int, device: int) -> bytes:
         return b"NVIDIA L4\0\0"
 
+    def _cuDeviceGetPCIBusId(self, length: int, device: int) -> bytes:
+        return b"0000:01:00.0\0"
+
     def _cuDriverGetVersion(self) -> int:
         return 13000
-
-    def _cuDeviceGetAttribute(self, attribute: Any, device: int) -> int:
-        return 2_040_000
 
     def _cuDevicePrimaryCtxRetain(self, device: int) -> int:
         self._new("context")  # it is counted: every runner has the same one
@@ -188,6 +188,6 @@ class Driver:
 
 RETURNS = frozenset(
     {*KINDS, "cuDeviceGet", "cuDeviceGetName", "cuDriverGetVersion", "cuCtxPopCurrent", "cuEventElapsedTime"}
-    | {"cuGetErrorString", "cuGetErrorName", "cuDeviceGetAttribute"}
+    | {"cuGetErrorString", "cuGetErrorName", "cuDeviceGetPCIBusId"}
 )
 """Functions that return something beside their code."""

@@ -1,0 +1,116 @@
+"""`bench --runtime` of a GPU: engines of bundles, or graphs in ONNX Runtime's CUDA kernels, and what was estimated."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from dsr_export.backends.cuda.clocks import clocks
+from dsr_export.backends.cuda.driver import open_cuda
+from dsr_export.backends.opening import chosen_engine, cuda_runner, engine_runner
+from dsr_export.backends.runtime_names import CUDA_RUNNER, Runtime
+from dsr_export.benchmark.gpu_race import GpuContestant, GpuTiming, gpu_race
+from dsr_export.benchmark.race import Contestant
+from dsr_export.bundle.reader import Bundle
+from dsr_export.engine_schedule.devices import DEVICES, device_called
+from dsr_export.engine_schedule.plan_text import UnreadableSchedule
+from dsr_export.engine_schedule.reader import read_schedule_file
+from dsr_export.engine_schedule.roofline import estimate
+from dsr_export.errors import ExportError
+from dsr_export.progress import Reporter
+
+FIRST = "0"  # as `nvidia-smi` counts them
+
+
+def bench_on_gpu(
+    contestants: Sequence[Contestant],
+    runtime: Runtime,
+    feeds: Mapping[str, Any],
+    *,
+    batch: int,
+    rounds: int,
+    warmup: int,
+    reporter: Reporter,
+) -> dict[str, Any]:
+    """`gpu` (its name, driver and clocks, before and after), `timings`, and `models`: name -> `memory_bytes`, and of an
+    engine the `estimate` for this GPU beside what was measured within the device.
+
+    Raises:
+        ExportError: no GPU, or something that has no engine for `runtime`.
+    """
+    engines = {each.name: None if runtime == CUDA_RUNNER else _engine(each, runtime) for each in contestants}
+    entrants = [_entrant(each, engines[each.name], reporter) for each in contestants]
+    gpu = _gpu(needed=runtime != CUDA_RUNNER)
+    with reporter.stage("bench") as bar:
+        timings, memory = gpu_race(entrants, feeds, rounds=rounds, warmup=warmup, progress=bar)
+    models = {
+        name: {"memory_bytes": memory[name], "estimate": plan and _judged(name, plan[1], batch, gpu, timings)}
+        for name, plan in engines.items()
+    }
+    return {
+        "gpu": gpu | {"clocks_after": clocks(gpu.get("bus", FIRST))},
+        "timings": list(map(asdict, timings)),
+        "models": models,
+    }
+
+
+def _engine(each: Contestant, runtime: Runtime) -> tuple[Bundle, Path]:
+    if each.model.suffix == ".onnx" and each.bundle is None:
+        raise ExportError(
+            f"{each.name} has no engine", hint="build one: dsr-export build; or --runtime onnxruntime-cuda"
+        )
+    assert each.bundle is not None
+    engine = chosen_engine(each.bundle, runtime)
+    if engine is None:
+        raise ExportError(f"{each.bundle.path} holds no engine that runs here", hint="dsr-export compile adds one")
+    return each.bundle, each.bundle.file(str(engine.engine))
+
+
+def _entrant(each: Contestant, engine: tuple[Bundle, Path] | None, reporter: Reporter) -> GpuContestant:
+    if engine is None:
+        opened = partial(cuda_runner, each.model, each.inputs, say=reporter.note)
+        return GpuContestant(name=each.name, open=lambda graphs: opened(), graphs=("never",))
+    bundle, plan = engine
+    entry = next(target for target in bundle.manifest.targets if target.engine and bundle.file(target.engine) == plan)
+    return GpuContestant(
+        name=each.name,
+        open=lambda graphs: engine_runner(bundle, entry, say=reporter.note, graphs=graphs),
+        graphs=("never", "always"),
+    )
+
+
+def _gpu(*, needed: bool) -> dict[str, Any]:
+    """Without the driver's bindings, where they are not `needed`, nothing is known of it."""
+    try:
+        cuda = open_cuda()
+    except ExportError:
+        if needed:
+            raise
+        return {"name": None, "memory_bytes": None, "cuda": None, "clocks": clocks(FIRST)}
+    try:
+        with cuda.current():
+            _, total = cuda.free_and_total()
+        facts = {"name": cuda.name(), "memory_bytes": total, "cuda": cuda.driver_version()}
+        return {**facts, "bus": cuda.bus(), "clocks": clocks(cuda.bus())}
+    finally:
+        cuda.close()
+
+
+def _judged(name: str, plan: Path, batch: int, gpu: Mapping[str, Any], timings: Sequence[GpuTiming]) -> dict[str, Any]:
+    """The schedule's estimate beside the measured medians within the device; `problem` where there is none."""
+    device = device_called(gpu["name"], gpu["memory_bytes"])
+    if device is None:
+        return {"problem": f"there is no data of the device '{gpu['name']}'"}
+    try:
+        found = estimate(read_schedule_file(plan, batch).launches, DEVICES[device])
+    except UnreadableSchedule as error:
+        return {"problem": f"the schedule cannot be read: {error}"}
+    measured = {each.graph: each.median_ms for each in timings if (each.name, each.place) == (name, "device")}
+    told: dict[str, Any] = {"device": device, "problem": None, **asdict(found)}
+    for key, graph in (("stream", False), ("graph", True)):
+        median = measured.get(graph)
+        told[f"{key}_measured"] = None if median is None else median / told[f"{key}_ms"]
+    return told
