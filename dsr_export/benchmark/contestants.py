@@ -51,12 +51,12 @@ def bench(
             raise ExportError("bundles and ONNX files are not compared with models", hint="name one kind")
         with reporter.stage("prepare"):
             contestants = [_contestant(path) for path in files] or _variants(what, request, scratch)
-        feeds = _feeds(contestants, batch)
+        given = _feeds(contestants, batch)
         if runtime != "onnxruntime":
             asked: dict[str, Any] = {"batch": batch, "rounds": rounds, "warmup": warmup}
-            return bench_on_gpu(contestants, runtime, feeds, **asked, reporter=reporter)
+            return bench_on_gpu(contestants, runtime, given, **asked, reporter=reporter)
         with reporter.stage("bench") as bar:
-            timings = race(contestants, feeds, rounds=rounds, warmup=warmup, threads=threads, progress=bar)
+            timings = race(contestants, given, rounds=rounds, warmup=warmup, threads=threads, progress=bar)
     return {"timings": [dataclasses.asdict(timing) for timing in timings]}
 
 
@@ -94,6 +94,11 @@ def _feeds(contestants: Sequence[Contestant], batch: int) -> dict[str, Array]:
     for each in contestants[1:]:
         if {(s.name, s.dtype, s.shape[1:]) for s in each.inputs} != {(s.name, s.dtype, s.shape[1:]) for s in specs}:
             raise ExportError(f"{each.name} and {contestants[0].name} take different inputs")
+    return feeds(specs, batch)
+
+
+def feeds(specs: Sequence[TensorSpec], batch: int) -> dict[str, Array]:
+    """Seeded inputs of a model: normal floats, and ones for labels."""
     rng = np.random.default_rng(0)
     return {spec.name: _values(rng, spec, batch) for spec in specs}
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from dsr_export.backends.cuda.clocks import clocks
-from dsr_export.backends.cuda.driver import open_cuda
 from dsr_export.backends.opening import chosen_engine, cuda_runner, engine_runner
 from dsr_export.backends.runtime_names import CUDA_RUNNER, Runtime
+from dsr_export.benchmark.gpu_facts import FIRST, gpu_facts
 from dsr_export.benchmark.gpu_race import GpuContestant, GpuTiming, gpu_race
 from dsr_export.benchmark.race import Contestant
 from dsr_export.bundle.reader import Bundle
@@ -21,8 +21,6 @@ from dsr_export.engine_schedule.reader import read_schedule_file
 from dsr_export.engine_schedule.roofline import estimate
 from dsr_export.errors import ExportError
 from dsr_export.progress import Reporter
-
-FIRST = "0"  # as `nvidia-smi` counts them
 
 
 def bench_on_gpu(
@@ -43,7 +41,7 @@ def bench_on_gpu(
     """
     engines = {each.name: None if runtime == CUDA_RUNNER else _engine(each, runtime) for each in contestants}
     entrants = [_entrant(each, engines[each.name], reporter) for each in contestants]
-    gpu = _gpu(needed=runtime != CUDA_RUNNER)
+    gpu = gpu_facts(needed=runtime != CUDA_RUNNER)
     with reporter.stage("bench") as bar:
         timings, memory = gpu_race(entrants, feeds, rounds=rounds, warmup=warmup, progress=bar)
     models = {
@@ -80,23 +78,6 @@ def _entrant(each: Contestant, engine: tuple[Bundle, Path] | None, reporter: Rep
         open=lambda graphs: engine_runner(bundle, entry, say=reporter.note, graphs=graphs),
         graphs=("never", "always"),
     )
-
-
-def _gpu(*, needed: bool) -> dict[str, Any]:
-    """Without the driver's bindings, where they are not `needed`, nothing is known of it."""
-    try:
-        cuda = open_cuda()
-    except ExportError:
-        if needed:
-            raise
-        return {"name": None, "memory_bytes": None, "cuda": None, "clocks": clocks(FIRST)}
-    try:
-        with cuda.current():
-            _, total = cuda.free_and_total()
-        facts = {"name": cuda.name(), "memory_bytes": total, "cuda": cuda.driver_version()}
-        return {**facts, "bus": cuda.bus(), "clocks": clocks(cuda.bus())}
-    finally:
-        cuda.close()
 
 
 def _judged(name: str, plan: Path, batch: int, gpu: Mapping[str, Any], timings: Sequence[GpuTiming]) -> dict[str, Any]:

@@ -25,11 +25,25 @@ from dsr_export.readable import readable
     type=click.Path(path_type=Path),
     help="Bundle folder to write; BUNDLE itself, with --force, to replace it. [default: ./NAME-TARGET.dsr]",
 )
+@click.option(
+    "--keep-if-faster",
+    type=click.Path(path_type=Path),
+    metavar="BUNDLE16",
+    help="Keep BUNDLE only where its engine is 1.02x as fast on this GPU as that of BUNDLE16, the same model in a "
+    "wider precision; else write BUNDLE16 with its engine.",
+)
 @click.option("--force", is_flag=True, help="Replace an existing folder.")
 @trust_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, and nothing else.")
 def command(
-    bundle: Path, target: str, component: str | None, out: Path | None, force: bool, trust: Any, as_json: bool
+    bundle: Path,
+    target: str,
+    component: str | None,
+    out: Path | None,
+    keep_if_faster: Path | None,
+    force: bool,
+    trust: Any,
+    as_json: bool,
 ) -> None:
     """Build an engine from BUNDLE's graph with the TensorRT of this machine; needs no torch.
 
@@ -42,7 +56,13 @@ def command(
     from dsr_export.reports.record import Report
 
     request = CompileRequest(
-        bundle=bundle, target=target, out=out, component=component, force=force, trust=trusted(trust)
+        bundle=bundle,
+        target=target,
+        out=out,
+        component=component,
+        keep_if_faster=keep_if_faster,
+        force=force,
+        trust=trusted(trust),
     )
     made = recompile(request, reporter=reporter())
     report = Report.read(made.report()).changed(bundle=readable(str(made.path)))
@@ -51,4 +71,15 @@ def command(
             state = "verified here" if facts["verified"] else f"not run: {facts['not_run']}"
             size = f"{facts['plan_bytes'] / 1e6:.1f} MB"
             answer(f"engine {name}: {size}, {facts['tool']} {facts['version']}, {facts['seconds']:.1f} s, {state}")
+            if (told := facts.get("keep_if_faster")) is not None:
+                answer(_kept(told))
     show_report(report, as_json=as_json)
+
+
+def _kept(told: dict[str, Any]) -> str:
+    """What was measured, and what follows."""
+    times = f"{told['lower']} takes {told['lower_ms']:.3f} ms, {told['wider']} {told['wider_ms']:.3f} ms"
+    spread = f"{told['speedup_low']:.3f}-{told['speedup_high']:.3f}"
+    reason = told["problem"] or f"at least {told['needed']}x is asked for"
+    on = f"at batch {told['batch']} on {told['gpu']['name']}"
+    return f"kept {told['kept']}: {times} {on}, {told['speedup']:.3f}x ({spread}); {reason}"

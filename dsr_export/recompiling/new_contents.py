@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +40,10 @@ class CompiledStep:
 
 @dataclass(frozen=True, kw_only=True)
 class Compiled:
-    """A new engine, the build key of the bundle around it, and its verdict; `not_run` says why there is none."""
+    """A new engine, the build key of the bundle around it, and its verdict; `not_run` says why there is none.
+
+    `kept` is what was measured of it and of the engine of another bundle, where one of both was to be kept.
+    """
 
     target: Target
     engine: Engine
@@ -48,6 +52,7 @@ class Compiled:
     seconds: float
     parity: ParityReport | None
     not_run: str | None
+    kept: Mapping[str, Any] | None = None
 
     def summary(self) -> dict[str, Any]:
         """For the report."""
@@ -60,6 +65,7 @@ class Compiled:
             "verified": self.parity is not None,
             "not_run": self.not_run,
             "tools": tool_versions(),
+            **({} if self.kept is None else {"keep_if_faster": dict(self.kept)}),
         }
 
 

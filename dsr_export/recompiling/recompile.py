@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 class CompileRequest:
     """The engine to add to `bundle`. `component` compiles that component and leaves the bundle's own model alone.
 
+    `keep_if_faster` is a bundle of the same model in a wider precision: it is written, with an engine of its own, where
+    that of `bundle` is not faster on the GPU at hand.
+
     `out` is the folder to write, which may be the bundle itself; by default a new one, `./NAME-TARGET.dsr`. With
     `trust`, one of these keys must have signed the bundle; the new one has no signature, being another.
     """
@@ -49,6 +52,7 @@ class CompileRequest:
     target: str
     out: Path | None = None
     component: str | None = None
+    keep_if_faster: Path | None = None
     force: bool = False
     trust: tuple[PublicKey, ...] = ()
 
@@ -75,14 +79,18 @@ def recompile(request: CompileRequest, *, reporter: Reporter | None = None) -> B
     _check_apart(request.bundle, out)
     with say.stage("hashes"):
         bundle = Bundle.open(request.bundle, trust=request.trust)
+        wider = None if request.keep_if_faster is None else Bundle.open(request.keep_if_faster, trust=request.trust)
     model = bundle.component(request.component) if request.component else bundle
-    check_model(model.file(model.engine_graph), where)  # before the build: an unsupported op should not cost minutes
-    key = _key(bundle, request)
+    for each in (model, *([] if wider is None else [wider])):
+        check_model(each.file(each.engine_graph), where)  # before the build: an unsupported op should not cost minutes
+    if wider is not None:
+        _check_choice(request, bundle, wider, where)
+    key = _key(bundle, request, wider)
     with exclusive(out):
         if check_destination(out, key, request.force) == "same":
             say.note(f"{out} is up to date")
             return Bundle.open(out)
-        compiled = _compile(model, where, key, say)
+        model, compiled = _chosen(model, wider, where, key, say)
         manifest, contents = contents_with_engine(model, compiled)
         if request.component:
             manifest, contents = contents_with_component(bundle, request.component, manifest, contents, compiled)
@@ -101,6 +109,24 @@ def _check_target(where: Target) -> None:
     check_buildable(where)
 
 
+def _check_choice(request: CompileRequest, bundle: Bundle, wider: Bundle, where: Target) -> None:
+    from dsr_export.recompiling.faster import check_comparable
+
+    if request.component:
+        raise ExportError("--keep-if-faster chooses between whole bundles", hint="leave --component out")
+    check_comparable(bundle, wider, where)
+
+
+def _chosen(model: Bundle, wider: Bundle | None, where: Target, key: str, say: Reporter) -> tuple[Bundle, Compiled]:
+    """The bundle to write, and the engine to add to it."""
+    mine = model, _compile(model, where, key, say)
+    if wider is None:
+        return mine
+    from dsr_export.recompiling.faster import choose
+
+    return choose(mine, (wider, _compile(wider, where, key, say)), where, say)
+
+
 def _check_apart(bundle: Path, out: Path) -> None:
     """The bundle itself may be replaced; a folder around it would take it along, and one inside would spoil it."""
     source, place = bundle.resolve(), absolute(out).resolve()
@@ -108,11 +134,13 @@ def _check_apart(bundle: Path, out: Path) -> None:
         raise ExportError(f"{out} and the bundle {bundle} lie one in the other", hint="give another --out")
 
 
-def _key(bundle: Bundle, request: CompileRequest) -> str:
+def _key(bundle: Bundle, request: CompileRequest, wider: Bundle | None) -> str:
     """Digest of everything the new bundle depends on: equal keys mean that there is nothing to do."""
     from dsr_export.backends.gpu import compute_capability
 
     asked = {"of": bundle.manifest.digest, "target": request.target, "component": request.component}
+    if wider is not None:
+        asked["keep_if_faster"] = wider.manifest.digest
     made = {"tools": tool_versions(), "source": source_digest(), "gpu": compute_capability()}
     return canonical_digest({"compile": asked, **made})
 

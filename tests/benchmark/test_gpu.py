@@ -16,7 +16,7 @@ from dsr_export.backends.cuda import clocks as clocks_module
 from dsr_export.backends.cuda.clocks import clock_words, clocks
 from dsr_export.backends.cuda.driver import Cuda
 from dsr_export.backends.tensorrt.runner import TensorRTRunner
-from dsr_export.benchmark import on_gpu
+from dsr_export.benchmark import gpu_facts, on_gpu
 from dsr_export.benchmark.gpu_race import GpuContestant, gpu_race
 from dsr_export.engine_schedule.devices import DEVICES, device_called
 from tests.backends.cuda_stand_in import stand_in as cuda_provider
@@ -107,7 +107,7 @@ def test_the_estimate_is_judged_by_what_was_measured(
     digits_bundle: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("tensorrt_rtx", reason="needs the rtx extra")
-    monkeypatch.setattr(on_gpu, "open_cuda", lambda: Cuda(Driver()))
+    monkeypatch.setattr(gpu_facts, "open_cuda", lambda: Cuda(Driver()))
     monkeypatch.setattr(on_gpu, "engine_runner", lambda *_, graphs, say: Timed(1.0 if graphs == "always" else 2.0))
     asked = ("bench", digits_bundle, "--runtime", "tensorrt-rtx", "--rounds", "3", "--warmup", "0")
     done = cli(*asked, "--json")
@@ -126,7 +126,7 @@ def test_the_estimate_is_judged_by_what_was_measured(
 
 def test_graphs_are_timed_on_the_gpu_as_well(denoiser_bundle: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     provider = cuda_provider(monkeypatch)
-    monkeypatch.setattr(on_gpu, "open_cuda", lambda: Cuda(Driver()))
+    monkeypatch.setattr(gpu_facts, "open_cuda", lambda: Cuda(Driver()))
     options = ("--runtime", "onnxruntime-cuda", "--rounds", "3", "--warmup", "0", "--json")
     done = cli("bench", denoiser_bundle, denoiser_bundle / "model.onnx", *options)
     assert done.code == 0, done.err
