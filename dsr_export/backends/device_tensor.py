@@ -46,7 +46,15 @@ class DeviceTensor:
         """A copy on the host."""
         return self.read(self)
 
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        """For whoever asks for an array of numpy: a copy, as it can be nothing else."""
+        if copy is False:
+            raise ValueError("a tensor on a GPU is no array without a copy")
+        return np.asarray(self.numpy(), dtype)
+
     def __len__(self) -> int:
+        if not self.shape:
+            raise TypeError("a tensor without axes has no length")
         return self.shape[0]
 
     def __getitem__(self, row: int) -> DeviceTensor:
@@ -61,7 +69,7 @@ class DeviceTensor:
 
     def __dlpack__(self, *, stream: int | None = None, **options: object) -> object:
         """Finished when it is handed on, whatever stream its taker works on."""
-        if options.get("copy"):
+        if options.get("copy") or options.get("dl_device") not in (None, self.__dlpack_device__()):
             raise BufferError("only memory that is there is handed on")
         self.finish()
         if (share := getattr(self.owner, "share", None)) is not None:

@@ -44,7 +44,8 @@ def gpu_problem() -> str | None:
         return f"there is no NVIDIA driver here ({_DRIVER} does not load)"
     visible = os.environ.get(VISIBLE)
     if code in (_NO_DEVICE, _INVALID_DEVICE) or (code == 0 and count.value < 1):
-        return f"{VISIBLE} is '{visible}', and no GPU is left of it" if visible is not None else "there is no GPU here"
+        hidden = f"CUDA_VISIBLE_DEVICES is '{visible}', and no GPU is left of it"
+        return "there is no GPU here" if visible is None else hidden
     return f"the GPU driver does not start: {_REASONS.get(code, 'it says no more')} (CUDA error {code})"
 
 

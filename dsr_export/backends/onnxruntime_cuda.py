@@ -28,6 +28,7 @@ from graphs.files import load_model
 
 Made = TypeVar("Made")
 
+WARNING = 2
 DEVICE = 0  # of those that CUDA_VISIBLE_DEVICES leaves
 NAME = "CUDAExecutionProvider"
 FIXED = {"device_id": str(DEVICE), "use_tf32": "0", "cudnn_conv_algo_search": "DEFAULT"}
@@ -169,7 +170,10 @@ def _started(model: Path | bytes, weights: Path | None) -> Any:
     if problem is not None:
         raise problem
     onnxruntime.set_default_logger_severity(FATAL)  # a library that does not load is said there, and by the error below
-    session = _on_gpu(lambda: open_session(model, True, None, PROVIDERS, weights))
+    try:
+        session = _on_gpu(lambda: open_session(model, True, None, PROVIDERS, weights))
+    finally:
+        onnxruntime.set_default_logger_severity(WARNING)  # its own default
     if NAME not in session.get_providers():
         raise no_provider(NAME, failed=True) or RunnerError("ONNX Runtime left its CUDA provider out, without a reason")
     return session

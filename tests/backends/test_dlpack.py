@@ -65,6 +65,16 @@ def test_a_capsule_that_nobody_takes_lets_go(array: np.ndarray) -> None:
     assert len(dlpack._handed_out) == before
 
 
+def test_numpy_gets_a_copy_and_no_other_device_is_promised(array: np.ndarray) -> None:
+    made = tensor(array, Owner(), kind=dlpack.CUDA)
+    copied = np.asarray(made)
+    np.testing.assert_array_equal(copied, array)
+    assert not np.shares_memory(copied, array)
+    for options in ({"dl_device": (dlpack.CPU, 0)}, {"copy": True}):
+        with pytest.raises(BufferError):
+            made.__dlpack__(**options)
+
+
 def test_a_row_lies_in_the_same_memory(array: np.ndarray) -> None:
     np.testing.assert_array_equal(np.from_dlpack(tensor(array, Owner())[1]), array[1])
     with pytest.raises(IndexError):

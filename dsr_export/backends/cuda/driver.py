@@ -101,6 +101,12 @@ class Cuda:
         return "" if int(failed) or not text else bytes(text).decode(errors="replace")
 
 
+def require_gpu() -> None:
+    """Raises ExportError, with the cause, where no GPU can be used."""
+    if (problem := gpu_problem()) is not None:
+        raise ExportError(problem, hint="use --runtime onnxruntime")
+
+
 def open_cuda(device: int = 0) -> Cuda:
     """The GPU with the index `device`.
 
@@ -108,8 +114,7 @@ def open_cuda(device: int = 0) -> Cuda:
         ExportError: no driver, no GPU, or the package with the bindings is missing.
         RunnerError: there is no device of that index, or it cannot be used.
     """
-    if (problem := gpu_problem()) is not None:
-        raise ExportError(problem, hint="use --runtime onnxruntime")
+    require_gpu()
     try:
         from cuda.bindings import driver
     except ImportError as error:

@@ -16,7 +16,7 @@ from dsr_export.errors import ExportError, RunnerError
 from graphs.artifacts import TensorSpec
 
 _OLD_DRIVER = ("cudaError 35", "error code 35", "driver version is insufficient", "cudaErrorInsufficientDriver")
-_NO_MEMORY = ("cudaError 2", "out of memory", "OutOfMemory")
+_NO_MEMORY = ("cudaError 2", "out of memory", "OutOfMemory", "could not be allocated")
 
 
 def load_engine(vendor: Vendor, plan: bytes) -> tuple[Any, Any]:

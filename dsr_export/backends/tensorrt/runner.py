@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from dsr_export.backends.base import Array
-from dsr_export.backends.cuda.driver import open_cuda
+from dsr_export.backends.cuda.driver import open_cuda, require_gpu
 from dsr_export.backends.cuda.memory import Block, Pool
 from dsr_export.backends.cuda.stream import Stream
 from dsr_export.backends.device_tensor import DeviceTensor, array_shape, device_inputs, is_foreign
@@ -56,6 +56,7 @@ class TensorRTRunner:
             RunnerError: a plan that it cannot load, or a GPU that cannot be used.
             ExportError: no GPU, a missing package, a plan of another version or GPU, or other inputs than `inputs`.
         """
+        require_gpu()
         self.name, self._specs = backend, tuple(inputs)
         self._vendor = load_vendor(backend)
         if needs is not None:
@@ -77,6 +78,8 @@ class TensorRTRunner:
         owned.callback(self._forget_engine)
         self._types = io_types(self._engine)
         check_engine(self._engine, self._types, self._specs)
+        shapes = {spec.name: self._engine.get_tensor_profile_shape(spec.name, PROFILE) for spec in self._specs}
+        self._profile = {name: (tuple(low), tuple(high)) for name, (low, _, high) in shapes.items()}
         context = make_context(self._vendor, self._engine, self._cache)
         run = Execution(self._vendor, context, self._types, self._stream)
         owned.callback(run.close)
@@ -206,7 +209,7 @@ class TensorRTRunner:
             yield
 
     def _check_profile(self, name: str, shape: tuple[int, ...]) -> None:
-        low, _, high = (tuple(each) for each in self._engine.get_tensor_profile_shape(name, PROFILE))
+        low, high = self._profile[name]
         if any(not a <= size <= b for a, size, b in zip(low, shape, high, strict=True)):
             raise RunnerError(
                 f"input '{name}' has shape {list(shape)}, and this engine takes {list(low)} to {list(high)}",

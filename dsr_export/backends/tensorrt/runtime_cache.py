@@ -81,15 +81,20 @@ class RuntimeCache:
         return b""
 
     def _is_ours(self, *, missing: bool) -> bool:
-        """Whether nobody but this user could have written it; `missing` where there is no file."""
-        try:
-            found, folder = self.path.lstat(), self.path.parent.lstat()
-        except OSError:
-            return missing
-        if stat.S_ISREG(found.st_mode) and found.st_size <= MOST_BYTES and _only_ours(found) and _only_ours(folder):
-            return True
-        self.say(f"{self.path} can be written by others, or is no plain file: it is left alone")
-        return False
+        """Whether nobody but this user could have written the file, or could put one there; `missing` without a file."""
+        folder, found = _status(self.path.parent), _status(self.path)
+        plain = found is None or (stat.S_ISREG(found.st_mode) and found.st_size <= MOST_BYTES)
+        if not plain or not all(each is None or _only_ours(each) for each in (folder, found)):
+            self.say(f"{self.path} can be written by others, or is no plain file: it is left alone")
+            return False
+        return missing or found is not None
+
+
+def _status(path: Path) -> os.stat_result | None:
+    try:
+        return path.lstat()
+    except OSError:
+        return None
 
 
 def _only_ours(found: os.stat_result) -> bool:

@@ -183,5 +183,6 @@ def stand_in(patch: pytest.MonkeyPatch) -> Gpu:
         _verbosity=verbosity,
     )
     patch.setattr(tensorrt_runner, "load_vendor", lambda backend: vendor)
+    patch.setattr(tensorrt_runner, "require_gpu", lambda: None)
     patch.setattr(tensorrt_runner, "open_cuda", lambda: Cuda(gpu.driver))
     return gpu

@@ -240,9 +240,10 @@ def test_the_gpus_own_failures_are_said(gpu: Gpu, code: int, said: str, hint: st
 
 def test_without_a_gpu_the_way_out_is_onnxruntime(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda_driver, "gpu_problem", lambda: "there is no GPU here")
-    with pytest.raises(ExportError, match="no GPU") as caught:
-        cuda_driver.open_cuda()
-    assert "--runtime onnxruntime" in (caught.value.hint or "")
+    for call in (cuda_driver.open_cuda, lambda: opened(needs=fitted())):
+        with pytest.raises(ExportError, match="no GPU") as caught:
+            call()
+        assert "--runtime onnxruntime" in (caught.value.hint or "")
 
 
 @pytest.mark.parametrize("driver", ["libno-such-driver.so", ctypes.util.find_library("c") or "libc.so.6"])

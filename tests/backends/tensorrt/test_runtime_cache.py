@@ -57,6 +57,9 @@ def test_a_file_that_others_may_write_is_left_alone(gpu: Gpu, path: Path) -> Non
     assert any("left alone" in each for each in start(path))
     assert gpu.deserialized == [] and path.read_bytes() == b"kernels"
     path.unlink()
+    path.parent.chmod(0o777)
+    assert any("left alone" in each for each in start(path)) and not path.exists()
+    path.parent.chmod(0o700)
     path.symlink_to(path.parent.parent / "elsewhere")
     (path.parent.parent / "elsewhere").write_bytes(b"kernels")
     assert any("left alone" in each for each in start(path)) and gpu.deserialized == []
