@@ -118,10 +118,14 @@ class Replays:
         state.stream_ms, state.graph_ms = (float(np.median(each)) for each in zip(*times, strict=True))
         if state.graph_ms >= state.stream_ms:
             state.slower = f"it takes {state.graph_ms:.3f} ms, and {state.stream_ms:.3f} ms in the stream"
+            self._tell(state.slower)
 
     def _drop(self, state: Replay, problem: str) -> None:
         state.problem = problem
         if state.graph is not None:
             self.stream.drop(state.graph)
             state.graph = None
-        self.say(f"no CUDA graph is used: {problem}")
+        self._tell(problem)
+
+    def _tell(self, reason: str) -> None:
+        self.say(f"no CUDA graph is used: {reason}")

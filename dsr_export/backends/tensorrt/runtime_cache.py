@@ -81,7 +81,7 @@ class RuntimeCache:
         return b""
 
     def _is_ours(self, *, missing: bool) -> bool:
-        """Whether nobody but this user could have written the file, or could put one there; `missing` without a file."""
+        """Whether nobody but this user could have written the file, or put one there; `missing` without a file."""
         folder, found = _status(self.path.parent), _status(self.path)
         plain = found is None or (stat.S_ISREG(found.st_mode) and found.st_size <= MOST_BYTES)
         if not plain or not all(each is None or _only_ours(each) for each in (folder, found)):
