@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dsr_export.backends.runtime_names import Runtime
+from dsr_export.benchmark.gpu_race import GpuContestant
 from dsr_export.benchmark.on_gpu import bench_on_gpu
 from dsr_export.benchmark.race import Contestant, race
 from dsr_export.bundle.reader import Bundle
@@ -40,21 +41,24 @@ def bench(
     reporter: Reporter,
 ) -> dict[str, Any]:
     """`timings` of the bundles and ONNX files in `what`, or of the variants of the one model it names; on a GPU more,
-    see `bench_on_gpu`.
+    see `bench_on_gpu`, and a model beside bundles is timed in PyTorch itself.
 
     Raises:
         ExportError: graphs with different inputs, or something that is neither; or a runtime that can't run here.
     """
     with scratch_folder("bench") as scratch:
         files = [Path(each) for each in what if _is_graph(each)]
-        if files and len(files) < len(what):
-            raise ExportError("bundles and ONNX files are not compared with models", hint="name one kind")
+        models = [each for each in what if not _is_graph(each)]
+        if files and models and runtime == "onnxruntime":
+            hint = "name one kind, or give the --runtime of a GPU: there PyTorch itself is timed beside them"
+            raise ExportError("bundles and ONNX files are not compared with models on the CPU", hint=hint)
         with reporter.stage("prepare"):
             contestants = [_contestant(path) for path in files] or _variants(what, request, scratch)
         given = _feeds(contestants, batch)
         if runtime != "onnxruntime":
             asked: dict[str, Any] = {"batch": batch, "rounds": rounds, "warmup": warmup}
-            return bench_on_gpu(contestants, runtime, given, **asked, reporter=reporter)
+            eager = _eager(models, request, contestants) if files and models else []
+            return bench_on_gpu(contestants, runtime, given, **asked, beside=eager, reporter=reporter)
         with reporter.stage("bench") as bar:
             timings = race(contestants, given, rounds=rounds, warmup=warmup, threads=threads, progress=bar)
     return {"timings": [dataclasses.asdict(timing) for timing in timings]}
@@ -75,6 +79,17 @@ def _variants(what: Sequence[str], request: ModelRequest, folder: Path) -> list[
     from dsr_export.benchmark.variants import model_variants
 
     return model_variants(asked_model(what, request), folder)
+
+
+def _eager(models: Sequence[str], request: ModelRequest, contestants: Sequence[Contestant]) -> list[GpuContestant]:
+    """PyTorch itself, in half precision unless no bundle beside it is narrower than FP32."""
+    from dsr_export.benchmark.torch_on_gpu import torch_contestants
+
+    wide = [each.bundle is not None and each.bundle.manifest.precision == "fp32" for each in contestants]
+    subject = asked_model(models, request)
+    if {spec.name for spec in subject.inputs} != {spec.name for spec in contestants[0].inputs}:
+        raise ExportError(f"{models[0]} and {contestants[0].name} take different inputs")
+    return torch_contestants(models[0], subject, half=not all(wide))
 
 
 def asked_model(what: Sequence[str], request: ModelRequest) -> Subject:

@@ -32,7 +32,8 @@ class GpuContestant:
 @dataclass(frozen=True, kw_only=True)
 class GpuTiming:
     """Milliseconds of a call, from arrays to arrays of the host or within the device; `ratio` is to the first
-    contestant's in the same round and the same way, with its 10-90 % range. `problem` is why there is no such call."""
+    contestant's in the same round and the same way (in the stream, where it has no graph), with its 10-90 % range.
+    `problem` is why there is no such call."""
 
     name: str
     place: Place
@@ -128,10 +129,9 @@ def _calls(name: str, graphs: Graphs, runner: Any, feeds: Mapping[str, Array]) -
 
 
 def _timings(entries: Sequence[_Entry], times: Array, problems: Sequence[str | None]) -> list[GpuTiming]:
-    first = {entry.way: i for i, entry in reversed(list(enumerate(entries)))}
     made = []
     for i, (entry, problem) in enumerate(zip(entries, problems, strict=True)):
-        ratios = times[:, i] / times[:, first[entry.way]]
+        ratios = times[:, i] / times[:, _first(entries, entry)]
         figures = {
             **dict(zip(("median_ms", "p95_ms", "p99_ms"), _marks(times[:, i], 50, 95, 99), strict=True)),
             **dict(zip(("ratio", "ratio_low", "ratio_high"), _marks(ratios, 50, 10, 90), strict=True)),
@@ -139,6 +139,13 @@ def _timings(entries: Sequence[_Entry], times: Array, problems: Sequence[str | N
         told: dict[str, Any] = dict.fromkeys(figures) if problem is not None else figures
         made.append(GpuTiming(name=entry.name, place=entry.place, graph=entry.way[1], problem=problem, **told))
     return made
+
+
+def _first(entries: Sequence[_Entry], entry: _Entry) -> int:
+    """The first contestant's call of the same way; where it has no graph, its call in the stream."""
+    own = [each for each in entries if each.name == entries[0].name and each.place == entry.place]
+    same = next((each for each in own if each.way == entry.way), own[0])
+    return next(i for i, each in enumerate(entries) if each is same)
 
 
 def _marks(values: Array, *marks: int) -> list[float]:

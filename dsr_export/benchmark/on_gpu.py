@@ -31,10 +31,12 @@ def bench_on_gpu(
     batch: int,
     rounds: int,
     warmup: int,
+    beside: Sequence[GpuContestant] = (),
     reporter: Reporter,
 ) -> dict[str, Any]:
     """`gpu` (its name, driver and clocks, before and after), `timings`, and `models`: name -> `memory_bytes`, and of an
-    engine the `estimate` for this GPU beside what was measured within the device.
+    engine the `estimate` for this GPU beside what was measured within the device. Ratios are to the first of `beside`,
+    where there are any.
 
     Raises:
         ExportError: no GPU, or something that has no engine for `runtime`.
@@ -43,7 +45,7 @@ def bench_on_gpu(
     entrants = [_entrant(each, engines[each.name], reporter) for each in contestants]
     gpu = gpu_facts(needed=runtime != CUDA_RUNNER)
     with reporter.stage("bench") as bar:
-        timings, memory = gpu_race(entrants, feeds, rounds=rounds, warmup=warmup, progress=bar)
+        timings, memory = gpu_race([*beside, *entrants], feeds, rounds=rounds, warmup=warmup, progress=bar)
     models = {
         name: {"memory_bytes": memory[name], "estimate": plan and _judged(name, plan[1], batch, gpu, timings)}
         for name, plan in engines.items()

@@ -61,7 +61,8 @@ def command(
     are to the first, within one round.
 
     On a GPU every model is timed from the host's arrays to the host's and within the device, engines in the stream and
-    as a CUDA graph, beside the estimate that --roofline makes for this GPU.
+    as a CUDA graph, beside the estimate that --roofline makes for this GPU. A model named beside bundles is timed in
+    PyTorch, eager and compiled.
     """
     from dsr_export.benchmark.contestants import bench
     from dsr_export.cli.printing.bench import bench_lines

@@ -134,7 +134,7 @@ def _check_apart(bundle: Path, out: Path) -> None:
         raise ExportError(f"{out} and the bundle {bundle} lie one in the other", hint="give another --out")
 
 
-def _key(bundle: Bundle, request: CompileRequest, wider: Bundle | None) -> str:
+def _key(bundle: Bundle, request: CompileRequest, wider: Bundle | None = None) -> str:
     """Digest of everything the new bundle depends on: equal keys mean that there is nothing to do."""
     from dsr_export.backends.gpu import compute_capability
 
