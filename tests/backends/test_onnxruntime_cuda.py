@@ -162,6 +162,30 @@ def test_verify_judges_it_and_run_and_sample_use_it(
     assert [NAME in dict(each) for each in provider.asked[asked:]] == [True, True]  # the denoiser, and its decoder
 
 
+def test_wrong_numbers_on_the_gpu_are_searched_there(
+    provider: CudaStandIn, denoiser_bundle: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The CPU is right: what is compared site by site is the graph on the GPU."""
+    real = OnnxRuntimeCudaRunner.infer
+
+    def wrong(runner: OnnxRuntimeCudaRunner, inputs: dict[str, Any]) -> dict[str, Any]:
+        return {name: value * np.asarray(1.5, value.dtype) for name, value in real(runner, inputs).items()}
+
+    monkeypatch.setattr(OnnxRuntimeCudaRunner, "infer", wrong)
+    before = len(provider.asked)
+    done = cli("verify", denoiser_bundle, "--runtime", "onnxruntime-cuda", "--json")
+    report = json.loads(done.out)
+    assert done.code == 3 and report["bisection"]["site"] is not None
+    assert [NAME in dict(each) for each in provider.asked[before:]] == [True, True]  # to judge, and to search
+
+
+def test_the_plugin_knows_every_runtime() -> None:
+    from dsr_export.backends.runtime_names import RUNTIMES
+    from dsr_export.pytest_plugin import RUNTIMES as LISTED
+
+    assert LISTED == RUNTIMES
+
+
 def test_a_build_checks_its_graph_on_the_gpu_or_says_why_not(
     provider: CudaStandIn, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from dsr_export.backends.cuda.driver import Cuda
@@ -29,7 +30,9 @@ class Block:
         if pool is not None:
             pool.give(self)
 
-    __del__ = release
+    def __del__(self) -> None:
+        if not sys.is_finalizing():  # the process's end gives everything back, and the driver's bindings may be gone
+            self.release()
 
 
 class Pool:
