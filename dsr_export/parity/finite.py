@@ -67,8 +67,9 @@ def check_graph(
         ExportError: one is not, and the message names the first tensor of the graph that is of its kind; or it has
             another shape than the reference's.
     """
-    for name, values in outputs.items() if reference is not None else ():
-        _check_shape(name, values, reference[name])
+    for name, values in outputs.items():
+        if reference is not None:
+            _check_shape(name, values, reference[name])
     bad = {name: values[found] for name, values in outputs.items() if (found := _own(name, values, reference)).any()}
     if not bad:
         return
