@@ -105,6 +105,7 @@ def fused_trajectory(
 ) -> Iterator[Step]:
     """As `trajectory`, through a graph that holds the whole step (`graphs.sampling.fused_step`): one call for each.
 
+    What `step` makes is fed to it again as it is, on a GPU or off it: `Step.state` is what `np.asarray` reads.
     `spec` has guidance where the graph was made with it, and no more steps than the graph's table has rows.
     """
     rows = step_table(spec)

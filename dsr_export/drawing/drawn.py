@@ -13,6 +13,7 @@ import numpy.typing as npt
 from dsr_export.backends.base import Runner, as_denoiser
 from dsr_export.backends.opening import Say
 from dsr_export.backends.runtime_names import Runtime
+from dsr_export.backends.steps import stepping
 from dsr_export.bundle.reader import Bundle
 from dsr_export.config import BatchRange
 from dsr_export.errors import ExportError
@@ -64,7 +65,7 @@ def has_step(bundle: Bundle, sampler: SamplerSpec) -> bool:
 
 def _walking(runner: Runner, sampler: SamplerSpec, fused: bool) -> Walking:
     if fused:
-        return partial(fused_trajectory, runner.infer, sampler)
+        return partial(fused_trajectory, stepping(runner), sampler)
     return partial(trajectory, as_denoiser(runner), sampler)
 
 
@@ -81,7 +82,7 @@ def _in_batches(
         for step in walking(x[fill], y[fill]):
             state = step.state
             progress(i * calls + step.index + 1, len(starts) * calls)
-        made.append(state[:kept])
+        made.append(np.asarray(state)[:kept])  # off the GPU, where it stayed
     return np.concatenate(made)
 
 

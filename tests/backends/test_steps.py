@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dsr_export.backends.steps import carried_through, device_runner
+from dsr_export.backends.steps import device_runner, stepping
 from dsr_export.backends.tensorrt.runner import TensorRTRunner
 from dsr_export.errors import ExportError
 from tests.backends.tensorrt.engine_stand_in import SPECS, Gpu, stand_in, step
@@ -37,11 +37,15 @@ class OnHost:
         return {"out": step(inputs["x"], inputs["t"])}
 
 
-def walk(runner: Any, seen: list[int] | None = None, log: list[str] | None = None) -> np.ndarray:
-    noise = np.linspace(-1, 1, 6, dtype=np.float32).reshape(2, 3)
-    times = np.linspace(1, 0, CALLS, dtype=np.float32)[:, None].repeat(2, axis=1)
-    mark = (lambda done, of: seen.append(len(log))) if seen is not None and log is not None else lambda done, of: None
-    return carried_through(runner, {"x": noise}, {"t": times}, {"x": "out"}, mark)["out"]
+def walk(runner: Any, marks: list[int] | None = None, log: list[str] | None = None) -> np.ndarray:
+    """The state after `CALLS` steps at one time; `marks` gets how long `log` was after each."""
+    call, state = stepping(runner), np.linspace(-1, 1, 6, dtype=np.float32).reshape(2, 3)
+    times = np.full(2, 0.25, np.float32)
+    for _ in range(CALLS):
+        state = call({"x": state, "t": times})["out"]
+        if marks is not None and log is not None:
+            marks.append(len(log))
+    return np.asarray(state)
 
 
 def test_between_two_steps_nothing_crosses_the_bus(gpu: Gpu) -> None:
@@ -64,15 +68,20 @@ def test_without_graphs_a_step_is_one_call_and_no_copy_at_all(gpu: Gpu) -> None:
     with TensorRTRunner(b"plan", backend="tensorrt_rtx", inputs=SPECS, graphs="never") as runner:
         made = walk(runner, marks, gpu.driver.log)
     np.testing.assert_array_equal(made, walk(OnHost()))
-    for a, b in pairwise(marks):
+    for a, b in pairwise(marks[1:]):  # the first two calls take a block each, and from then on by turns
         done = Counter(gpu.driver.log[a:b])
         assert done["execute"] == 1 and not [name for name in done if name.startswith("cuMem")]
 
 
-def test_steps_must_be_of_one_number() -> None:
-    for steps in ({}, {"t": np.zeros((0, 2))}, {"t": np.zeros((2, 2)), "y": np.zeros((3, 2))}):
-        with pytest.raises(ExportError, match="calls"):
-            carried_through(OnHost(), {}, steps, {})
+def test_another_array_is_uploaded_anew(gpu: Gpu) -> None:
+    x, late = np.ones((2, 3), np.float32), np.full(2, 0.5, np.float32)
+    with TensorRTRunner(b"plan", backend="tensorrt_rtx", inputs=SPECS) as runner:
+        call = stepping(runner)
+        for times in (np.zeros(2, np.float32), late, late):
+            np.testing.assert_array_equal(np.asarray(call({"x": x, "t": times})["out"]), step(x, times))
+        del call  # which keeps what it uploaded
+    assert gpu.driver.counts()["cuMemcpyHtoDAsync"] == 3
+    assert gpu.driver.held == {}
 
 
 def test_a_runner_behind_checked_labels_is_on_the_device_as_well(gpu: Gpu) -> None:
