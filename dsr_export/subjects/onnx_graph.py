@@ -32,6 +32,7 @@ from graphs.dsr.domain import DOMAIN
 from graphs.files import save_model
 from graphs.foreign.brought_in import adapt, batch_size, foreign_inputs, name_nodes, read_foreign
 from graphs.foreign.index_bounds import index_bounds
+from graphs.foreign.opened import foreign_file
 from graphs.observe.other_rounding import round_otherwise
 from graphs.retrofit.insertion import Retrofit
 
@@ -152,7 +153,8 @@ def _complete(model: onnx.ModelProto, folder: Path, spec: DsrSpec) -> onnx.Model
     """`model` with the sites that `spec` declares, and with its weights."""
     if any(spec.sites().values()):
         model = with_sites(Retrofit(model, folder), spec)
-    onnx.load_external_data_for_model(model, str(folder))
+    with foreign_file(folder):  # onnx opens no file that has several hard links, for one
+        onnx.load_external_data_for_model(model, str(folder))
     return model
 
 

@@ -35,6 +35,8 @@ _WIDE_OR_NARROW = frozenset(
 ) | {TensorProto.DOUBLE}
 _AGAIN = "export it again in float32; dsr-export writes the precision itself (--precision fp16)"
 
+_NO_TENSORS = re.compile("Optional.*|Sequence.*|SplitToSequence|ConcatFromSequence")
+"""Ops that make or take lists of tensors, or perhaps none: no engine and no reader of ours has such values."""
 _QUANTISED = re.compile(
     "[Qq]uantize|Integer$|IntegerToFloat$|^QLinear|^QGemm|^QAttention|^QMoE|^QOrdered|^QEmbed|NBits|Bnb4|FpQ4"
 )
@@ -187,6 +189,9 @@ def _op_problems(model: onnx.ModelProto) -> Iterator[ExportError]:
             yield ExportError(f"{where} holds another runtime's compiled code, which is never run", hint=hint)
         elif node.domain not in STANDARD_DOMAINS | {DOMAIN}:
             yield ExportError(f"{where} is of the domain '{node.domain}', not of standard ONNX", hint=_way_out(node))
+        elif _NO_TENSORS.fullmatch(node.op_type):
+            hint = "export it again with plain tensors: Split, Concat and Gather instead of lists"
+            yield ExportError(f"{where} makes or takes something else than tensors", hint=hint)
         elif node.op_type in DATA_DEPENDENT:
             yield ExportError(f"{where} cannot become static", hint=ENGINE_OPS[node.op_type])
 

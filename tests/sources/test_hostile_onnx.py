@@ -17,6 +17,7 @@ from dsr_export.bundle.inspection import inspect_onnx
 from dsr_export.config import ExportConfig, ModelRequest
 from dsr_export.errors import ExportError
 from dsr_export.progress import Silent
+from dsr_export.subjects.onnx_graph import load_onnx
 from graphs.foreign.brought_in import adapt, foreign_inputs, read_foreign
 from graphs.foreign.external_data import external_files
 from graphs.foreign.index_bounds import index_bounds
@@ -94,6 +95,9 @@ HOSTILE: dict[str, tuple[onnx.ModelProto, str]] = {
     "a tensor of nowhere": (onnx_model("out = Add(x, nowhere)"), "reads the tensor 'nowhere', which nothing before"),
     "a cycle": (onnx_model("a = Relu(b) b = Relu(a) out = Add(x, b)"), "reads the tensor 'b', which nothing before"),
     "made twice": (onnx_model("a = Relu(x) a = Tanh(x) out = Add(x, a)"), "'a' is made twice"),
+    "perhaps a tensor": (onnx_model("o = Optional(x) out = OptionalGetElement(o)"), "else than tensors"),
+    "no list": (onnx_model("e = SequenceEmpty() out = ConcatFromSequence<axis=1>(e)"), "else than tensors"),
+    "a list": (onnx_model("s = SplitToSequence<axis=1>(x) out = ConcatFromSequence<axis=1>(s)"), "else than tensors"),
     "text": (onnx_model('s = Constant<value_string="a">() out = Relu(x)'), "holds its value as 'value_string'"),
     "no such opset": (onnx_model("out = Relu(x)"), "opset 999 and cannot be converted"),
 }
@@ -156,6 +160,20 @@ def test_data_beside_values_in_the_file_is_checked_too(tmp_path: Path) -> None:
     model.graph.initializer[0].external_data.add(key="location", value="../secret")
     with pytest.raises(ExportError, match="not a plain path"):
         _read(tmp_path, model)
+
+
+def test_weights_of_several_names_are_said_to_be_the_cause(tmp_path: Path) -> None:
+    """onnx opens no file that has several hard links, ONNX Runtime does."""
+    (tmp_path / "first").write_bytes(bytes(64))
+    os.link(tmp_path / "first", tmp_path / "w.bin")
+    model = _weight()
+    tensor = model.graph.initializer[0]
+    tensor.CopyFrom(onnx.TensorProto(name="w", data_type=1, dims=[4, 4], data_location=onnx.TensorProto.EXTERNAL))
+    tensor.external_data.add(key="location", value="w.bin")
+    onnx.save(model, tmp_path / "m.onnx")
+    with pytest.raises(ExportError, match="hard links") as refused:
+        load_onnx(tmp_path / "m.onnx", name="m", provenance={}).trace(tmp_path / "traced.onnx")
+    assert "copy" in str(refused.value.hint)
 
 
 def test_a_pipe_is_never_opened(tmp_path: Path) -> None:
