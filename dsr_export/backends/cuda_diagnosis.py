@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import functools
+import importlib.util
+import io
 import re
 from importlib import metadata
 from pathlib import Path
@@ -10,6 +14,7 @@ from pathlib import Path
 from dsr_export.backends.gpu import gpu_problem
 from dsr_export.errors import ExportError, RunnerError
 
+PROVIDER = "CUDAExecutionProvider"
 CPU_WAY_OUT = "use --runtime onnxruntime for the CPU"
 _WHEELS = ("onnxruntime-gpu", "onnxruntime")
 _LIBRARIES = ("libonnxruntime_providers_cuda.so", "onnxruntime_providers_cuda.dll")
@@ -33,6 +38,25 @@ def no_provider(name: str, *, failed: bool = False) -> ExportError | None:
         f"ONNX Runtime cannot use a GPU here: {'; '.join(reason for reason, _ in found)}",
         hint="; ".join([*hints, f"or {CPU_WAY_OUT}"]),
     )
+
+
+def cuda_provider_problem() -> str | None:
+    """The same as a few words; nothing is started."""
+    if importlib.util.find_spec("onnxruntime") is None:
+        return "the package onnxruntime-gpu is not installed"
+    find_libraries()
+    found = no_provider(PROVIDER)
+    return None if found is None else found.message
+
+
+@functools.cache
+def find_libraries() -> None:
+    """CUDA and cuDNN as pip packages lie where no loader looks. What it prints of others is no news: see the error."""
+    import onnxruntime
+
+    if (preload := getattr(onnxruntime, "preload_dlls", None)) is not None:
+        with contextlib.redirect_stdout(io.StringIO()):
+            preload()
 
 
 def out_of_memory(text: str) -> RunnerError | None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from dsr_export.backends.gpu import compute_capability, gpu_available
+from dsr_export.backends.cuda_diagnosis import cuda_provider_problem
+from dsr_export.backends.gpu import compute_capability, gpu_available, gpu_problem
 from dsr_export.backends.opening import runs_here
 from dsr_export.backends.tensorrt.vendor import installed_version
 from dsr_export.errors import ExportError
@@ -20,12 +21,18 @@ EXTRAS = {"tensorrt_rtx": "rtx", "tensorrt": "tensorrt"}
 
 
 def describe_installation() -> dict[str, Any]:
-    """Versions (None where not installed), the GPU, the cache folder, and every target's status in words."""
+    """Versions (None where not installed), the GPU, the cache folder, and every target's status in words.
+
+    `gpu_problem` and `cuda_provider_problem` are why no engine, and no graph with `--runtime onnxruntime-cuda`, runs on
+    a GPU here; None where nothing is known to be missing.
+    """
     versions = tool_versions()
     default = default_target()[0].name
     return {
         "packages": {name: versions.get(name) for name in PACKAGES},
         "gpu": gpu_available(),
+        "gpu_problem": gpu_problem(),
+        "cuda_provider_problem": cuda_provider_problem(),
         "compute_capability": compute_capability(),
         "cache": str(cache_root()),
         "targets": [

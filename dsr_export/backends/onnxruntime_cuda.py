@@ -3,9 +3,7 @@ its place without a word."""
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -15,7 +13,7 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from dsr_export.backends.base import Array
-from dsr_export.backends.cuda_diagnosis import no_provider, out_of_memory
+from dsr_export.backends.cuda_diagnosis import PROVIDER, find_libraries, no_provider, out_of_memory
 from dsr_export.backends.device_tensor import LEGACY_STREAM, DeviceTensor, array_shape, device_inputs, is_foreign
 from dsr_export.backends.gpu import finish_all
 from dsr_export.backends.host_sizes import host_sizes
@@ -30,7 +28,7 @@ Made = TypeVar("Made")
 
 WARNING = 2
 DEVICE = 0  # of those that CUDA_VISIBLE_DEVICES leaves
-NAME = "CUDAExecutionProvider"
+NAME = PROVIDER
 FIXED = {"device_id": str(DEVICE), "use_tf32": "0", "cudnn_conv_algo_search": "DEFAULT"}
 """FP32 GEMMs in FP32, which its default is not; and no race of convolutions, whose winner changes between sessions."""
 PROVIDERS: Providers = ((NAME, FIXED), *CPU)
@@ -165,7 +163,7 @@ def _smallest() -> bytes:
 def _started(model: Path | bytes, weights: Path | None) -> Any:
     import onnxruntime
 
-    _find_libraries()
+    find_libraries()
     problem = no_provider(NAME)
     if problem is not None:
         raise problem
@@ -177,16 +175,6 @@ def _started(model: Path | bytes, weights: Path | None) -> Any:
     if NAME not in session.get_providers():
         raise no_provider(NAME, failed=True) or RunnerError("ONNX Runtime left its CUDA provider out, without a reason")
     return session
-
-
-@functools.cache
-def _find_libraries() -> None:
-    """CUDA and cuDNN as pip packages lie where no loader looks. What it prints of others is no news: see the error."""
-    import onnxruntime
-
-    if (preload := getattr(onnxruntime, "preload_dlls", None)) is not None:
-        with contextlib.redirect_stdout(io.StringIO()):
-            preload()
 
 
 def _on_gpu(call: Callable[[], Made]) -> Made:

@@ -19,7 +19,8 @@ def command(as_json: bool) -> None:
         return
     for name, version in facts["packages"].items():
         answer(f"{name:<20} {version or 'not installed'}")
-    answer(f"{'GPU':<20} {'yes' if facts['gpu'] else 'none'}")
+    answer(f"{'GPU':<20} {facts['gpu_problem'] or 'yes'}")
+    answer(f"{'onnxruntime-cuda':<20} {facts['cuda_provider_problem'] or 'runs here'}")
     answer(f"{'cache':<20} {facts['cache']}")
     for target in facts["targets"]:
         default = " (default)" if target["default"] else ""

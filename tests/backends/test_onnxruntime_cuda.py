@@ -11,7 +11,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from dsr_export.backends import cuda_diagnosis, onnxruntime_cuda
+from dsr_export.backends import cuda_diagnosis
 from dsr_export.backends.device_tensor import DeviceRunner
 from dsr_export.backends.gpu import gpu_available
 from dsr_export.backends.onnxruntime_cuda import NAME, OnnxRuntimeCudaRunner, cuda_problem
@@ -213,5 +213,5 @@ def test_a_build_checks_its_graph_on_the_gpu_or_says_why_not(
 
 def test_finding_libraries_prints_nothing(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: print("Failed to load libcudart.so.13"), raising=False)
-    onnxruntime_cuda._find_libraries.__wrapped__()
+    cuda_diagnosis.find_libraries.__wrapped__()
     assert capfd.readouterr() == ("", "")

@@ -118,7 +118,10 @@ def test_doctor_says_what_each_target_needs(cli: Cli) -> None:
     assert status["onnxruntime"] == "builds and runs here"
     assert "pip install" in status["trt11"]
     assert sum(target["default"] for target in facts["targets"]) == 1
-    assert "onnxruntime" in cli("doctor").out
+    said = cli("doctor").out
+    assert "onnxruntime" in said
+    if not facts["gpu"]:
+        assert facts["gpu_problem"] in said and "ONNX Runtime cannot use a GPU here" in facts["cuda_provider_problem"]
 
 
 def test_a_misspelt_command_is_a_usage_error(cli: Cli) -> None:
