@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,7 +54,8 @@ def bench(
             hint = "name one kind, or give the --runtime of a GPU: there PyTorch itself is timed beside them"
             raise ExportError("bundles and ONNX files are not compared with models on the CPU", hint=hint)
         with reporter.stage("prepare"):
-            contestants = [_contestant(path) for path in files] or _variants(what, request, scratch)
+            named = zip(_names(files), files, strict=True)
+            contestants = [_contestant(*each) for each in named] or _variants(what, request, scratch)
         given = _feeds(contestants, batch)
         if runtime != "onnxruntime":
             asked: dict[str, Any] = {"batch": batch, "rounds": rounds, "warmup": warmup}
@@ -68,11 +70,18 @@ def _is_graph(what: str) -> bool:
     return what.lower().endswith(".onnx") or Path(what).is_dir()
 
 
-def _contestant(path: Path) -> Contestant:
+def _names(files: Sequence[Path]) -> list[str]:
+    """The files' own; of those that share one, their paths; of a path that is given twice, with a number."""
+    own = Counter(path.name for path in files)
+    names = [path.name if own[path.name] == 1 else str(path) for path in files]
+    return [name if names.count(name) == 1 else f"{name} #{names[: i + 1].count(name)}" for i, name in enumerate(names)]
+
+
+def _contestant(name: str, path: Path) -> Contestant:
     if path.suffix.lower() == ".onnx":
-        return Contestant(path.name, path, tuple(graph_inputs(read_runnable(path))))
+        return Contestant(name, path, tuple(graph_inputs(read_runnable(path))))
     bundle = Bundle.open(path)
-    return Contestant(path.name, bundle.file("model.onnx"), bundle.manifest.inputs, bundle)
+    return Contestant(name, bundle.file("model.onnx"), bundle.manifest.inputs, bundle)
 
 
 def _variants(what: Sequence[str], request: ModelRequest, folder: Path) -> list[Contestant]:

@@ -14,6 +14,7 @@ from dsr_export.backends.runtime_names import CUDA_RUNNER, Runtime
 from dsr_export.benchmark.gpu_facts import FIRST, gpu_facts
 from dsr_export.benchmark.gpu_race import GpuContestant, GpuTiming, gpu_race
 from dsr_export.benchmark.race import Contestant
+from dsr_export.bundle.manifest_parts import BundleTarget
 from dsr_export.bundle.reader import Bundle
 from dsr_export.engine_schedule.devices import DEVICES, device_called
 from dsr_export.engine_schedule.plan_text import UnreadableSchedule
@@ -41,14 +42,14 @@ def bench_on_gpu(
     Raises:
         ExportError: no GPU, or something that has no engine for `runtime`.
     """
-    engines = {each.name: None if runtime == CUDA_RUNNER else _engine(each, runtime) for each in contestants}
+    engines = {each.name: _engine(each, runtime) for each in contestants}
     entrants = [_entrant(each, engines[each.name], reporter) for each in contestants]
     gpu = gpu_facts(needed=runtime != CUDA_RUNNER)
     with reporter.stage("bench") as bar:
         timings, memory = gpu_race([*beside, *entrants], feeds, rounds=rounds, warmup=warmup, progress=bar)
     models = {
-        name: {"memory_bytes": memory[name], "estimate": plan and _judged(name, plan[1], batch, gpu, timings)}
-        for name, plan in engines.items()
+        name: {"memory_bytes": memory[name], "estimate": engine and _judged(name, _plan(*engine), batch, gpu, timings)}
+        for name, engine in engines.items()
     }
     return {
         "gpu": gpu | {"clocks_after": clocks(gpu.get("bus", FIRST))},
@@ -57,29 +58,30 @@ def bench_on_gpu(
     }
 
 
-def _engine(each: Contestant, runtime: Runtime) -> tuple[Bundle, Path]:
-    if each.model.suffix == ".onnx" and each.bundle is None:
-        raise ExportError(
-            f"{each.name} has no engine", hint="build one: dsr-export build; or --runtime onnxruntime-cuda"
-        )
-    assert each.bundle is not None
+def _engine(each: Contestant, runtime: Runtime) -> tuple[Bundle, BundleTarget] | None:
+    """None for a graph that runs as it is: an ONNX file has no engine, and stands beside those that have."""
+    if each.bundle is None or runtime == CUDA_RUNNER:
+        return None
     engine = chosen_engine(each.bundle, runtime)
     if engine is None:
         raise ExportError(f"{each.bundle.path} holds no engine that runs here", hint="dsr-export compile adds one")
-    return each.bundle, each.bundle.file(str(engine.engine))
+    return each.bundle, engine
 
 
-def _entrant(each: Contestant, engine: tuple[Bundle, Path] | None, reporter: Reporter) -> GpuContestant:
+def _entrant(each: Contestant, engine: tuple[Bundle, BundleTarget] | None, reporter: Reporter) -> GpuContestant:
     if engine is None:
         opened = partial(cuda_runner, each.model, each.inputs, say=reporter.note)
         return GpuContestant(name=each.name, open=lambda graphs: opened(), graphs=("never",))
-    bundle, plan = engine
-    entry = next(target for target in bundle.manifest.targets if target.engine and bundle.file(target.engine) == plan)
+    bundle, entry = engine
     return GpuContestant(
         name=each.name,
         open=lambda graphs: engine_runner(bundle, entry, say=reporter.note, graphs=graphs),
         graphs=("never", "always"),
     )
+
+
+def _plan(bundle: Bundle, engine: BundleTarget) -> Path:
+    return bundle.file(str(engine.engine))
 
 
 def _judged(name: str, plan: Path, batch: int, gpu: Mapping[str, Any], timings: Sequence[GpuTiming]) -> dict[str, Any]:

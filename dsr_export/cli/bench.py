@@ -62,7 +62,7 @@ def command(
 
     On a GPU every model is timed from the host's arrays to the host's and within the device, engines in the stream and
     as a CUDA graph, beside the estimate that --roofline makes for this GPU. A model named beside bundles is timed in
-    PyTorch, eager and compiled.
+    PyTorch, eager and compiled, and an ONNX file in ONNX Runtime's CUDA kernels.
     """
     from dsr_export.benchmark.contestants import bench
     from dsr_export.cli.printing.bench import bench_lines

@@ -17,6 +17,7 @@ from dsr_export.backends.cuda.clocks import clock_words, clocks
 from dsr_export.backends.cuda.driver import Cuda
 from dsr_export.backends.tensorrt.runner import TensorRTRunner
 from dsr_export.benchmark import gpu_facts, on_gpu
+from dsr_export.benchmark.contestants import _names
 from dsr_export.benchmark.gpu_race import GpuContestant, gpu_race
 from dsr_export.engine_schedule.devices import DEVICES, device_called
 from tests.backends.cuda_stand_in import stand_in as cuda_provider
@@ -149,8 +150,6 @@ def test_without_an_engine_or_a_gpu_it_says_so(
     monkeypatch.setattr(opening, "compute_capability", lambda: None)
     done = cli("bench", denoiser_bundle, "--runtime", runtime)
     assert (done.code, done.out) == (1, "") and said in done.err
-    done = cli("bench", denoiser_bundle / "model.onnx", "--runtime", "tensorrt")
-    assert done.code == 1 and "has no engine" in done.err
 
 
 def test_clocks_are_what_nvidia_smi_tells(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -254,3 +253,22 @@ def test_without_a_gpu_pytorch_says_so(digits_bundle: Path, cli: Cli) -> None:
         pytest.skip("there is a GPU here")
     done = cli("bench", "digits", digits_bundle, "--runtime", "onnxruntime-cuda")
     assert done.code == 1 and "sees no GPU, and 'digits' is a PyTorch model" in done.err
+
+
+def test_names_tell_contestants_apart() -> None:
+    """What is measured of one must not be told of another."""
+    paths = [Path(each) for each in ("a/m.dsr", "b/m.dsr", "c/n.dsr", "a/m.dsr")]
+    assert _names(paths) == ["a/m.dsr #1", "b/m.dsr", "n.dsr", "a/m.dsr #2"]
+
+
+def test_a_raw_export_stands_beside_an_engine(digits_bundle: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="needs the rtx extra")
+    provider = cuda_provider(monkeypatch)
+    monkeypatch.setattr(gpu_facts, "open_cuda", lambda: Cuda(Driver()))
+    monkeypatch.setattr(on_gpu, "engine_runner", lambda *_, graphs, say: Timed(1.25))
+    options = ("--runtime", "tensorrt-rtx", "--rounds", "3", "--warmup", "0", "--json")
+    done = cli("bench", digits_bundle, digits_bundle / "model.onnx", *options)
+    assert done.code == 0, done.err
+    found = json.loads(done.out)
+    assert [row["name"] for row in found["timings"]] == ["digits.dsr"] * 4 + ["model.onnx"] * 2
+    assert found["models"]["model.onnx"]["estimate"] is None and len(provider.asked) == 1
