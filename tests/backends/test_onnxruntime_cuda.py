@@ -15,10 +15,13 @@ from dsr_export.backends import cuda_diagnosis
 from dsr_export.backends.device_tensor import DeviceRunner
 from dsr_export.backends.gpu import gpu_available
 from dsr_export.backends.onnxruntime_cuda import NAME, OnnxRuntimeCudaRunner, cuda_problem
+from dsr_export.bundle.reader import Bundle
 from dsr_export.errors import ExportError, RunnerError
+from dsr_export.parity.golden.reader import read_golden
 from tests.backends import tiny_models
 from tests.backends.cuda_stand_in import CudaStandIn, stand_in
 from tests.conftest import Cli
+from tests.gpu import checks
 
 
 @pytest.fixture
@@ -53,6 +56,13 @@ def test_arrays_and_tensors_on_the_device_give_the_same(
         np.testing.assert_array_equal(on_device[2].numpy(), first[2])
     with pytest.raises(RunnerError, match="closed"):
         runner.infer({"x": x})
+
+
+def test_the_checks_that_a_gpu_is_given_hold_here(provider: CudaStandIn, denoiser_bundle: Path) -> None:
+    bundle = Bundle.open(denoiser_bundle)
+    with OnnxRuntimeCudaRunner(bundle.file("model.onnx"), inputs=bundle.manifest.inputs) as runner:
+        checks.check_on_device(runner, read_golden(bundle))
+        checks.check_carried(runner, read_golden(bundle))
 
 
 def test_tensors_on_the_device_are_checked_as_arrays_are(provider: CudaStandIn, tmp_path: Path) -> None:

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 
 from dsr_export.backends.base import Array, Runner
+from dsr_export.backends.device_tensor import DeviceRunner
 from dsr_export.backends.gpu import _DRIVER
+from dsr_export.backends.steps import carried_through
 from dsr_export.bundle.reader import Bundle
 from dsr_export.parity.checks.table import ParityReport, check_parity
 from dsr_export.parity.golden.reader import read_golden
@@ -54,6 +56,30 @@ def check_repeats(runner: Runner, golden: Golden) -> None:
         for size, case in golden.cases.items():
             for name, values in runner.infer(dict(case.inputs)).items():
                 np.testing.assert_array_equal(values, first[size][name])
+
+
+def check_on_device(runner: Runner, golden: Golden) -> None:
+    """All golden batches through tensors that stay on the GPU: the host's numbers, with graphs and without."""
+    assert isinstance(runner, DeviceRunner)
+    for _ in range(2):  # shapes are left, and come back
+        for case in golden.cases.values():
+            held = {name: runner.upload(array) for name, array in case.inputs.items()}
+            wanted = runner.infer(dict(case.inputs))
+            for _ in range(3):  # the third call of a shape may be a graph
+                made = runner.infer_on_device(held)
+                assert equal({name: tensor.numpy() for name, tensor in made.items()}, wanted)
+
+
+def check_carried(runner: Runner, golden: Golden) -> None:
+    """A model's output as its next input, on the GPU and through the host: the same numbers."""
+    case = golden.cases[max(golden.cases)]
+    times = np.stack([np.full_like(case.inputs["t"], value) for value in np.linspace(1, 0.2, 6)])
+    fixed = {name: array for name, array in case.inputs.items() if name != "t"}
+    made = carried_through(runner, fixed, {"t": times}, {"x": "out"})
+    x = fixed["x"]
+    for t in times:
+        x = runner.infer({**fixed, "x": x, "t": t})["out"]
+    np.testing.assert_array_equal(made["out"], x)
 
 
 def memory_growth(runner: Runner, golden: Golden) -> int:
