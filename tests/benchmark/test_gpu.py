@@ -215,7 +215,7 @@ def test_pytorch_is_timed_beside_a_bundle(
     pytest.importorskip("tensorrt_rtx", reason="needs the rtx extra")
     monkeypatch.setattr(gpu_facts, "open_cuda", lambda: Cuda(Driver()))
     monkeypatch.setattr(on_gpu, "engine_runner", lambda *_, graphs, say: Timed(1.25))
-    asked = ("bench", "digits", digits_bundle, "--rounds", "3", "--warmup", "0")
+    asked = ("bench", "digits", digits_bundle, "--rounds", "3", "--warmup", "0", "--batch", "1")
     done = cli(*asked, "--runtime", "tensorrt-rtx", "--json")
     assert done.code == 0, done.err
     rows = {(row["name"], row["place"], row["graph"]): row for row in json.loads(done.out)["timings"]}

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dsr_export.backends.tensorrt import replay
 from dsr_export.backends.tensorrt.runner import TensorRTRunner
 from dsr_export.errors import RunnerError
 from tests.backends.tensorrt.driver_stand_in import FAILED, OUT_OF_MEMORY
@@ -48,6 +49,7 @@ def run(gpu: Gpu, fail_at: int | None, code: int) -> tuple[bool, int]:
 @pytest.mark.parametrize(("code", "every"), [(FAILED, 1), (OUT_OF_MEMORY, 5)])
 def test_everything_is_given_back_wherever_it_fails(monkeypatch: pytest.MonkeyPatch, code: int, every: int) -> None:
     gpu = stand_in(monkeypatch)
+    monkeypatch.setattr(replay, "RACES", 1)
     done, calls = run(gpu, None, code)
     assert done and calls < MOST_CALLS and gpu.driver.held == {} and gpu.alive == set()
     outcomes: dict[str, set[bool]] = {}
@@ -67,6 +69,7 @@ def test_everything_is_given_back_wherever_it_fails(monkeypatch: pytest.MonkeyPa
 def test_while_the_error_is_held_nothing_of_the_gpu_is(monkeypatch: pytest.MonkeyPatch) -> None:
     """A caller may keep the exception, and with it every frame on the way."""
     gpu = stand_in(monkeypatch)
+    monkeypatch.setattr(replay, "RACES", 1)
     _, calls = run(gpu, None, FAILED)
     kept: list[Any] = []
     for at in range(0, calls, 3):
