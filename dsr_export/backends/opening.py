@@ -109,17 +109,22 @@ def bundle_runner(bundle: Bundle, runtime: Runtime, say: Say | None = None, *, s
         return cuda_runner(bundle.file(f"{folder}{MODEL}"), specs, say=say)
     engine = chosen_engine(bundle, runtime)
     if engine is None:
-        return typed_runner(bundle.file("model.onnx"), bundle.manifest.input_specs(), bundle.manifest.precision)
-    return engine_runner(bundle, engine, say=say)
+        return typed_runner(bundle.file(f"{folder}{MODEL}"), specs, bundle.manifest.precision)
+    return engine_runner(bundle, engine, say=say, step=step)
 
 
-def engine_runner(bundle: Bundle, engine: BundleTarget, *, say: Say | None = None, graphs: Graphs = "auto") -> Runner:
-    """A runner of one of the bundle's engines; raises as `bundle_runner`."""
+def engine_runner(
+    bundle: Bundle, engine: BundleTarget, *, say: Say | None = None, graphs: Graphs = "auto", step: bool = False
+) -> Runner:
+    """A runner of one of the bundle's engines, or of the one that holds a whole `step`; raises as `bundle_runner`."""
     from dsr_export.backends.tensorrt.runner import TensorRTRunner
     from dsr_export.backends.tensorrt.runtime_cache import cache_file
 
-    plan, needs = bundle.file(str(engine.engine)), EngineNeeds.of_entry(engine, bundle=str(bundle.path))
-    inputs, cache = bundle.manifest.input_specs(), cache_file(bundle, str(engine.engine))
+    file, inputs = str(engine.engine), bundle.manifest.input_specs()
+    if step:
+        file, inputs = f"{STEP}{file}", step_inputs(inputs)
+    needs, cache = EngineNeeds.of_entry(engine, bundle=str(bundle.path)), cache_file(bundle, file)
+    plan = bundle.file(file)
     return TensorRTRunner(plan, backend=engine.backend, inputs=inputs, needs=needs, cache=cache, graphs=graphs, say=say)
 
 
