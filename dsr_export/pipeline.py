@@ -2,39 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
 
 from dsr_export.building.build import Build
 from dsr_export.building.bundle_contents import build_tolerance, bundle_contents, bundle_manifest
-from dsr_export.building.finished import Finished, FusedSteps, placed
+from dsr_export.building.finished import Finished, placed
+from dsr_export.building.fused_steps import compared_steps, fused_steps, fusing_of
 from dsr_export.building.report import build_report
 from dsr_export.bundle.destination import check_destination
-from dsr_export.bundle.engines import plan_path
-from dsr_export.bundle.reader import MODEL, STEP, Bundle
+from dsr_export.bundle.reader import MODEL, Bundle
 from dsr_export.bundle.sbom import SBOM, sbom
 from dsr_export.bundle.writer import write_bundle
 from dsr_export.config import ExportConfig
 from dsr_export.drawing.chain import check_chain
-from dsr_export.errors import ExportError
+from dsr_export.errors import RunnerError
 from dsr_export.int8.data import check_data
-from dsr_export.parity.golden.vectors import image_batch
 from dsr_export.parity.narrowing import require_narrowed, require_types
 from dsr_export.parity.walked_sampler import walked_sampler
 from dsr_export.progress import Reporter, Silent
 from dsr_export.reports.renderings import report_files
-from dsr_export.sampling import SamplerSpec
 from dsr_export.stages.audit import AuditRanges
 from dsr_export.stages.calibrate import Calibrate
 from dsr_export.stages.engine import CompileEngine, machine, this_gpu
-from dsr_export.stages.fuse_step import FuseStep
 from dsr_export.stages.lower import LowerGraph
 from dsr_export.stages.norms import MeasureNorms
 from dsr_export.stages.optimize import Optimized, OptimizeGraph
 from dsr_export.stages.parity import CheckCuda, CheckEngine, CheckGraph, Comparison, Judged
 from dsr_export.stages.quantize import Quantize
 from dsr_export.stages.reference import MakeReference
-from dsr_export.stages.step_parity import CheckStep, CheckStepEngine
 from dsr_export.stages.taps import MakeTaps
 from dsr_export.stages.trace import TraceModel
 from dsr_export.stages.type_graph import Typed, TypeGraph
@@ -43,7 +38,6 @@ from dsr_export.storage.locks import exclusive
 from dsr_export.subject import SubjectCard
 from graphs.files import load_model
 from graphs.forms import FormName, form_of
-from graphs.sampling.fused_step import step_inputs
 from graphs.targets import check_model
 
 
@@ -80,6 +74,7 @@ def _staged(build: Build) -> Finished:
     card.check_batch(config.batch)
     check_chain(card, build.components)
     sampler = walked_sampler(card, config.batch, config.trajectory_steps)
+    fusing = fusing_of(build, card, sampler) if config.fuse_step else None
     reference = run(MakeReference(model=build.model, batch=config.batch, sampler=sampler))
     build.model.unload()
 
@@ -109,18 +104,17 @@ def _staged(build: Build) -> Finished:
     }
     taps = run(MakeTaps(source=optimized, reference=reference, card=card, batch=config.batch))
     held = Comparison(card=card, reference=reference, sampler=sampler, tolerance=tolerance)
-    steps = _fused_steps(build, card, typed, sampler) if config.fuse_step else None
+    steps = None if fusing is None else fused_steps(build, fusing, typed)
     parity: list[tuple[str | None, Judged]] = []
     for path, graph in placed(typed).items():
         checked = run(CheckGraph(source=graph, comparison=held, taps=taps, batch=config.batch))
         parity.append((None if path == MODEL else path, checked))
-    if build.checks_cuda:
-        parity.append((None, run(CheckCuda(source=typed[build.forms[0]], comparison=held, on=this_gpu()))))
+    parity += _on_cuda(build, CheckCuda(source=typed[build.forms[0]], comparison=held, on=this_gpu()))
     for each in build.runnable_targets:
         checked = run(CheckEngine(source=engines[each.name], comparison=held, target=each, on=machine(each)))
         parity.append((None, checked))
     if steps is not None:
-        parity += _compared_steps(build, steps, held)
+        parity += compared_steps(build, steps, held)
     return Finished(
         traced=traced,
         reference=reference,
@@ -138,28 +132,16 @@ def _staged(build: Build) -> Finished:
     )
 
 
-def _fused_steps(
-    build: Build, card: SubjectCard, typed: Mapping[FormName, Typed], sampler: SamplerSpec | None
-) -> FusedSteps:
-    """Graphs and engines that hold a whole step of the sampler."""
-    if sampler is None:
-        raise ExportError("--fuse-step: the model has no sampler", hint="build it without; denoisers have one")
-    images, inner = image_batch(build.config.batch, sampler), replace(card, inputs=step_inputs(card.inputs))
-    fused = {form: build.run(FuseStep(source=each, sampler=sampler)) for form, each in typed.items()}
-    engines = {}
-    for each in build.engine_targets:
-        compiled = CompileEngine(source=fused[form_of(each)], card=inner, target=each, batch=images, on=machine(each))
-        engines[each.name] = build.run(compiled)
-    return FusedSteps(typed=fused, engines=engines, images=images)
-
-
-def _compared_steps(build: Build, steps: FusedSteps, held: Comparison) -> Iterator[tuple[str | None, Judged]]:
-    for path, graph in steps.graphs.items():
-        yield path, build.run(CheckStep(source=graph, comparison=held, images=steps.images))
-    for each in build.runnable_targets:
-        engine = steps.engines[each.name]
-        checked = CheckStepEngine(source=engine, comparison=held, images=steps.images, target=each, on=machine(each))
-        yield f"{STEP}{plan_path(each.name)}", build.run(checked)
+def _on_cuda(build: Build, stage: CheckCuda) -> list[tuple[None, Judged]]:
+    """The graph's verdict on a GPU. Where one is and does not open the graph (a type that it has no kernels for, too
+    little memory), that is no fault of the graph's, and is said."""
+    if not build.checks_cuda:
+        return []
+    try:
+        return [(None, build.run(stage))]
+    except RunnerError as error:
+        build.reporter.note(f"{error.message}; the graph is checked on the CPU alone")
+        return []
 
 
 def _calibration(build: Build, card: SubjectCard, optimized: Optimized) -> Calibrate:
