@@ -18,6 +18,7 @@ from dsr_export.errors import RunnerError
 
 Graphs = Literal["auto", "always", "never"]
 """Whether graphs are used: where they are faster, wherever they can be, or nowhere."""
+OTHER_NUMBERS = "the captured graph makes other numbers than the engine"
 RACES = 5
 SETTLES_AFTER = 1
 """Calls in the stream: kernels are loaded, and a shape that is met once is captured for nothing."""
@@ -81,11 +82,8 @@ class Replays:
         expected = work.outputs()
         if state.graph is None:
             self._capture(state, work)
-        if state.graph is not None and not self._agrees(state.graph, work, expected):
-            self._drop(state, "the captured graph makes other numbers than the engine")
-            work.enqueue()
-        if state.graph is not None and self.mode == "auto" and state.graph_ms is None:
-            self._race(state, state.graph, work)
+        if state.graph is not None:
+            self._prove(state, state.graph, work, expected)
         state.settled = True
 
     def forget(self) -> None:
@@ -103,6 +101,18 @@ class Replays:
             state.graph = self.stream.captured(work.enqueue)
         except RunnerError as error:
             self._drop(state, error.message)
+
+    def _prove(self, state: Replay, graph: int, work: Work, expected: list[np.ndarray]) -> None:
+        """The graph is launched for the first time, or for the first time in this state of the context."""
+        try:
+            problem = None if self._agrees(graph, work, expected) else OTHER_NUMBERS
+            if problem is None and self.mode == "auto" and state.graph_ms is None:
+                self._race(state, graph, work)
+        except RunnerError as error:
+            problem = error.message
+        if problem is not None:
+            self._drop(state, problem)
+            work.enqueue()  # which fails as well where it was not the graph
 
     def _agrees(self, graph: int, work: Work, expected: list[np.ndarray]) -> bool:
         work.spoil()

@@ -101,6 +101,8 @@ def test_always_and_never(gpu: Gpu) -> None:
         ("cuStreamBeginCapture", "failed in cuStreamBeginCapture"),
         ("cuStreamEndCapture", "failed in cuStreamEndCapture"),
         ("cuGraphInstantiate", "failed in cuGraphInstantiate"),
+        ("cuGraphLaunch", "failed in cuGraphLaunch"),
+        ("cuEventElapsedTime", "failed in cuEventElapsedTime"),
     ],
 )
 def test_what_cannot_be_captured_runs_in_the_stream_and_says_why(gpu: Gpu, fault: str, said: str) -> None:
