@@ -14,14 +14,19 @@ from pathlib import Path
 import onnx
 import pytest
 
+from dsr_export.backends.cuda.driver import Cuda
+from dsr_export.backends.gpu import gpu_available
 from dsr_export.backends.tensorrt import build as tensorrt
+from dsr_export.backends.tensorrt import runner as tensorrt_runner
 from dsr_export.backends.tensorrt import vendor
 from dsr_export.backends.tensorrt.build import Engine, build_engine
+from dsr_export.backends.tensorrt.runner import TensorRTRunner
 from dsr_export.config import BatchRange
-from dsr_export.errors import ExportError
+from dsr_export.errors import ExportError, RunnerError
 from graphs.artifacts import TensorSpec
 from graphs.targets import Target, target
 from tests.backends import tiny_models
+from tests.backends.tensorrt.driver_stand_in import Driver
 
 BATCH = BatchRange(1, 2, 4)
 RELU = ("(float[batch,4] x) => (float[batch,4] y)", "y = Relu(x)")
@@ -221,3 +226,15 @@ def test_linked_external_data_never_reaches_the_parser(tmp_path: Path) -> None:
     (tmp_path / "weights.data").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(ExportError, match=r"tensor 'w': '.*weights\.data' is a symbolic link"):
         build(path)
+
+
+@pytest.mark.skipif(gpu_available(), reason="there is a driver here")
+def test_a_driver_that_is_too_old_for_tensorrt_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorRT-RTX itself says so where there is no driver at all; a stand-in for ours lets it come to that."""
+    engine, path = build(tiny_models.linear(tmp_path, width=4)), tmp_path / "full.onnx"
+    driver = Driver()
+    monkeypatch.setattr(tensorrt_runner, "require_gpu", lambda: None)
+    monkeypatch.setattr(tensorrt_runner, "open_cuda", lambda: Cuda(driver))
+    with pytest.raises(RunnerError, match="the NVIDIA driver is too old for tensorrt_rtx 1.*cudaError 35"):
+        TensorRTRunner(bytes(engine.plan), backend="tensorrt_rtx", inputs=tiny_models.specs(path))
+    assert driver.held == {} and driver.current == []
