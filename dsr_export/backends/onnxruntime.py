@@ -107,8 +107,11 @@ def open_session(
     threads: int | None,
     providers: Providers,
     weights: Path | None,
+    profile: Path | None = None,
 ) -> Any:
     """A session of ONNX Runtime's. A provider that does not start is left out, with a line in its log at most.
+
+    `profile` is how the file of its profile begins, where it makes one.
 
     Raises:
         RunnerError: a model that it cannot read, or an op without an implementation.
@@ -131,6 +134,8 @@ def open_session(
     options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
     if providers is not CPU:
         options.add_session_config_entry(RECORD_PLACES, "1")
+    if profile is not None:
+        options.enable_profiling, options.profile_file_prefix = True, str(profile)
     if weights is not None:
         _set_weights(options, weights)
     if large:  # its packed copy of the weights would double the memory

@@ -3,6 +3,7 @@ its place without a word."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,13 +17,12 @@ from dsr_export.backends.base import Array
 from dsr_export.backends.cuda_diagnosis import PROVIDER, find_libraries, no_provider, out_of_memory
 from dsr_export.backends.device_tensor import LEGACY_STREAM, DeviceTensor, array_shape, device_inputs, is_foreign
 from dsr_export.backends.gpu import finish_all
-from dsr_export.backends.host_sizes import host_sizes
 from dsr_export.backends.inputs import check_declared, check_inputs
 from dsr_export.backends.onnxruntime import CPU, FATAL, Providers, check_session, failures, open_session, said
+from dsr_export.backends.placement import Profile, placement_words, tells_places, told_elsewhere
 from dsr_export.backends.runtime_names import CUDA_RUNNER
 from dsr_export.errors import ExportError, RunnerError
 from graphs.artifacts import TensorSpec
-from graphs.files import load_model
 
 Made = TypeVar("Made")
 
@@ -33,15 +33,14 @@ FIXED = {"device_id": str(DEVICE), "use_tf32": "0", "cudnn_conv_algo_search": "D
 """FP32 GEMMs in FP32, which its default is not; and no race of convolutions, whose winner changes between sessions."""
 PROVIDERS: Providers = ((NAME, FIXED), *CPU)
 """The GPU, and the CPU for what it has no kernel for, which is said."""
-SHOWN = 5
 _MEMORY = "cuda"  # ONNX Runtime's word for where the provider computes
 
 
 class OnnxRuntimeCudaRunner:
     """A model file, or a serialised model, in the kernels of the CUDA provider: half arithmetic is real there.
 
-    `on_cpu` names the nodes that it has no kernel for, as far as they make more than sizes; None where this version of
-    ONNX Runtime does not tell. Kernels may differ from batch to batch.
+    `on_cpu` names the nodes that it has no kernel for, as far as they make more than sizes; None before the first run,
+    where this version of ONNX Runtime tells no sooner. Kernels may differ from batch to batch.
     """
 
     name = CUDA_RUNNER
@@ -61,12 +60,23 @@ class OnnxRuntimeCudaRunner:
             ExportError: the provider cannot start here, with the cause; or inputs other than `inputs`.
         """
         self._specs = tuple(inputs)
-        self._session = _started(model, weights)
-        check_session(self._session, self._specs)
-        self._outputs = [output.name for output in self._session.get_outputs()]
-        self.on_cpu = _fallen_back(self._session, model)
-        if say is not None and (told := _placement(self.on_cpu)) is not None:
-            say(told)
+        self._say = say or (lambda text: None)
+        self.on_cpu: tuple[str, ...] | None = None
+        with contextlib.ExitStack() as owned:
+            self._profile = None if tells_places() else Profile()
+            if self._profile is not None:
+                owned.callback(self._profile.close)
+            self._session = _started(model, weights, self._profile)
+            check_session(self._session, self._specs)
+            self._outputs = [output.name for output in self._session.get_outputs()]
+            if self._profile is None:
+                self._tell(told_elsewhere(self._session, NAME, model))
+            self._owned = owned.pop_all()
+
+    def _tell(self, elsewhere: tuple[str, ...]) -> None:
+        self.on_cpu = elsewhere
+        if (said_of_it := placement_words(elsewhere)) is not None:
+            self._say(said_of_it)
 
     def __enter__(self) -> OnnxRuntimeCudaRunner:
         return self
@@ -75,6 +85,7 @@ class OnnxRuntimeCudaRunner:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._session = None
+        self._owned.close()
 
     def infer(self, inputs: dict[str, Array]) -> dict[str, Array]:
         """Named inputs to named outputs, batch first; raises what `Runner.infer` does."""
@@ -110,6 +121,8 @@ class OnnxRuntimeCudaRunner:
         for name in self._outputs:
             binding.bind_output(name, _MEMORY, DEVICE)
         self._session.run_with_iobinding(binding)
+        if self._profile is not None and self.on_cpu is None:
+            self._tell(self._profile.elsewhere(self._session, NAME))
         return dict(zip(self._outputs, map(_tensor, binding.get_outputs()), strict=True))
 
 
@@ -160,7 +173,7 @@ def _smallest() -> bytes:
     return bytes(helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString())
 
 
-def _started(model: Path | bytes, weights: Path | None) -> Any:
+def _started(model: Path | bytes, weights: Path | None, profile: Profile | None = None) -> Any:
     import onnxruntime
 
     find_libraries()
@@ -169,7 +182,9 @@ def _started(model: Path | bytes, weights: Path | None) -> Any:
         raise problem
     onnxruntime.set_default_logger_severity(FATAL)  # a library that does not load is said there, and by the error below
     try:
-        session = _on_gpu(lambda: open_session(model, True, None, PROVIDERS, weights))
+        session = _on_gpu(
+            lambda: open_session(model, True, None, PROVIDERS, weights, None if profile is None else profile.prefix)
+        )
     finally:
         onnxruntime.set_default_logger_severity(WARNING)  # its own default
     if NAME not in session.get_providers():
@@ -187,26 +202,3 @@ def _on_gpu(call: Callable[[], Made]) -> Made:
     except kinds as error:
         failed = out_of_memory(str(error)) or RunnerError(f"ONNX Runtime failed on the GPU: {said(error)}")
     raise failed  # outside of the handlers: its cause would be called a lack of the host's memory
-
-
-def _fallen_back(session: Any, model: Path | bytes) -> tuple[str, ...] | None:
-    """Names (or kinds) of nodes that compute on the CPU: not of those that make sizes, which the host needs itself."""
-    told = getattr(session, "get_provider_graph_assignment_info", None)
-    if told is None:
-        return None
-    elsewhere = [node for part in told() if part.ep_name != NAME for node in part.get_nodes()]
-    if not elsewhere:
-        return ()
-    loaded = load_model(model, weights=False) if isinstance(model, Path) else model
-    sizes = host_sizes(loaded)
-    return tuple(node.name or node.op_type for node in elsewhere if node.name not in sizes and node.op_type != "Shape")
-
-
-def _placement(on_cpu: tuple[str, ...] | None) -> str | None:
-    """What there is to say of it."""
-    if on_cpu is None:
-        return "this version of ONNX Runtime does not tell which nodes run on the CPU; 1.24 and later do"
-    if not on_cpu:
-        return None
-    more = f" and {len(on_cpu) - SHOWN} more" if len(on_cpu) > SHOWN else ""
-    return f"{len(on_cpu)} nodes run on the CPU, without a kernel for CUDA: {', '.join(on_cpu[:SHOWN])}{more}"

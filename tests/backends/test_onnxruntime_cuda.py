@@ -83,13 +83,25 @@ def test_nodes_that_fall_back_are_named_and_sizes_are_not(provider: CudaStandIn,
     assert said == ["1 nodes run on the CPU, without a kernel for CUDA: blocks.4.attn/Sinh"]
 
 
-def test_an_older_runtime_says_that_it_does_not_tell(
+def test_an_older_runtime_is_asked_by_a_profile_of_its_first_run(
     provider: CudaStandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The stand-in's profile is of the CPU: every node is named, but for those that make sizes."""
     monkeypatch.setattr(onnxruntime.InferenceSession, "get_provider_graph_assignment_info", None)
+    monkeypatch.chdir(tmp_path)
+    body = "s = Shape(x) z = Concat<axis=0>(s) r = Reshape(x, z) u = Sinh(r) y = Relu(u)"
+    path = tiny_models.save(tmp_path, "(float[batch,4] x) => (float[batch,4] y)", body)
     said: list[str] = []
-    assert opened(tiny_models.linear(tmp_path, width=4), said).on_cpu is None
-    assert "does not tell which nodes" in said[0]
+    with opened(path, said) as runner:
+        assert (runner.on_cpu, said) == (None, [])
+        for _ in range(2):
+            runner.infer({"x": np.ones((2, 4), np.float32)})
+        assert runner.on_cpu is not None and {"blocks.3.attn/Sinh", "blocks.4.attn/Relu"} <= {*runner.on_cpu}
+        assert not any("Shape" in name and "Reshape" not in name for name in runner.on_cpu)
+        assert len(said) == 1 and "blocks.3.attn/Sinh" in said[0]
+    with opened(path):
+        pass  # closed before it has run
+    assert [each.name for each in tmp_path.iterdir()] == ["model.onnx"]
 
 
 @pytest.mark.parametrize(
