@@ -76,8 +76,7 @@ def choose(lower: Candidate, wider: Candidate, where: Target, say: Reporter) -> 
     `Compiled.kept` of what is returned says what was measured of both.
     """
     speed = _measured(lower, wider, where, say)
-    parity = lower[1].parity
-    failed = parity is not None and not parity.passed
+    failed = not lower[1].passed
     bundle, compiled = lower if not failed and speed["speedup"] >= NEEDED else wider
     precisions = {"lower": lower[0].manifest.precision, "wider": wider[0].manifest.precision}
     problem = f"the {precisions['lower']} engine failed its parity" if failed else None

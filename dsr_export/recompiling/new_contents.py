@@ -54,6 +54,12 @@ class Compiled:
     not_run: str | None
     kept: Mapping[str, Any] | None = None
 
+    @property
+    def passed(self) -> bool:
+        """None of its engines failed: the model's, and the one of a whole step. What was not run has not failed."""
+        found = (self.parity, None if self.step is None else self.step.parity)
+        return all(each is None or each.passed for each in found)
+
     def summary(self) -> dict[str, Any]:
         """For the report."""
         return {
@@ -133,7 +139,7 @@ def _report(bundle: Bundle, made: Compiled) -> Report:
         parity=rows,
         images=images,
         stages=(*built.stages, _stage(name, made)),
-        passed=all_passed(rows, built.checks, images),
+        passed=all_passed(rows, built.checks, images) and made.passed,
         sections={
             **built.sections,
             "engines": engines,

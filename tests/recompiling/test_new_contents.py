@@ -15,7 +15,7 @@ from dsr_export.parity.checks.table import ParityReport
 from dsr_export.parity.metrics import Comparison
 from dsr_export.parity.rows import ParityRow
 from dsr_export.parity.tolerances import TOLERANCES
-from dsr_export.recompiling.new_contents import Compiled, _outer_report, _report
+from dsr_export.recompiling.new_contents import Compiled, CompiledStep, _outer_report, _report
 from dsr_export.reports.record import Report
 from graphs.targets import target
 from tests.reports.sample_report import full_report, parity_row
@@ -89,3 +89,15 @@ def test_nothing_is_made_up_for_a_report_of_before() -> None:
     made = _made(told, _compiled(parity=False)).as_dict()
     assert set(made) - set(told) == {"images"}
     assert json.dumps(made["parity"]) == json.dumps(Report.read(told).as_dict()["parity"])
+
+
+def test_a_wrong_step_is_a_failure_of_what_was_compiled() -> None:
+    sound, wrong = ParityReport((ROW,)), ParityReport((ROW,), images=(WRONG,))
+    alone = _compiled()
+    assert alone.passed and _compiled(parity=False).passed
+    for parity, passed in ((None, True), (sound, True), (wrong, False)):
+        step = CompiledStep(engine=alone.engine, parity=parity)
+        assert replace(alone, step=step).passed is passed
+        told = _made(_passing(), replace(alone, step=step))
+        assert told.passed is passed
+        assert [row.target for row in told.parity] == [None, "rtx", *(["step/engines/rtx.plan"] if parity else [])]
