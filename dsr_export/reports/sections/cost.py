@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from dsr_export.html.cells import bar_cell, rich_table
-from dsr_export.html.markup import Markup, text
+from dsr_export.html.markup import Markup, joined, text
 from dsr_export.html.page import Section, figure, row, table
 from dsr_export.reports import reading
 from dsr_export.reports.figures import DASH, is_known, known, number, share
@@ -15,13 +15,13 @@ from dsr_export.reports.wording import duration, file_size
 
 def cost_section(report: Report) -> Section | None:
     """Times are wall-clock; a stage from the cache took only its look-up."""
-    figures = [_stages(report), _files(report.files)]
-    wide = _engines(report)
+    figures = [each for each in (_stages(report), _files(report.files)) if each is not None]
+    engines = _engines(report)
     said = (
         f"{duration(sum(known(stage.seconds for stage in report.stages)))} in all, "
         f"at most {file_size(report.peak_rss_bytes)} of memory."
     )
-    body = row(*(each for each in figures if each is not None), *wide)
+    body = joined([row(*figures), *([row(*engines, wide=True)] if engines else [])])
     return Section("Times and sizes", said, body)
 
 

@@ -21,11 +21,12 @@ _MINUS = "\N{MINUS SIGN}"
 
 def graph_section(report: Report) -> Section | None:
     """None where the report tells nothing of the graph."""
-    rewrites, rest = _rewrites(report), [*_typing(report), *_ranges(report)]
-    if not rewrites and not rest:
+    rewrites, typing, ranges = _rewrites(report), _typing(report), _ranges(report)
+    if not (rewrites or typing or ranges):
         return None
     said = "Each rewrite with the operators around it, what stays in FP32, and the values that decide it."
-    return Section("Graph", said, joined([*rewrites, row(*rest)]))
+    kept = [row(*typing, wide=True)] if typing else []
+    return Section("Graph", said, joined([*rewrites, *kept, *([row(*ranges)] if ranges else [])]))
 
 
 def _rewrites(report: Report) -> list[Markup]:
