@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dsr_export.backends.cuda_diagnosis import cuda_provider_problem
+from dsr_export.backends.cuda.diagnosis import cuda_provider_problem
 from dsr_export.backends.gpu import compute_capability, gpu_available, gpu_problem
 from dsr_export.backends.opening import runs_here
 from dsr_export.backends.tensorrt.vendor import installed_version

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dsr_export.backends.base import Runner
-from dsr_export.backends.device_tensor import DeviceTensor, on_host
+from dsr_export.backends.cuda.device_tensor import DeviceTensor, on_host
 from dsr_export.bundle.manifest import Manifest
 from dsr_export.errors import ExportError
 

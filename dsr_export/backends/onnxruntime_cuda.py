@@ -14,8 +14,8 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from dsr_export.backends.base import Array
-from dsr_export.backends.cuda_diagnosis import PROVIDER, find_libraries, no_provider, out_of_memory
-from dsr_export.backends.device_tensor import LEGACY_STREAM, DeviceTensor, array_shape, device_inputs, is_foreign
+from dsr_export.backends.cuda.device_tensor import LEGACY_STREAM, DeviceTensor, array_shape, device_inputs, is_foreign
+from dsr_export.backends.cuda.diagnosis import PROVIDER, find_libraries, no_provider, out_of_memory
 from dsr_export.backends.gpu import finish_all
 from dsr_export.backends.inputs import check_declared, check_inputs
 from dsr_export.backends.onnxruntime import CPU, FATAL, Providers, check_session, failures, open_session, said

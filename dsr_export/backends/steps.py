@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from dsr_export.backends.base import Array, Runner
-from dsr_export.backends.device_tensor import DeviceRunner, DeviceTensor
+from dsr_export.backends.cuda.device_tensor import DeviceRunner, DeviceTensor
 
 Call = Callable[[dict[str, Any]], Mapping[str, Any]]
 

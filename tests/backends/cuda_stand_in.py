@@ -10,7 +10,8 @@ from typing import Any
 import onnxruntime
 import pytest
 
-from dsr_export.backends import cuda_diagnosis, onnxruntime_cuda
+from dsr_export.backends import onnxruntime_cuda
+from dsr_export.backends.cuda import diagnosis
 from dsr_export.backends.onnxruntime_cuda import NAME, PROVIDERS
 
 
@@ -54,7 +55,7 @@ def stand_in(patch: pytest.MonkeyPatch) -> CudaStandIn:
     patch.setattr(onnxruntime, "InferenceSession", Session)
     patch.setattr(onnxruntime, "get_available_providers", lambda: [name for name, _ in PROVIDERS])
     patch.setattr(onnxruntime_cuda, "_MEMORY", "cpu")
-    patch.setattr(cuda_diagnosis, "gpu_problem", lambda: None)
-    patch.setattr(cuda_diagnosis, "_load_error", lambda library: "")
+    patch.setattr(diagnosis, "gpu_problem", lambda: None)
+    patch.setattr(diagnosis, "_load_error", lambda library: "")
     onnxruntime_cuda.cuda_problem.cache_clear()
     return here

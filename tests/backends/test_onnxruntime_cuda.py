@@ -11,8 +11,8 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from dsr_export.backends import cuda_diagnosis
-from dsr_export.backends.device_tensor import DeviceRunner
+from dsr_export.backends.cuda import diagnosis
+from dsr_export.backends.cuda.device_tensor import DeviceRunner
 from dsr_export.backends.gpu import gpu_available
 from dsr_export.backends.onnxruntime_cuda import NAME, OnnxRuntimeCudaRunner, cuda_problem
 from dsr_export.bundle.reader import Bundle
@@ -144,8 +144,8 @@ def test_a_provider_that_cannot_start_is_an_error_with_its_cause(
     provider.starts = given.get("starts", True)
     if "providers" in given:
         monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: given["providers"])
-    monkeypatch.setattr(cuda_diagnosis, "gpu_problem", lambda: given.get("gpu"))
-    monkeypatch.setattr(cuda_diagnosis, "_load_error", lambda library: given.get("library", ""))
+    monkeypatch.setattr(diagnosis, "gpu_problem", lambda: given.get("gpu"))
+    monkeypatch.setattr(diagnosis, "_load_error", lambda library: given.get("library", ""))
     with pytest.raises(ExportError, match=message) as caught:
         opened(tiny_models.linear(tmp_path, width=4))
     assert type(caught.value) is ExportError  # no verdict rests on it
@@ -155,8 +155,8 @@ def test_a_provider_that_cannot_start_is_an_error_with_its_cause(
 
 def test_two_wheels_over_one_another_are_told(monkeypatch: pytest.MonkeyPatch, provider: CudaStandIn) -> None:
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
-    monkeypatch.setattr(cuda_diagnosis, "_version", lambda package: "1.31.1")
-    found = cuda_diagnosis.no_provider(NAME)
+    monkeypatch.setattr(diagnosis, "_version", lambda package: "1.31.1")
+    found = diagnosis.no_provider(NAME)
     assert found is not None and "are both installed" in found.message
 
 
@@ -210,5 +210,5 @@ def test_the_plugin_knows_every_runtime() -> None:
 
 def test_finding_libraries_prints_nothing(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: print("Failed to load libcudart.so.13"), raising=False)
-    cuda_diagnosis.find_libraries.__wrapped__()
+    diagnosis.find_libraries.__wrapped__()
     assert capfd.readouterr() == ("", "")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from dsr_export.backends.base import Array, Runner
-from dsr_export.backends.device_tensor import DeviceRunner
+from dsr_export.backends.cuda.device_tensor import DeviceRunner
 from dsr_export.backends.gpu import _DRIVER
 from dsr_export.backends.steps import stepping
 from dsr_export.bundle.reader import Bundle

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dsr_export.backends.device_tensor import DeviceRunner
+from dsr_export.backends.cuda.device_tensor import DeviceRunner
 from dsr_export.backends.onnxruntime_cuda import OnnxRuntimeCudaRunner, cuda_problem
 from dsr_export.backends.tensorrt.engine_fit import rtx_supports
 from dsr_export.backends.tensorrt.runner import TensorRTRunner

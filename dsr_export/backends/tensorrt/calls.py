@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from dsr_export.backends.base import Array
+from dsr_export.backends.cuda.device_tensor import DeviceTensor
 from dsr_export.backends.cuda.memory import Pool
-from dsr_export.backends.device_tensor import DeviceTensor
 from dsr_export.backends.tensorrt.execution import Execution, Shapes
 from dsr_export.backends.tensorrt.replay import Replay, Replays, Work
 

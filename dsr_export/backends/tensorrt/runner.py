@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from dsr_export.backends.base import Array
+from dsr_export.backends.cuda.device_tensor import DeviceTensor, array_shape, device_inputs, is_foreign
 from dsr_export.backends.cuda.driver import open_cuda, require_gpu
 from dsr_export.backends.cuda.memory import Block, Pool
 from dsr_export.backends.cuda.stream import Stream
-from dsr_export.backends.device_tensor import DeviceTensor, array_shape, device_inputs, is_foreign
 from dsr_export.backends.inputs import check_declared, check_inputs
 from dsr_export.backends.tensorrt.calls import Calls
 from dsr_export.backends.tensorrt.engine_fit import EngineNeeds, Machine, check_fit

@@ -11,7 +11,7 @@ import pytest
 
 from dsr_export.backends import gpu as gpu_module
 from dsr_export.backends.cuda import driver as cuda_driver
-from dsr_export.backends.device_tensor import DeviceTensor
+from dsr_export.backends.cuda.device_tensor import DeviceTensor
 from dsr_export.backends.gpu import gpu_available
 from dsr_export.backends.tensorrt import engine_fit
 from dsr_export.backends.tensorrt.engine_fit import EngineNeeds, platform_facts

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from dsr_export.backends import dlpack
-from dsr_export.backends.device_tensor import DeviceTensor, device_inputs
+from dsr_export.backends.cuda import dlpack
+from dsr_export.backends.cuda.device_tensor import DeviceTensor, device_inputs
 from dsr_export.errors import ExportError
 
 

@@ -13,7 +13,7 @@ from tests.backends.tensorrt.driver_stand_in import Driver
 
 def names() -> set[str]:
     folder = Path(str(cuda.__file__)).parent
-    return {name for path in folder.glob("*.py") for name in re.findall(r"\bcu[A-Z]\w+", path.read_text())}
+    return {name for path in folder.glob("*.py") for name in re.findall(r"\bcu[A-Z][a-z]\w+", path.read_text())}
 
 
 def test_the_bindings_have_every_function_that_is_called() -> None:

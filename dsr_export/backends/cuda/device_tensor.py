@@ -10,8 +10,8 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from dsr_export.backends import dlpack
 from dsr_export.backends.base import Array, Runner
+from dsr_export.backends.cuda import dlpack
 from dsr_export.errors import ExportError
 
 Finish = Callable[[], None]
