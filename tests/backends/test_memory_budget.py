@@ -33,7 +33,7 @@ LARGE = {
     'e = Resize<mode="nearest">(x, , q)',
     "an outer product": "b = Constant<value=int64[1]{30000}>() q = Add(n, b) u = Expand(s, q) "
     "p = Constant<value=int64[2]{-1, 1}>() v = Reshape(u, p) w = Transpose<perm=[1, 0]>(v) e = MatMul(v, w)",
-    "many at once": "b = Constant<value=int64[1]{60000000}>() q = Add(n, b) "
+    "many at once": "b = Constant<value=int64[1]{180000000}>() q = Add(n, b) "
     + " ".join(f"e{i} = Expand(s, q)" for i in range(10))
     + f" e = Sum({', '.join(f'e{i}' for i in range(10))})",
 }
