@@ -24,6 +24,8 @@ Denoiser = Callable[[dict[str, Array]], Array]
 """Takes `x [n, C, H, W]`, `t [n]`, `y [n]` and returns `out [n, C or more, H, W]`, all float32 but the labels (int64).
 
 Channels beyond the first C (a learned variance) do not enter these samplers."""
+Stepper = Callable[[dict[str, Array]], Mapping[str, Array]]
+"""A graph of `graphs.sampling.fused_step`, called: its inputs to its outputs."""
 
 MIN_TIME = 0.05  # the released data-prediction sampler divides by max(t, 0.05)
 DIFFUSION_STEPS = 1000  # of the released DDPM schedule, whose betas grow linearly between these two
@@ -100,13 +102,14 @@ def step_table(spec: SamplerSpec) -> Array:
     return np.array(rows, np.float32)
 
 
-def fused_trajectory(
-    step: Callable[[dict[str, Array]], Mapping[str, Array]], spec: SamplerSpec, noise: Array, labels: Array
-) -> Iterator[Step]:
+def fused_trajectory(step: Stepper, spec: SamplerSpec, noise: Array, labels: Array) -> Iterator[Step]:
     """As `trajectory`, through a graph that holds the whole step (`graphs.sampling.fused_step`): one call for each.
 
     What `step` makes is fed to it again as it is, on a GPU or off it: `Step.state` is what `np.asarray` reads.
     `spec` has guidance where the graph was made with it, and no more steps than the graph's table has rows.
+
+    Raises:
+        RunnerError: `step` does not make what a step does.
     """
     rows = step_table(spec)
     table = np.zeros((ROWS, COLUMNS), np.float32)
@@ -115,9 +118,23 @@ def fused_trajectory(
     state, index = (noise * spec.noise_scale).astype(np.float32), np.zeros(1, np.int64)
     for i in range(len(rows)):
         inputs = {**fed, STATE: state, INDEX: index}
-        made = step(inputs)
+        made = stepped(step, inputs)
         state, index = made[NEXT_STATE], made[NEXT_INDEX]
         yield Step(i, inputs, state)
+
+
+def stepped(step: Stepper, fed: dict[str, Array]) -> Mapping[str, Array]:
+    """What `step` makes of `fed`. RunnerError where that can't be fed to it again: any graph may lie in a bundle."""
+    made = step(fed)
+    for output, taken in ((NEXT_STATE, STATE), (NEXT_INDEX, INDEX)):
+        given, wanted = made.get(output), fed[taken]
+        if given is None or (given.dtype, tuple(given.shape)) != (wanted.dtype, wanted.shape):
+            told = f"'{output}' {given.dtype} {list(given.shape)}" if given is not None else f"no '{output}'"
+            raise RunnerError(
+                f"the step gives {told} for '{taken}' {wanted.dtype} {list(wanted.shape)}",
+                hint="build the bundle again",
+            )
+    return made
 
 
 def sample(denoiser: Denoiser, spec: SamplerSpec, noise: Array, labels: Array) -> Array:

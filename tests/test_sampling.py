@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dsr_export.errors import ExportError
+from dsr_export.errors import ExportError, RunnerError
 from dsr_export.sampling import SamplerSpec, fused_trajectory, sample, seeded_noise, step_table, trajectory
 
 SPEC = SamplerSpec(num_steps=50)
@@ -150,6 +150,31 @@ def test_a_fused_step_walks_the_same_way(prediction: Any, path: Any, guidance: f
     plain = [each.state for each in trajectory(denoiser, spec, noise, labels)]
     fused = [each.state for each in fused_trajectory(step, spec, noise, labels)]
     np.testing.assert_array_equal(np.stack(fused), np.stack(plain))
+
+
+@pytest.mark.parametrize(
+    ("made", "told"),
+    [
+        ({"next_x": None}, "no 'next_x' for 'x' float32"),
+        ({"next_step": None}, "no 'next_step'"),
+        (
+            {"next_x": np.zeros((2, 1, 4, 4), np.float32)},
+            r"'next_x' float32 \[2, 1, 4, 4\] for 'x' float32 \[2, 2, 4, 4\]",
+        ),
+        ({"next_x": np.zeros(64, np.float32)}, r"'next_x' float32 \[64\]"),
+        ({"next_x": np.zeros((2, 2, 4, 4))}, "'next_x' float64"),
+        ({"next_step": np.zeros(1, np.float32)}, "'next_step' float32"),
+        ({"next_step": np.array(1)}, r"'next_step' int64 \[\]"),
+    ],
+)
+def test_what_makes_no_next_step_is_refused(made: dict[str, Any], told: str) -> None:
+    def step(fed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        outputs = {"next_x": fed["x"], "next_step": fed["step"] + 1} | made
+        return {name: value for name, value in outputs.items() if value is not None}
+
+    spec, noise = SamplerSpec(num_steps=3), seeded_noise(0, 2, (2, 4, 4))
+    with pytest.raises(RunnerError, match=told):
+        list(fused_trajectory(step, spec, noise, np.array([0, 1])))
 
 
 def test_the_table_of_an_euler_step_is_the_released_formula() -> None:

@@ -117,6 +117,16 @@ def test_a_wrong_step_fails(guided_bundle: Path, cli: Cli, tmp_path: Path) -> No
         assert (done.code, failed) == (3, {STEP})
 
 
+def test_a_step_that_gives_something_else_fails_its_checks(fused_bundle: Path, cli: Cli, tmp_path: Path) -> None:
+    model = onnx.load(fused_bundle / STEP)
+    model.graph.output.pop()
+    done = cli("verify", rewritten(fused_bundle, tmp_path / "b.dsr", {STEP: model.SerializeToString()}), "--json")
+    rows = {row["check"]: row["problem"] for row in json.loads(done.out)["parity"] if row.get("target") == STEP}
+    assert done.code == 3
+    assert rows.keys() == {"step-1", "step-2", "step-4", "trajectory"}
+    assert all("the step gives no 'next_step'" in problem for problem in rows.values())
+
+
 def test_engines_of_steps_are_compiled_with_those_of_the_model(fused_bundle: Path, tmp_path: Path, cli: Cli) -> None:
     made = recompile(CompileRequest(bundle=fused_bundle, target="rtx", out=tmp_path / "rtx.dsr"))
     plan = "step/engines/rtx.plan"

@@ -19,7 +19,7 @@ from dsr_export.parity.golden.vectors import Golden
 from dsr_export.parity.metrics import Comparison, compare
 from dsr_export.parity.rows import ParityRow
 from dsr_export.parity.tolerances import Tolerance
-from dsr_export.sampling import SamplerSpec, fused_trajectory
+from dsr_export.sampling import SamplerSpec, fused_trajectory, stepped
 from graphs.sampling.fused_step import COLUMNS, INDEX, LABELS, NEXT_STATE, ROWS, STATE, TABLE, TIME
 
 Array = npt.NDArray[Any]
@@ -73,7 +73,7 @@ def _prediction(candidate: StepCandidate, size: int) -> Comparison:
     table[0] = inputs[TIME][last], 0, 1, 1
     fed = {STATE: inputs[STATE][:size], LABELS: inputs[LABELS][:size], TABLE: table, INDEX: np.zeros(1, np.int64)}
     try:
-        made = candidate.runner.infer(fed)[NEXT_STATE][last:]
+        made = stepped(candidate.runner.infer, fed)[NEXT_STATE][last:]
     except RunnerError as error:
         return Comparison(problem=error.message)
     return compare(truth[:, : made.shape[1]], made)
