@@ -40,7 +40,9 @@ def tolerance_problems(manifest: Manifest, report: Mapping[str, Any]) -> list[st
 def content_problems(bundle: Bundle, golden: Golden, rows: Iterable[ParityRow]) -> Iterator[str]:
     """What golden vectors and report lack of what the manifest declares. `rows` are those of the ONNX graph."""
     yield from _golden_problems(bundle.manifest, golden)
-    yield from row_problems(bundle, bundle.report(), golden, rows)
+    report = bundle.report()
+    yield from row_problems(bundle, report, golden, rows)
+    yield from _step_problems(bundle, report)
 
 
 def row_problems(bundle: Bundle, report: Mapping[str, Any], golden: Golden, rows: Iterable[ParityRow]) -> Iterator[str]:
@@ -68,6 +70,18 @@ def _golden_problems(manifest: Manifest, golden: Golden) -> Iterator[str]:
         if manifest.sampler is None:
             has, lacks = "no sampler", "golden.npz holds a trajectory"
         yield f"the manifest declares {has}, and {lacks}"
+
+
+def _step_problems(bundle: Bundle, report: Mapping[str, Any]) -> Iterator[str]:
+    """A whole step of the sampler is held in all forms and for all targets that the model has, or in none."""
+    files = bundle.manifest.files
+    engines = [target.engine for target in bundle.manifest.targets if target.engine is not None]
+    model = [*(name for name in bundle.graphs if not name.startswith(STEP)), *engines]
+    lacking = [f"{STEP}{name}" for name in model if f"{STEP}{name}" not in files]
+    if "fused_step" in report or any(name.startswith(STEP) for name in files):
+        yield from (f"the build put the sampler's step into the bundle, and there is no {name}" for name in lacking)
+        if bundle.manifest.sampler is None:
+            yield "the bundle holds a sampler's step, and the manifest declares no sampler"
 
 
 def plan_problems(bundle: Bundle) -> Iterator[str]:

@@ -14,6 +14,7 @@ from onnx import numpy_helper
 
 from dsr_export.backends.onnxruntime import OnnxRuntimeRunner
 from dsr_export.bundle.reader import Bundle
+from dsr_export.bundle.writer import write_bundle
 from dsr_export.config import BatchRange, ExportConfig
 from dsr_export.drawing.drawn import draw
 from dsr_export.errors import ExportError
@@ -21,6 +22,7 @@ from dsr_export.parity.golden.vectors import image_batch
 from dsr_export.pipeline import export
 from dsr_export.recompiling.recompile import CompileRequest, recompile
 from dsr_export.sampling import SamplerSpec
+from dsr_export.stages.reference import MakeReference
 from tests.conftest import Cli
 from tests.pipeline_parts import decoder_config, denoiser_config, rewritten
 
@@ -135,10 +137,12 @@ def test_engines_of_steps_are_compiled_with_those_of_the_model(fused_bundle: Pat
     assert facts["profile"]["x"] == {"min": [1, 8, 4, 4], "opt": [2, 8, 4, 4], "max": [4, 8, 4, 4]}
     assert [each["name"] for each in facts["outputs"]] == ["next_x", "next_step"]
     broken = rewritten(tmp_path / "rtx.dsr", tmp_path / "broken.dsr", {plan: b"no plan"})
-    done = cli("verify", broken, "--json")
-    checks = {each["name"]: each["problem"] for each in json.loads(done.out)["checks"] if not each["passed"]}
-    assert done.code == 3
-    assert plan in checks["engine_headers"]
+    lost = _sealed_without(tmp_path / "rtx.dsr", tmp_path / "lost.dsr", plan)
+    for bundle, check in ((broken, "engine_headers"), (lost, "rows_of_build")):
+        done = cli("verify", bundle, "--json")
+        checks = {each["name"]: each["problem"] for each in json.loads(done.out)["checks"] if not each["passed"]}
+        assert done.code == 3
+        assert plan in checks[check]
 
 
 def test_a_model_without_a_sampler_has_no_step(tmp_path: Path) -> None:
@@ -146,6 +150,37 @@ def test_a_model_without_a_sampler_has_no_step(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="has no sampler"):
         export(asked)
     assert not (tmp_path / "decoder.dsr").exists()
+
+
+def test_what_has_no_step_is_refused_before_anything_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MakeReference, "work", lambda *given: pytest.fail("the reference was walked"))
+    monkeypatch.setenv("DSR_EXPORT_CACHE", str(tmp_path / "cache"))
+    for model, batch, told in (("decoder", BatchRange(2, 2, 2), "no sampler"), ("digits", BatchRange(3, 3, 3), "of 3")):
+        plain = ExportConfig(targets=("onnxruntime",)) if model == "digits" else decoder_config(tmp_path)
+        with pytest.raises(ExportError, match=told):
+            export(dataclasses.replace(plain, batch=batch, out=tmp_path / "out.dsr", fuse_step=True))
+
+
+def _sealed_without(bundle: Path, out: Path, *names: str, **manifest: Any) -> Path:
+    opened = Bundle.open(bundle)
+    contents: dict[str, Path | bytes] = {each: opened.file(each) for each in opened.manifest.files if each not in names}
+    return write_bundle(out, dataclasses.replace(opened.manifest, files={}, **manifest), contents)
+
+
+@pytest.mark.parametrize(
+    ("names", "manifest", "told"),
+    [((STEP,), {}, f"there is no {STEP}"), ((), {"sampler": None}, "the manifest declares no sampler")],
+    ids=["no_graph", "no_sampler"],
+)
+def test_a_bundle_that_lost_its_step_says_so(
+    names: tuple[str, ...], manifest: dict[str, Any], told: str, fused_bundle: Path, tmp_path: Path, cli: Cli
+) -> None:
+    done = cli("verify", _sealed_without(fused_bundle, tmp_path / "b.dsr", *names, **manifest), "--json")
+    failed = {each["name"]: each["problem"] for each in json.loads(done.out)["checks"] if not each["passed"]}
+    assert (done.code, failed.keys()) == (3, {"rows_of_build"})
+    assert told in failed["rows_of_build"]
 
 
 def test_images_make_batches_that_the_model_is_built_for() -> None:
