@@ -8,6 +8,7 @@ from pathlib import Path
 import onnx
 import onnx_graphsurgeon as gs
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from onnx_graphsurgeon.logger import G_LOGGER
 
 from graphs.artifacts import TensorSpec
 from graphs.errors import ExportError
@@ -73,18 +74,23 @@ def save_model(model: onnx.ModelProto, path: Path) -> Path:
 
 def load_graph(path: Path) -> gs.Graph:
     """The graph at `path`; external weights stay in their file until they are asked for."""
-    return _imported(load_model(path, weights=False), path.parent)
+    return imported(load_model(path, weights=False), path.parent)
 
 
 def load_inferred_graph(path: Path) -> gs.Graph:
     """As `load_graph`, with the type and shape of every tensor inferred."""
     model = onnx.shape_inference.infer_shapes(load_model(path, weights=False), data_prop=True)
-    return _imported(model, path.parent)
+    return imported(model, path.parent)
 
 
-def _imported(model: onnx.ModelProto, folder: Path) -> gs.Graph:
-    """graphsurgeon knows BF16 and what is narrower by ONNX's number alone; here every tensor has a type of arrays."""
-    graph = keep_stored(gs.import_onnx(model), folder)
+def imported(model: onnx.ModelProto, folder: Path) -> gs.Graph:
+    """The graph of a model whose external weights lie in `folder`, where they stay.
+
+    graphsurgeon knows BF16 and what is narrower by ONNX's number alone, and prints so to stdout; here every tensor has
+    a type of arrays.
+    """
+    with G_LOGGER.suppress(G_LOGGER.ERROR):
+        graph = keep_stored(gs.import_onnx(model), folder)
     for tensor in graph.tensors().values():
         typed = tensor._values if isinstance(tensor, gs.Constant) else tensor
         if isinstance(typed.dtype, int) and typed.dtype:  # 0: not known

@@ -20,9 +20,8 @@ from onnx import helper, numpy_helper
 from onnx.external_data_helper import load_external_data_for_tensor
 from onnx.reference import ReferenceEvaluator
 
-from graphs.files import INLINE_BELOW
+from graphs.files import INLINE_BELOW, imported
 from graphs.foreign.brought_in import BATCH
-from graphs.weights.stored import keep_stored
 
 Array = npt.NDArray[Any]
 Shape = tuple[int, ...]
@@ -41,7 +40,7 @@ def pinned_graph(model: onnx.ModelProto, folder: Path) -> gs.Graph:
     _lift_constants(copy.graph)
     del copy.graph.value_info[:]
     known = _Inference(copy).run()
-    graph = keep_stored(gs.import_onnx(copy), folder)
+    graph = imported(copy, folder)
     for tensor in graph.tensors().values():
         if isinstance(tensor, gs.Variable):
             kind = known.get(tensor.name)
