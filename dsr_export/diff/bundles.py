@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dsr_export.bundle.reader import ENGINE_MODEL, MODEL, Bundle
+from dsr_export.bundle.reader import ENGINE_MODEL, MODEL, STEP, Bundle
 from dsr_export.bundle.signature_file import PublicKey
 from dsr_export.diff.fields import differing
 from dsr_export.diff.figures import check_difference, engine_difference, parity_difference, stage_difference
@@ -79,15 +79,27 @@ def _described(target: dict[str, Any]) -> dict[str, Any]:
 
 
 def _graphs(a: Bundle, b: Bundle, say: Reporter, prefix: str) -> dict[str, Any]:
-    """`model.onnx` on both sides and, where one side has another for its engines, what both build engines from."""
+    """`model.onnx` on both sides and, where one side has another for its engines, what both build engines from.
+
+    Of graphs that hold a whole step of the sampler, each that one side has.
+    """
     with say.stage(f"{prefix}graphs"):
-        found = _graph(_held(a, MODEL), _held(b, MODEL))
-        engine = None
+        found, engine = _graph(_held(a, MODEL), _held(b, MODEL)), None
         if ENGINE_MODEL in (a.engine_graph, b.engine_graph):
-            sides = {"a": _held(a, a.engine_graph), "b": _held(b, b.engine_graph)}
-            files = {side: {name: each.sha256 for name, each in held.files.items()} for side, held in sides.items()}
-            engine = {"files": files, **_graph(*sides.values())}
-        return {**found, "engine_graph": engine}
+            engine = _graph_of_files(_held(a, a.engine_graph), _held(b, b.engine_graph))
+        places = dict.fromkeys(name for each in (a, b) for name in each.graphs if name.startswith(STEP))
+        return {**found, "engine_graph": engine, "step_graphs": {place: _step_graph(a, b, place) for place in places}}
+
+
+def _step_graph(a: Bundle, b: Bundle, place: str) -> dict[str, Any]:
+    lacking = [side for side, each in (("a", a), ("b", b)) if place not in each.graphs]
+    found = {} if lacking else _graph_of_files(_held(a, place), _held(b, place))
+    return {"lacking": lacking, **found}
+
+
+def _graph_of_files(a: WeightFile, b: WeightFile) -> dict[str, Any]:
+    files = {side: {name: each.sha256 for name, each in held.files.items()} for side, held in (("a", a), ("b", b))}
+    return {"files": files, **_graph(a, b)}
 
 
 def _graph(a: WeightFile, b: WeightFile) -> dict[str, Any]:

@@ -28,7 +28,9 @@ def _sections(found: Mapping[str, Any]) -> Iterator[str]:
     yield from _graph(found["graph"])
     yield from _weights(found["weights"])
     if found["engine_graph"] is not None:
-        yield from _engine_graph(found["engine_graph"])
+        yield from _other_graph("graph of engines", found["engine_graph"])
+    for place, step in found["step_graphs"].items():
+        yield from _other_graph(f"graph {place}", step)
     yield from _rows(found["parity"])
     yield from _engines(found["engines"])
     yield from _outputs(found["outputs"])
@@ -45,11 +47,14 @@ def _graph(graph: Mapping[str, Any]) -> Iterator[str]:
         yield from _listed(f"nodes {kind}", graph[f"nodes_{kind}"])
 
 
-def _engine_graph(found: Mapping[str, Any]) -> Iterator[str]:
-    if found["files"]["a"] == found["files"]["b"]:
-        yield "graph of engines: identical, byte for byte"
+def _other_graph(title: str, found: Mapping[str, Any]) -> Iterator[str]:
+    if found.get("lacking"):
+        yield f"{title}: not in {found['lacking'][0].upper()}"
         return
-    yield "graph of engines:"
+    if found["files"]["a"] == found["files"]["b"]:
+        yield f"{title}: identical, byte for byte"
+        return
+    yield f"{title}:"
     yield from (f"  {line}" for line in (*_graph(found["graph"]), *_weights(found["weights"])))
 
 

@@ -129,6 +129,22 @@ def test_a_step_that_gives_something_else_fails_its_checks(fused_bundle: Path, c
     assert all("the step gives no 'next_step'" in problem for problem in rows.values())
 
 
+def test_a_difference_of_steps_is_told(fused_bundle: Path, cli: Cli, tmp_path: Path) -> None:
+    """`sample` takes them: two bundles of one model may draw other pictures."""
+    model = onnx.load(fused_bundle / STEP)
+    name = next(each.input[1] for each in model.graph.node if each.name == "dsr/step/root/following")
+    taken = next(tensor for tensor in model.graph.initializer if tensor.name == name)
+    taken.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(taken) + 1, name))
+    other = rewritten(fused_bundle, tmp_path / "other.dsr", {STEP: model.SerializeToString()})
+    found = json.loads(cli("diff", fused_bundle, other, "--json").out)
+    assert [each["name"] for each in found["step_graphs"][STEP]["weights"]["changed"]] == [name]
+    assert found["weights"]["changed"] == []
+    lost = _sealed_without(fused_bundle, tmp_path / "lost.dsr", STEP)
+    assert f"graph {STEP}: not in B" in cli("diff", fused_bundle, lost).out
+    resealed = rewritten(fused_bundle, tmp_path / "resealed.dsr", name="other")
+    assert f"graph {STEP}: identical, byte for byte" in cli("diff", fused_bundle, resealed).out
+
+
 def test_engines_of_steps_are_compiled_with_those_of_the_model(fused_bundle: Path, tmp_path: Path, cli: Cli) -> None:
     made = recompile(CompileRequest(bundle=fused_bundle, target="rtx", out=tmp_path / "rtx.dsr"))
     plan = "step/engines/rtx.plan"
