@@ -52,7 +52,7 @@ def check_buildable(target: Target) -> None:
 def _status(target: Target) -> str:
     problem = _missing(target)
     if problem is not None:
-        return " ".join(problem)
+        return "; ".join(problem)
     return "builds and runs here" if target.backend == "onnxruntime" or runs_here(target) else "builds here"
 
 
@@ -64,12 +64,12 @@ def _missing(target: Target) -> tuple[str, str] | None:
     needed = (target.backend, "polygraphy", *(["cuda-bindings"] if gpu_available() else []))  # the last one to run it
     missing = next((package for package in needed if installed_version(package) is None), None)
     if version is None or missing is not None:
-        return f"needs the package {missing}:", _remedy(target)
+        return f"needs the package {missing}", _remedy(target)
     if not target.accepts_version(version):
-        return f"needs {target.backend} {target.version}, and {version} is installed;", "install that version"
+        return f"needs {target.backend} {target.version}, and {version} is installed", "install that version"
     if target.needs_gpu_to_build and compute_capability() is None:
         remedy = f"on the device: dsr-export compile BUNDLE --target {target.name}; --target rtx builds anywhere"
-        return "is built on its own GPU, and there is none here;", remedy
+        return "is built on its own GPU, and there is none here", remedy
     return None
 
 
