@@ -23,6 +23,7 @@ from dsr_export.storage.leftovers import scratch_folder
 from graphs.artifacts import TensorSpec
 from graphs.files import graph_inputs
 from graphs.foreign.opened import read_runnable
+from graphs.precisions import PRECISIONS
 
 if TYPE_CHECKING:
     from dsr_export.subject import Subject
@@ -94,7 +95,8 @@ def _eager(models: Sequence[str], request: ModelRequest, contestants: Sequence[C
     """PyTorch itself, in half precision unless no bundle beside it is narrower than FP32."""
     from dsr_export.benchmark.torch_on_gpu import torch_contestants
 
-    wide = [each.bundle is not None and each.bundle.manifest.precision == "fp32" for each in contestants]
+    bundles = [each.bundle for each in contestants]
+    wide = [each is not None and not PRECISIONS[each.manifest.precision].narrow for each in bundles]
     subject = asked_model(models, request)
     if {spec.name for spec in subject.inputs} != {spec.name for spec in contestants[0].inputs}:
         raise ExportError(f"{models[0]} and {contestants[0].name} take different inputs")
