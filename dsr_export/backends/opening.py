@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from dsr_export.backends.base import Runner
 from dsr_export.backends.gpu import compute_capability
@@ -12,6 +12,7 @@ from dsr_export.backends.onnxruntime import OnnxRuntimeRunner
 from dsr_export.backends.runtime_names import CUDA_RUNNER, GRAPH_RUNTIMES, Runtime
 from dsr_export.backends.tensorrt.engine_fit import EngineNeeds, Machine, fits_gpu, misfits, portable_to
 from dsr_export.backends.tensorrt.vendor import installed_version
+from dsr_export.bundle.engines import engine_entry
 from dsr_export.bundle.manifest_parts import BundleTarget
 from dsr_export.bundle.paths import MODEL, STEP
 from dsr_export.errors import ExportError, RunnerError
@@ -126,6 +127,19 @@ def engine_runner(
     needs, cache = EngineNeeds.of_entry(engine, bundle=str(bundle.path)), cache_file(bundle, file)
     plan = bundle.file(file)
     return TensorRTRunner(plan, backend=engine.backend, inputs=inputs, needs=needs, cache=cache, graphs=graphs, say=say)
+
+
+def new_engine_runner(
+    plan: Path | bytes, target: Target, facts: Mapping[str, Any], inputs: Sequence[TensorSpec], **options: Any
+) -> Runner:
+    """A runner of an engine that was just built for `target` with these `facts`, and lies in no bundle yet.
+
+    `options` are `TensorRTRunner`'s; raises as it does.
+    """
+    from dsr_export.backends.tensorrt.runner import TensorRTRunner
+
+    needs = EngineNeeds.of_entry(engine_entry(target, facts))
+    return TensorRTRunner(plan, backend=target.backend, inputs=inputs, needs=needs, **options)
 
 
 def runs_here(target: Target) -> bool:

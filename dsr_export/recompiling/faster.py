@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from dsr_export.backends.opening import runs_here
-from dsr_export.backends.tensorrt.engine_fit import EngineNeeds
+from dsr_export.backends.opening import new_engine_runner, runs_here
 from dsr_export.backends.tensorrt.replay import Graphs
 from dsr_export.benchmark.contestants import feeds
 from dsr_export.benchmark.gpu_facts import gpu_facts
 from dsr_export.benchmark.gpu_race import GpuContestant, gpu_race
-from dsr_export.bundle.engines import engine_entry
 from dsr_export.bundle.manifest import Manifest
 from dsr_export.bundle.reader import Bundle
 from dsr_export.errors import ExportError
@@ -107,10 +105,7 @@ def _measured(lower: Candidate, wider: Candidate, where: Target, say: Reporter) 
 
 def _entrant(name: str, bundle: Bundle, compiled: Compiled, where: Target) -> GpuContestant:
     def opened(graphs: Graphs) -> Any:
-        from dsr_export.backends.tensorrt.runner import TensorRTRunner
-
-        needs = EngineNeeds.of_entry(engine_entry(where, compiled.engine.facts))
-        plan, inputs = bytes(compiled.engine.plan), bundle.manifest.inputs
-        return TensorRTRunner(plan, backend=where.backend, inputs=inputs, needs=needs, graphs=graphs)
+        plan, facts = bytes(compiled.engine.plan), compiled.engine.facts
+        return new_engine_runner(plan, where, facts, bundle.manifest.inputs, graphs=graphs)
 
     return GpuContestant(name=name, open=opened, graphs=("auto",))

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dsr_export.backends.base import Runner
 from dsr_export.backends.engines_here import NOT_RUN
 from dsr_export.backends.installation import check_buildable
-from dsr_export.backends.opening import runs_here
+from dsr_export.backends.opening import new_engine_runner, runs_here
 from dsr_export.bundle.destination import absolute, check_destination
-from dsr_export.bundle.engines import engine_entry
 from dsr_export.bundle.reader import Bundle
 from dsr_export.bundle.signature_file import PublicKey
 from dsr_export.bundle.writer import write_bundle
@@ -29,7 +26,6 @@ from dsr_export.storage.canonical import canonical_digest
 from dsr_export.storage.locks import exclusive
 from dsr_export.storage.made_with import source_digest, tool_versions
 from dsr_export.verification.runtime_checks import golden_sampler, step_candidate
-from graphs.artifacts import TensorSpec
 from graphs.sampling.fused_step import step_inputs
 from graphs.targets import Target, check_model, target
 
@@ -180,22 +176,15 @@ def _judge(model: Bundle, where: Target, engine: Engine, say: Reporter) -> Parit
     """The golden vectors through the new engine, before it is sealed into anything."""
     golden = read_golden(model)
     tolerance = Tolerance.from_dict(model.manifest.tolerances)
-    runner = _runner(where, engine, model.manifest.inputs)
+    runner = new_engine_runner(bytes(engine.plan), where, engine.facts, model.manifest.inputs)
     with say.stage(f"parity ({where.name})") as bar, runner:
         return check_parity(runner, golden, golden_sampler(model, golden), tolerance, bar)
 
 
 def _judge_step(model: Bundle, where: Target, engine: Engine, say: Reporter) -> ParityReport:
     """The same, through an engine that holds a whole step of the sampler."""
-    runner = _runner(where, engine, step_inputs(model.manifest.input_specs()))
+    inputs = step_inputs(model.manifest.input_specs())
+    runner = new_engine_runner(bytes(engine.plan), where, engine.facts, inputs)
     candidate = step_candidate(model, runner, read_golden(model))
     with say.stage(f"parity of a step ({where.name})") as bar, runner:
         return check_step(candidate, bar)
-
-
-def _runner(where: Target, engine: Engine, inputs: Sequence[TensorSpec]) -> Runner:
-    from dsr_export.backends.tensorrt.engine_fit import EngineNeeds
-    from dsr_export.backends.tensorrt.runner import TensorRTRunner
-
-    needs = EngineNeeds.of_entry(engine_entry(where, engine.facts))
-    return TensorRTRunner(bytes(engine.plan), backend=where.backend, inputs=inputs, needs=needs)

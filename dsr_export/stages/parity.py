@@ -10,8 +10,7 @@ from typing import Any, ClassVar
 
 from dsr_export.backends.base import Runner
 from dsr_export.backends.onnxruntime import OnnxRuntimeRunner
-from dsr_export.backends.opening import cuda_runner, fused_runner, typed_runner
-from dsr_export.bundle.engines import engine_entry
+from dsr_export.backends.opening import cuda_runner, fused_runner, new_engine_runner, typed_runner
 from dsr_export.config import BatchRange
 from dsr_export.parity.checks.fused_step import StepCandidate, check_step
 from dsr_export.parity.checks.table import check_parity, fused_rows
@@ -114,12 +113,8 @@ class CheckEngine(Stage[Judged]):
     on: Mapping[str, str | None]
 
     def work(self, folder: Path, bar: Bar) -> None:
-        from dsr_export.backends.tensorrt.engine_fit import EngineNeeds
-        from dsr_export.backends.tensorrt.runner import TensorRTRunner
-
-        needs = EngineNeeds.of_entry(engine_entry(self.target, self.source.facts))
         inputs = self.comparison.card.inputs
-        runner = TensorRTRunner(self.source.plan, backend=self.target.backend, inputs=inputs, needs=needs)
+        runner = new_engine_runner(self.source.plan, self.target, self.source.facts, inputs)
         write_json(folder / FACTS, self.comparison.of(runner, bar))
 
     def result(self, made: CachedStage) -> Judged:

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from dsr_export.backends.opening import typed_runner
-from dsr_export.bundle.engines import engine_entry
+from dsr_export.backends.opening import new_engine_runner, typed_runner
 from dsr_export.config import BatchRange
 from dsr_export.progress import Bar
 from dsr_export.reports.stage_names import STEP, STEP_ENGINE
@@ -51,12 +50,8 @@ class CheckStepEngine(Stage[Judged]):
     on: Mapping[str, str | None]
 
     def work(self, folder: Path, bar: Bar) -> None:
-        from dsr_export.backends.tensorrt.engine_fit import EngineNeeds
-        from dsr_export.backends.tensorrt.runner import TensorRTRunner
-
-        needs = EngineNeeds.of_entry(engine_entry(self.target, self.source.facts))
         inputs = step_inputs(self.comparison.card.inputs)
-        runner = TensorRTRunner(self.source.plan, backend=self.target.backend, inputs=inputs, needs=needs)
+        runner = new_engine_runner(self.source.plan, self.target, self.source.facts, inputs)
         write_json(folder / FACTS, self.comparison.of_step(runner, self.images, bar))
 
     def result(self, made: CachedStage) -> Judged:
