@@ -111,7 +111,7 @@ def _staged(build: Build) -> Finished:
         parity.append((None if path == MODEL else path, checked))
     parity += _on_cuda(build, CheckCuda(source=typed[build.forms[0]], comparison=held, on=this_gpu()))
     for each in build.runnable_targets:
-        checked = run(CheckEngine(source=engines[each.name], comparison=held, target=each, on=machine(each)))
+        checked = run(CheckEngine(source=engines[each.name], comparison=held, target=each, on=this_gpu()))
         parity.append((None, checked))
     if steps is not None:
         parity += compared_steps(build, steps, held)

@@ -12,7 +12,7 @@ from dsr_export.backends.tensorrt.engine_fit import EngineNeeds, Machine, misfit
 from dsr_export.backends.tensorrt.plan_header import is_recognised
 from dsr_export.backends.tensorrt.vendor import installed_version
 from dsr_export.bundle.manifest_parts import BundleTarget
-from dsr_export.bundle.reader import Bundle
+from dsr_export.bundle.reader import STEP, Bundle
 
 NO_GPU = "there is no GPU"
 NOT_RUN = "no GPU here runs it"
@@ -23,13 +23,15 @@ def engines_not_run(bundle: Bundle, runtimes: Sequence[Runtime]) -> list[dict[st
     ran = {engine.name for each in runtimes if (engine := chosen_engine(bundle, each)) is not None}
     left = [each for each in bundle.manifest.targets if each.engine is not None and each.name not in ran]
     return [
-        {"target": each.name, "engine": each.engine, "reason": _reason(each, runtimes) + _stranger(bundle, each)}
+        {"target": each.name, "engine": plan, "reason": _reason(each, runtimes) + _stranger(bundle, each, plan)}
         for each in left
+        for plan in (str(each.engine), f"{STEP}{each.engine}")  # that of a whole step is opened with the model's
+        if plan in bundle.manifest.files
     ]
 
 
-def _stranger(bundle: Bundle, engine: BundleTarget) -> str:
-    known = is_recognised(bundle.file(str(engine.engine)), engine.backend)
+def _stranger(bundle: Bundle, engine: BundleTarget, plan: str) -> str:
+    known = is_recognised(bundle.file(plan), engine.backend)
     return "" if known else ", and its first bytes are not recognised"
 
 

@@ -13,7 +13,7 @@ from dsr_export.config import BatchRange
 from dsr_export.errors import ExportError
 from dsr_export.parity.golden.vectors import image_batch
 from dsr_export.sampling import SamplerSpec
-from dsr_export.stages.engine import CompileEngine, machine
+from dsr_export.stages.engine import CompileEngine, machine, this_gpu
 from dsr_export.stages.fuse_step import FuseStep
 from dsr_export.stages.parity import Comparison, Judged
 from dsr_export.stages.step_parity import CheckStep, CheckStepEngine
@@ -58,5 +58,5 @@ def compared_steps(build: Build, steps: FusedSteps, held: Comparison) -> Iterato
         yield path, build.run(CheckStep(source=graph, comparison=held, images=steps.images))
     for each in build.runnable_targets:
         engine = steps.engines[each.name]
-        checked = CheckStepEngine(source=engine, comparison=held, images=steps.images, target=each, on=machine(each))
+        checked = CheckStepEngine(source=engine, comparison=held, images=steps.images, target=each, on=this_gpu())
         yield f"{STEP}{plan_path(each.name)}", build.run(checked)

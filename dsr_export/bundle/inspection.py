@@ -11,7 +11,7 @@ import onnx
 
 from dsr_export.bundle.reader import Bundle
 from dsr_export.bundle.signature_file import PublicKey
-from dsr_export.engine_schedule.plan_text import UnreadableSchedule
+from dsr_export.engine_schedule.plan_text import RTX_TAG, UnreadableSchedule
 from dsr_export.engine_schedule.reader import read_schedule_file
 from dsr_export.engine_schedule.summary import schedule_summaries
 from dsr_export.errors import ExportError
@@ -63,6 +63,8 @@ def inspect_onnx(path: Path) -> dict[str, Any]:
 def inspect_plan(path: Path) -> dict[str, Any]:
     """What the engine launches, at batch 1 where it serves several. ExportError for a plan that is not understood."""
     try:
+        if path.is_file():
+            _check_tag(path)
         schedule = read_schedule_file(path, 1)
     except UnreadableSchedule as error:
         raise ExportError(
@@ -77,6 +79,13 @@ def inspect_plan(path: Path) -> dict[str, Any]:
         "kinds": schedule.by_kind(),
         "blocks": schedule.by_block(),
     }
+
+
+def _check_tag(path: Path) -> None:
+    """By its first bytes, before all others are read: whatever its name says, the file may be any, and of any size."""
+    with path.open("rb") as file:
+        if file.read(len(RTX_TAG)) != RTX_TAG:
+            raise UnreadableSchedule("it does not begin as such a plan does")
 
 
 def graph_summary(model: onnx.ModelProto) -> dict[str, Any]:

@@ -20,6 +20,8 @@ _END = re.compile(rb"^\}\n", re.MULTILINE)
 _WINDOW, _OVERLAP = 1 << 24, 64  # bytes; a header's first lines are shorter
 _MOST_TEXT, _MOST_LINES = 1 << 25, 1 << 19  # of all programs: sixty times what a model of 100 launches has
 _LONGEST_LINE = 1 << 17
+RTX_TAG = b"vtrt"
+"""What a plan of TensorRT-RTX begins with."""
 
 
 class UnreadableSchedule(Exception):

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from dsr_export.bundle.inspection import inspect_plan
 from dsr_export.engine_schedule import plan_text
 from dsr_export.engine_schedule.plan_text import UnreadableSchedule
 from dsr_export.engine_schedule.reader import read_schedule, read_schedule_file
 from dsr_export.engine_schedule.record import Launch
+from dsr_export.errors import ExportError
 from tests.engine_schedule.tiny_plan import ENGINE, FALLBACK, NODES, PLAN, shape
 
 X, H, QKV, Y = 2 * 64 * 32 * 4, 2 * 64 * 32 * 2, 2 * 64 * 96 * 2, 2 * 64 * 32 * 4  # bytes at batch 2
@@ -149,3 +151,11 @@ def test_what_is_not_understood_is_said_and_never_guessed(plan: bytes, reason: s
 def test_a_launch_that_is_missing_is_noticed(line: str) -> None:
     with pytest.raises(UnreadableSchedule):
         read_schedule(PLAN.replace(line.encode() + b"\n", b"", 1), 2)
+
+
+def test_a_large_file_that_is_no_plan_is_refused_by_its_first_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "sparse.plan"
+    with path.open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(ExportError, match="it does not begin as such a plan does"):
+        inspect_plan(path)

@@ -152,6 +152,8 @@ def test_engines_of_steps_are_compiled_with_those_of_the_model(fused_bundle: Pat
     facts = made.report()["fused_step"]["engines"]["rtx"]
     assert facts["profile"]["x"] == {"min": [1, 8, 4, 4], "opt": [2, 8, 4, 4], "max": [4, 8, 4, 4]}
     assert [each["name"] for each in facts["outputs"]] == ["next_x", "next_step"]
+    left = {each["engine"] for each in json.loads(cli("verify", tmp_path / "rtx.dsr", "--json").out)["engines_not_run"]}
+    assert left == {"engines/rtx.plan", plan}
     broken = rewritten(tmp_path / "rtx.dsr", tmp_path / "broken.dsr", {plan: b"no plan"})
     lost = _sealed_without(tmp_path / "rtx.dsr", tmp_path / "lost.dsr", plan)
     for bundle, check in ((broken, "engine_headers"), (lost, "rows_of_build")):

@@ -12,8 +12,9 @@ import re
 import struct
 from pathlib import Path
 
+from dsr_export.engine_schedule.plan_text import RTX_TAG
+
 LENGTH = 28
-_RTX = b"vtrt"
 _SEEN = (b"ftrt", b"ptrt")  # of TensorRT, by hearsay
 _BACKENDS = ("tensorrt", "tensorrt_rtx")
 
@@ -24,7 +25,7 @@ def plan_problem(plan: Path, backend: str, version: str) -> str | None:
     Only these are read: what they say can be right of a plan that does not load. OSError where they cannot be read.
     """
     head = _head(plan)
-    if backend not in _BACKENDS or len(head) < LENGTH or (head[:4] == _RTX) != (backend == "tensorrt_rtx"):
+    if backend not in _BACKENDS or len(head) < LENGTH or (head[:4] == RTX_TAG) != (backend == "tensorrt_rtx"):
         return f"begins with {head[:4]!r}, no plan of {backend}"
     (size,) = struct.unpack_from("<Q", head, 16)
     if backend == "tensorrt_rtx" and size != plan.stat().st_size:
@@ -38,7 +39,7 @@ def plan_problem(plan: Path, backend: str, version: str) -> str | None:
 
 def is_recognised(plan: Path, backend: str) -> bool:
     """Whether the file begins as plans of `backend` are known to."""
-    return _head(plan)[:4] in (_SEEN if backend == "tensorrt" else (_RTX,))
+    return _head(plan)[:4] in (_SEEN if backend == "tensorrt" else (RTX_TAG,))
 
 
 def _head(plan: Path) -> bytes:
