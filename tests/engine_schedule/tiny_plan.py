@@ -136,8 +136,8 @@ FALLBACK = "".join(
         "}\n",
     ]
 )
-PLAN = b"\x00plan\xff" + ENGINE.encode() + b"\x00\x01kernels { here }\x00" + FALLBACK.encode() + b"\x00weights"
-"""All of it, among bytes that are none of it."""
+PLAN = b"vtrt\x00\xff" + ENGINE.encode() + b"\x00\x01kernels { here }\x00" + FALLBACK.encode() + b"\x00weights"
+"""All of it, behind the tag of a real plan and among bytes that are none of it."""
 
 
 def tiny_graph() -> onnx.ModelProto:
