@@ -93,6 +93,20 @@ def test_torch_reads_and_gives_tensors_without_a_copy(runner: DeviceRunner, bund
         np.testing.assert_array_equal(made.cpu().numpy(), wanted)
 
 
+@pytest.mark.parametrize("kind", ["onnxruntime-cuda", "engine"])
+def test_a_tensor_outlives_its_runner(kind: str, bundle: Bundle, request: pytest.FixtureRequest) -> None:
+    torch = pytest.importorskip("torch", reason="a device may have no torch")
+    if not torch.cuda.is_available():
+        pytest.skip("this torch sees no GPU")
+    inputs = read_golden(bundle).cases[2].inputs
+    with opened(kind, bundle, request) as runner:
+        wanted = runner.infer(dict(inputs))["out"]
+        held = {name: runner.upload(array) for name, array in inputs.items()}
+        made = torch.from_dlpack(runner.infer_on_device(held)["out"])
+    del runner, held
+    np.testing.assert_array_equal(made.cpu().numpy(), wanted)
+
+
 def test_kernels_are_kept_for_the_next_start(bundle: Bundle, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     inputs, said = dict(read_golden(bundle).cases[2].inputs), list[str]()
     made = []

@@ -1,16 +1,61 @@
-"""What no GPU may do on the quiet: a device that is not there."""
+"""What no GPU may do on the quiet: a device that is not there, none at all, and memory that others hold."""
 
 from __future__ import annotations
+
+import os
+import subprocess
+import sys
 
 import pytest
 
 from dsr_export.backends.cuda.driver import open_cuda
+from dsr_export.backends.onnxruntime_cuda import cuda_problem
 from dsr_export.errors import RunnerError
+from tests.gpu.conftest import Built
 
 pytestmark = pytest.mark.gpu
+LIMIT = 120  # seconds for one command
+LEFT = 16 << 20  # bytes: no session starts in them
 
 
-def test_a_gpu_of_another_index_is_refused(capability: str) -> None:
+@pytest.fixture(autouse=True)
+def bindings(capability: str) -> None:
     pytest.importorskip("cuda.bindings", reason="needs the package cuda-bindings")
+
+
+def verified(built: Built, **environment: str) -> subprocess.CompletedProcess[str]:
+    """`verify` on the GPU, in a process of its own."""
+    if (problem := cuda_problem()) is not None:
+        pytest.skip(problem)
+    line = [sys.executable, "-m", "dsr_export", "verify", str(built("digits", "fp16").path)]
+    line += ["--runtime", "onnxruntime-cuda"]
+    environment = {**os.environ, **environment}
+    return subprocess.run(line, capture_output=True, text=True, timeout=LIMIT, check=False, env=environment)
+
+
+def test_a_gpu_of_another_index_is_refused() -> None:
     with pytest.raises(RunnerError, match="no GPU with the index 99"):
         open_cuda(99)
+
+
+@pytest.mark.parametrize("visible", ["", "99"])
+def test_no_gpu_is_no_cpu_instead(built: Built, visible: str) -> None:
+    found = verified(built, CUDA_VISIBLE_DEVICES=visible)
+    assert found.returncode == 1
+    assert "CUDA_VISIBLE_DEVICES" in found.stderr and "hint:" in found.stderr and "Traceback" not in found.stderr
+
+
+def test_memory_that_others_hold_is_said(built: Built) -> None:
+    cuda = open_cuda()
+    taken = []
+    try:
+        with cuda.current():
+            free, _ = cuda.free_and_total()
+            taken.append(cuda.call("cuMemAlloc", free - LEFT))
+            found = verified(built)
+    finally:
+        for each in taken:
+            cuda.give_back("cuMemFree", each)
+        cuda.close()
+    assert found.returncode == 1, found.stderr
+    assert "out of memory" in found.stderr and "hint:" in found.stderr and "Traceback" not in found.stderr

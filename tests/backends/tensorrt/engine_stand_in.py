@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -50,6 +50,7 @@ class Gpu:
     cache_blob: bytes = b"kernels"
     deserialized: list[bytes] = field(default_factory=list)
     strategy: str | None = None
+    context: Callable[[Gpu], Context] = field(default_factory=lambda: Context)
 
 
 class Engine:
@@ -68,7 +69,7 @@ class Engine:
     def create_execution_context(self, runtime_config: Config) -> Context | None:
         self.gpu.contexts += 1
         self.gpu.strategy = runtime_config.dynamic_shapes_kernel_specialization_strategy
-        return Context(self.gpu) if self.gpu.loads else None
+        return self.gpu.context(self.gpu) if self.gpu.loads else None
 
     def get_tensor_name(self, index: int) -> str:
         return ("x", "t", "out")[index]
