@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from collections.abc import Iterable
 
 _DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*, cuda.h
@@ -47,6 +48,16 @@ def gpu_problem() -> str | None:
         hidden = f"CUDA_VISIBLE_DEVICES is '{visible}', and no GPU is left of it"
         return "there is no GPU here" if visible is None else hidden
     return f"the GPU driver does not start: {_REASONS.get(code, 'it says no more')} (CUDA error {code})"
+
+
+def copy_within(copies: Iterable[tuple[int, int, int]]) -> None:
+    """Copies within the GPU's memory, each (to, from, bytes), and waits for them. RuntimeError where one fails."""
+    driver = ctypes.CDLL(_DRIVER)
+    for to, source, size in copies:
+        code = int(driver.cuMemcpyDtoD_v2(ctypes.c_uint64(to), ctypes.c_uint64(source), ctypes.c_size_t(size)))
+        if size and code:
+            raise RuntimeError(f"the GPU failed (CUDA error {code})")
+    finish_all()
 
 
 def finish_all() -> None:

@@ -15,12 +15,14 @@ from onnx import TensorProto, helper
 
 from dsr_export.backends.base import Array
 from dsr_export.backends.cuda.device_tensor import LEGACY_STREAM, DeviceTensor, array_shape, device_inputs, is_foreign
-from dsr_export.backends.cuda.diagnosis import PROVIDER, find_libraries, no_provider, out_of_memory
+from dsr_export.backends.cuda.diagnosis import PROVIDER, find_libraries, no_provider
+from dsr_export.backends.cuda.replay import Graphs
 from dsr_export.backends.gpu import finish_all
 from dsr_export.backends.inputs import check_declared, check_inputs
-from dsr_export.backends.onnxruntime import CPU, FATAL, Providers, check_session, failures, open_session, said
+from dsr_export.backends.onnxruntime import CPU, FATAL, Providers, check_session, open_session
 from dsr_export.backends.placement import Profile, placement_words, tells_places, told_elsewhere
 from dsr_export.backends.runtime_names import CUDA_RUNNER
+from dsr_export.backends.session_calls import SessionCalls, dtype_of, on_gpu
 from dsr_export.errors import ExportError, RunnerError
 from graphs.artifacts import TensorSpec
 
@@ -31,6 +33,7 @@ DEVICE = 0  # of those that CUDA_VISIBLE_DEVICES leaves
 NAME = PROVIDER
 FIXED = {"device_id": str(DEVICE), "use_tf32": "0", "cudnn_conv_algo_search": "DEFAULT"}
 """FP32 GEMMs in FP32, which its default is not; and no race of convolutions, whose winner changes between sessions."""
+CAPTURING = {**FIXED, "enable_cuda_graph": "1"}
 PROVIDERS: Providers = ((NAME, FIXED), *CPU)
 """The GPU, and the CPU for what it has no kernel for, which is said."""
 _MEMORY = "cuda"  # ONNX Runtime's word for where the provider computes
@@ -51,9 +54,12 @@ class OnnxRuntimeCudaRunner:
         *,
         inputs: Sequence[TensorSpec],
         weights: Path | None = None,
+        graphs: Graphs = "auto",
         say: Callable[[str], None] | None = None,
     ) -> None:
         """`weights` is the folder in which a serialised model's external weights lie; `say` is told what fell back.
+
+        `graphs` says whether calls are captured as CUDA graphs; a model with nodes on the CPU cannot be.
 
         Raises:
             RunnerError: a model that it cannot read, an op without an implementation, or too little GPU memory.
@@ -66,12 +72,26 @@ class OnnxRuntimeCudaRunner:
             self._profile = None if tells_places() else Profile()
             if self._profile is not None:
                 owned.callback(self._profile.close)
-            self._session = _started(model, weights, self._profile)
+            self._session, problem = self._opened(model, weights, graphs)
             check_session(self._session, self._specs)
-            self._outputs = [output.name for output in self._session.get_outputs()]
+            told: dict[str, Any] = {"graphs": graphs, "problem": problem, "say": self._say}
+            self._calls: SessionCalls | None = SessionCalls(self._session, _MEMORY, DEVICE, **told)
+            self.replays = self._calls.replays
             if self._profile is None:
                 self._tell(told_elsewhere(self._session, NAME, model))
             self._owned = owned.pop_all()
+
+    def _opened(self, model: Path | bytes, weights: Path | None, graphs: Graphs) -> tuple[Any, str | None]:
+        """A session, and why its calls cannot be captured: ONNX Runtime refuses models with nodes on the CPU."""
+        if graphs == "never" or self._profile is not None:
+            reason = None if self._profile is None else "this version of ONNX Runtime says by a profile what runs where"
+            return _started(model, weights, self._profile), reason
+        try:
+            return _started(model, weights, options=CAPTURING), None
+        except RunnerError as error:
+            session = _started(model, weights)
+            self._say(f"no CUDA graph is used: {error.message}")
+            return session, error.message
 
     def _tell(self, elsewhere: tuple[str, ...]) -> None:
         self.on_cpu = elsewhere
@@ -84,7 +104,8 @@ class OnnxRuntimeCudaRunner:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._session = None
+        self._session = self._calls = None
+        self.replays.of.clear()
         self._owned.close()
 
     def infer(self, inputs: dict[str, Array]) -> dict[str, Array]:
@@ -97,7 +118,7 @@ class OnnxRuntimeCudaRunner:
         here: dict[str, Any] = {"device": DEVICE, "stream": LEGACY_STREAM}
         with device_inputs(inputs, **here, upload=self.upload, finish=_done) as found:
             if any(is_foreign(each, _done) for each in inputs.values()):
-                _on_gpu(finish_all)  # the provider's stream waits for no other
+                on_gpu(finish_all)  # the provider's stream waits for no other
             check_declared({name: array_shape(tensor) for name, tensor in found.items()}, self._specs)
             return self._run(found)
 
@@ -106,24 +127,17 @@ class OnnxRuntimeCudaRunner:
         import onnxruntime
 
         whole = np.ascontiguousarray(array).reshape(array.shape)
-        return _on_gpu(lambda: _tensor(onnxruntime.OrtValue.ortvalue_from_numpy(whole, _MEMORY, DEVICE)))
+        return on_gpu(lambda: _tensor(onnxruntime.OrtValue.ortvalue_from_numpy(whole, _MEMORY, DEVICE)))
 
     def _run(self, inputs: Mapping[str, DeviceTensor]) -> dict[str, DeviceTensor]:
         """Done when it returns: the provider waits for its stream at the end of a run."""
-        if self._session is None:
+        if self._calls is None:
             raise RunnerError("this ONNX Runtime session is closed")
-        return _on_gpu(lambda: self._run_bound(inputs))
-
-    def _run_bound(self, inputs: Mapping[str, DeviceTensor]) -> dict[str, DeviceTensor]:
-        binding = self._session.io_binding()
-        for name, tensor in inputs.items():
-            binding.bind_input(name, _MEMORY, DEVICE, tensor.dtype.type, list(tensor.shape), tensor.pointer)
-        for name in self._outputs:
-            binding.bind_output(name, _MEMORY, DEVICE)
-        self._session.run_with_iobinding(binding)
+        calls = self._calls
+        made = on_gpu(lambda: _quietly(lambda: calls.make(inputs)))
         if self._profile is not None and self.on_cpu is None:
             self._tell(self._profile.elsewhere(self._session, NAME))
-        return dict(zip(self._outputs, map(_tensor, binding.get_outputs()), strict=True))
+        return {name: _tensor(value) for name, value in made.items()}
 
 
 def _tensor(value: Any) -> DeviceTensor:
@@ -131,7 +145,7 @@ def _tensor(value: Any) -> DeviceTensor:
     return DeviceTensor(
         pointer=value.data_ptr(),
         shape=tuple(value.shape()),
-        dtype=np.dtype(_numpy_type(value.data_type())),
+        dtype=dtype_of(value),
         device=DEVICE,
         owner=value,
         read=_read,
@@ -144,15 +158,10 @@ def _done() -> None:
 
 
 def _read(tensor: DeviceTensor) -> Array:
-    whole = np.asarray(_on_gpu(tensor.owner.numpy))
+    whole = np.asarray(on_gpu(tensor.owner.numpy))
     first = (tensor.pointer - tensor.owner.data_ptr()) // tensor.dtype.itemsize  # a row of it, where it was indexed
     count = int(np.prod(tensor.shape, dtype=np.int64))
     return whole.reshape(-1)[first : first + count].reshape(tensor.shape)
-
-
-def _numpy_type(kind: str) -> str:
-    element = kind.removeprefix("tensor(").removesuffix(")")
-    return {"float": "float32", "double": "float64"}.get(element, element)
 
 
 @functools.cache
@@ -173,32 +182,27 @@ def _smallest() -> bytes:
     return bytes(helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString())
 
 
-def _started(model: Path | bytes, weights: Path | None, profile: Profile | None = None) -> Any:
-    import onnxruntime
-
+def _started(
+    model: Path | bytes, weights: Path | None, profile: Profile | None = None, options: Mapping[str, str] = FIXED
+) -> Any:
     find_libraries()
     problem = no_provider(NAME)
     if problem is not None:
         raise problem
-    onnxruntime.set_default_logger_severity(FATAL)  # a library that does not load is said there, and by the error below
-    try:
-        session = _on_gpu(
-            lambda: open_session(model, True, None, PROVIDERS, weights, None if profile is None else profile.prefix)
-        )
-    finally:
-        onnxruntime.set_default_logger_severity(WARNING)  # its own default
+    providers = ((NAME, options), *CPU)
+    prefix = None if profile is None else profile.prefix
+    session = on_gpu(lambda: _quietly(lambda: open_session(model, True, None, providers, weights, prefix)))
     if NAME not in session.get_providers():
         raise no_provider(NAME, failed=True) or RunnerError("ONNX Runtime left its CUDA provider out, without a reason")
     return session
 
 
-def _on_gpu(call: Callable[[], Made]) -> Made:
-    """What `call` returns. What ONNX Runtime raises of a GPU is our error: its memory is not the host's."""
-    kinds: tuple[type[Exception], ...] = (RuntimeError, *failures())  # its bindings' own functions raise the first
+def _quietly(call: Callable[[], Made]) -> Made:
+    """What `call` returns, without ONNX Runtime's own lines: errors are raised, and the rest is of no use to users."""
+    import onnxruntime
+
+    onnxruntime.set_default_logger_severity(FATAL)
     try:
         return call()
-    except RunnerError as error:
-        failed = out_of_memory(error.message) or error
-    except kinds as error:
-        failed = out_of_memory(str(error)) or RunnerError(f"ONNX Runtime failed on the GPU: {said(error)}")
-    raise failed  # outside of the handlers: its cause would be called a lack of the host's memory
+    finally:
+        onnxruntime.set_default_logger_severity(WARNING)  # its own default

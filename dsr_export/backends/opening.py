@@ -28,7 +28,7 @@ from graphs.targets import Target
 if TYPE_CHECKING:
     import onnx
 
-    from dsr_export.backends.tensorrt.replay import Graphs
+    from dsr_export.backends.cuda.replay import Graphs
     from dsr_export.bundle.manifest import BundleTarget
     from dsr_export.bundle.reader import Bundle
 
@@ -86,12 +86,17 @@ def _as_written(
 
 
 def cuda_runner(
-    model: Path | bytes, inputs: Sequence[TensorSpec], *, weights: Path | None = None, say: Say | None = None
+    model: Path | bytes,
+    inputs: Sequence[TensorSpec],
+    *,
+    weights: Path | None = None,
+    graphs: Graphs = "auto",
+    say: Say | None = None,
 ) -> Runner:
     """ONNX Runtime's kernels for the GPU; see `OnnxRuntimeCudaRunner`."""
     from dsr_export.backends.onnxruntime_cuda import OnnxRuntimeCudaRunner
 
-    return OnnxRuntimeCudaRunner(model, inputs=inputs, weights=weights, say=say)
+    return OnnxRuntimeCudaRunner(model, inputs=inputs, weights=weights, graphs=graphs, say=say)
 
 
 def bundle_runner(bundle: Bundle, runtime: Runtime, say: Say | None = None, *, step: bool = False) -> Runner:

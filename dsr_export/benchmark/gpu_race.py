@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from dsr_export.backends.base import Array
-from dsr_export.backends.tensorrt.replay import Graphs
+from dsr_export.backends.cuda.replay import Graphs
 from dsr_export.progress import Bar
 
 Place = Literal["host", "device"]

@@ -71,7 +71,7 @@ def _engine(each: Contestant, runtime: Runtime) -> tuple[Bundle, BundleTarget] |
 def _entrant(each: Contestant, engine: tuple[Bundle, BundleTarget] | None, reporter: Reporter) -> GpuContestant:
     if engine is None:
         opened = partial(cuda_runner, each.model, each.inputs, say=reporter.note)
-        return GpuContestant(name=each.name, open=lambda graphs: opened(), graphs=("never",))
+        return GpuContestant(name=each.name, open=lambda graphs: opened(graphs=graphs), graphs=("never", "always"))
     bundle, entry = engine
     return GpuContestant(
         name=each.name,

@@ -1,4 +1,4 @@
-"""PyTorch itself on the GPU, as contestants of a comparison: eager, and `torch.compile`."""
+"""PyTorch itself on the GPU, as contestants of a comparison: eager and compiled, without and with CUDA graphs."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class TorchOnGpu:
 
 
 def torch_contestants(name: str, subject: Subject, *, half: bool) -> list[GpuContestant]:
-    """`subject` eager and compiled, with one copy of its weights, without TF32.
+    """`subject` eager, compiled, and compiled with CUDA graphs, with one copy of its weights, without TF32.
 
     Raises:
         ExportError: the installed torch sees no GPU.
@@ -74,7 +74,11 @@ def torch_contestants(name: str, subject: Subject, *, half: bool) -> list[GpuCon
         )
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     module = _on_gpu(subject.module, half)
-    calls: dict[str, Callable[..., Any]] = {"eager": module, "torch.compile": torch.compile(module)}
+    calls: dict[str, Callable[..., Any]] = {
+        "eager": module,
+        "torch.compile": torch.compile(module),
+        "torch.compile, CUDA graphs": torch.compile(module, mode="reduce-overhead"),
+    }
     return [_contestant(f"{name} {how}", call, half) for how, call in calls.items()]
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from dsr_export.backends.cuda.replay import Graphs
 from dsr_export.backends.opening import new_engine_runner, runs_here
-from dsr_export.backends.tensorrt.replay import Graphs
 from dsr_export.benchmark.contestants import feeds
 from dsr_export.benchmark.gpu_facts import gpu_facts
 from dsr_export.benchmark.gpu_race import GpuContestant, gpu_race

@@ -39,7 +39,8 @@ def test_fp32_is_computed_in_fp32_and_nothing_races(provider: CudaStandIn, tmp_p
     opened(tiny_models.linear(tmp_path, width=16))
     (asked,) = provider.asked
     assert [name for name, _ in asked] == [NAME, "CPUExecutionProvider"]
-    assert dict(asked)[NAME] == {"device_id": "0", "use_tf32": "0", "cudnn_conv_algo_search": "DEFAULT"}
+    fixed = {"device_id": "0", "use_tf32": "0", "cudnn_conv_algo_search": "DEFAULT"}
+    assert dict(asked)[NAME] == {**fixed, "enable_cuda_graph": "1"}
 
 
 def test_arrays_and_tensors_on_the_device_give_the_same(

@@ -43,7 +43,7 @@ def torch_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch_on_gpu, "DEVICE", "cpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "Event", Event)
-    monkeypatch.setattr(torch, "compile", lambda module: module)
+    monkeypatch.setattr(torch, "compile", lambda module, mode=None: module)
 
 
 def test_pytorch_is_timed_beside_a_bundle(
@@ -56,7 +56,8 @@ def test_pytorch_is_timed_beside_a_bundle(
     done = cli(*asked, "--runtime", "tensorrt-rtx", "--json")
     assert done.code == 0, done.err
     rows = {(row["name"], row["place"], row["graph"]): row for row in json.loads(done.out)["timings"]}
-    assert list(dict.fromkeys(name for name, _, _ in rows)) == ["digits eager", "digits torch.compile", "digits.dsr"]
+    torchs = [f"digits {how}" for how in ("eager", "torch.compile", "torch.compile, CUDA graphs")]
+    assert list(dict.fromkeys(name for name, _, _ in rows)) == [*torchs, "digits.dsr"]
     assert rows["digits eager", "device", False]["median_ms"] == 2.5
     for graph in (False, True):  # eager has no graph: both are held against its stream
         assert rows["digits.dsr", "device", graph]["ratio"] == 0.5

@@ -37,8 +37,8 @@ def on_gpu(capability: str) -> OpenCuda:
     if (problem := cuda_problem()) is not None:
         pytest.skip(problem)
 
-    def open_cuda(bundle: Bundle, model: Path | None = None) -> OnnxRuntimeCudaRunner:
-        return OnnxRuntimeCudaRunner(model or bundle.file(MODEL), inputs=bundle.manifest.input_specs())
+    def open_cuda(bundle: Bundle, model: Path | None = None, **options: Any) -> OnnxRuntimeCudaRunner:
+        return OnnxRuntimeCudaRunner(model or bundle.file(MODEL), inputs=bundle.manifest.input_specs(), **options)
 
     return open_cuda
 
@@ -125,6 +125,22 @@ def test_the_same_tokens_are_replaced(
     assert replaced > 0 and wanted.keys() == found.keys()
     for name, mask in wanted.items():
         np.testing.assert_array_equal(found[name], mask)
+
+
+@pytest.mark.parametrize("name", ["digits", "digits-outliers"])
+def test_graphs_make_the_numbers_of_the_stream(built: Built, figures: Figures, on_gpu: OpenCuda, name: str) -> None:
+    """Every batch has its own, and is left and met again."""
+    bundle = built(name, "fp16")
+    golden = read_golden(bundle)
+    with on_gpu(bundle, graphs="never") as stream, on_gpu(bundle, graphs="always") as graph:
+        for _ in range(2):
+            for size, case in golden.cases.items():
+                wanted = stream.infer(dict(case.inputs))
+                for _ in range(4):
+                    assert checks.equal(graph.infer(dict(case.inputs)), wanted), size
+        problems = [each.problem for each in graph.replays.of.values()]
+    figures.record(f"cuda/{name}-fp16/graphs", problems)
+    assert problems == [None] * len(golden.cases)
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])

@@ -62,4 +62,4 @@ def test_memory_that_others_hold_is_said(built: Built) -> None:
             cuda.give_back("cuMemFree", each)
         cuda.close()
     assert found.returncode == 1, found.stderr
-    assert "out of memory" in said(found) and "hint:" in said(found) and "Traceback" not in said(found)
+    assert "too little free memory" in said(found) and "hint:" in said(found) and "Traceback" not in said(found)

@@ -9,11 +9,8 @@ import numpy as np
 from dsr_export.backends.base import Array
 from dsr_export.backends.cuda.device_tensor import DeviceTensor
 from dsr_export.backends.cuda.memory import Pool
+from dsr_export.backends.cuda.replay import SPOILT, Replay, Replays, Work
 from dsr_export.backends.tensorrt.execution import Execution, Shapes
-from dsr_export.backends.tensorrt.replay import Replay, Replays, Work
-
-SPOILT = 0xFF
-"""A byte that numbers are not made of: a NaN of no computation, and labels below zero."""
 
 
 class Calls:

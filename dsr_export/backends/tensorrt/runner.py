@@ -14,13 +14,13 @@ from dsr_export.backends.base import Array
 from dsr_export.backends.cuda.device_tensor import DeviceTensor, array_shape, device_inputs, is_foreign
 from dsr_export.backends.cuda.driver import open_cuda, require_gpu
 from dsr_export.backends.cuda.memory import Block, Pool
+from dsr_export.backends.cuda.replay import Graphs, Replays
 from dsr_export.backends.cuda.stream import Stream
 from dsr_export.backends.inputs import check_declared, check_inputs
 from dsr_export.backends.tensorrt.calls import Calls
 from dsr_export.backends.tensorrt.engine_fit import EngineNeeds, Machine, check_fit
 from dsr_export.backends.tensorrt.execution import Execution
 from dsr_export.backends.tensorrt.loading import check_engine, io_types, load_engine, make_context, plan_bytes
-from dsr_export.backends.tensorrt.replay import Graphs, Replays
 from dsr_export.backends.tensorrt.runtime_cache import RuntimeCache
 from dsr_export.backends.tensorrt.vendor import load_vendor
 from dsr_export.errors import RunnerError

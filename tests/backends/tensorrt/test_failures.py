@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dsr_export.backends.tensorrt import replay
+from dsr_export.backends.cuda import replay
 from dsr_export.backends.tensorrt.runner import TensorRTRunner
 from dsr_export.errors import RunnerError
 from tests.backends.tensorrt.driver_stand_in import FAILED, OUT_OF_MEMORY

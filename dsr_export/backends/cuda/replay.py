@@ -1,4 +1,4 @@
-"""CUDA graphs of an engine: captured once for each shape, launched where that is measured faster, and right.
+"""CUDA graphs of a model: captured once for each shape, launched where that is measured faster, and right.
 
 A graph holds the addresses and the shapes that its context was set to when it was captured. It is launched only while
 the context is in that state: after a call with other shapes, one call in the stream sets it again, and the graph's
@@ -9,16 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 
-from dsr_export.backends.cuda.stream import Stream
 from dsr_export.errors import RunnerError
 
 Graphs = Literal["auto", "always", "never"]
 """Whether graphs are used: where they are faster, wherever they can be, or nowhere."""
 OTHER_NUMBERS = "the captured graph makes other numbers than the engine"
+SPOILT = 0xFF
+"""A byte that numbers are not made of: a NaN of no computation, and labels below zero."""
 RACES = 5
 SETTLES_AFTER = 1
 """Calls in the stream: kernels are loaded, and a shape that is met once is captured for nothing."""
@@ -56,20 +57,33 @@ class Work:
     capturable: Callable[[], bool]
 
 
+class Launcher(Protocol):
+    """What captures and launches; see `Stream`, and a session of ONNX Runtime's."""
+
+    def captured(self, work: Callable[[], None]) -> int: ...
+
+    def launch(self, graph: int) -> None: ...
+
+    def drop(self, graph: int) -> None: ...
+
+    def milliseconds(self, work: Callable[[], None]) -> float: ...
+
+
 @dataclass
 class Replays:
-    """Those of all shapes of one engine, on its stream."""
+    """Those of all shapes of one model. `problem` is why it can have none, whatever the shapes."""
 
-    stream: Stream
+    stream: Launcher
     mode: Graphs
     say: Callable[[str], None]
+    problem: str | None = None
     of: dict[tuple[tuple[int, ...], ...], Replay] = field(default_factory=dict)
 
     def enter(self, shapes: Sequence[tuple[int, ...]]) -> Replay:
         """The state of the shapes that the context was just set to."""
         for each in self.of.values():
             each.left()
-        return self.of.setdefault(tuple(shapes), Replay())
+        return self.of.setdefault(tuple(shapes), Replay(problem=self.problem))
 
     def due(self, state: Replay) -> bool:
         """Whether the next call decides if a graph is used."""
