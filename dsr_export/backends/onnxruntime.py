@@ -244,5 +244,7 @@ def failures() -> tuple[type[Exception], ...]:
 
 
 def said(error: Exception) -> str:
+    """ONNX Runtime's words, without the C++ signature that hides what a library of CUDA said."""
     text = re.sub(r"\s+", " ", str(error)).strip()
+    text = re.sub(r"/onnxruntime_src/\S+ std::conditional_t<THRW.*?((CUDA|CUBLAS|CUDNN|CUFFT)\w* failure)", r"\1", text)
     return re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)[:600]

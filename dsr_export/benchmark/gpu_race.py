@@ -13,6 +13,7 @@ import numpy as np
 from dsr_export.backends.base import Array
 from dsr_export.backends.cuda.replay import Graphs
 from dsr_export.progress import Bar
+from dsr_export.user_code.imported import described
 
 Place = Literal["host", "device"]
 PLACES: tuple[Place, ...] = ("host", "device")
@@ -22,11 +23,15 @@ SETTLING = 3
 
 @dataclass(frozen=True, kw_only=True)
 class GpuContestant:
-    """One model on a GPU. `open` makes its runner; `graphs` are the ways to launch it that there are."""
+    """One model on a GPU. `open` makes its runner; `graphs` are the ways to launch it that there are.
+
+    What it raises of `may_raise` when it is first called is told in its place: others are compared all the same.
+    """
 
     name: str
     open: Callable[[Graphs], Any]
     graphs: tuple[Graphs, ...]
+    may_raise: tuple[type[Exception], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,17 +87,14 @@ def gpu_race(
         ExportError: a contestant that cannot be opened, or that can't run these inputs.
     """
     with ExitStack() as stack:
-        entries, memory = _entries(contestants, feeds, stack)
-        for entry in entries:
-            for _ in range(SETTLING):
-                entry.call()
+        entries, memory, failed = _entries(contestants, feeds, stack)
         times = np.zeros((warmup + rounds, len(entries)))
         for i in range(len(times)):
             for j in np.roll(np.arange(len(entries)), i):
                 times[i, j] = milliseconds(entries[j].runner, entries[j].call)
             progress(i + 1, len(times))
         problems = [entry.problem() for entry in entries]
-    return _timings(entries, times[warmup:], problems), memory
+    return [*_timings(entries, times[warmup:], problems), *failed], memory
 
 
 def milliseconds(runner: Any, call: Callable[[], object]) -> float:
@@ -106,15 +108,25 @@ def milliseconds(runner: Any, call: Callable[[], object]) -> float:
 
 def _entries(
     contestants: Sequence[GpuContestant], feeds: Mapping[str, Array], stack: ExitStack
-) -> tuple[list[_Entry], dict[str, int | None]]:
-    entries, memory = [], dict[str, int | None]()
+) -> tuple[list[_Entry], dict[str, int | None], list[GpuTiming]]:
+    entries, memory, failed = [], dict[str, int | None](), list[GpuTiming]()
     for each in contestants:
         for graphs in each.graphs:
             runner = stack.enter_context(each.open(graphs))
-            made, taken = _calls(each.name, graphs, runner, feeds)
+            try:
+                made, taken = _calls(each.name, graphs, runner, feeds)
+            except each.may_raise as error:
+                failed += [_failed(each.name, place, graphs, error) for place in PLACES]
+                continue
             entries += made
             memory.setdefault(each.name, taken)
-    return entries, memory
+    return entries, memory, failed
+
+
+def _failed(name: str, place: Place, graphs: Graphs, error: Exception) -> GpuTiming:
+    told: dict[str, Any] = dict.fromkeys(("median_ms", "p95_ms", "p99_ms", "ratio", "ratio_low", "ratio_high"))
+    problem = f"it fails: {described(error)}"
+    return GpuTiming(name=name, place=place, graph=graphs == "always", problem=problem, **told)
 
 
 def _calls(name: str, graphs: Graphs, runner: Any, feeds: Mapping[str, Array]) -> tuple[list[_Entry], int | None]:
@@ -123,7 +135,9 @@ def _calls(name: str, graphs: Graphs, runner: Any, feeds: Mapping[str, Array]) -
         "host": lambda: runner.infer(dict(feeds)),
         "device": lambda: runner.infer_on_device(held),
     }
-    calls["host"]()
+    for _ in range(SETTLING):  # what is captured fails no later than now
+        for call in calls.values():
+            call()
     taken = runner.taken() if hasattr(runner, "taken") else None
     return [_Entry(name, place, graphs, runner, calls[place]) for place in PLACES], taken
 

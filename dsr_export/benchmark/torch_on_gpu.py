@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from types import SimpleNamespace, TracebackType
 from typing import Any
 
@@ -83,7 +84,9 @@ def torch_contestants(name: str, subject: Subject, *, half: bool) -> list[GpuCon
 
 
 def _contestant(name: str, call: Callable[..., Any], half: bool) -> GpuContestant:
-    return GpuContestant(name=name, open=lambda graphs: TorchOnGpu(call, half=half), graphs=("never",))
+    """What torch cannot compile, or capture, is said in that row."""
+    opened = partial(TorchOnGpu, call, half=half)
+    return GpuContestant(name=name, open=lambda graphs: opened(), graphs=("never",), may_raise=(RuntimeError,))
 
 
 def _on_gpu(module: nn.Module, half: bool) -> nn.Module:

@@ -23,6 +23,13 @@ from tests.backends.cuda_stand_in import CudaStandIn, stand_in
 from tests.conftest import Cli
 from tests.gpu import checks
 
+SIGNATURE = (
+    "/onnxruntime_src/onnxruntime/core/providers/cuda/cuda_call.cc:154 std::conditional_t<THRW, void, "
+    "onnxruntime::common::Status> onnxruntime::CudaCall(ERRTYPE, const char*) [with ERRTYPE = cublasStatus_t; "
+    "std::conditional_t<THRW, void, common::Status> = void] /onnxruntime_src/onnxruntime/core/providers/cuda/"
+    "cuda_call.cc:146 std::conditional_t<THRW, void, onnxruntime::common::Status> onnxruntime::CudaCall(" + "x" * 600
+) + ") "
+
 
 @pytest.fixture
 def provider(monkeypatch: pytest.MonkeyPatch) -> Iterator[CudaStandIn]:
@@ -110,6 +117,9 @@ def test_an_older_runtime_is_asked_by_a_profile_of_its_first_run(
         ("CUDA failure 2: out of memory ; GPU=0", "too little free memory", "nvidia-smi"),
         ("Failed to allocate memory for requested buffer of size 9", "too little free memory", "nvidia-smi"),
         ("CUDA failure 35: CUDA driver version is insufficient", "driver is too old", "update the driver"),
+        (SIGNATURE + "CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED ; GPU=0", "too little free memory", "nvidia-smi"),
+        (SIGNATURE + "CUBLAS failure 1: CUBLAS_STATUS_NOT_INITIALIZED ; GPU=0", "does not start", "nvidia-smi"),
+        (SIGNATURE + "CUDA failure 719: unspecified launch failure ; GPU=0", r"GPU: CUDA failure 719: unsp", None),
         ("CUDNN_STATUS_EXECUTION_FAILED", "failed on the GPU: CUDNN_STATUS", None),
     ],
 )

@@ -77,6 +77,21 @@ def test_a_failure_on_the_way_gives_everything_back(gpu: Gpu) -> None:
     assert gpu.driver.held == {}
 
 
+def test_a_contestant_that_fails_as_it_may_is_said_and_the_others_are_timed(gpu: Gpu) -> None:
+    class Uncapturable(Timed):
+        def infer_on_device(self, inputs: dict[str, Any]) -> dict[str, Any]:
+            raise RuntimeError("Cannot copy during CUDA graph capture\nand more")
+
+    entrants = [
+        contestant("a"),
+        GpuContestant(name="b", open=lambda graphs: Uncapturable(1), graphs=("never",), may_raise=(RuntimeError,)),
+    ]
+    found, _ = gpu_race(entrants, FEEDS, rounds=3, warmup=0, progress=lambda done, of: None)
+    problems = {(each.name, each.place): each.problem for each in found if not each.graph}
+    said = "it fails: RuntimeError: Cannot copy during CUDA graph capture"
+    assert problems == {("a", "host"): None, ("a", "device"): None, ("b", "host"): said, ("b", "device"): said}
+
+
 class Timed:
     """A runner of any model that takes as long as it is told."""
 

@@ -23,10 +23,14 @@ def bindings(capability: str) -> None:
     pytest.importorskip("cuda.bindings", reason="needs the package cuda-bindings")
 
 
-def verified(built: Built, **environment: str) -> subprocess.CompletedProcess[str]:
-    """`verify` on the GPU, in a process of its own."""
+@pytest.fixture
+def provider(capability: str) -> None:
     if (problem := cuda_problem()) is not None:
         pytest.skip(problem)
+
+
+def verified(built: Built, **environment: str) -> subprocess.CompletedProcess[str]:
+    """`verify` on the GPU, in a process of its own."""
     line = [sys.executable, "-m", "dsr_export", "verify", str(built("digits", "fp16").path)]
     line += ["--runtime", "onnxruntime-cuda"]
     environment = {**os.environ, **environment}
@@ -43,13 +47,13 @@ def test_a_gpu_of_another_index_is_refused() -> None:
 
 
 @pytest.mark.parametrize("visible", ["", "99"])
-def test_no_gpu_is_no_cpu_instead(built: Built, visible: str) -> None:
+def test_no_gpu_is_no_cpu_instead(built: Built, provider: None, visible: str) -> None:
     found = verified(built, CUDA_VISIBLE_DEVICES=visible)
     assert found.returncode == 1
     assert "CUDA_VISIBLE_DEVICES" in said(found) and "hint:" in said(found) and "Traceback" not in said(found)
 
 
-def test_memory_that_others_hold_is_said(built: Built) -> None:
+def test_memory_that_others_hold_is_said(built: Built, provider: None) -> None:
     cuda = open_cuda()
     taken = []
     try:

@@ -18,6 +18,8 @@ PROVIDER = "CUDAExecutionProvider"
 CPU_WAY_OUT = "use --runtime onnxruntime for the CPU"
 _WHEELS = ("onnxruntime-gpu", "onnxruntime")
 _LIBRARIES = ("libonnxruntime_providers_cuda.so", "onnxruntime_providers_cuda.dll")
+_LACK = ("CUDA failure 2:", "out of memory", "STATUS_ALLOC_FAILED", "Failed to allocate memory")
+_NOT_STARTED = re.compile(r"\w+_STATUS_NOT_INITIALIZED")
 _MISSING = re.compile(r"^(\S+): cannot open shared object file")
 _OLD_DRIVER = re.compile(r"CUDA (failure|error) 35\b|driver version is insufficient", re.IGNORECASE)
 
@@ -66,13 +68,13 @@ def out_of_memory(text: str) -> RunnerError | None:
             "the NVIDIA driver is too old for the CUDA version that the installed onnxruntime-gpu was built with",
             hint=f"update the driver, or install an older onnxruntime-gpu; or {CPU_WAY_OUT}",
         )
-    lack = ("CUDA failure 2:", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "Failed to allocate memory")
-    if not any(word.lower() in text.lower() for word in lack):
-        return None
-    return RunnerError(
-        "the GPU has too little free memory for this model",
-        hint="end other processes that hold it (`nvidia-smi` lists them), or use a smaller batch",
-    )
+    hint = "end other processes that hold it (`nvidia-smi` lists them), or use a smaller batch"
+    if any(word.lower() in text.lower() for word in _LACK):
+        return RunnerError("the GPU has too little free memory for this model", hint=hint)
+    if (found := _NOT_STARTED.search(text)) is not None:
+        said = f"{found[0]}: a library of CUDA does not start, mostly for want of the GPU's memory"
+        return RunnerError(said, hint=hint)
+    return None
 
 
 def _of_wheel(name: str) -> tuple[str, str] | None:
