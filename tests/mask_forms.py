@@ -98,8 +98,6 @@ SDPA: dict[str, Form] = {
     "constant_open": lambda q, k, v, m: _sdpa(q, k, v, torch.ones(ROWS, KEYS, dtype=torch.bool).tril()),
     "causal": lambda q, k, v, m: _sdpa(q, k, v, None, is_causal=True),
     "causal_long": lambda q, k, v, m: _sdpa(k, q, q, None, is_causal=True),
-    "causal_boolean": lambda q, k, v, m: _sdpa(q, k, v, m[:, None], is_causal=True),
-    "causal_inf": lambda q, k, v, m: _sdpa(q, k, v, _float(m, INF), is_causal=True),
     "scaled": lambda q, k, v, m: _sdpa(q, k, v, m[:, None], scale=0.7),
     "grouped": lambda q, k, v, m: _sdpa(torch.cat([q, q], 1), k, v, m[:, None], enable_gqa=True),
     "grouped_open": lambda q, k, v, m: _sdpa(torch.cat([q, q], 1), k, v, None, enable_gqa=True),
@@ -146,6 +144,9 @@ BOOLEANS: dict[str, Form] = {
     "or_nan": lambda q, k, v, m: torch.where(m[:, None, :, :1], q, math.nan),
     "last": lambda q, k, v, m: v[:, 0].masked_fill(~m[:, 0, :, None], INF).argmax(1),
 }
+if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 15):  # newer ones refuse two masks at once
+    SDPA["causal_boolean"] = lambda q, k, v, m: _sdpa(q, k, v, m[:, None], is_causal=True)
+    SDPA["causal_inf"] = lambda q, k, v, m: _sdpa(q, k, v, _float(m, INF), is_causal=True)
 FORMS: dict[str, Form] = {
     f"{kind}/{name}": form
     for kind, forms in (("sdpa", SDPA), ("softmax", SOFTMAX), ("boolean", BOOLEANS))

@@ -135,7 +135,8 @@ def _checked(subject: Subject, program: ExportedProgram, decision: Decision) -> 
 @contextmanager
 def _silent() -> Iterator[None]:
     """torch logs what it then raises, and prints the program that it had by then on stderr."""
-    loggers = [logging.getLogger(name) for name in ("torch.export", "torch._guards", "torch._dynamo")]
+    names = ("torch.export", "torch._guards", "torch._dynamo", "torch.fx", "torch._subclasses")
+    loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)

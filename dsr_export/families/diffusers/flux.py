@@ -64,6 +64,10 @@ class FluxDenoiser(DiffusersDenoiser):
     def draws(self) -> Mapping[str, Draw]:
         return {"timestep": uniform(0.02, 1), "guidance": uniform(1, 5)}
 
+    def constants(self) -> dict[str, Any]:
+        text = self.size.text_tokens
+        return {"img_ids": self.ids[text:], "txt_ids": self.ids[:text]}
+
     def forward(
         self, tokens: Tensor, prompt: Tensor, pooled: Tensor, timestep: Tensor, guidance: Tensor | None = None
     ) -> Tensor:
@@ -72,8 +76,7 @@ class FluxDenoiser(DiffusersDenoiser):
             encoder_hidden_states=prompt,
             pooled_projections=pooled,
             timestep=timestep,
-            img_ids=self.ids[self.size.text_tokens :],
-            txt_ids=self.ids[: self.size.text_tokens],
+            **self.constants(),
             guidance=guidance,
             return_dict=False,
         )

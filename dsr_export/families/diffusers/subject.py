@@ -18,6 +18,7 @@ from dsr_export.families.diffusers.adapters import adapter_of
 from dsr_export.families.diffusers.weights import build_transformer
 from dsr_export.families.diffusers.wrapper import DiffusersDenoiser, LatentSize
 from dsr_export.families.digests import Value
+from dsr_export.families.fixed_values import fixed_digests
 from dsr_export.families.network_parts.replacements import apply_replacements
 from dsr_export.families.schema import default_register_start
 from dsr_export.spec import DenoiserSpec, DsrSpec, ReplaceSpec
@@ -89,7 +90,7 @@ def subject_from(asked: Asked) -> Subject:
         outputs=(TensorSpec(name="out", dtype="float32", shape=module.output_shape()),),
         dsr=DsrSpec(denoiser=_denoiser(module, tuple(asked.replace))),
         num_classes=module.num_classes,
-        config={"_class_name": asked.class_name, **_public(config), **asdict(module.size)},
+        config={**_declared(asked.class_name, config), **asdict(module.size), **_fixed(module)},
         provenance={**asked.provenance, **({"weights": origin} if origin else {})},
         outer_modules=module.outer_modules(),
         draws=module.draws(),
@@ -145,6 +146,15 @@ def _denoiser(module: DiffusersDenoiser, replace: tuple[ReplaceSpec, ...]) -> De
         return DenoiserSpec(kind="none", replace=replace)
     count, start = module.register_count, module.register_start
     return DenoiserSpec(kind="diffusion", registers=count, start=start, replace=replace)
+
+
+def _declared(class_name: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    return {"_class_name": class_name, **_public(config)}
+
+
+def _fixed(module: DiffusersDenoiser) -> dict[str, Any]:
+    constants = fixed_digests(module.constants())
+    return {"constants": constants} if constants else {}
 
 
 def _public(config: Mapping[str, Any]) -> dict[str, Any]:

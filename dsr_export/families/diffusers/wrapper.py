@@ -116,6 +116,10 @@ class DiffusersDenoiser(nn.Module):
         """How examples of the inputs are drawn that are not plain normal numbers."""
         return {}
 
+    def constants(self) -> dict[str, Any]:
+        """Arguments of the transformer that are no inputs of the graph, by name."""
+        return {}
+
     def outer_modules(self) -> tuple[str, ...]:
         return tuple(f"transformer.{name}" for name in self.EMBEDDERS)
 
