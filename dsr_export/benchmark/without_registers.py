@@ -40,9 +40,12 @@ def _traced(subject: Subject, folder: Path) -> Contestant:
 @contextmanager
 def _rows_dropped(encoder: VisionEncoder) -> Iterator[None]:
     """Of an encoder, whose CLS stays."""
-    prefix, rows = encoder.prefix, encoder.zero_rows
-    encoder.prefix, encoder.zero_rows = nn.Parameter(prefix[:, :1], requires_grad=False), rows[:, :0]
+    prefix, rows = encoder.prefix, encoder.zero_rows.shape[1]
+    kept = prefix[:, : prefix.shape[1] - encoder.trained_registers]
+    encoder.prefix = nn.Parameter(kept, requires_grad=False)
+    encoder.append_rows(0)
     try:
         yield
     finally:
-        encoder.prefix, encoder.zero_rows = prefix, rows
+        encoder.prefix = prefix
+        encoder.append_rows(rows)

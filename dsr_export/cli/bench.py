@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dsr_export.cli.options.arguments import argument_options
 from dsr_export.cli.options.named import Named
 from dsr_export.cli.process.streams import Command, answer, answer_json
 from dsr_export.limits import MOST_BATCH, MOST_REPEATS, MOST_THREADS
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 @click.option("--weights", metavar="NAME", help="Which of a checkpoint's weights: `ema`, `model`, or an entry's name.")
 @click.option("--random-weights", type=int, metavar="SEED", help="Seeded random weights of a registered model.")
 @click.option("--dsr", type=click.Path(path_type=Path), help="TOML file with the model's DSR spec.")
+@argument_options
 @click.option("--batch", type=click.IntRange(1, MOST_BATCH), default=2, show_default=True)
 @click.option("--rounds", type=click.IntRange(3, MOST_REPEATS), default=30, show_default=True, help="Timed rounds.")
 @click.option(
@@ -47,6 +49,7 @@ def command(
     weights: str | None,
     random_weights: int | None,
     dsr: Path | None,
+    arguments: dict[str, bool | int | float | str],
     batch: int,
     rounds: int,
     warmup: int,
@@ -69,7 +72,9 @@ def command(
     from dsr_export.config import ModelRequest
     from dsr_export.progress import reporter
 
-    request = ModelRequest(checkpoint=checkpoint, weights=weights, random_weights=random_weights, dsr=dsr)
+    request = ModelRequest(
+        checkpoint=checkpoint, weights=weights, random_weights=random_weights, dsr=dsr, options=arguments
+    )
     if roofline is not None:
         _estimate(what, request, [name.strip() for name in roofline.split(",")], batch=batch, as_json=as_json)
         return

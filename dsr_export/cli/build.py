@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from dsr_export.cli.options.arguments import argument_options
 from dsr_export.cli.options.int8 import int8_options
 from dsr_export.cli.options.named import Named
 from dsr_export.cli.printing.report import show_report
@@ -43,6 +44,7 @@ from graphs.precisions import PRECISIONS
     "--latent-stats", type=click.Path(path_type=Path), help="Encoder, decoder: normalise latents by this file."
 )
 @click.option("--encoder", metavar="FAMILY", help="Decoder: whose pixels it makes. [default: siglip]")
+@argument_options
 @click.option("--precision", type=Named(*PRECISIONS), default="fp32", show_default=True)
 @click.option("--target", "targets", multiple=True, help="Where it will run; repeatable. See `dsr-export doctor`.")
 @click.option("--batch", default="1,2,8", show_default=True, metavar="MIN,OPT,MAX", help="Batch sizes engines serve.")
@@ -84,6 +86,7 @@ def command(
     dsr: Path | None,
     latent_stats: Path | None,
     encoder: str | None,
+    arguments: dict[str, bool | int | float | str],
     precision: str,
     targets: tuple[str, ...],
     batch: str,
@@ -106,7 +109,7 @@ def command(
         model_dir=model_dir,
         registers=registers,
         dsr=dsr,
-        options=_given(latent_stats=latent_stats, encoder=encoder),
+        options={**arguments, **_given(latent_stats=latent_stats, encoder=encoder)},
         precision=precision,  # type: ignore[arg-type]
         targets=targets,
         batch=BatchRange.parse(batch),

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from dsr_export.cli.options.arguments import argument_options
 from dsr_export.cli.process.streams import Command, answer, answer_json
 from dsr_export.config import ModelRequest
 from dsr_export.limits import MOST_NEURONS, MOST_REGISTERS, MOST_SEED
@@ -22,6 +23,7 @@ from dsr_export.limits import MOST_NEURONS, MOST_REGISTERS, MOST_SEED
     help="Diffusion registers; 0 for none. [default: the model's]",
 )
 @click.option("--dsr", type=click.Path(path_type=Path), help="TOML file with the model's DSR spec, to be judged.")
+@argument_options
 @click.option("--images", type=click.Path(path_type=Path), help="Encoder: folder of PNG or JPEG files, or an npz file.")
 @click.option("--detect-layer", type=int, help="Encoder: where outliers are told; -1 is the last. [default: family's]")
 @click.option(
@@ -50,6 +52,7 @@ def command(
     random_weights: int | None,
     registers: int | None,
     dsr: Path | None,
+    arguments: dict[str, bool | int | float | str],
     as_json: bool,
     **options: object,
 ) -> None:
@@ -64,6 +67,7 @@ def command(
         random_weights=random_weights,
         registers=registers,
         dsr=dsr,
+        options=arguments,
     )
     made = diagnose(request, DiagnosisOptions(**options), reporter=reporter())  # type: ignore[arg-type]
     if as_json:

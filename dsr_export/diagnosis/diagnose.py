@@ -119,7 +119,7 @@ def _encoder(subject: Subject, request: ModelRequest, asked: DiagnosisOptions, o
     if len(subject.inputs) != 1 or len(image.shape) != 4 or image.shape[1] != 3 or image.dtype != "float32":
         raise ExportError(
             f"{subject.name} is neither a denoiser with its own sampler nor an image encoder",
-            hint="diagnose takes rae-dit models, siglip, dinov2, and modules of one image [batch, 3, height, width]",
+            hint="diagnose takes rae-dit models, encoders, and modules of one image [batch, 3, height, width]",
         )
     _refuse(subject, asked, _DENOISERS, "a denoiser")
     if asked.images is None:
@@ -154,6 +154,8 @@ def model_words(request: ModelRequest) -> tuple[str, ...]:
                 "--config" if field.name == "config_file" else "--" + field.name.replace("_", "-"),
                 readable(str(value)),
             ]
+    for name, value in request.options.items():
+        words += ["--option", readable(f"{name}={str(value).lower() if isinstance(value, bool) else value}")]
     return tuple(words)
 
 

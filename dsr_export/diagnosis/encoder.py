@@ -21,6 +21,8 @@ from dsr_export.subject import Subject
 
 DEFAULTS: Mapping[str, DiscoverySettings] = {
     "siglip": DiscoverySettings(detect_layer=-1, threshold=30.0, highest_layer=5, top_k=10),  # CLIP B/16
+    "siglip2": DiscoverySettings(detect_layer=-1, threshold=30.0, highest_layer=5, top_k=10),
+    "clip": DiscoverySettings(detect_layer=-1, threshold=30.0, highest_layer=5, top_k=10),
     "dinov2": DiscoverySettings(detect_layer=-2, threshold=150.0, highest_layer=17, top_k=50),  # DINOv2 L/14
     "dinov2-with-registers": DiscoverySettings(detect_layer=-2, threshold=150.0, highest_layer=17, top_k=50),
 }

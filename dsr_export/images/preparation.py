@@ -30,9 +30,14 @@ class Preparation:
 
 
 _SIGLIP = Preparation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), None)
-_DINOV2 = Preparation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 224 / 256)
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_DINOV2 = Preparation(*_IMAGENET, 224 / 256)
+_CLIP = Preparation((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711), 1.0)
 PREPARATIONS: Mapping[str, Preparation] = {
     "siglip": _SIGLIP,
+    "clip": _CLIP,
     "dinov2": _DINOV2,
     "dinov2-with-registers": _DINOV2,
+    "dinov3": Preparation(*_IMAGENET, None),
+    "mae": Preparation(*_IMAGENET, None),
 }

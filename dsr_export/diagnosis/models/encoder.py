@@ -6,17 +6,15 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from dsr_export.diagnosis.models.tokens import mlp_output
 from dsr_export.diagnosis.neurons import Table
 from dsr_export.families.encoders.vision_encoder import VisionEncoder
 from dsr_export.registers import TestTimeRegisters
 
 
 class EncoderTokens:
-    """The `TokenModel` of a SigLIP or DINOv2 encoder: rows are prefix (CLS, trained registers), patches, registers."""
+    """The `TokenModel` of a vision encoder: rows are prefix (CLS, trained registers), patches, registers."""
 
     def __init__(self, encoder: VisionEncoder) -> None:
         self.encoder = encoder
@@ -36,7 +34,7 @@ class EncoderTokens:
         return slice(prefix, prefix + self.encoder.patches)
 
     def mlp_activation(self, layer: int) -> nn.Module:
-        return mlp_output(self.encoder.layers[layer], layer)
+        return self.encoder.mlp_output(layer)[1]
 
     @contextmanager
     def with_neurons(self, table: Table) -> Iterator[None]:
@@ -44,18 +42,18 @@ class EncoderTokens:
 
         With an empty table it is bare; registers that the model was declared with are switched off either way.
         """
-        rows, declared = self.encoder.zero_rows, _declared(self.encoder)
+        rows, declared = self.encoder.zero_rows.shape[1], _declared(self.encoder)
         try:
             for site in declared:
                 site.enabled = False
-            self.encoder.zero_rows = torch.zeros(1, 1 if table else 0, rows.shape[2])
+            self.encoder.append_rows(1 if table else 0)
             with ExitStack() as hooks:
                 for layer, neurons in table.items():
                     shift = TestTimeRegisters(neurons, registers=1)
                     hooks.enter_context(self.mlp_activation(layer).register_forward_pre_hook(_shifted(shift)))
                 yield
         finally:
-            self.encoder.zero_rows = rows
+            self.encoder.append_rows(rows)
             for site in declared:
                 del site.enabled  # the class's own value, True, is back
 

@@ -14,24 +14,41 @@ from typing import Any
 
 import safetensors
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dsr_export.errors import ExportError
 from dsr_export.families.config_bounds import check_config, check_memory, check_stored
+from dsr_export.families.encoders.assembled import assembled
+from dsr_export.families.encoders.model_inputs import ModelInputs
+from dsr_export.families.encoders.observed import Run
+from dsr_export.families.encoders.resolution import inputs_for
 from dsr_export.families.encoders.vision_encoder import VisionEncoder
 from dsr_export.families.encoders.vision_families import FAMILIES, Value, check_folder, processed_size
 
+_OWN = "load it yourself, and give it as module:callable"
+_TOWERS = ("vision_model", "vision_tower", "visual", "vision_encoder")
+"""What models of several modalities call their image encoder."""
 
-def encoder_from_folder(family: str, folder: Path, *, image_size: int | None) -> VisionEncoder:
-    """The encoder in a Hugging Face folder: `config.json` and safetensors; a full SigLIP model or its vision tower.
 
-    `image_size` in pixels; None takes what the folder's image processor makes, else the configuration's. Position
+def encoder_from_folder(family: str, folder: Path, options: Mapping[str, Value]) -> VisionEncoder:
+    """The encoder in a Hugging Face folder: `config.json` and safetensors; a whole model of two towers or its vision.
+
+    `options` say the size (`resolution`), which layers make the output (`Combination`) and through which norm
+    (`final_norm`). Without a size, it is what the folder's image processor makes, else the configuration's. Position
     embeddings are resampled to it once, as the model itself would at run time.
     Raises ExportError for a folder that lacks a file, is of another family, is damaged, or misses weights.
     """
     check_folder(family, folder)
-    model = _pretrained(family, folder)
-    return _encoder(model, image_size or processed_size(folder) or model.config.image_size)
+    model, absent = _pretrained(family, folder)
+    reads = getattr(model, "main_input_name", "pixel_values")
+    if reads != "pixel_values":
+        kind = type(model).__name__
+        raise ExportError(f"{kind} reads {reads}, not images", hint="give the folder of an image encoder")
+    _check_finite(folder, model)
+    inputs = inputs_for(model.config, options, processed=processed_size(folder))
+    encoder, run = observed_encoder(model, inputs, options)
+    _check_weights(folder, model, absent, run)
+    return encoder
 
 
 def random_encoder(family: str, options: Mapping[str, Value]) -> VisionEncoder:
@@ -41,42 +58,38 @@ def random_encoder(family: str, options: Mapping[str, Value]) -> VisionEncoder:
     """
     known = FAMILIES[family]
     transformers = _transformers()
-    check_config({**known.base, **options}, family)
-    _check_heads({**known.base, **options})
+    sizes = {**known.base, **{name: value for name, value in options.items() if name in known.base}}
+    check_config(sizes, family)
+    _check_heads(sizes)
     try:
-        config = getattr(transformers, known.config_class)(**{**known.base, **options})
+        config = getattr(transformers, known.config_class)(**sizes)
         config._attn_implementation = "sdpa"
-        check_memory(_weights(getattr(transformers, known.model_class), config), family)
+        loader = getattr(transformers, known.model_class)
+        check_memory(_weights(loader, config), family)
         with torch.random.fork_rng(devices=[]):  # its initialisation draws from the global generator
-            model = getattr(transformers, known.model_class)(config).float().eval()
+            model = loader(config).float().eval()
     except _refusals() as error:
         raise ExportError(f"{family} can't be built with these sizes: {error}", hint="compare a config.json") from error
-    return _encoder(model, int(config.image_size))
+    free = {name: value for name, value in options.items() if name not in known.base}
+    return observed_encoder(model, inputs_for(config, free), options)[0]
+
+
+def observed_encoder(model: Any, inputs: ModelInputs, options: Mapping[str, Any]) -> tuple[VisionEncoder, Run]:
+    """`assembled`, and ExportError where the model itself can't be run on `inputs`."""
+    if hasattr(model.config, "mask_ratio"):
+        model.config.mask_ratio = 0.0  # a masked autoencoder: as an encoder it sees every patch
+    try:
+        with torch.random.fork_rng(devices=[]):
+            return assembled(model, inputs, options)
+    except _refusals() as error:
+        kind = type(model).__name__
+        raise ExportError(f"{kind} can't be run on inputs {list(inputs.shape)}: {_first_line(error)}") from error
 
 
 def _check_heads(sizes: Mapping[str, Value]) -> None:
     hidden, heads = int(sizes["hidden_size"]), int(sizes["num_attention_heads"])
     if hidden % heads:
         raise ExportError(f"hidden_size {hidden} is not divisible by num_attention_heads {heads}")
-
-
-def _encoder(model: Any, image_size: int) -> VisionEncoder:
-    """Takes the parts of a model that make patch tokens; heads and the final norm's affine stay behind."""
-    tower = getattr(model, "vision_model", model)  # transformers 4 wraps SigLIP's tower once more
-    embeddings, config = tower.embeddings, model.config
-    projection = _projection(embeddings)
-    patch = projection.kernel_size[0]
-    check_config({"image_size": image_size, "patch_size": patch, "hidden_size": projection.out_channels}, "the encoder")
-    if image_size < patch or image_size % patch:
-        raise ExportError(f"image size {image_size} is not a multiple of the patch size {patch}")
-    prefix, position = _positions(embeddings, image_size, patch)
-    return VisionEncoder(
-        projection=projection,
-        position=position,
-        prefix=prefix,
-        layers=tower.encoder.layers if hasattr(tower.encoder, "layers") else tower.encoder.layer,
-        norm_eps=float(config.layer_norm_eps),
-    )
 
 
 def _weights(model_class: Any, config: Any) -> int:
@@ -86,60 +99,78 @@ def _weights(model_class: Any, config: Any) -> int:
     return sum(weight.numel() for weight in made.parameters())
 
 
-def _projection(embeddings: nn.Module) -> nn.Conv2d:
-    single = getattr(embeddings, "patch_embedding", None)
-    found: Any = single if single is not None else embeddings.patch_embeddings.projection  # type: ignore[union-attr]
-    assert isinstance(found, nn.Conv2d)
-    return found
-
-
-@torch.no_grad()
-def _positions(embeddings: Any, image_size: int, patch: int) -> tuple[Tensor, Tensor]:
-    """Prefix rows [1, P, C] and patch positions [1, N, C] at `image_size`."""
-    class_token = getattr(embeddings, "cls_token", None)
-    count = (image_size // patch) ** 2 + (class_token is not None)
-    channels = _projection(embeddings).out_channels
-    position = embeddings.interpolate_pos_encoding(torch.zeros(1, count, channels), image_size, image_size)
-    if class_token is None:
-        return torch.zeros(1, 0, channels), position
-    registers = getattr(embeddings, "register_tokens", torch.zeros(1, 0, channels))
-    return torch.cat([class_token + position[:, :1], registers], dim=1), position[:, 1:]
-
-
-def _pretrained(family: str, folder: Path) -> Any:
-    loader = getattr(_transformers(), FAMILIES[family].model_class)
+def _pretrained(family: str, folder: Path) -> tuple[Any, list[Any]]:
+    """The tower of vision, float32, and the names of weights that the folder lacks."""
     try:
         with _quiet():
-            config = loader.config_class.from_pretrained(folder, local_files_only=True)
+            loader, config = _loader(family, folder)
+            check_config(config.to_dict(), str(folder / "config.json"))
             stored = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
             check_stored(_weights(loader, config), stored, f"{folder / 'config.json'}")
             model, info = loader.from_pretrained(
                 folder,
+                config=config,
                 local_files_only=True,
                 use_safetensors=True,
-                attn_implementation="sdpa",
                 output_loading_info=True,
             )
     except _refusals() as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ExportError(
-            f"{folder} can't be loaded as {family}: {reason}", hint="download the folder again"
-        ) from error
-    _check_weights(folder, model, [*info["missing_keys"], *info.get("mismatched_keys", ())])
-    return model.float().eval()
+        hint = "download the folder again"
+        raise ExportError(f"{folder} can't be loaded as {family}: {_first_line(error)}", hint=hint) from error
+    absent = [*info["missing_keys"], *info.get("mismatched_keys", ())]
+    prefix, tower = _tower(model)
+    names = [str(name[0] if isinstance(name, tuple) else name) for name in absent]
+    return tower.float().eval(), [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
 
 
-def _check_weights(folder: Path, model: nn.Module, absent: list[Any]) -> None:
-    """Whatever patch tokens depend on must come from the file, and be finite."""
-    names = sorted(str(name[0] if isinstance(name, tuple) else name) for name in absent)
-    missing = [name for name in names if ("encoder." in name or "embeddings." in name) and "mask_token" not in name]
+def _loader(family: str, folder: Path) -> tuple[Any, Any]:
+    """The class to load, and the configuration it takes from the folder. A family without a class is any model."""
+    transformers, known = _transformers(), FAMILIES[family]
+    if not known.any_type:
+        loader = getattr(transformers, known.model_class)
+        return loader, _with_attention(loader, loader.config_class.from_pretrained(folder, local_files_only=True))
+    config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    plain = type(config).__name__.removesuffix("Config") + "Model"  # of towers that are no models of their own there
+    loader = transformers.MODEL_MAPPING.get(type(config), None) or getattr(transformers, plain, None)
+    if loader is None:
+        raise ExportError(f"transformers has no plain model of type '{config.model_type}'", hint=_OWN)
+    return loader, _with_attention(loader, config)
+
+
+def _with_attention(loader: Any, config: Any) -> Any:
+    """One fused attention where the class has it: it is one kernel of an engine."""
+    config._attn_implementation = "sdpa" if getattr(loader, "_supports_sdpa", True) else "eager"
+    return config
+
+
+def _tower(model: Any) -> tuple[str, Any]:
+    """The image encoder within a model of several modalities, and what its weights' names begin with."""
+    children = dict(model.named_children())
+    for name in _TOWERS:
+        if hasattr(children.get(name), "config"):
+            return f"{name}.", children[name]
+    return "", model
+
+
+def _check_weights(folder: Path, model: nn.Module, absent: list[str], run: Run) -> None:
+    """Whatever patch tokens depend on must come from the file."""
+    used = {id(weight) for part in run.ran for weight in part.parameters(recurse=False)}
+    needed = {name for name, weight in model.named_parameters() if id(weight) in used and "mask_token" not in name}
+    missing = sorted(needed & set(absent))
     if missing:
         raise ExportError(
             f"{folder} lacks {len(missing)} weights, such as {missing[0]}", hint="is it the whole model's folder?"
         )
+
+
+def _check_finite(folder: Path, model: nn.Module) -> None:
     broken = [name for name, weight in model.named_parameters() if not weight.isfinite().all()]
     if broken:
         raise ExportError(f"{folder}: {len(broken)} weights hold NaN or Inf, such as {broken[0]}")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 def _transformers() -> Any:

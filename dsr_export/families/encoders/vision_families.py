@@ -17,20 +17,24 @@ Value = bool | int | float | str
 
 @dataclass(frozen=True, kw_only=True)
 class VisionFamily:
-    """Classes of a family, and the sizes of its base model; option names are those of its `config.json`."""
+    """Classes of a family, and the sizes of its base model; option names are those of its `config.json`.
+
+    A folder's model is of one of `model_types`, or with `any_type` of whatever type transformers knows.
+    """
 
     config_class: str
     model_class: str
     model_types: tuple[str, ...]
     base: Mapping[str, Value]
+    any_type: bool = False
 
 
+_BASE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12}
+_PLAIN = {"image_size": 224, "patch_size": 16, **_BASE, "intermediate_size": 3072}
 _DINOV2 = {
     "image_size": 224,
     "patch_size": 14,
-    "hidden_size": 768,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
+    **_BASE,
     "mlp_ratio": 4,
     "use_swiglu_ffn": False,
 }
@@ -40,14 +44,19 @@ FAMILIES: Mapping[str, VisionFamily] = {
         config_class="SiglipVisionConfig",
         model_class="SiglipVisionModel",
         model_types=("siglip", "siglip_vision_model"),
-        base={
-            "image_size": 256,
-            "patch_size": 16,
-            "hidden_size": 768,
-            "num_hidden_layers": 12,
-            "num_attention_heads": 12,
-            "intermediate_size": 3072,
-        },
+        base={**_PLAIN, "image_size": 256},
+    ),
+    "siglip2": VisionFamily(
+        config_class="Siglip2VisionConfig",
+        model_class="Siglip2VisionModel",
+        model_types=("siglip2", "siglip2_vision_model"),
+        base={"num_patches": 256, "patch_size": 16, **_BASE, "intermediate_size": 3072},
+    ),
+    "clip": VisionFamily(
+        config_class="CLIPVisionConfig",
+        model_class="CLIPVisionModel",
+        model_types=("clip", "clip_vision_model"),
+        base={**_PLAIN, "hidden_act": "quick_gelu"},
     ),
     "dinov2": VisionFamily(
         config_class="Dinov2Config", model_class="Dinov2Model", model_types=("dinov2",), base=_DINOV2
@@ -57,6 +66,16 @@ FAMILIES: Mapping[str, VisionFamily] = {
         model_class="Dinov2WithRegistersModel",
         model_types=("dinov2_with_registers",),
         base={**_DINOV2, "num_register_tokens": 4},
+    ),
+    "dinov3": VisionFamily(
+        config_class="DINOv3ViTConfig",
+        model_class="DINOv3ViTModel",
+        model_types=("dinov3_vit",),
+        base={**_PLAIN, "use_gated_mlp": False, "num_register_tokens": 4},
+    ),
+    "mae": VisionFamily(config_class="ViTMAEConfig", model_class="ViTMAEModel", model_types=("vit_mae",), base=_PLAIN),
+    "vit": VisionFamily(
+        config_class="ViTConfig", model_class="ViTModel", model_types=("vit",), base=_PLAIN, any_type=True
     ),
 }
 
@@ -86,12 +105,11 @@ def processed_size(folder: Path) -> int | None:
 
 
 def _check_type(family: str, folder: Path, found: Any) -> None:
-    if found in FAMILIES[family].model_types:
+    if found in FAMILIES[family].model_types or (FAMILIES[family].any_type and isinstance(found, str)):
         return
     fitting = [name for name, known in FAMILIES.items() if found in known.model_types]
-    hint = f"use: dsr-export build {fitting[0]}" if fitting else "families: " + ", ".join(FAMILIES)
-    if found in ("siglip2", "siglip2_vision_model"):
-        hint = "this is a NaFlex checkpoint of variable resolution; use a fixed one, such as siglip2-base-patch16-256"
+    other = "dsr-export build vit takes any vision transformer of transformers"
+    hint = f"use: dsr-export build {fitting[0]}" if fitting else other
     raise ExportError(f"{folder} holds a model of type '{found}', not {family}", hint=hint)
 
 

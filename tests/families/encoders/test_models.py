@@ -20,6 +20,7 @@ from dsr_export.backends.onnxruntime import OnnxRuntimeRunner
 from dsr_export.errors import ExportError
 from dsr_export.families import FamilyRequest, entry, load_subject, subject_key
 from dsr_export.families.encoders.transformers_vision import random_encoder
+from dsr_export.families.encoders.vision_families import FAMILIES
 from dsr_export.subject import Subject
 from graphs.lowering import lower, optimize
 from tests.families.released_hook import tokens_with_hooks
@@ -242,13 +243,6 @@ def test_a_kind_that_is_not_the_models_is_refused(
         load_subject(family, checkpoint=folders[family], dsr=tmp_path / "dsr.toml")
 
 
-def test_gated_mlps_have_no_register_neurons(tmp_path: Path) -> None:
-    options = {**SIZES, "use_swiglu_ffn": True}
-    assert load_subject("dinov2", random_weights=0, **options).dsr.encoder.kind == "none"
-    with pytest.raises(ExportError, match="no register neurons"):
-        load_subject("dinov2", random_weights=0, dsr=_dsr(tmp_path), **options)
-
-
 class TestFolders:
     """What a Hugging Face folder may lack or hold."""
 
@@ -319,7 +313,7 @@ class TestFolders:
             load_subject("siglip", checkpoint=folder)
 
     @pytest.mark.parametrize(
-        ("kind", "hint"), [("dinov2", "build dinov2"), ("siglip2", "NaFlex"), ("bert", "families: siglip")]
+        ("kind", "hint"), [("dinov2", "build dinov2"), ("siglip2", "build siglip2"), ("bert", "build vit")]
     )
     def test_another_kind_of_model(self, folder: Path, kind: str, hint: str) -> None:
         config = json.loads((folder / "config.json").read_text())
@@ -363,11 +357,20 @@ def test_options_that_cannot_be_built_are_refused(options: dict[str, Any], messa
             load_subject(family, random_weights=0, **{**SIZES, **options})
 
 
-@pytest.mark.parametrize("family", ["siglip", "dinov2", "dinov2-with-registers"])
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name != "siglip2"])
 def test_parameter_counts_are_true(family: str) -> None:
     with torch.device("meta"):
         encoder = random_encoder(family, {})
     assert sum(weight.numel() for weight in encoder.parameters()) == entry(family).parameters
+
+
+def test_flat_patches_take_as_many_weights_as_a_convolution() -> None:
+    """That model can't be run without values, which its own checks of the grid read."""
+    assert entry("siglip2").parameters == entry("siglip").parameters
+    flat = {name: value for name, value in SIZES.items() if name != "image_size"}
+    small = load_subject("siglip2", random_weights=0, **{**flat, "num_patches": 16, "intermediate_size": MLP}, grid=4)
+    same = load_subject("siglip", random_weights=0, **SIZES, intermediate_size=MLP)
+    assert sum(w.numel() for w in small.module.parameters()) == sum(w.numel() for w in same.module.parameters())
 
 
 def test_random_weights_depend_on_the_seed_alone() -> None:

@@ -1,0 +1,47 @@
+"""`--option NAME=VALUE`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from dsr_export.cli.options.arguments import argument_options, value_of
+
+
+@argument_options
+@click.command()
+def command(arguments: dict[str, Any]) -> None:
+    click.echo(repr(arguments))
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("7", 7),
+        ("-1", -1),
+        ("0.5", 0.5),
+        ("1e-6", 1e-6),
+        ("true", True),
+        ("16x12", "16x12"),
+        ("1,2", "1,2"),
+        ("1_0", "1_0"),
+    ],
+)
+def test_what_a_text_stands_for(text: str, value: Any) -> None:
+    found = value_of(text)
+    assert (found, type(found)) == (value, type(value))
+
+
+def test_several_are_one_dictionary() -> None:
+    made = CliRunner().invoke(command, ["--option", "image_size=256", "--option", "plus_mean=false"])
+    assert made.output == "{'image_size': 256, 'plus_mean': False}\n"
+
+
+@pytest.mark.parametrize("words", [["image_size"], ["=3"], ["a-b=3"], ["a="], ["a=1", "a=2"]])
+def test_what_is_no_option(words: list[str]) -> None:
+    made = CliRunner().invoke(command, [each for word in words for each in ("--option", word)])
+    assert made.exit_code == 2
+    assert "NAME=VALUE" in made.output or "given twice" in made.output
