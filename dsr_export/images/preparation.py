@@ -39,5 +39,6 @@ PREPARATIONS: Mapping[str, Preparation] = {
     "dinov2": _DINOV2,
     "dinov2-with-registers": _DINOV2,
     "dinov3": Preparation(*_IMAGENET, None),
+    "autoencoder-rae": Preparation((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), 1.0),  # which scales pixels itself
     "mae": Preparation(*_IMAGENET, None),
 }

@@ -28,7 +28,15 @@ class Source(Protocol):
         ...
 
 
-ORDER = ("released_yaml", "diffusers_folder", "callable", "exported_program", "onnx_file", "registered")
+ORDER = (
+    "released_yaml",
+    "autoencoder_folder",
+    "diffusers_folder",
+    "callable",
+    "exported_program",
+    "onnx_file",
+    "registered",
+)
 """Modules of this package with `accepts(request) -> bool` and `source(request) -> Source`. Names of registered models
 come last: that form takes whatever is left and knows what to suggest for a misspelt name."""
 

@@ -62,6 +62,11 @@ def accepts(request: ModelRequest) -> bool:
 
 def source(request: ModelRequest) -> DiffusersFolderSource:
     """The source. Raises ExportError where the request also names a model, or weights twice."""
+    return DiffusersFolderSource(request, check_folder_request(request))
+
+
+def check_folder_request(request: ModelRequest) -> Path:
+    """The folder. Raises ExportError where the request also names a model, or weights twice."""
     if request.model_dir is None:
         raise ExportError("no model folder is given", hint="give --model-dir FOLDER")
     if request.model != ModelRequest.model:
@@ -73,4 +78,4 @@ def source(request: ModelRequest) -> DiffusersFolderSource:
         raise ExportError("--checkpoint and --random-weights exclude each other", hint="give one of them")
     if seed is not None and not 0 <= seed <= MAX_SEED:
         raise ExportError(f"--random-weights {seed} is no seed", hint=f"give a number from 0 to {MAX_SEED}")
-    return DiffusersFolderSource(request, request.model_dir)
+    return request.model_dir

@@ -60,7 +60,7 @@ def open_folder(folder: Path, *, own_weights: bool = True) -> TransformerFolder:
         name=readable(folder.resolve().name),
         class_name=class_of(config, path / CONFIG),
         config=config,
-        weights=_weight_files(path) if own_weights else (),
+        weights=weight_files(path) if own_weights else (),
         pipeline=pipeline if isinstance(pipeline, str) else None,
     )
 
@@ -104,7 +104,7 @@ def _transformer_path(folder: Path) -> Path:
     return found
 
 
-def _weight_files(path: Path) -> tuple[Path, ...]:
+def weight_files(path: Path) -> tuple[Path, ...]:
     """The plain weights, whole or sharded, safetensors before pickles; else the only variant that is there.
 
     A variant's name stands before the suffix: `diffusion_pytorch_model.fp16.safetensors`, and in its index before

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import safetensors
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dsr_export.errors import ExportError
 from dsr_export.families.config_bounds import check_config, check_memory, check_stored
@@ -51,11 +51,35 @@ def encoder_from_folder(family: str, folder: Path, options: Mapping[str, Value])
     return encoder
 
 
-def random_encoder(family: str, options: Mapping[str, Value]) -> VisionEncoder:
+def random_encoder(family: str, options: Mapping[str, Value], *, image_size: int | None = None) -> VisionEncoder:
     """The architecture with `options` over the base model's sizes; weights are left to the caller to draw.
 
-    Raises ExportError where transformers refuses the sizes.
+    `image_size` is what it reads, where that is not the size in `options`. Raises ExportError where transformers
+    refuses the sizes.
     """
+    model = _configured(family, options, None)
+    free = {name: value for name, value in options.items() if name not in FAMILIES[family].base}
+    return observed_encoder(model, inputs_for(model.config, free, processed=image_size), options)[0]
+
+
+def encoder_from_state(
+    family: str, sizes: Mapping[str, Value], state: Mapping[str, Tensor], *, image_size: int
+) -> VisionEncoder:
+    """The encoder of `sizes` with the tensors of `state`, under the names of whatever release of transformers.
+
+    Raises ExportError where one that its tokens depend on is missing, has another shape, or is unknown.
+    """
+    absent: list[str] = []
+    model = _configured(family, sizes, dict(state), absent)
+    encoder, run = observed_encoder(model, inputs_for(model.config, {}, processed=image_size), {})
+    _check_weights("the encoder", model, absent, run)
+    return encoder
+
+
+def _configured(
+    family: str, options: Mapping[str, Value], state: dict[str, Tensor] | None, absent: list[str] | None = None
+) -> Any:
+    """The model of these sizes, its weights from `state` where it is given; names it lacks are added to `absent`."""
     known = FAMILIES[family]
     transformers = _transformers()
     sizes = {**known.base, **{name: value for name, value in options.items() if name in known.base}}
@@ -67,11 +91,21 @@ def random_encoder(family: str, options: Mapping[str, Value]) -> VisionEncoder:
         loader = getattr(transformers, known.model_class)
         check_memory(_weights(loader, config), family)
         with torch.random.fork_rng(devices=[]):  # its initialisation draws from the global generator
-            model = loader(config).float().eval()
+            if state is None:
+                return loader(config).float().eval()
+            with _quiet():
+                model, info = loader.from_pretrained(None, config=config, state_dict=state, output_loading_info=True)
     except _refusals() as error:
         raise ExportError(f"{family} can't be built with these sizes: {error}", hint="compare a config.json") from error
-    free = {name: value for name, value in options.items() if name not in known.base}
-    return observed_encoder(model, inputs_for(config, free), options)[0]
+    assert absent is not None
+    _refuse_unknown(info["unexpected_keys"])
+    absent += _names([*info["missing_keys"], *info.get("mismatched_keys", ())])
+    return model.float().eval()
+
+
+def _refuse_unknown(names: Collection[str]) -> None:
+    if names:
+        raise ExportError(f"the encoder has no weight '{min(names)}', which the file holds", hint="is it another one?")
 
 
 def observed_encoder(model: Any, inputs: ModelInputs, options: Mapping[str, Any]) -> tuple[VisionEncoder, Run]:
@@ -117,9 +151,8 @@ def _pretrained(family: str, folder: Path) -> tuple[Any, list[Any]]:
     except _refusals() as error:
         hint = "download the folder again"
         raise ExportError(f"{folder} can't be loaded as {family}: {_first_line(error)}", hint=hint) from error
-    absent = [*info["missing_keys"], *info.get("mismatched_keys", ())]
     prefix, tower = _tower(model)
-    names = [str(name[0] if isinstance(name, tuple) else name) for name in absent]
+    names = _names([*info["missing_keys"], *info.get("mismatched_keys", ())])
     return tower.float().eval(), [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
 
 
@@ -152,7 +185,7 @@ def _tower(model: Any) -> tuple[str, Any]:
     return "", model
 
 
-def _check_weights(folder: Path, model: nn.Module, absent: list[str], run: Run) -> None:
+def _check_weights(folder: Path | str, model: nn.Module, absent: list[str], run: Run) -> None:
     """Whatever patch tokens depend on must come from the file."""
     used = {id(weight) for part in run.ran for weight in part.parameters(recurse=False)}
     needed = {name for name, weight in model.named_parameters() if id(weight) in used and "mask_token" not in name}
@@ -161,6 +194,11 @@ def _check_weights(folder: Path, model: nn.Module, absent: list[str], run: Run) 
         raise ExportError(
             f"{folder} lacks {len(missing)} weights, such as {missing[0]}", hint="is it the whole model's folder?"
         )
+
+
+def _names(entries: Collection[Any]) -> list[str]:
+    """Of weights; those of another shape are listed with their shapes."""
+    return [str(entry[0] if isinstance(entry, tuple) else entry) for entry in entries]
 
 
 def _check_finite(folder: Path, model: nn.Module) -> None:
