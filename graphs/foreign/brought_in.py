@@ -22,6 +22,7 @@ from graphs.files import graph_inputs
 from graphs.foreign.function_calls import inlined
 from graphs.foreign.model_parts import model_parts
 from graphs.foreign.opened import foreign_file, sound_model
+from graphs.foreign.static_branches import without_static_branches
 from graphs.foreign.symbolic_ops import symbolic_problems
 from graphs.foreign.tensor_sizes import check_sizes
 from graphs.op_limits import ENGINE_OPS
@@ -61,6 +62,9 @@ def _checked(path: Path) -> onnx.ModelProto:
     for problem in _type_problems(model):  # before a function that is never called is dropped
         raise problem
     model = inlined(model)
+    if any(node.op_type == "If" for node in model.graph.node):
+        spell_out_constants(model_parts(model).nodes)
+        model = without_static_branches(model)
     for problem in (*_op_problems(model), *_type_problems(model)):
         raise problem
     spell_out_constants(model_parts(model).nodes)

@@ -116,6 +116,15 @@ def _computed(op: str, inputs: list[Any], attributes: Mapping[str, Any]) -> Arra
         whole = np.issubdtype(inputs[0].dtype, np.integer)
         made = np.trunc(np.true_divide(*inputs)) if whole else np.true_divide(*inputs)
         return np.asarray(made, inputs[0].dtype)
+    if op == "ConstantOfShape":
+        fill = numpy_helper.to_array(attributes["value"]) if "value" in attributes else np.zeros(1, np.float32)
+        sizes = [int(size) for size in inputs[0]]
+        return np.full(sizes, fill.reshape(())) if 0 <= math.prod(sizes) <= LARGEST else None
+    if op == "Expand":
+        shape = np.broadcast_shapes(inputs[0].shape, tuple(inputs[1].tolist()))
+        return np.broadcast_to(inputs[0], shape) if math.prod(shape) <= LARGEST else None
+    if op == "Reshape" and 0 not in inputs[1]:  # 0 keeps a size, or is one
+        return np.reshape(inputs[0], inputs[1].tolist())
     if op == "Concat":
         return np.concatenate(inputs, axis=attributes["axis"])
     if op == "Gather":
