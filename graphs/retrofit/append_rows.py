@@ -12,11 +12,14 @@ import onnx_graphsurgeon as gs
 
 from graphs.builders import NodeBuilder, redirect
 from graphs.errors import ExportError
-from graphs.structure.flow import Flow, describe, source
+from graphs.retrofit.grown_tables import Growth, growth_of
+from graphs.structure.flow import Flow, axis_of, describe, producer, source
+from graphs.structure.norm_reads import NORMS
 from graphs.structure.pinned_shapes import is_batch
 from graphs.structure.residual_stream import Stream
 from graphs.structure.token_axes import output_marks
 from graphs.structure.token_axis import CannotFollow, Marks, TokenAxis
+from graphs.structure.token_moves import ENDLESS, ends_with_the_tokens
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -31,7 +34,7 @@ def append_rows(graph: gs.Graph, stream: Stream, rows: int) -> Shapes:
         ExportError: the number of tokens changes in mid-stream, or a node does not take another one; it is named.
     """
     tokens = _one_count(stream)
-    entry, end = source(stream.blocks[0].entry), stream.blocks[-1].output
+    entry, end = _entry(graph, source(stream.blocks[0].entry)), stream.blocks[-1].output
     nodes = list(graph.nodes)
     ours = {id(node) for node in Flow(graph).between(entry, end)}
     longer = _append(graph, entry, [node for node in entry.outputs if id(node) in ours], rows)
@@ -54,6 +57,14 @@ def _one_count(stream: Stream) -> int:
                 hint="a model whose tokens change in mid-stream takes them in PyTorch (dsr_export.registers)",
             )
     return tokens
+
+
+def _entry(graph: gs.Graph, entry: gs.Tensor) -> gs.Tensor:
+    """What enters the blocks; where a norm makes it (CLIP's), what that norm reads: registers pass it like all rows."""
+    norm = producer(entry)
+    if norm is None or norm.op not in NORMS or norm.inputs[0].shape is None:
+        return entry
+    return source(norm.inputs[0])
 
 
 def _append(graph: gs.Graph, entry: gs.Tensor, readers: Sequence[gs.Node], rows: int) -> gs.Variable:
@@ -81,21 +92,36 @@ class _Walk:
         self._tokens, self._longer = tokens, tokens + rows
         self._ended = False
         self._shapes: list[tuple[gs.Node, list[int]]] = []
+        self._splits: list[tuple[gs.Node, list[int]]] = []
+        self._ends: list[tuple[gs.Node, list[int]]] = []
+        self._growths: list[tuple[gs.Node, Growth]] = []
 
     def visit(self, node: gs.Node, *, last: gs.Variable) -> None:
         marks = [self.marks.get(id(tensor), {}) for tensor in node.inputs]
         if not any(marks) or any(tensor is last for tensor in node.inputs):
             return  # behind the last block the rows are gone
+        growth = growth_of(node, marks, self._tokens)
+        if growth is not None:
+            self._growths.append((node, growth))
+            marks = [
+                growth.axes if tensor is growth.tensor else its for tensor, its in zip(node.inputs, marks, strict=True)
+            ]
         try:
             made = output_marks(node, marks, self._tokens)
             if node.op in ("Reshape", "Expand"):
-                self._shapes.append((node, self._asked(node, made)))
+                self._shapes.append((node, self._asked(node, made[0])))
+            if node.op == "Split" and axis_of(node, len(node.inputs[0].shape), 0) in marks[0]:
+                axis = axis_of(node, len(node.inputs[0].shape), 0)
+                sizes = [self._size(tensor.shape, its) for tensor, its in zip(node.outputs, made, strict=True)]
+                self._splits.append((node, [size[axis] for size in sizes]))
         except CannotFollow as reason:
             raise ExportError(
                 f"test-time registers: {node.name} was exported for {self._tokens} tokens: {reason}", hint=_HINT
             ) from None
-        for tensor in node.outputs:
-            self.marks[id(tensor)] = made
+        if node.op == "Slice" and (ends := ends_with_the_tokens(node, marks, self._tokens)) is not None:
+            self._ends.append((node, [ENDLESS if end == -1 else end for end in ends]))
+        for tensor, its in zip(node.outputs, made, strict=True):
+            self.marks[id(tensor)] = its
 
     def _asked(self, node: gs.Node, made: Marks) -> list[int]:
         """The shape operand for the longer sequence: the batch is -1 in a Reshape, and 1 keeps a size in an Expand."""
@@ -117,6 +143,16 @@ class _Walk:
         for node, asked in self._shapes:
             build = NodeBuilder(gs.Graph(), "insert", node.name)
             node.inputs[1] = build.ints("shape", *asked)
+        for node, sizes in self._splits:
+            build = NodeBuilder(gs.Graph(), "insert", node.name)
+            node.inputs = [node.inputs[0], build.ints("split", *sizes)]
+            node.attrs.pop("split", None)
+        for node, ends in self._ends:
+            node.inputs[2] = NodeBuilder(gs.Graph(), "insert", node.name).ints("ends", *ends)
+        for node, growth in self._growths:
+            build = NodeBuilder(gs.Graph(), "insert", node.name)
+            grown = build.constant("table", growth.grown(self._tokens, self._longer - self._tokens))
+            node.inputs = [grown if tensor is growth.tensor else tensor for tensor in node.inputs]
 
     def shapes(self, graph: gs.Graph) -> Shapes:
         """Raises `ExportError` where an output of the graph would have another shape than before."""

@@ -16,8 +16,8 @@ from graphs.structure.norm_reads import reduced_axes
 from graphs.structure.token_axis import CannotFollow, Marks, TokenAxis, without
 
 
-def output_marks(node: gs.Node, marks: Sequence[Marks], tokens: int) -> Marks:
-    """The token axes of each output of `node`, given those of its inputs, at least one of which has some.
+def output_marks(node: gs.Node, marks: Sequence[Marks], tokens: int) -> list[Marks]:
+    """The token axes of every output of `node`, given those of its inputs, at least one of which has some.
 
     Raises:
         CannotFollow: with a reason that reads on from the node's name.
@@ -27,7 +27,8 @@ def output_marks(node: gs.Node, marks: Sequence[Marks], tokens: int) -> Marks:
         raise CannotFollow(f"there is no rule for what {node.op} does with more tokens")
     if any(tensor.shape is None for tensor in (*node.inputs, *node.outputs) if not tensor.is_empty()):
         raise CannotFollow("the shape of what it reads or makes cannot be inferred")
-    return rule(node, marks, tokens)
+    made = rule(node, marks, tokens)
+    return made if isinstance(made, list) else [made] * len(node.outputs)
 
 
 def _elementwise(node: gs.Node, marks: Sequence[Marks], tokens: int) -> Marks:
@@ -81,17 +82,12 @@ def _gemm(node: gs.Node, marks: Sequence[Marks], tokens: int) -> Marks:
     return {0: marks[0][row]}
 
 
-def _along_axis(why: str, default: int) -> _Rule:
-    """Tokens pass where the op works along another axis than theirs."""
-
-    def rule(node: gs.Node, marks: Sequence[Marks], tokens: int) -> Marks:
-        rank = len(node.outputs[0].shape)
-        axis = axis_of(node, rank, default)
-        if any(axis in its for its in marks):
-            raise CannotFollow(why)
-        return _broadcast(node.inputs, marks, rank, rank) if node.op == "Concat" else marks[0]
-
-    return rule
+def _concat(node: gs.Node, marks: Sequence[Marks], tokens: int) -> Marks:
+    rank = len(node.outputs[0].shape)
+    axis = axis_of(node, rank, 0)
+    along = any(axis in its for its in marks)
+    others = _broadcast(node.inputs, [{at: m for at, m in its.items() if at != axis} for its in marks], rank, rank)
+    return token_moves.concat(node, marks, tokens, others) if along else others
 
 
 def _norm(node: gs.Node, marks: Sequence[Marks], tokens: int) -> Marks:
@@ -115,7 +111,7 @@ def _ops(names: str, *, prefix: str = "") -> list[str]:
     return [prefix + name for name in names.split()]
 
 
-_Rule = Callable[[gs.Node, Sequence[Marks], int], Marks]
+_Rule = Callable[[gs.Node, Sequence[Marks], int], Marks | list[Marks]]
 _UNARY = _ops(
     "Abs Cast Ceil Celu Clip Cos Dropout Elu Erf Exp Floor Gelu HardSigmoid HardSwish Identity IsInf IsNaN LeakyRelu "
     "Log Mish Neg Not Reciprocal Relu Round Selu Sigmoid Sign Sin Softplus Softsign Sqrt Swish Tanh"
@@ -136,8 +132,8 @@ _RULES: Mapping[str, _Rule] = {
     "Transpose": token_moves.transpose,
     "Softmax": lambda node, marks, tokens: marks[0],  # over the tokens it is attention, which takes any number
     "LogSoftmax": lambda node, marks, tokens: marks[0],
-    "Split": _along_axis("it splits the tokens", 0),
-    "Concat": _along_axis("it joins other rows to the tokens", 0),
+    "Split": token_moves.split,
+    "Concat": _concat,
     "Gather": token_moves.gather,
     "Slice": token_moves.slice,
     "Squeeze": token_moves.squeeze,

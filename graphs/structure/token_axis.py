@@ -16,13 +16,22 @@ from graphs.structure.flow import describe
 
 @dataclass(frozen=True)
 class TokenAxis:
-    """An axis of size `outer * N * inner`, in row-major order: a Reshape may fold others into it."""
+    """An axis of size `outer * N * inner`, in row-major order: a Reshape may fold others into it.
+
+    `cut` rows are gone in front: where a prefix (CLS, registers) goes another way than the patches.
+    """
 
     outer: int = 1
     inner: int = 1
+    cut: int = 0
 
     def size(self, tokens: int) -> int:
-        return self.outer * tokens * self.inner
+        return self.outer * (tokens - self.cut) * self.inner
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing is folded into it."""
+        return self.outer == self.inner == 1
 
 
 Marks = Mapping[int, TokenAxis]
@@ -38,10 +47,11 @@ def moved(
 ) -> tuple[int, TokenAxis]:
     """Where a row-major reshape from `before` to `after` puts a token axis. Raises `CannotFollow`."""
     outer, inner = math.prod(before[:axis]) * mark.outer, mark.inner * math.prod(before[axis + 1 :])
+    tokens -= mark.cut
     for i, size in enumerate(after):
         left, right = math.prod(after[:i]), math.prod(after[i + 1 :])
         if outer % left == 0 and size == outer // left * tokens * (inner // right):
-            return i, TokenAxis(outer // left, inner // right)
+            return i, TokenAxis(outer // left, inner // right, mark.cut)
     raise CannotFollow(f"it breaks the token axis up, from {describe(before)} to {describe(after)}")
 
 

@@ -10,6 +10,9 @@ from graphs.constants import constant_value
 from graphs.structure.flow import axis_of
 from graphs.structure.token_axis import CannotFollow, Marks, TokenAxis, argument, moved, without
 
+ENDLESS = 2**31 - 1
+"""What exporters write as the end of a slice that has none; they use this, or the largest of 64 bits."""
+
 
 def reshape(node: gs.Node, marks: Sequence[Marks], tokens: int) -> Marks:
     found: dict[int, TokenAxis] = {}
@@ -43,11 +46,56 @@ def slice(node: gs.Node, marks: Sequence[Marks], tokens: int) -> Marks:
     if axes is None and ends is None:
         raise CannotFollow("what it cuts depends on data")
     along = [axis % rank for axis in (range(len(ends or ())) if axes is None else axes)]
+    steps = argument(node, 4, "steps")
+    found = {axis: mark for axis, mark in marks[0].items() if axis not in along}
     for i, axis in enumerate(along):
-        fixed = starts is not None and ends is not None and 0 <= starts[i] < ends[i] < tokens
-        if axis in marks[0] and not (fixed and marks[0][axis] == TokenAxis()):
+        mark = marks[0].get(axis)
+        if mark is None:
+            continue
+        if starts is None or ends is None or starts[i] < 0 or not mark.whole or (steps and steps[i] != 1):
             raise CannotFollow("it cuts rows off that are not counted from the first token")
-    return {axis: mark for axis, mark in marks[0].items() if axis not in along}
+        if ends[i] >= ENDLESS or ends[i] == mark.size(tokens):
+            found[axis] = TokenAxis(cut=mark.cut + starts[i])
+        elif not starts[i] < ends[i] < tokens - mark.cut:
+            raise CannotFollow("it cuts rows off that are not counted from the first token")
+    return found
+
+
+def split(node: gs.Node, marks: Sequence[Marks], tokens: int) -> list[Marks]:
+    """Of each output. Along the tokens the first ones are rows counted from the first token, the last has the rest.
+
+    Raises CannotFollow where the sizes are not given, or where what is folded into the tokens is cut too.
+    """
+    axis = axis_of(node, len(node.inputs[0].shape), 0)
+    if axis not in marks[0]:
+        return [marks[0]] * len(node.outputs)
+    mark, sizes = marks[0][axis], argument(node, 1, "split")
+    if sizes is None or not mark.whole:
+        raise CannotFollow("it splits the tokens")
+    rest = {at: other for at, other in marks[0].items() if at != axis}
+    last = TokenAxis(cut=mark.cut + sum(sizes[:-1]))
+    return [*([rest] * (len(sizes) - 1)), {**rest, axis: last}]
+
+
+def concat(node: gs.Node, marks: Sequence[Marks], tokens: int, others: Marks) -> Marks:
+    """Rows that were cut off in front come back in front; `others` are the marks along the other axes."""
+    axis = axis_of(node, len(node.outputs[0].shape), 0)
+    *front, last = marks
+    rows = sum(int(tensor.shape[axis]) for tensor in node.inputs[:-1])
+    if axis not in last or any(axis in its for its in front) or not last[axis].whole or rows > last[axis].cut:
+        raise CannotFollow("it joins other rows to the tokens")
+    return {**others, axis: TokenAxis(cut=last[axis].cut - rows)}
+
+
+def ends_with_the_tokens(node: gs.Node, marks: Sequence[Marks], tokens: int) -> list[int] | None:
+    """All ends of a Slice along the tokens that ends with them, that one as -1; None where it ends elsewhere."""
+    ends, axes = argument(node, 2, "ends"), argument(node, 3, "axes")
+    if ends is None:
+        return None
+    rank = len(node.inputs[0].shape)
+    along = [axis % rank for axis in (range(len(ends)) if axes is None else axes)]
+    last = [axis in marks[0] and end == marks[0][axis].size(tokens) for axis, end in zip(along, ends, strict=True)]
+    return [-1 if at else end for at, end in zip(last, ends, strict=True)] if any(last) else None
 
 
 def squeeze(node: gs.Node, marks: Sequence[Marks], tokens: int) -> Marks:

@@ -225,7 +225,7 @@ FIXED: dict[str, tuple[Callable[[onnx.GraphProto], None], str]] = {
         r"was exported for 16 tokens: '/blocks.1/attn/Transpose/constant0' \[16, 6\] has a row for each token",
     ),
     "a mask": (
-        lambda graph: _after(graph, "/blocks.0/attn/MatMul", "Add", np.zeros((1, 1, 16, 16), np.float32)),
+        lambda graph: _after(graph, "/blocks.0/attn/MatMul", "Mul", np.ones((1, 1, 16, 16), np.float32)),
         r"constant0' \[1, 1, 16, 16\] has a row for each token",
     ),
     "a weight": (
@@ -233,7 +233,7 @@ FIXED: dict[str, tuple[Callable[[onnx.GraphProto], None], str]] = {
         "mixes the tokens by a weight of fixed size",
     ),
     "a split": (
-        lambda graph: _after(graph, "/blocks.2/attn/Softmax", "Slice", *(np.array([n]) for n in (0, 2**40, 2))),
+        lambda graph: _after(graph, "/blocks.2/attn/Softmax", "Slice", *(np.array([n]) for n in (-4, 2**40, 2))),
         "cuts rows off that are not counted from the first token",
     ),
     "no rule": (

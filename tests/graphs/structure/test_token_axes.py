@@ -69,6 +69,8 @@ FOLLOWED = {
     "norm": "y = LayerNormalization(x, row)",
     "halves": "y, z = Split<axis=2, num_outputs=2>(x)",
     "joined": "y = Concat<axis=2>(x, x)",
+    "prefix and rest": "p = Slice(x, first1, two1, one1) r = Slice(x, two1, endless, one1) y = Concat<axis=1>(p, r)",
+    "rest": "y = Slice(x, two1, endless, one1)",
     "first row": "y = Gather<axis=1>(x, first)",
     "rows from the front": "y = Slice(x, first1, two1, one1)",
     "squeezed": "u = Unsqueeze(x, one1) y = Squeeze(u, one1)",
@@ -83,7 +85,7 @@ def _nodes(folder: Path, tokens: int, body: str):  # type: ignore[no-untyped-def
         "row": np.ones(16, np.float32), "w": np.ones((16, 16), np.float32), "last": np.array([-1]),
         "flat": np.array([-1, 16]), "whole": np.array([-1, tokens, 16]), "heads": np.array([-1, tokens, 4, 4]),
         "first": np.array(0), "first1": np.array([0]), "one1": np.array([1]), "two1": np.array([2]),
-        "repeat": np.array([1, 3, 1, 1]),
+        "endless": np.array([2**63 - 1]), "repeat": np.array([1, 3, 1, 1]),
     }  # fmt: skip
     used = {name for node in model.graph.node for name in node.input}
     model.graph.initializer.extend(onnx.numpy_helper.from_array(a, k) for k, a in arrays.items() if k in used)
@@ -96,9 +98,9 @@ def test_what_is_followed_has_the_shape_of_a_longer_export(tmp_path: Path, case:
     marks = {"x": {1: TokenAxis()}}
     for node, exported in zip(short, longer, strict=True):
         made = output_marks(node, [marks.get(tensor.name, {}) for tensor in node.inputs], N)
-        for tensor, expected in zip(node.outputs, exported.outputs, strict=True):
-            marks[tensor.name] = dict(made)
-            sizes = [made[i].size(LONGER) if i in made else size for i, size in enumerate(tensor.shape)]
+        for tensor, expected, its in zip(node.outputs, exported.outputs, made, strict=True):
+            marks[tensor.name] = dict(its)
+            sizes = [its[i].size(LONGER) if i in its else size for i, size in enumerate(tensor.shape)]
             assert sizes == list(expected.shape), node.name
 
 
@@ -107,6 +109,7 @@ LOST = {
     "y = ReduceMean<keepdims=0>(x, one1)": "takes its statistics over the tokens",
     "y = LayerNormalization<axis=1>(x, w)": "takes its statistics over the tokens",
     "y = Concat<axis=1>(x, x)": "joins other rows to the tokens",
+    "r = Slice(x, two1, endless, one1) y = Concat<axis=1>(r, r)": "joins other rows to the tokens",
     "y, z = Split<axis=1, num_outputs=2>(x)": "splits the tokens",
     "y = Gather<axis=1>(x, last)": "not counted from the first token",
     "y = Slice(x, one1, last, one1)": "not counted from the first token",
@@ -122,7 +125,7 @@ def test_what_would_not_take_more_tokens_says_why(tmp_path: Path, body: str) -> 
     *before, last = _nodes(tmp_path, N, body)
     marks = {"x": {1: TokenAxis()}}
     for node in before:
-        marks[node.outputs[0].name] = dict(output_marks(node, [marks.get(t.name, {}) for t in node.inputs], N))
+        marks[node.outputs[0].name] = dict(output_marks(node, [marks.get(t.name, {}) for t in node.inputs], N)[0])
     with pytest.raises(CannotFollow) as lost:
         output_marks(last, [marks.get(tensor.name, {}) for tensor in last.inputs], N)
     assert LOST[body.replace("y, z = TopK", "y = TopK")] in str(lost.value)
