@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from dsr_export.checkpoints import StateDict, Wanted, read_shards
+from dsr_export.checkpoints.absent_weights import no_weights
 from dsr_export.declarations.weight_file import WeightFile
 from dsr_export.errors import ExportError
 from dsr_export.families.autoencoder.config import FAMILIES, HEAD, IMAGE_SIZES, PARTS, AutoencoderFolder, part_of
@@ -65,7 +66,7 @@ def _weights(folder: AutoencoderFolder, asked: FamilyRequest) -> tuple[StateDict
     paths: Sequence[Path] = folder.weights if asked.checkpoint is None else (asked.checkpoint,)
     if not paths:
         hint = "give --checkpoint FILE, or --random-weights SEED to try out the architecture"
-        raise ExportError(f"{folder.path} holds no weights", hint=hint)
+        raise no_weights(folder.path, f"{folder.path} holds no weights", hint=hint)
     found = read_shards([WeightFile(path, asked.weights) for path in paths], KNOWN_NAMES)
     _check_names(folder, found.state)
     return found.state, {"checkpoint_sha256": files_digest(list(paths)), "weights": found.origin}

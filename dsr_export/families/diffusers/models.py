@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dsr_export.checkpoints.absent_weights import no_weights
 from dsr_export.declarations.weight_file import WeightFile
 from dsr_export.errors import ExportError
 from dsr_export.families.declared import with_declaration
@@ -73,8 +74,10 @@ def _weights(
     if seed is not None:
         return seed
     if not files:
-        where = "no weights are given" if folder is None else f"{folder.path} holds no weights"
-        raise ExportError(where, hint="give --checkpoint FILE, or --random-weights SEED to try out the architecture")
+        hint = "give --checkpoint FILE, or --random-weights SEED to try out the architecture"
+        if folder is not None:
+            raise no_weights(folder.path, f"{folder.path} holds no weights", hint=hint)
+        raise ExportError("no weights are given", hint=hint)
     return files
 
 

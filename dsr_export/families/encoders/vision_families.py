@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dsr_export.checkpoints.absent_weights import no_weights
 from dsr_export.checkpoints.stored_types import check_stored_types
 from dsr_export.errors import ExportError
 from dsr_export.families.config_bounds import check_config
@@ -88,7 +89,8 @@ def check_folder(family: str, folder: Path) -> None:
     _check_type(family, folder, config.get("model_type"))
     check_config(config, str(folder / "config.json"))
     if not any((folder / name).is_file() for name in ("model.safetensors", "model.safetensors.index.json")):
-        raise ExportError(f"{folder} holds no model.safetensors", hint="save the model with safe_serialization=True")
+        missing = f"{folder} holds no model.safetensors"
+        raise no_weights(folder, missing, hint="save the model with safe_serialization=True")
     check_stored_types(folder, config)
 
 

@@ -165,6 +165,9 @@ class TestFolders:
         (folder / FILE).unlink()
         with pytest.raises(ExportError, match="holds no weights"):
             _part(folder, "decoder")
+        (folder / "x.gguf").write_bytes(b"GGUF")
+        with pytest.raises(ExportError, match="a GGUF file"):
+            _part(folder, "decoder")
         for part in ("encoder", "decoder"):
             first, second = (_part(folder, part, random_weights=0) for _ in range(2))
             pairs = zip(first.module.parameters(), second.module.parameters(), strict=True)

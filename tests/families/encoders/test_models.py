@@ -291,6 +291,11 @@ class TestFolders:
         with pytest.raises(ExportError, match=r"no readable JSON|can't be loaded"):
             load_subject("siglip", checkpoint=folder)
 
+    def test_a_folder_of_gguf_says_so(self, folder: Path) -> None:
+        (folder / "model.safetensors").rename(folder / "model-q4.gguf")
+        with pytest.raises(ExportError, match=r"model-q4\.gguf, a GGUF file, whose weights are quantised"):
+            load_subject("siglip", checkpoint=folder)
+
     def test_missing_weights(self, folder: Path) -> None:
         state = load_file(folder / "model.safetensors")
         del state[next(key for key in state if key.endswith("layers.1.mlp.fc1.weight"))]
