@@ -66,7 +66,7 @@ def valid_sizes(subject: Subject, program: ExportedProgram, decision: Decision, 
     asked = [each for each in _FAR if low <= each and (high is None or each <= high)]
     broken = {each: guard for each in asked for guard in decision.guards if not guard.holds(each)}
     for each in [each for each in broken if each <= _NEAR]:
-        if _agree(subject, program, each):
+        if agree(subject, program, each):
             del broken[each]
     below = max((each for each in broken if each < size), default=None)
     above = min((each for each in broken if each > size), default=None)
@@ -91,7 +91,8 @@ def _environments(value: Any) -> list[Any]:
     return [] if mode is None or mode.shape_env is None else [mode.shape_env]
 
 
-def _agree(subject: Subject, program: ExportedProgram, size: int) -> bool:
+def agree(subject: Subject, program: ExportedProgram, size: int) -> bool:
+    """Whether `program` computes what the module does, on a batch of this size."""
     inputs = [torch.from_numpy(value) for value in subject.example(size, seed=0).values()]
     try:
         with torch.no_grad(), traced_path():

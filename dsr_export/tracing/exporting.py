@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 from unittest import mock
@@ -17,17 +17,21 @@ from torch.fx.experimental import _config as symbolic_shapes
 
 from dsr_export.errors import ExportError
 from dsr_export.subject import Subject
-from dsr_export.tracing.batch_guards import Decision, deciding, valid_sizes
+from dsr_export.tracing.batch_guards import Decision, agree, deciding, valid_sizes
 from dsr_export.tracing.decompositions.batch_splits import as_slices
 from dsr_export.tracing.decompositions.complex_ops import on_pairs
 from dsr_export.tracing.decompositions.constant_ops import depends_on_data, folding_constants
+from dsr_export.tracing.decompositions.data_reads import DataAsTensor
 from dsr_export.tracing.decompositions.mask_writes import as_choices
+from dsr_export.tracing.forward_modes import one_batch, under
 from dsr_export.tracing.probing import Limits
+from dsr_export.tracing.rows.widened import widened
 from dsr_export.tracing.trace_errors import trace_error
 from dsr_export.tracing.traced_path import traced_path
 from dsr_export.user_code import lines as user_lines
 
 _SIZES = (3, 5, 7, 11, 13)  # no size of its own that a model has, so that what equals the batch is the batch
+_TRIED = (1, 2, 3, 5)  # batches at which rows that are computed apart must be the module's
 _AS_THEY_ARE = (
     "use sizes as they are (x.shape[0], or -1 in a view) instead of numpy or Python numbers of them, and compute all "
     "rows at once instead of looping over them"
@@ -50,16 +54,16 @@ def export_program(subject: Subject) -> Exported:
         ExportError: torch.export fails, or the batch becomes a constant; the message names the line.
     """
     attempt = _Attempt(subject)
-    first = attempt.run(strict=False)
-    if isinstance(first, Exception) or depends_on_data(first):
-        with folding_constants(subject.module):
-            folded = attempt.run(strict=False)
-        first = folded if isinstance(folded, ExportedProgram) else first
+    first = attempt.folded()
     fixed = subject.batch_limits[0] == subject.batch_limits[1]
     program = first
     if isinstance(first, Exception) or (not fixed and deciding(first).is_constant):
         second = attempt.run(strict=True)  # slower, and the only one that follows int(x.shape[0]) and len(x)
         program = first if isinstance(second, Exception) else second
+    if not fixed and (isinstance(program, Exception) or deciding(program).is_constant):
+        by_row = _by_row(subject, attempt)
+        if by_row is not None:
+            return Exported(lowered(subject.name, by_row), subject.batch_limits)
     if isinstance(program, Exception):
         raise trace_error(subject.name, program) from program
     if fixed:
@@ -83,16 +87,27 @@ def lowered(name: str, program: ExportedProgram) -> ExportedProgram:
 class _Attempt:
     subject: Subject
 
-    def run(self, *, strict: bool) -> ExportedProgram | Exception:
-        """The program, or what torch.export raised."""
+    def folded(self, *, batch: int | None = None) -> ExportedProgram | Exception:
+        """Not strict, and with constants worked out where values or shapes depend on them."""
+        plain = self.run(strict=False, batch=batch)
+        if not isinstance(plain, Exception) and not depends_on_data(plain):
+            return plain
+        with folding_constants(self.subject.module):
+            folded = self.run(strict=False, batch=batch)
+        return plain if isinstance(folded, Exception) and not isinstance(plain, Exception) else folded
+
+    def run(self, *, strict: bool, batch: int | None = None) -> ExportedProgram | Exception:
+        """The program, of this `batch` only where one is given, or what torch.export raised."""
         low, high = self.subject.batch_limits
-        size = example_size(self.subject)
-        example = [torch.from_numpy(value) for value in self.subject.example(size, seed=0).values()]
-        shapes = None if low == high else _free_batch(self.subject.module, len(example), self.subject.batch_limits)
+        example = self.rows(batch or example_size(self.subject))
+        fixed = low == high or batch is not None
+        shapes = None if fixed else _free_batch(self.subject.module, len(example), self.subject.batch_limits)
         try:
             with (
                 torch.no_grad(),
                 traced_path(),
+                nullcontext() if strict else under(self.subject.module, DataAsTensor),
+                nullcontext() if strict else one_batch(self.subject.module),
                 _any_size(),
                 user_lines.kept_in_guards(),
                 _silent(),
@@ -101,12 +116,35 @@ class _Attempt:
         except Exception as error:  # torch raises whatever tracing the user's code runs it into
             return error
 
+    def rows(self, count: int) -> list[torch.Tensor]:
+        return [torch.from_numpy(value) for value in self.subject.example(count, seed=0).values()]
+
+
+def _by_row(subject: Subject, attempt: _Attempt) -> ExportedProgram | None:
+    """What the module computes of one row, for any number of them; None where it is not computed row by row."""
+    one = attempt.folded(batch=1)
+    if isinstance(one, Exception):
+        return None
+    try:
+        with torch.no_grad(), traced_path(), _any_size(), _silent():
+            program = widened(one, attempt.rows(example_size(subject)), subject.batch_limits)
+    except Exception:  # of an op that mixes rows; the caller says why rows had to be told apart
+        return None
+    counts = _within(subject.batch_limits, _TRIED)
+    right = not deciding(program).is_constant and all(agree(subject, program, count) for count in counts)
+    return program if right else None
+
+
+def _within(limits: Limits, sizes: tuple[int, ...]) -> list[int]:
+    low, high = limits
+    return [size for size in sizes if low <= size and (high is None or size <= high)]
+
 
 def example_size(subject: Subject) -> int:
     """A batch within the limits that no other axis of the inputs has."""
-    low, high = subject.batch_limits
     taken = {size for spec in subject.inputs for size in spec.with_batch(0)[1:]}
-    fits = [size for size in _SIZES if low <= size and (high is None or size <= high)]
+    low, high = subject.batch_limits
+    fits = _within(subject.batch_limits, _SIZES)
     return next((size for size in fits if size not in taken), (fits or [high or low])[0])
 
 

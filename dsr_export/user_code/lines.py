@@ -18,16 +18,12 @@ from torch._guards import TracingContext
 from torch.fx.experimental import symbolic_shapes
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
-_TORCH, _OURS, _PYTHON = (
-    str(Path(module).parent) for module in (torch.__file__, Path(__file__).parent, contextlib.__file__)
-)
-_CALLERS = (
-    "exporting.py",
-    "tracing.py",
-    "constant_ops.py",
-    "signatures.py",
-    "module_subject.py",
-)  # ours around the model's code
+_TORCH, _PYTHON = (str(Path(module).parent) for module in (torch.__file__, contextlib.__file__))
+_OURS = str(Path(__file__).parents[1])
+_CALLERS = ("exporting.py", "batch_guards.py", "forward_modes.py", "signatures.py", "subjects/module.py")
+"""Of our files, those that call the model's code; what is before them on the stack is none of it."""
+_BETWEEN = ("constant_ops.py", "data_reads.py")
+"""Those that the model's code runs into where it calls torch."""
 _FILE = re.compile(r'File "([^"]+)", line (\d+)')
 
 
@@ -76,15 +72,15 @@ def _running(frame: FrameType | None) -> Iterator[tuple[str, int]]:
 def _innermost(frames: Iterable[tuple[str, int | None]]) -> str | None:
     """Of frames from the outermost to the innermost, those before the model's own being ours and the caller's."""
     listed = [(file, line) for file, line in frames if line is not None]
-    inside = max((i + 1 for i, (file, _) in enumerate(listed) if _is_ours(file)), default=0)
+    inside = max((i + 1 for i, (file, _) in enumerate(listed) if _is_ours(file, _CALLERS)), default=0)
     for file, line in reversed(listed[inside:]):
-        if not file.startswith((_TORCH, "<")) and not _is_pythons(file):
+        if not file.startswith((_TORCH, "<")) and not _is_pythons(file) and not _is_ours(file, _BETWEEN):
             return _shown(file, line)
     return None
 
 
-def _is_ours(file: str) -> bool:
-    return file.startswith(_OURS) and Path(file).name in _CALLERS
+def _is_ours(file: str, named: tuple[str, ...]) -> bool:
+    return file.startswith(_OURS) and file.endswith(named)
 
 
 def _is_pythons(file: str) -> bool:

@@ -16,6 +16,7 @@ from dsr_export.errors import ExportError
 from dsr_export.stages.model_at_hand import ModelAtHand
 from dsr_export.stages.trace import CARD, TraceModel
 from dsr_export.subject import SubjectCard
+from dsr_export.subjects.module import subject_from
 from dsr_export.tracing.exporting import example_size
 from tests.traced_modules import agree, subject_of
 
@@ -69,29 +70,30 @@ def test_forms_that_leave_the_batch_free(body: Any, tmp_path: Path) -> None:
     assert (traced.batch_limits, traced.batch_reason) == ((1, None), "")
 
 
-def unbound(s: Any, x: Tensor) -> Tensor:
-    return torch.stack([s.linear(row) for row in x.unbind(0)])
+def next_row(s: Any, x: Tensor) -> Tensor:
+    return torch.stack([x[(i + 1) % x.shape[0]] for i in range(x.shape[0])])
 
 
-def zipped(s: Any, x: Tensor) -> Tensor:
-    return torch.stack([a * b for a, b in zip(x, 2 * x, strict=True)])
-
-
-def counted(s: Any, x: Tensor) -> Tensor:
-    return x + torch.cat([s.positions for _ in range(x.shape[0])])
-
-
-def multiplied(s: Any, x: Tensor) -> Tensor:
-    return x + torch.cat([s.positions] * x.shape[0])
-
-
-@pytest.mark.parametrize("body", [unbound, zipped, counted, multiplied], ids=lambda body: body.__name__)
-def test_a_batch_that_becomes_a_constant_is_named_with_its_line(body: Any, tmp_path: Path) -> None:
-    line = body.__code__.co_firstlineno + 1
+def test_a_batch_that_becomes_a_constant_is_named_with_its_line(tmp_path: Path) -> None:
+    line = next_row.__code__.co_firstlineno + 1
     message = rf"tracing own: the batch became a constant at .*test_exporting.py:{line} `return "
     with pytest.raises(ExportError, match=message) as refused:
-        subject_of(body).trace(tmp_path / "traced.onnx")
+        subject_of(next_row).trace(tmp_path / "traced.onnx")
     assert "compute all rows at once" in str(refused.value.hint)
+
+
+class TwoInputs(torch.nn.Module):
+    """x [B, 6, 8] and t [B, 12], whose rows are told apart by x's batch."""
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        shift, scale = t.view(x.shape[0], -1, 2, 6).mT.unbind(-1)
+        return x[..., :1] * (1 + scale.reshape(x.shape[0], 6, -1)) + shift
+
+
+def test_the_batches_of_two_inputs_are_known_to_be_one(tmp_path: Path) -> None:
+    examples = {"x": torch.randn(2, 6, 8), "t": torch.randn(2, 12)}
+    subject = subject_from((TwoInputs().eval(), examples), name="own", called="own", provenance={})
+    assert agree(subject, tmp_path / "traced.onnx")[0].batch_limits == (1, None)
 
 
 def asserted(s: Any, x: Tensor) -> Tensor:

@@ -123,6 +123,20 @@ def _put(x: Tensor, indices: Any, values: Tensor, accumulate: bool = False) -> A
     return _complex(_aten.index_put.default(_pairs(x), indices, _pairs(values), accumulate))
 
 
+def _written(op: Op) -> Op:
+    """An op that writes its second tensor into its first, along an axis where its third argument is one."""
+
+    def decomposed(x: Tensor, source: Tensor, *args: Any, **kwargs: Any) -> Any:
+        place = [args[0] % x.ndim, *args[1:]] if args and not isinstance(args[0], bool) else list(args)
+        return _complex(op(_pairs(x), _pairs(source), *place, **kwargs))
+
+    return decomposed
+
+
+def _zeros(x: Tensor, **_: Any) -> Any:
+    return _complex(torch.zeros_like(_pairs(x)))
+
+
 def _parts(x: Any) -> tuple[Any, Any]:
     if isinstance(x, Tensor):
         pairs = _pairs(x)
@@ -207,6 +221,10 @@ _TABLE: dict[Any, Op] = {
     _aten.gather.default: _gather,
     _aten.where.self: _where,
     _aten.index_put.default: _put,
+    _aten.copy.default: _written(_aten.copy.default),
+    _aten.slice_scatter.default: _written(_aten.slice_scatter.default),
+    _aten.select_scatter.default: _written(_aten.select_scatter.default),
+    _aten.zeros_like.default: _zeros,
     _aten.mul.Scalar: _multiplied,
     _aten.mul.Tensor: _multiplied,
     _aten.div.Scalar: _divided,

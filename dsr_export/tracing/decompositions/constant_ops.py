@@ -8,7 +8,6 @@ buffers alone has a real one beside it, which answers such questions, so that in
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,6 +18,8 @@ from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import _disable_current_modes
+
+from dsr_export.tracing.forward_modes import under
 
 _ANSWERS = frozenset(
     {"item", "tolist", "__bool__", "__int__", "__float__", "__index__", "__contains__", "is_nonzero", "equal"}
@@ -38,21 +39,13 @@ def depends_on_data(program: ExportedProgram) -> bool:
 @contextlib.contextmanager
 def folding_constants(module: nn.Module) -> Iterator[None]:
     """Within the block, `module` is traced with the values of its constants at hand."""
-    real, own = dict(_tensors(module)), module.forward
-    before = module.__dict__.get("forward")
+    real = dict(_tensors(module))
 
-    @functools.wraps(own)
-    def forward(*args: Any, **kwargs: Any) -> Any:
-        with _Constants([(tensor, real[path]) for path, tensor in _tensors(module) if path in real]):
-            return own(*args, **kwargs)
+    def values() -> _Constants:
+        return _Constants([(tensor, real[path]) for path, tensor in _tensors(module) if path in real])
 
-    module.__dict__["forward"] = forward
-    try:
+    with under(module, values):
         yield
-    finally:
-        module.__dict__.pop("forward")
-        if before is not None:
-            module.__dict__["forward"] = before
 
 
 class _Constants(TorchFunctionMode):
@@ -64,6 +57,8 @@ class _Constants(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func in _INDEXING:
+            args = (args[0], self._with_numbers(args[1]), *args[2:])
         given = pytree.tree_leaves((args, kwargs))
         name = getattr(func, "__name__", "")
         if not self._are_constant(given, name):
@@ -83,7 +78,13 @@ class _Constants(TorchFunctionMode):
         if any(isinstance(each, SymInt) for each in given):
             return False
         tensors = [each for each in given if isinstance(each, Tensor)]
-        return all(id(each) in self.real for each in tensors) if tensors else name in _MAKERS
+        return all(self._is_known(each) for each in tensors) if tensors else name in _MAKERS
+
+    def _is_known(self, tensor: Tensor) -> bool:
+        """Whether its values are at hand; so they are of a real one, which the code holds in a list or a global."""
+        if id(tensor) not in self.real and type(tensor) in (Tensor, nn.Parameter):
+            self.real[id(tensor)] = tensor, tensor
+        return id(tensor) in self.real
 
     def _with_static_indices(self, func: Any, args: Any) -> Any:
         """Constant masks as the positions where they hold."""
@@ -95,8 +96,19 @@ class _Constants(TorchFunctionMode):
         spread = [part for each in index for part in (self._positions(each) if self._is_mask(each) else (each,))]
         return (args[0], tuple(spread), *args[2:])
 
+    def _with_numbers(self, index: Any) -> Any:
+        """Constant tensors that bound slices as the numbers that they are."""
+        if isinstance(index, tuple):
+            return tuple(self._with_numbers(each) for each in index)
+        if not isinstance(index, slice):
+            return index
+        return slice(*(self._number(each) for each in (index.start, index.stop, index.step)))
+
+    def _number(self, bound: Any) -> Any:
+        return int(self.real[id(bound)][1]) if isinstance(bound, Tensor) and self._is_known(bound) else bound
+
     def _is_mask(self, index: Any) -> bool:
-        return isinstance(index, Tensor) and index.dtype == torch.bool and id(index) in self.real
+        return isinstance(index, Tensor) and index.dtype == torch.bool and self._is_known(index)
 
     def _positions(self, mask: Tensor) -> Any:
         with _really():
@@ -105,7 +117,7 @@ class _Constants(TorchFunctionMode):
 
     def _repeated(self, x: Any, repeats: Any, dim: int | None = None, **_: Any) -> Any:
         """Rows chosen by constant positions; None where the numbers of repetitions are no constant tensor."""
-        if not isinstance(repeats, Tensor) or id(repeats) not in self.real or dim is None:
+        if not isinstance(repeats, Tensor) or not self._is_known(repeats) or dim is None:
             return None
         with _really():
             counts = self.real[id(repeats)][1].expand(x.shape[dim])

@@ -40,7 +40,30 @@ def selected(s: Any, x: Tensor) -> Tensor:
     return x + torch.masked_select(s.positions, s.keep[None, :, None]).view(4, 8).sum(0)
 
 
-@pytest.mark.parametrize("body", [chosen, dropped, counted, repeated, selected], ids=lambda body: body.__name__)
+TABLES = {"rows": [torch.tensor([4]), torch.tensor([True, False, True, True, False, True])]}
+
+
+def held_in_lists(s: Any, x: Tensor) -> Tensor:
+    count, mask = TABLES["rows"]
+    return torch.cat([x[:, : int(count)], x[:, mask]], 1)
+
+
+def bounded_by_tensors(s: Any, x: Tensor) -> Tensor:
+    y = torch.zeros_like(x)
+    y[:, s.lengths[0] : s.lengths[-1] + 2] = 1
+    return torch.cat([x[:, s.lengths[0] :], y[:, : s.lengths[2]]], 1)
+
+
+def written_through_data(s: Any, x: Tensor) -> Tensor:
+    table = s.positions.new_zeros(1, 6, 8)
+    table.data[:, 2:].copy_(s.positions[:, 2:])
+    return x + table * 2
+
+
+CONSTANT = [chosen, dropped, counted, repeated, selected, held_in_lists, bounded_by_tensors, written_through_data]
+
+
+@pytest.mark.parametrize("body", CONSTANT, ids=lambda body: body.__name__)
 def test_what_depends_on_constants_is_static(body: Any, tmp_path: Path) -> None:
     ops = agree(subject_of(body), tmp_path / "traced.onnx", sizes=(1, 3))[1]
     assert not ops & DYNAMIC
@@ -73,6 +96,15 @@ def split_axes(s: Any, x: Tensor) -> Tensor:
     return torch.view_as_real(complex_of(x) * torch.cat(parts, -1).reshape(1, 6, 4)).flatten(2)
 
 
+def written_into(s: Any, x: Tensor) -> Tensor:
+    made = torch.zeros_like(s.table)
+    made[:, 1:3] = s.table[:, :2]
+    made[0] = complex_of(x[0])[0]
+    made[3].copy_(s.table[4])
+    padded = torch.nn.utils.rnn.pad_sequence([s.table[:3], made[:5]], batch_first=True)
+    return torch.view_as_real(complex_of(x)[:, :5] * padded.sum(0)).flatten(2)
+
+
 def looked_up(s: Any, x: Tensor) -> Tensor:
     rows = s.table[x[:, :, 0].abs().long().clamp(0, 5)] * torch.exp(1j * torch.arange(4.0))
     a, b = (complex_of(x) * rows / (2 + 1j) + rows - 1).chunk(2, -1)
@@ -91,6 +123,8 @@ def filtered(s: Any, x: Tensor) -> Tensor:
     return torch.fft.irfft(spectrum, n=6, dim=1) + torch.fft.fft(x, dim=-1).real
 
 
-@pytest.mark.parametrize("body", [rotary, split_axes, looked_up, conjugated, filtered], ids=lambda body: body.__name__)
+@pytest.mark.parametrize(
+    "body", [rotary, split_axes, written_into, looked_up, conjugated, filtered], ids=lambda body: body.__name__
+)
 def test_complex_tensors_become_real_ones(body: Any, tmp_path: Path) -> None:
     assert not agree(subject_of(body), tmp_path / "traced.onnx", sizes=(1, 3))[1] & DYNAMIC
