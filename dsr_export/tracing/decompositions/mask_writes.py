@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, fx
 from torch.export import ExportedProgram
 
+from dsr_export.tracing.decompositions.picked_values import unpick
+
 _aten = torch.ops.aten
 _WRITES = (_aten.index_put.default, _aten.index_put_.default)
 
@@ -17,8 +19,13 @@ def as_choices(program: ExportedProgram) -> ExportedProgram:
     """`program` itself where it writes through no mask, as `y[~mask] = 0` does."""
     if not any(node.target in _WRITES and _has_mask(node) for node in program.graph.nodes):
         return program
-    made: ExportedProgram = program.run_decompositions({_aten.index_put.default: _chosen})
-    return made
+    made: ExportedProgram = program.run_decompositions({})
+    unpick(made.graph)
+    made.graph_module.recompile()
+    if not any(node.target in _WRITES and _has_mask(node) for node in made.graph.nodes):
+        return made
+    chosen: ExportedProgram = made.run_decompositions({_aten.index_put.default: _chosen})
+    return chosen
 
 
 def _has_mask(node: fx.Node) -> bool:

@@ -65,14 +65,30 @@ def scattered(s: Any, x: Tensor) -> Tensor:
     return x.masked_scatter(x > 0, s.positions.expand_as(x))
 
 
-def of_each(s: Any, x: Tensor) -> Tensor:
+def elsewhere(s: Any, x: Tensor) -> Tensor:
     y = x.clone()
-    y[x > 0] += 1
+    y[x > 0] = x[x.flip(0).flip(0) > 0] + 1
     return y
 
 
-@pytest.mark.parametrize("body", [picked, scattered, of_each], ids=lambda body: body.__name__)
+@pytest.mark.parametrize("body", [picked, scattered, elsewhere], ids=lambda body: body.__name__)
 def test_what_a_mask_picks_is_refused_with_its_line(body: Any, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"depend on the values .*NonZero.* at .*\.py:\d+ `") as refused:
         subject_of(body).trace(tmp_path / "traced.onnx")
     assert "torch.where(mask, a, b)" in (refused.value.hint or "")
+
+
+def changed(s: Any, x: Tensor) -> dict[str, Tensor]:
+    """What masks pick, changed and put back: of rows, of elements, of another tensor, twice."""
+    rows, everywhere = x[..., 0] > 0, x > 0.5
+    dropped, grown, other, twice = (x.clone() for _ in range(4))
+    dropped[rows] *= 0.0
+    grown[everywhere] += 1
+    other[rows] = -s.linear(x)[rows].exp() * torch.tensor(2.0)
+    twice[rows] *= 3
+    twice[everywhere] = twice[everywhere].clamp(max=1)
+    return {"dropped": s.linear(dropped), "grown": grown, "other": other, "twice": twice}
+
+
+def test_what_a_mask_picks_and_gets_back_is_computed_of_all(tmp_path: Path) -> None:
+    assert "NonZero" not in agree(subject_of(changed), tmp_path / "traced.onnx", sizes=(1, 3))[1]
