@@ -133,10 +133,6 @@ def _written(op: Op) -> Op:
     return decomposed
 
 
-def _same(x: Tensor, **_: Any) -> Any:
-    return _complex(_pairs(x).clone())
-
-
 def _zeros(x: Tensor, **_: Any) -> Any:
     return _complex(torch.zeros_like(_pairs(x)))
 
@@ -213,7 +209,8 @@ _TABLE: dict[Any, Op] = {
     _aten.mean.dim: _structural(_aten.mean.dim, axes=(0,)),
     _aten.cumsum.default: _structural(_aten.cumsum.default, axes=(0,)),
     _aten.index.Tensor: _structural(_aten.index.Tensor),
-    **dict.fromkeys((_aten.clone.default, _aten.alias.default, _aten.detach.default), _same),
+    _aten.clone.default: _structural(_aten.clone.default),
+    **dict.fromkeys((_aten.alias.default, _aten.detach.default), lambda x: _complex(_pairs(x))),
     _aten._conj.default: _conjugate,
     _aten.neg.default: _structural(_aten.neg.default),
     _aten.view.default: _structural(_aten.view.default, sizes=0, end=(2,)),

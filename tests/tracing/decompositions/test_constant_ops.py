@@ -56,8 +56,11 @@ def bounded_by_tensors(s: Any, x: Tensor) -> Tensor:
 
 def written_through_data(s: Any, x: Tensor) -> Tensor:
     table = s.positions.new_zeros(1, 6, 8)
-    table.data[:, 2:].copy_(s.positions[:, 2:])
-    return x + table * 2
+    table.data[:, 2:].copy_(s.positions[0, 2:])
+    counts = torch.zeros(2, 6, 8, dtype=torch.int64)
+    counts[:, 1:].copy_(s.lengths[0].float())
+    counts[0] = s.lengths[:1]
+    return x + table * 2 + counts.sum(0)
 
 
 CONSTANT = [chosen, dropped, counted, repeated, selected, held_in_lists, bounded_by_tensors, written_through_data]
