@@ -18,7 +18,9 @@ from dsr_export.declarations.weight_file import WeightFile
 from dsr_export.errors import ExportError, did_you_mean
 from dsr_export.families.config_bounds import check_config, check_memory
 from dsr_export.families.diffusers.files import LEGACY
+from dsr_export.families.diffusers.general.building import built, given_memory
 from dsr_export.families.diffusers.positions import sincos_table
+from dsr_export.families.diffusers.supported import SUPPORTED
 
 
 def build_transformer(
@@ -29,16 +31,20 @@ def build_transformer(
     Beside it, where the tensors came from, as in `Checkpoint.origin`; empty for a seed.
     Raises ExportError where the package is missing, and for arguments or tensors that do not fit.
     """
-    made = _empty(class_name, config)
+    own = class_name in {each.class_name for each in SUPPORTED}
+    made = _empty(class_name, config, tables=not own)
     if isinstance(weights, int):
         check_memory(sum(weight.numel() for weight in made.parameters()), class_name)
-        made.to_empty(device="cpu")
-        _restore_table(made, also_saved=True)
+        if own:
+            made.to_empty(device="cpu")
+            _restore_table(made, also_saved=True)
+        given_memory(made)
         randomise(made, weights)
         return made, {}
     found = read_shards(weights, names_of(made))
     load_into(made, found.state)
-    _restore_table(made, also_saved=False)
+    if own:
+        _restore_table(made, also_saved=False)
     return made, found.origin
 
 
@@ -93,12 +99,17 @@ def transformer_class(class_name: str) -> Any:
     return found
 
 
-def _empty(class_name: str, config: Mapping[str, Any]) -> nn.Module:
-    """The architecture without memory: no initialisation, and no use of torch's global generator."""
+def _empty(class_name: str, config: Mapping[str, Any], *, tables: bool) -> nn.Module:
+    """The architecture without memory: no initialisation, and no use of torch's global generator.
+
+    With `tables`, what is computed and no weight has its memory, and its values.
+    """
     made_by = transformer_class(class_name)
     arguments = constructor_arguments(made_by, config)
     check_config(arguments, f"the config of {class_name}")
     try:
+        if tables:
+            return built(lambda: made_by(**arguments)).eval()
         with torch.device("meta"):
             made: nn.Module = made_by(**arguments)
     except (ValueError, TypeError, NotImplementedError, RuntimeError, AssertionError, ArithmeticError) as error:

@@ -1,0 +1,94 @@
+"""The adapter of every class that has no own: inputs by position, constants within, tensors [batch, ...] out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from dsr_export.families.diffusers.general.call import Call
+from dsr_export.families.diffusers.general.stand_ins import standing_in
+
+PASSED: Mapping[str, Callable[[Tensor], Any]] = {
+    "": lambda value: value,
+    "list": lambda value: list(value.unbind(1)),
+    "layers_first": lambda value: value.transpose(0, 1),
+    "frames_as_rows": lambda value: value.flatten(0, 1),
+    "one": lambda value: [value[0]],
+    "one_batch": lambda value: [value],
+    "alone": lambda value: value[0],
+}
+"""How a graph's input is handed over, by the name that a recipe gives."""
+
+
+class GeneralDenoiser(nn.Module):
+    """`forward` takes the graph's inputs in the order of `call.given`, and returns a tensor or a tuple of them.
+
+    A class that works on the rows one by one is run on rows, and `vmap` makes a batch of them.
+    """
+
+    def __init__(self, transformer: nn.Module, call: Call) -> None:
+        super().__init__()
+        self.transformer: Any = transformer
+        self.call = call
+        self._fixed: dict[str, tuple[list[Any], Any]] = {}
+        for name, value in call.fixed.items():
+            leaves, shape = pytree.tree_flatten(value)
+            self._fixed[name] = [self._kept(f"{name}_{i}", leaf) for i, leaf in enumerate(leaves)], shape
+
+    def forward(self, *values: Tensor) -> Any:
+        if self.call.one_by_one:
+            return torch.vmap(self._row)(*values)
+        return _one_or_all(_tensors(self._called(values)), self.call.returned, self.call.frames)
+
+    def _row(self, *values: Tensor) -> Any:
+        made = self._called([value[None] for value in values])
+        return _one_or_all([value if isinstance(made[0], list) else value[0] for value in _tensors(made)], "", 0)
+
+    def _called(self, values: Any) -> Any:
+        given = dict(zip(self.call.given, values, strict=True))
+        passed = {name: PASSED[self.call.given[name].passed](value) for name, value in given.items()}
+        rows = len(values[0])
+        fixed = {name: self._value(name, rows) for name in self.call.fixed}
+        plain = {"return_dict": False} if self.call.takes_return_dict else {}
+        with standing_in(self.transformer):
+            return self.transformer(**passed, **fixed, **plain)
+
+    def _value(self, name: str, rows: int) -> Any:
+        leaves, shape = self._fixed[name]
+        values = [getattr(self, leaf) if isinstance(leaf, _Buffer) else leaf for leaf in leaves]
+        values = [leaf(rows) if callable(leaf) else leaf for leaf in values]
+        if name in self.call.rows:
+            values = [value.expand(rows, *value.shape[1:]) for value in values]
+        return pytree.tree_unflatten(values, shape)
+
+    def _kept(self, name: str, leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        self.register_buffer(f"fixed_{name}", single(leaf), persistent=False)
+        return _Buffer(f"fixed_{name}")
+
+
+class _Buffer(str):
+    """The name of a buffer that holds a leaf of a constant."""
+
+    __slots__ = ()
+
+
+def single(value: Tensor) -> Tensor:
+    """FP64 as FP32, complex numbers likewise: what the reference is computed in."""
+    narrower = {torch.float64: torch.float32, torch.complex128: torch.complex64}
+    return value.to(narrower.get(value.dtype, value.dtype))
+
+
+def _tensors(made: Any) -> list[Tensor]:
+    return [leaf for leaf in pytree.tree_leaves(made) if isinstance(leaf, Tensor)]
+
+
+def _one_or_all(values: list[Tensor], returned: str, frames: int) -> Any:
+    if returned == "rows_as_frames":
+        values = [value.unflatten(0, (-1, frames)) for value in values]
+    return values[0] if len(values) == 1 else tuple(values)

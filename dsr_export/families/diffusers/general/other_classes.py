@@ -1,0 +1,119 @@
+"""Recipes of the classes that make sound, sound with films, and anything else. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from dsr_export.families.diffusers.general.common import BOOL_MASK, TEXT_MASK, UNIT_TIME
+from dsr_export.families.diffusers.general.recipe import ClassRecipe, Fixed, Given, LeftOut, Refused
+
+_SOUND = "in_channels frames"
+_LTX2_SIGMA = Given(
+    shape="", draw="thousand", when="cross_attn_mod|audio_cross_attn_mod", means="the noise level, times 1000"
+)
+
+OTHER_CLASSES: Mapping[str, ClassRecipe | Refused] = {
+    "AceStepTransformer1DModel": ClassRecipe(
+        latent="frames audio_acoustic_hidden_dim",
+        frames=256,
+        text=64,
+        parts={
+            "timestep": UNIT_TIME,
+            "timestep_r": UNIT_TIME,
+            "encoder_hidden_states": Given(shape="text encoder_hidden_size|hidden_size", means="prompt and lyrics"),
+            "context_latents": Given(
+                shape="frames in_channels-audio_acoustic_hidden_dim", means="what is given of the sound, and where"
+            ),
+        },
+    ),
+    "LongCatAudioDiTTransformer": ClassRecipe(
+        latent="frames latent_dim",
+        frames=256,
+        text=64,
+        parts={
+            "timestep": UNIT_TIME,
+            "encoder_hidden_states": Given(shape="text dit_text_dim", means="the prompt's embedding"),
+            "encoder_attention_mask": BOOL_MASK,
+            "attention_mask": Given(shape="frames", draw="mask", dtype="bool", means="true for the sound's frames"),
+            "latent_cond": Given(
+                shape="frames latent_dim", when="use_latent_condition", means="the voice to begin with"
+            ),
+        },
+    ),
+    "LTX2VideoTransformer3DModel": ClassRecipe(
+        latent="tokens in_channels",
+        frames=3,
+        text=256,
+        patches=16,
+        parts={
+            "audio_hidden_states": Given(shape="16 audio_in_channels", means="the noisy latent of the sound"),
+            "encoder_hidden_states": Given(shape="text ltx2_text_width", means="the prompt's embedding"),
+            "audio_encoder_hidden_states": Given(
+                shape="text ltx2_audio_text_width", means="the prompt's embedding for the sound"
+            ),
+            "audio_timestep": LeftOut(why="the film's"),
+            "sigma": _LTX2_SIGMA,
+            "audio_sigma": LeftOut(why="the film's"),
+            "audio_encoder_attention_mask": TEXT_MASK,
+            "fps": LeftOut(why="24 frames a second"),
+            "audio_num_frames": Fixed(made="sixteen", means="frames of the sound"),
+            "video_coords": LeftOut(why="the model computes them"),
+            "audio_coords": LeftOut(why="the model computes them"),
+            "isolate_modalities": LeftOut(why="film and sound hear each other"),
+            "spatio_temporal_guidance_blocks": LeftOut(why="a guidance of its own"),
+            "perturbation_mask": LeftOut(why="a guidance of its own"),
+            "use_cross_timestep": LeftOut(why="as pipelines do"),
+            "video_self_attention_mask": LeftOut(why="every token sees every other"),
+            "video_keyframes_mask": LeftOut(why="no frames are given"),
+        },
+    ),
+    "MiniMaxH3Transformer3DModel": ClassRecipe(
+        latent="cells patch_channels",
+        frames=3,
+        patches=16,
+        one_by_one=True,
+        parts={
+            "audio_hidden_states": Given(shape="16 audio_in_channels", means="the noisy latent of the sound"),
+            "timestep": Given(shape="", draw="unit", means="the time, 0 to 1"),
+            "timestep_indices": Fixed(made="h3_times", means="all tokens are at the one time"),
+            "token_tags": Fixed(made="h3_tags", means="prompt, sound or film"),
+            "position_ids": Fixed(made="h3_places", means="frames, rows and columns, counted"),
+            "video_indices": Fixed(made="h3_film", means="which tokens are the film's"),
+            "audio_indices": Fixed(made="h3_sound", means="which tokens are the sound's"),
+            "text_indices": Fixed(made="h3_prompt", means="which tokens are the prompt's"),
+        },
+    ),
+    "MiniMaxMusic3Transformer1DModel": ClassRecipe(
+        latent=_SOUND,
+        frames=256,
+        parts={
+            "timestep": UNIT_TIME,
+            "encoder_hidden_states": Given(shape="frames condition_dim", means="the condition of each frame"),
+        },
+    ),
+    "MiniMaxMusic3RVQDepthDecoder": ClassRecipe(
+        parts={"inputs_embeds": Given(shape="num_codebooks hidden_size", means="the codes' embeddings")}
+    ),
+    "StableAudioDiTModel": ClassRecipe(
+        latent=_SOUND,
+        frames="sample_size",
+        text=130,
+        parts={
+            "timestep": UNIT_TIME,
+            "global_hidden_states": Given(shape="1 global_states_input_dim", means="start and length of the sound"),
+            "rotary_embedding": Fixed(made="stable_audio_rotary", means="cosines and sines of the frames"),
+            "encoder_attention_mask": LeftOut(why="padding is zeros"),
+        },
+    ),
+    "StableAudio3DiTModel": ClassRecipe(
+        latent="io_channels frames",
+        frames=256,
+        text=130,
+        parts={
+            "timestep": UNIT_TIME,
+            "encoder_hidden_states": Given(shape="text cond_token_dim", means="the prompt's embedding"),
+            "global_hidden_states": Given(shape="global_cond_dim", means="the length of the sound"),
+            "local_add_cond": LeftOut(why="a sound to go on from"),
+        },
+    ),
+}
