@@ -10,6 +10,8 @@ from typing import Any
 
 from dsr_export.errors import ExportError, did_you_mean
 from dsr_export.families.config_bounds import check_config
+from dsr_export.families.diffusers.general.classes import CLASSES as GENERAL
+from dsr_export.families.diffusers.general.classes import recipe_of
 from dsr_export.families.diffusers.supported import SUPPORTED
 from dsr_export.readable import readable
 from graphs.foreign.small_files import read_json_object
@@ -47,7 +49,7 @@ def open_folder(folder: Path, *, own_weights: bool = True) -> TransformerFolder:
     """Reads what a transformer folder, or a pipeline folder with a `transformer/` in it, declares.
 
     Without `own_weights` its weight files are not looked for: others are given, and they may be anything.
-    Raises ExportError for anything else, for sizes that no model has, for a class that has no adapter, and for shards
+    Raises ExportError for anything else, for sizes that no model has, for a class that is no transformer here, and for shards
     that are not all there.
     """
     path = _transformer_path(folder)
@@ -66,7 +68,7 @@ def open_folder(folder: Path, *, own_weights: bool = True) -> TransformerFolder:
 
 
 def class_of(config: Mapping[str, Any], source: Path) -> str:
-    """The diffusers class that `config` names: one of `CLASSES`, else ExportError."""
+    """The diffusers class that `config` names: one that has an adapter, or a recipe, else ExportError."""
     name = config.get("_class_name")
     if not isinstance(name, str):
         hint = (
@@ -76,17 +78,11 @@ def class_of(config: Mapping[str, Any], source: Path) -> str:
     if name == LEGACY:
         name = _LEGACY_NORMS.get(str(config.get("norm_type")), name)
     if name not in CLASSES:
-        raise ExportError(f"{source}: there is no adapter for '{name[:80]}'", hint=_class_hint(name))
+        spelt = did_you_mean(name, CLASSES)
+        if spelt and name not in GENERAL:
+            raise ExportError(f"{source}: nothing here knows the class '{name[:80]}'", hint=spelt)
+        recipe_of(name, str(source))
     return name
-
-
-def _class_hint(name: str) -> str:
-    """A misspelt class is corrected, any other goes the way that takes every module."""
-    spelt = next((known for known in CLASSES if known.lower() == name.lower()), None)
-    if spelt is not None:
-        return f"did you mean '{spelt}'?"
-    way = "write a function that loads it and returns (module, example inputs), and give it as module:callable"
-    return f"{way}; supported classes: {', '.join(CLASSES)}"
 
 
 def _transformer_path(folder: Path) -> Path:

@@ -11,6 +11,7 @@ from dsr_export.errors import ExportError
 from dsr_export.families.declared import with_declaration
 from dsr_export.families.diffusers.adapters import adapter_of
 from dsr_export.families.diffusers.files import TransformerFolder
+from dsr_export.families.diffusers.general.subject import general_subject
 from dsr_export.families.diffusers.subject import OPTIONS, Asked, subject_from
 from dsr_export.families.diffusers.supported import SUPPORTED
 from dsr_export.families.digests import Value, file_sha256
@@ -55,12 +56,15 @@ def load_folder(folder: TransformerFolder, asked: FamilyRequest) -> Subject:
     prompt = {"text_tokens": SIGMA_TOKENS} if "Sigma" in (folder.pipeline or "") else {}
     paths = folder.weights if asked.checkpoint is None else (asked.checkpoint,)
     weights = _weights([WeightFile(path, asked.weights) for path in paths], asked.random_weights, folder)
+    provenance = {"config_sha256": file_sha256(folder.config_file), **_provenance(weights)}
+    if folder.class_name not in NAMES.values():
+        return general_subject(folder, declared, weights, provenance)
     transformer = Asked(
         name=folder.name,
         class_name=folder.class_name,
         config=folder.config,
         weights=weights,
-        provenance={"config_sha256": file_sha256(folder.config_file), **_provenance(weights)},
+        provenance=provenance,
         options={**prompt, **declared.options},
         registers=declared.registers,
         replace=declared.groups,

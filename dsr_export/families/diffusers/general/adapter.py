@@ -40,6 +40,8 @@ class GeneralDenoiser(nn.Module):
             self._fixed[name] = [self._kept(f"{name}_{i}", leaf) for i, leaf in enumerate(leaves)], shape
 
     def forward(self, *values: Tensor) -> Any:
+        for value in values:
+            torch._check(value.shape[0] == values[0].shape[0])  # tells torch.export that all batches are one
         if self.call.one_by_one:
             return torch.vmap(self._row)(*values)
         return _one_or_all(_tensors(self._called(values)), self.call.returned, self.call.frames)

@@ -8,17 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dsr_export.errors import ExportError
+from dsr_export.families.diffusers.general.classes import BY_HAND
 from dsr_export.families.diffusers.general.common import BY_NAME
 from dsr_export.families.diffusers.general.constants import PLACES
-from dsr_export.families.diffusers.general.image_classes import IMAGE_CLASSES
-from dsr_export.families.diffusers.general.other_classes import OTHER_CLASSES
-from dsr_export.families.diffusers.general.recipe import ClassRecipe, Fixed, Given, Part, Refused
+from dsr_export.families.diffusers.general.recipe import ClassRecipe, Fixed, Given, Part
 from dsr_export.families.diffusers.general.rotations import ROTATIONS
 from dsr_export.families.diffusers.general.sizes import Sizes
-from dsr_export.families.diffusers.general.video_classes import VIDEO_CLASSES
-
-CLASSES: Mapping[str, ClassRecipe | Refused] = {**IMAGE_CLASSES, **VIDEO_CLASSES, **OTHER_CLASSES}
-BY_HAND = "write a function that loads it and returns (module, example inputs), and give it as module:callable"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,16 +27,6 @@ class Call:
     one_by_one: bool = False
     returned: str = ""
     frames: int = 0
-
-
-def recipe_of(class_name: str) -> ClassRecipe:
-    """The recipe of a diffusers class. ExportError, with the reason, where it has none."""
-    found = CLASSES.get(class_name)
-    if found is None:
-        raise ExportError(f"nothing here knows what {class_name} is called with", hint=BY_HAND)
-    if isinstance(found, Refused):
-        raise ExportError(f"{class_name} cannot be exported: {found.why}", hint=BY_HAND)
-    return found
 
 
 def parts_of(made_by: Any, recipe: ClassRecipe) -> dict[str, Part | tuple[Part, ...]]:

@@ -2,29 +2,72 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
+from dsr_export.declarations.weight_file import WeightFile
+from dsr_export.errors import ExportError, did_you_mean
 from dsr_export.example_rows.drawn import Draw, draw_inputs
+from dsr_export.families.config_bounds import MOST_SIDE
+from dsr_export.families.diffusers.files import TransformerFolder
 from dsr_export.families.diffusers.general.adapter import GeneralDenoiser
-from dsr_export.families.diffusers.general.call import Call, call_of, recipe_of
+from dsr_export.families.diffusers.general.call import Call, call_of
+from dsr_export.families.diffusers.general.classes import recipe_of
 from dsr_export.families.diffusers.general.draws import draw_of
 from dsr_export.families.diffusers.general.freezing import freeze
 from dsr_export.families.diffusers.general.recipe import Given
 from dsr_export.families.diffusers.general.sizes import Sizes
+from dsr_export.families.diffusers.supported import SUPPORTED
+from dsr_export.families.diffusers.weights import build_transformer
+from dsr_export.families.request import FamilyRequest
 from dsr_export.spec import DsrSpec
 from dsr_export.subject import Subject
 from dsr_export.subjects.module import probe_module
 from graphs.artifacts import TensorSpec
 
-SIZES = ("latent_height", "latent_width", "latent_frames", "text_tokens")
-"""Options: what is static in the graph."""
+SIZES: Mapping[str, int] = {
+    "latent_height": MOST_SIDE,
+    "latent_width": MOST_SIDE,
+    "latent_frames": MOST_SIDE,
+    "text_tokens": 2**16,
+}
+"""Options, which are what is static in the graph, and the most that each may be."""
 
 
 def general_subject(
+    folder: TransformerFolder, asked: FamilyRequest, weights: Sequence[WeightFile] | int, provenance: Mapping[str, Any]
+) -> Subject:
+    """The model in `folder`, of any class with a recipe, with these weights, at the sizes in `asked.options`.
+
+    Raises ExportError for what does not fit, for registers and replacement, and for a model that fails when it is run.
+    """
+    _check_options(folder.class_name, asked)
+    transformer, origin = build_transformer(folder.class_name, folder.config, weights)
+    found = {**provenance, **({"weights": origin} if origin else {})}
+    return subject_of(folder.name, folder.class_name, transformer, asked.options, found)
+
+
+def _check_options(class_name: str, asked: FamilyRequest) -> None:
+    registers = [name for name in asked.options if name.startswith("register_")]
+    if asked.registers or asked.groups or registers:
+        own = ", ".join(each.class_name for each in SUPPORTED)
+        hint = (
+            f"these take them: {own}; in code of your own, insert dsr_export.registers and give it as module:callable"
+        )
+        raise ExportError(f"{class_name} takes no registers and no replacement here", hint=hint)
+    for option, value in asked.options.items():
+        if option not in SIZES:
+            names = f"known options: {', '.join(SIZES)}; the rest is in config.json"
+            near = did_you_mean(option, tuple(SIZES))
+            raise ExportError(f"{class_name} has no option '{option}'", hint=f"{near} {names}" if near else names)
+        if type(value) is not int or not 1 <= value <= SIZES[option]:
+            raise ExportError(f"option {option}={value!r} is no whole number from 1 to {SIZES[option]}")
+
+
+def subject_of(
     name: str, class_name: str, transformer: Any, asked: Mapping[str, int], provenance: Mapping[str, Any]
 ) -> Subject:
     """`transformer`, of the diffusers class `class_name`, at the sizes `asked` (options in `SIZES`).
