@@ -43,7 +43,7 @@ class GeneralDenoiser(nn.Module):
         for value in values:
             torch._check(value.shape[0] == values[0].shape[0])  # tells torch.export that all batches are one
         if self.call.one_by_one:
-            return torch.vmap(self._row)(*values)
+            return torch.vmap(self._row, randomness="error")(*values)
         return _one_or_all(_tensors(self._called(values)), self.call.returned, self.call.frames)
 
     def _row(self, *values: Tensor) -> Any:
@@ -52,12 +52,16 @@ class GeneralDenoiser(nn.Module):
 
     def _called(self, values: Any) -> Any:
         given = dict(zip(self.call.given, values, strict=True))
-        passed = {name: PASSED[self.call.given[name].passed](value) for name, value in given.items()}
-        rows = len(values[0])
+        passed = {name: self._passed(name, value) for name, value in given.items()}
+        rows = values[0].shape[0]
         fixed = {name: self._value(name, rows) for name in self.call.fixed}
         plain = {"return_dict": False} if self.call.takes_return_dict else {}
         with standing_in(self.transformer):
             return self.transformer(**passed, **fixed, **plain)
+
+    def _passed(self, name: str, value: Tensor) -> Any:
+        form = self.call.given[name].passed
+        return value.expand(self.call.cells) if form == "each_cell" else PASSED[form](value)
 
     def _value(self, name: str, rows: int) -> Any:
         leaves, shape = self._fixed[name]

@@ -27,6 +27,7 @@ class Call:
     one_by_one: bool = False
     returned: str = ""
     frames: int = 0
+    cells: int = 0
 
 
 def parts_of(made_by: Any, recipe: ClassRecipe) -> dict[str, Part | tuple[Part, ...]]:
@@ -63,6 +64,7 @@ def call_of(made_by: Any, recipe: ClassRecipe, sizes: Sizes) -> Call:
         one_by_one=recipe.one_by_one,
         returned=recipe.returned,
         frames=sizes.frames,
+        cells=sizes.cells,
     )
 
 

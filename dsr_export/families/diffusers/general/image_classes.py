@@ -38,6 +38,7 @@ IMAGE_CLASSES: Mapping[str, ClassRecipe | Refused] = {
         },
     ),
     "ChromaTransformer2DModel": ClassRecipe(
+        one_by_one=True,
         latent=PACKED,
         pack=2,
         text=512,
@@ -56,18 +57,7 @@ IMAGE_CLASSES: Mapping[str, ClassRecipe | Refused] = {
     "CogView4Transformer2DModel": ClassRecipe(
         text=224, parts={"original_size": _PIXELS, "target_size": _PIXELS, "crop_coords": _CORNER}
     ),
-    "DreamLiteTransformer2DModel": ClassRecipe(
-        text=77,
-        parts={
-            "timestep": LeftOut(why="its blocks take no time"),
-            "class_labels": LeftOut(why="its blocks take no class"),
-            "added_cond_kwargs": LeftOut(why="its blocks take no size"),
-            "encoder_hidden_states": Given(
-                shape="text cross_attention_dim", when="cross_attention_dim", means="the prompt's embedding"
-            ),
-            "encoder_attention_mask": LeftOut(why="the prompt fills its tokens"),
-        },
-    ),
+    "DreamLiteTransformer2DModel": Refused(why="it is a block within a UNet, whose features it takes"),
     "ErnieImageTransformer2DModel": ClassRecipe(
         parts={
             "text_bth": Given(shape="text text_in_dim", means="the prompt's embedding"),
@@ -266,7 +256,9 @@ IMAGE_CLASSES: Mapping[str, ClassRecipe | Refused] = {
             ),
         },
     ),
+    "QwenImage21Transformer2DModel": Refused(why="its pictures stand between the words, where each request has them"),
     "SanaTransformer2DModel": ClassRecipe(text=300),
+    "Transformer2DModel": Refused(why="it is a block within a UNet, whose features it takes"),
     "ZImageTransformer2DModel": ClassRecipe(
         latent="in_channels 1 height width",
         text="half_axis",

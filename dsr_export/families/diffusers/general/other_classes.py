@@ -8,9 +8,12 @@ from dsr_export.families.diffusers.general.common import BOOL_MASK, TEXT_MASK, U
 from dsr_export.families.diffusers.general.recipe import ClassRecipe, Fixed, Given, LeftOut, Refused
 
 _SOUND = "in_channels frames"
-_LTX2_SIGMA = Given(
-    shape="", draw="thousand", when="cross_attn_mod|audio_cross_attn_mod", means="the noise level, times 1000"
+_OMNI_NAMES = (
+    *("tokens", "token_shapes", "sequence_indexes", "mse_loss_indexes", "timesteps", "noisy_frame_indexes"),
 )
+_OMNI_SOUND = LeftOut(why="a film without sound")
+_OMNI_ACTION = LeftOut(why="a film without actions")
+_LTX2_SIGMA = Given(shape="", draw="thousand", when="cross_attn_mod|audio_cross_attn_mod", means="the noise level, times 1000")
 
 OTHER_CLASSES: Mapping[str, ClassRecipe | Refused] = {
     "AceStepTransformer1DModel": ClassRecipe(
@@ -24,6 +27,33 @@ OTHER_CLASSES: Mapping[str, ClassRecipe | Refused] = {
             "context_latents": Given(
                 shape="frames in_channels-audio_acoustic_hidden_dim", means="what is given of the sound, and where"
             ),
+        },
+    ),
+    "Cosmos3OmniTransformer": ClassRecipe(
+        latent="",
+        frames=3,
+        patches=16,
+        one_by_one=True,
+        parts={
+            "input_ids": Given(
+                shape="text", dtype="int64", draw="below vocab_size", passed="alone", means="the prompt's tokens"
+            ),
+            "text_indexes": Fixed(made="text_places", means="the prompt comes first"),
+            "position_ids": Fixed(made="omni_places", means="tokens, frames, rows and columns, counted"),
+            "und_len": Fixed(made="text_count", means="tokens of the prompt"),
+            "sequence_length": Fixed(made="all_count", means="tokens of prompt and film"),
+            "vision_tokens": Given(
+                shape="latent_channel frames height width", passed="one_batch", means="the noisy latent"
+            ),
+            "vision_token_shapes": Fixed(made="omni_shapes", means="frames, rows and columns of the film"),
+            "vision_sequence_indexes": Fixed(made="omni_film", means="which tokens are the film's"),
+            "vision_mse_loss_indexes": Fixed(made="omni_film", means="which tokens are asked for"),
+            "vision_timesteps": Given(
+                shape="", draw="thousand", passed="each_cell", means="the step of the schedule, 0 to 1000"
+            ),
+            "vision_noisy_frame_indexes": Fixed(made="omni_noisy", means="all frames are noisy"),
+            **{f"sound_{name}": _OMNI_SOUND for name in _OMNI_NAMES},
+            **{f"action_{name}": _OMNI_ACTION for name in (*_OMNI_NAMES, "domain_ids")},
         },
     ),
     "LongCatAudioDiTTransformer": ClassRecipe(
@@ -94,6 +124,7 @@ OTHER_CLASSES: Mapping[str, ClassRecipe | Refused] = {
     "MiniMaxMusic3RVQDepthDecoder": ClassRecipe(
         parts={"inputs_embeds": Given(shape="num_codebooks hidden_size", means="the codes' embeddings")}
     ),
+    "RFD4ProteinaTransformer": Refused(why="it takes a molecule's features as a dict"),
     "StableAudioDiTModel": ClassRecipe(
         latent=_SOUND,
         frames="sample_size",
@@ -116,4 +147,5 @@ OTHER_CLASSES: Mapping[str, ClassRecipe | Refused] = {
             "local_add_cond": LeftOut(why="a sound to go on from"),
         },
     ),
+    "T5FilmDecoder": Refused(why="it takes pairs of encodings and their masks"),
 }

@@ -162,6 +162,16 @@ def _h3(sizes: Sizes) -> dict[str, Tensor]:
     }
 
 
+def omni_places(sizes: Sizes) -> Tensor:
+    """[3, S]: the prompt counts on all three axes; frames stand far behind it, rows and columns begin anew."""
+    text, config = sizes.text, sizes.config
+    margin = text + config["unified_3d_mrope_temporal_modality_margin"]
+    film = torch.cartesian_prod(*(torch.arange(count) for count in sizes.grid)).reshape(-1, 3).float()
+    offset = margin if not config["unified_3d_mrope_reset_spatial_ids"] else 0
+    film = film + torch.tensor([margin, offset, offset])
+    return torch.cat([torch.arange(text).float()[:, None].expand(-1, 3), film]).T.contiguous()
+
+
 def _axis(length: int, count: int, sizes: Sizes) -> Tensor:
     """Rows or columns of a square of 32 of the same area, around its middle."""
     ratio = length / math.sqrt(sizes.height * sizes.width)
@@ -177,7 +187,7 @@ ROTATIONS: Mapping[str, Callable[[Sizes], Any]] = {
         each.__name__: each
         for each in (
             *(cogvideo_rotary, cogvideo_ofs, allegro_rotary, hunyuan_rotary, lumina_rotary, stable_audio_rotary),
-            *(ltx_scale, cosmos_fps, no_padding, skyreels_fps),
+            *(omni_places, ltx_scale, cosmos_fps, no_padding, skyreels_fps),
         )
     },
     **{f"helios_{name}": _helios(i) for i, name in enumerate(("long", "mid", "short", "now"))},
@@ -187,6 +197,11 @@ ROTATIONS: Mapping[str, Callable[[Sizes], Any]] = {
     "height": lambda sizes: sizes.height,
     "width": lambda sizes: sizes.width,
     "no_picture": lambda sizes: torch.zeros(1, 729, sizes.config["image_embed_dim"]),
+    "omni_film": lambda sizes: _frames(sizes.text, sizes.cells),
+    "omni_shapes": lambda sizes: [sizes.grid],
+    "omni_noisy": lambda sizes: [torch.arange(sizes.frames)],
+    "text_count": lambda sizes: sizes.text,
+    "all_count": lambda sizes: sizes.text + sizes.cells,
     "sixteen": lambda sizes: AUDIO_FRAMES,
     "nothing_listed": lambda sizes: [],
     "nothing_named": lambda sizes: {},

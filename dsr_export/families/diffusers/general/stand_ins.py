@@ -50,7 +50,37 @@ def _picture_or_not(transformer: Any) -> AbstractContextManager[Any]:
     return mock.patch.object(torch, "all", lambda *_, **__: from_text)
 
 
+def _whole_film(transformer: Any) -> AbstractContextManager[Any]:
+    """Cosmos 3 writes the frames that are noisy into zeros; here all are, and the film is what was made."""
+    side, channels = transformer.config.latent_patch_size, transformer.config.latent_channel
+
+    def unpacked(
+        _: Any, packed_mse_preds: Tensor, token_shapes_vision: list[tuple[int, int, int]], **__: Any
+    ) -> list[Tensor]:
+        frames, rows, columns = token_shapes_vision[0]
+        cells = packed_mse_preds.reshape(frames, rows, columns, side, side, channels).permute(5, 0, 1, 3, 2, 4)
+        return [cells.reshape(1, channels, frames, rows * side, columns * side)]
+
+    return mock.patch.object(type(transformer), "_unpatchify_and_unpack_latents", unpacked)
+
+
+def _dense_attention(transformer: nn.Module) -> AbstractContextManager[Any]:
+    """AnyFlow FAR asks for an attention of blocks: the same, by a mask of what sees what."""
+    from torch.nn.attention import flex_attention
+
+    def attended(query: Tensor, key: Tensor, value: Tensor, block_mask: Any = None, **how: Any) -> Tensor:
+        mask = None
+        if block_mask is not None:
+            sizes = query.shape[-2], key.shape[-2]
+            mask = flex_attention.create_mask(block_mask.mask_mod, 1, 1, *sizes, device="cpu")
+        return nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=how.get("scale"))
+
+    return mock.patch.object(flex_attention, "flex_attention", attended)
+
+
 _STAND_INS: Mapping[str, Callable[[nn.Module], AbstractContextManager[Any]]] = {
+    "AnyFlowFARTransformer3DModel": _dense_attention,
+    "Cosmos3OmniTransformer": _whole_film,
     "CosmosTransformer3DModel": _without_torchvision,
     "HunyuanVideo15Transformer3DModel": _picture_or_not,
     "ZImageTransformer2DModel": _alone,
