@@ -1,1 +1,1 @@
-"""Every other transformer class of diffusers: one adapter, told by a table of recipes what each class is called with."""
+"""Every other transformer class of diffusers: one adapter, and a table of what each class is called with."""

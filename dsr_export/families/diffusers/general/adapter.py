@@ -17,7 +17,7 @@ PASSED: Mapping[str, Callable[[Tensor], Any]] = {
     "list": lambda value: list(value.unbind(1)),
     "layers_first": lambda value: value.transpose(0, 1),
     "frames_as_rows": lambda value: value.flatten(0, 1),
-    "one": lambda value: [value[0]],
+    "rows": lambda value: list(value.unbind(0)),
     "one_batch": lambda value: [value],
     "alone": lambda value: value[0],
 }
@@ -27,7 +27,7 @@ PASSED: Mapping[str, Callable[[Tensor], Any]] = {
 class GeneralDenoiser(nn.Module):
     """`forward` takes the graph's inputs in the order of `call.given`, and returns a tensor or a tuple of them.
 
-    A class that works on the rows one by one is run on rows, and `vmap` makes a batch of them.
+    A class that takes no batch is called row by row.
     """
 
     def __init__(self, transformer: nn.Module, call: Call) -> None:
@@ -41,14 +41,11 @@ class GeneralDenoiser(nn.Module):
 
     def forward(self, *values: Tensor) -> Any:
         for value in values:
-            torch._check(value.shape[0] == values[0].shape[0])  # tells torch.export that all batches are one
+            torch._check(value.shape[0] == values[0].shape[0])  # type: ignore[no-untyped-call]  # tells torch.export that all batches are one
         if self.call.one_by_one:
-            return torch.vmap(self._row, randomness="error")(*values)
-        return _one_or_all(_tensors(self._called(values)), self.call.returned, self.call.frames)
-
-    def _row(self, *values: Tensor) -> Any:
-        made = self._called([value[None] for value in values])
-        return _one_or_all([value if isinstance(made[0], list) else value[0] for value in _tensors(made)], "", 0)
+            made = [_tensors(self._called([value[i : i + 1] for value in values])) for i in range(values[0].shape[0])]
+            return _one_or_all([torch.cat(rows) for rows in zip(*made, strict=True)], self.call)
+        return _one_or_all(_tensors(self._called(values)), self.call)
 
     def _called(self, values: Any) -> Any:
         given = dict(zip(self.call.given, values, strict=True))
@@ -91,10 +88,12 @@ def single(value: Tensor) -> Tensor:
 
 
 def _tensors(made: Any) -> list[Tensor]:
-    return [leaf for leaf in pytree.tree_leaves(made) if isinstance(leaf, Tensor)]
+    """What the transformer returned, each with its batch axis: a list holds a tensor for each row."""
+    parts = made if isinstance(made, tuple) else (made,)
+    return [torch.stack(part) if isinstance(part, list) else part for part in parts if part is not None]
 
 
-def _one_or_all(values: list[Tensor], returned: str, frames: int) -> Any:
-    if returned == "rows_as_frames":
-        values = [value.unflatten(0, (-1, frames)) for value in values]
+def _one_or_all(values: list[Tensor], call: Call) -> Any:
+    if call.returned == "rows_as_frames":
+        values = [value.reshape(-1, call.frames, *value.shape[1:]) for value in values]
     return values[0] if len(values) == 1 else tuple(values)

@@ -18,7 +18,7 @@ from dsr_export.families.diffusers.general.sizes import Sizes
 
 @dataclass(frozen=True, kw_only=True)
 class Call:
-    """`given` are the graph's inputs, in their order; `fixed` the constants, of which `rows` are the same for each row."""
+    """`given` are the graph's inputs, in their order; `fixed` the constants, of which `rows` have a batch axis of 1."""
 
     given: Mapping[str, Given]
     fixed: Mapping[str, Any] = field(default_factory=dict)

@@ -5,12 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from dsr_export.errors import ExportError, did_you_mean
+from dsr_export.families.diffusers.general.hunyuan_classes import HUNYUAN_CLASSES
 from dsr_export.families.diffusers.general.image_classes import IMAGE_CLASSES
 from dsr_export.families.diffusers.general.other_classes import OTHER_CLASSES
+from dsr_export.families.diffusers.general.packed_classes import PACKED_CLASSES
 from dsr_export.families.diffusers.general.recipe import ClassRecipe, Refused
 from dsr_export.families.diffusers.general.video_classes import VIDEO_CLASSES
+from dsr_export.families.diffusers.supported import SUPPORTED
 
-CLASSES: Mapping[str, ClassRecipe | Refused] = {**IMAGE_CLASSES, **VIDEO_CLASSES, **OTHER_CLASSES}
+CLASSES: Mapping[str, ClassRecipe | Refused] = {
+    **IMAGE_CLASSES,
+    **PACKED_CLASSES,
+    **VIDEO_CLASSES,
+    **HUNYUAN_CLASSES,
+    **OTHER_CLASSES,
+}
 BY_HAND = "write a function that loads it and returns (module, example inputs), and give it as module:callable"
 
 
@@ -34,7 +43,7 @@ def recipe_of(class_name: str, source: str = "") -> ClassRecipe:
         raise ExportError(f"{where}{class_name} cannot be exported: {found.why}", hint=BY_HAND)
     if found is not None:
         return found
-    near = did_you_mean(class_name, tuple(CLASSES))
+    near = did_you_mean(class_name, (*(each.class_name for each in SUPPORTED), *CLASSES))
     kind = next((why for part, why in _OTHER_KINDS if part in class_name), None)
     if kind is not None and not near:
         raise ExportError(f"{where}{class_name[:80]} {kind}", hint=BY_HAND)

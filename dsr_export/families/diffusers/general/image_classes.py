@@ -5,50 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from dsr_export.families.diffusers.general.common import BOOL_MASK, TEXT_MASK, TIME, UNIT_TIME, WHOLE_TEXT
-from dsr_export.families.diffusers.general.recipe import PACKED, ClassRecipe, Fixed, Given, LeftOut, Refused
+from dsr_export.families.diffusers.general.recipe import ClassRecipe, Fixed, Given, LeftOut, Refused
 
 _PIXELS = Given(shape="2", draw="pixels", means="height and width in pixels")
 _CORNER = Given(shape="2", draw="corner", means="top and left corner of the crop, in pixels")
 _TRUE_GUIDANCE = Given(shape="", draw="guidance", when="guidance_embeds", means="the strength of guidance, times 1000")
-_PROMPT_IDS = Fixed(made="diagonal_ids", means="the prompt's tokens, along the diagonal")
-_STATE = {"timestep": UNIT_TIME}
 
 IMAGE_CLASSES: Mapping[str, ClassRecipe | Refused] = {
-    "AuraFlowTransformer2DModel": ClassRecipe(parts=_STATE),
-    "BriaTransformer2DModel": ClassRecipe(latent=PACKED, pack=2, text=128),
-    "BriaFiboTransformer2DModel": ClassRecipe(
-        latent=PACKED,
-        text=128,
-        parts={
-            "text_encoder_layers": Given(
-                shape="num_layers+num_single_layers text text_encoder_dim",
-                passed="list",
-                means="the text encoder's hidden states, one layer for each block",
-            )
-        },
-    ),
+    "AuraFlowTransformer2DModel": ClassRecipe(parts={"timestep": UNIT_TIME}),
     "BriaFibo2Transformer2DModel": ClassRecipe(
         text="gist_min_text_len",
-        one_by_one=True,
         parts={
             "timestep": UNIT_TIME,
             "encoder_hidden_states": Given(shape="bundles text cap_feat_dim", means="the prompt's bundles of layers"),
             "encoder_attention_mask": LeftOut(why="the prompt fills its tokens"),
             "context_latents": LeftOut(why="pictures to edit"),
-        },
-    ),
-    "ChromaTransformer2DModel": ClassRecipe(
-        one_by_one=True,
-        latent=PACKED,
-        pack=2,
-        text=512,
-        parts={
-            "timestep": UNIT_TIME,
-            "attention_mask": Given(
-                shape="text+tokens",
-                draw="text_then_all",
-                means="1 for the prompt's tokens and the picture's, 0 for padding",
-            ),
         },
     ),
     "CogView3PlusTransformer2DModel": ClassRecipe(
@@ -63,31 +34,6 @@ IMAGE_CLASSES: Mapping[str, ClassRecipe | Refused] = {
             "text_bth": Given(shape="text text_in_dim", means="the prompt's embedding"),
             "text_lens": Given(shape="", draw="length", dtype="int64", means="how many tokens the prompt has"),
         }
-    ),
-    "Flux2Transformer2DModel": ClassRecipe(
-        latent=PACKED,
-        pack=2,
-        text=512,
-        parts={
-            "timestep": UNIT_TIME,
-            "img_ids": Fixed(made="four_ids", means="frame, row, column and token of the picture's tokens"),
-            "txt_ids": Fixed(made="four_text_ids", means="the prompt's tokens, counted on an axis of their own"),
-            "num_ref_tokens": LeftOut(why="pictures to edit"),
-            "ref_fixed_timestep": LeftOut(why="pictures to edit"),
-        },
-    ),
-    "Flux3Transformer2DModel": ClassRecipe(
-        latent=PACKED,
-        pack=2,
-        text=512,
-        parts={
-            "timestep": UNIT_TIME,
-            "img_ids": Fixed(made="four_ids", means="frame, row, column and token of the picture's tokens"),
-            "txt_ids": Fixed(made="four_text_ids", means="the prompt's tokens, counted on an axis of their own"),
-            "image_cond_hidden_states": LeftOut(why="pictures to edit"),
-            "image_cond_ids": LeftOut(why="pictures to edit"),
-            "target_timestep": Given(shape="", draw="unit", when="flow_map", means="the time that the map ends at"),
-        },
     ),
     "GlmImageTransformer2DModel": ClassRecipe(
         parts={
@@ -145,7 +91,6 @@ IMAGE_CLASSES: Mapping[str, ClassRecipe | Refused] = {
         }
     ),
     "HunyuanImageTransformer2DModel": ClassRecipe(
-        one_by_one=True,
         parts={
             "encoder_attention_mask": WHOLE_TEXT,
             "encoder_hidden_states_2": Given(
@@ -157,47 +102,8 @@ IMAGE_CLASSES: Mapping[str, ClassRecipe | Refused] = {
             "guidance": _TRUE_GUIDANCE,
         },
     ),
-    "Ideogram4Transformer2DModel": ClassRecipe(
-        latent="text+tokens in_channels",
-        pack=2,
-        parts={
-            "timestep": UNIT_TIME,
-            "encoder_hidden_states": Given(
-                shape="text+tokens llm_features_dim", means="the prompt's embedding, in front of the picture's tokens"
-            ),
-            "position_ids": Fixed(made="ideogram_places", rows=True, means="prompt, then rows and columns"),
-            "segment_ids": Fixed(made="one_segment", rows=True, means="all tokens see each other"),
-            "indicator": Fixed(
-                made="ideogram_kinds", rows=True, means="3 for the prompt's tokens, 2 for the picture's"
-            ),
-        },
-    ),
-    "Krea2Transformer2DModel": ClassRecipe(
-        latent=PACKED,
-        pack=2,
-        text=512,
-        parts={
-            "timestep": UNIT_TIME,
-            "encoder_hidden_states": Given(
-                shape="text num_text_layers text_hidden_dim", means="the text encoder's hidden states, by token"
-            ),
-            "position_ids": Fixed(made="krea_places", means="zeros for the prompt, then rows and columns"),
-            "encoder_attention_mask": BOOL_MASK,
-        },
-    ),
-    "LongCatImageTransformer2DModel": ClassRecipe(
-        latent=PACKED,
-        pack=2,
-        text=512,
-        parts={
-            "timestep": UNIT_TIME,
-            "img_ids": Fixed(made="longcat_ids", means="row and column of the picture's tokens, behind the prompt"),
-            "txt_ids": _PROMPT_IDS,
-            "guidance": LeftOut(why="the model does not read it"),
-        },
-    ),
     "Lumina2Transformer2DModel": ClassRecipe(
-        text="half_axis", one_by_one=True, parts={"timestep": UNIT_TIME, "encoder_attention_mask": WHOLE_TEXT}
+        text="half_axis", parts={"timestep": UNIT_TIME, "encoder_attention_mask": WHOLE_TEXT}
     ),
     "LuminaNextDiT2DModel": ClassRecipe(
         parts={
@@ -207,7 +113,6 @@ IMAGE_CLASSES: Mapping[str, ClassRecipe | Refused] = {
             "image_rotary_emb": Fixed(made="lumina_rotary", means="rotations of rows and columns"),
         }
     ),
-    "NucleusMoEImageTransformer2DModel": ClassRecipe(latent=PACKED, pack=2, text=1024, parts=_STATE),
     "OmniGenTransformer2DModel": ClassRecipe(
         frozen="rope",
         parts={
@@ -220,9 +125,6 @@ IMAGE_CLASSES: Mapping[str, ClassRecipe | Refused] = {
             ),
             "position_ids": Fixed(made="omnigen_places", rows=True, means="tokens, counted"),
         },
-    ),
-    "OvisImageTransformer2DModel": ClassRecipe(
-        latent=PACKED, pack=2, parts={"timestep": UNIT_TIME, "txt_ids": _PROMPT_IDS}
     ),
     "PRXTransformer2DModel": ClassRecipe(patches=16, parts={"timestep": UNIT_TIME, "attention_mask": BOOL_MASK}),
     "PriorTransformer": ClassRecipe(
@@ -241,32 +143,16 @@ IMAGE_CLASSES: Mapping[str, ClassRecipe | Refused] = {
             ),
         },
     ),
-    "QwenImageTransformer2DModel": ClassRecipe(
-        latent=PACKED,
-        pack=2,
-        text=512,
-        parts={
-            "timestep": UNIT_TIME,
-            "additional_t_cond": Given(
-                shape="",
-                dtype="int64",
-                draw="below 2",
-                when="use_additional_t_cond",
-                means="which of two kinds of time",
-            ),
-        },
-    ),
     "QwenImage21Transformer2DModel": Refused(why="its pictures stand between the words, where each request has them"),
     "SanaTransformer2DModel": ClassRecipe(text=300),
     "Transformer2DModel": Refused(why="it is a block within a UNet, whose features it takes"),
     "ZImageTransformer2DModel": ClassRecipe(
         latent="in_channels 1 height width",
         text="half_axis",
-        one_by_one=True,
         parts={
-            "x": Given(shape="in_channels 1 height width", passed="one", means="the noisy latent"),
+            "x": Given(shape="in_channels 1 height width", passed="rows", means="the noisy latent"),
             "t": UNIT_TIME,
-            "cap_feats": Given(shape="text cap_feat_dim", passed="one", means="the prompt's embedding"),
+            "cap_feats": Given(shape="text cap_feat_dim", passed="rows", means="the prompt's embedding"),
             "siglip_feats": LeftOut(why="pictures to edit"),
             "image_noise_mask": LeftOut(why="pictures to edit"),
             "patch_size": Fixed(made="first_patch", means="the first patch size of the config"),

@@ -8,12 +8,12 @@ from dsr_export.families.diffusers.general.common import BOOL_MASK, TEXT_MASK, U
 from dsr_export.families.diffusers.general.recipe import ClassRecipe, Fixed, Given, LeftOut, Refused
 
 _SOUND = "in_channels frames"
-_OMNI_NAMES = (
-    *("tokens", "token_shapes", "sequence_indexes", "mse_loss_indexes", "timesteps", "noisy_frame_indexes"),
-)
+_OMNI_NAMES = (*("tokens", "token_shapes", "sequence_indexes", "mse_loss_indexes", "timesteps", "noisy_frame_indexes"),)
 _OMNI_SOUND = LeftOut(why="a film without sound")
 _OMNI_ACTION = LeftOut(why="a film without actions")
-_LTX2_SIGMA = Given(shape="", draw="thousand", when="cross_attn_mod|audio_cross_attn_mod", means="the noise level, times 1000")
+_LTX2_SIGMA = Given(
+    shape="", draw="thousand", when="cross_attn_mod|audio_cross_attn_mod", means="the noise level, times 1000"
+)
 
 OTHER_CLASSES: Mapping[str, ClassRecipe | Refused] = {
     "AceStepTransformer1DModel": ClassRecipe(

@@ -18,8 +18,8 @@ PACKED = "tokens in_channels"
 class Given:
     """An input of the graph, [batch, *shape]. `shape` is words that `Sizes.of` knows, or makes such words.
 
-    It is there where `Sizes.has` the word `when` (always, without it), drawn as `draw` says (a name in `draws.DRAWS`), and
-    handed over as `passed` says (a name in `arguments.PASSED`; without it, as it is).
+    It is there where `Sizes.has` the word `when` (always, without it), drawn as `draw` says (a name that `draw_of`
+    knows), and handed over as `passed` says (a name in `adapter.PASSED`; without it, as it is).
     """
 
     shape: str | Callable[[Sizes], str]
@@ -59,7 +59,7 @@ class ClassRecipe:
 
     `latent` is the shape of `hidden_states`. `pack` is how many cells a side of the latent its pipeline, not the model,
     puts into one token. `text`, `patches` (a side) and `frames` are sizes where neither config nor user has one; a word
-    is looked up. `one_by_one`: it works on the rows of a batch one after the other, in Python. `frozen` is a submodule
+    is looked up. `one_by_one`: it takes no batch. `frozen` is a submodule
     that is fed constants only. Of several parts, the first that is there counts.
     """
 

@@ -38,9 +38,8 @@ def cogvideo_rotary(sizes: Sizes) -> tuple[Tensor, Tensor]:
     else:
         how = {"crops_coords": None, "grid_type": "slice", "max_size": base}
     head = config["attention_head_dim"]
-    made: tuple[Tensor, Tensor] = get_3d_rotary_pos_embed(
-        embed_dim=head, grid_size=(rows, columns), temporal_size=frames, **how
-    )
+    make: Any = get_3d_rotary_pos_embed
+    made: tuple[Tensor, Tensor] = make(embed_dim=head, grid_size=(rows, columns), temporal_size=frames, **how)
     return made
 
 
@@ -78,7 +77,8 @@ def lumina_rotary(sizes: Sizes) -> Tensor:
     from diffusers.models.embeddings import get_2d_rotary_pos_embed_lumina
 
     head = sizes.config["hidden_size"] // sizes.config["num_attention_heads"]
-    made: Tensor = get_2d_rotary_pos_embed_lumina(head, LUMINA_SIDE, LUMINA_SIDE)
+    make: Any = get_2d_rotary_pos_embed_lumina
+    made: Tensor = make(head, LUMINA_SIDE, LUMINA_SIDE)
     return made
 
 

@@ -28,7 +28,11 @@ class Sizes:
         """Frames, height and width of a patch that the model makes: none of tokens that its pipeline packs."""
         if "tokens" in self.recipe.latent:
             return 1, 1, 1
-        size = self.config.get("patch_size") or self.config.get("latent_patch_size") or (self.config.get("all_patch_size") or (1,))[0]
+        size = (
+            self.config.get("patch_size")
+            or self.config.get("latent_patch_size")
+            or (self.config.get("all_patch_size") or (1,))[0]
+        )
         frames = self.config.get("patch_size_t") or (self.config.get("all_f_patch_size") or (1,))[0]
         sides = (size,) if isinstance(size, int) else tuple(size)
         return (frames, sides[0], sides[-1]) if len(sides) < 3 else (sides[0], sides[1], sides[2])
@@ -128,10 +132,8 @@ class Sizes:
 
 def _cogvideo_frames(config: Mapping[str, Any]) -> int:
     """Latent frames of a clip of `sample_frames`, in whole patches."""
-    frames, patch = (
-        (config["sample_frames"] - 1) // config["temporal_compression_ratio"] + 1,
-        config.get("patch_size_t"),
-    )
+    patch = config.get("patch_size_t")
+    frames: int = (config["sample_frames"] - 1) // config["temporal_compression_ratio"] + 1
     return frames if patch is None else math.ceil(frames / patch) * int(patch)
 
 

@@ -35,19 +35,9 @@ def _without_torchvision(transformer: nn.Module) -> AbstractContextManager[Any]:
     return mock.patch.object(_module(transformer), "transforms", functions, create=True)
 
 
-def _alone(transformer: nn.Module) -> AbstractContextManager[Any]:
-    """Z-Image pads sequences to the longest of a batch; called row by row there is one, which needs none."""
-
-    def stacked(sequences: Sequence[Tensor], **_: Any) -> Tensor:
-        return torch.stack(list(sequences))
-
-    return mock.patch.object(_module(transformer), "pad_sequence", stacked)
-
-
 def _picture_or_not(transformer: Any) -> AbstractContextManager[Any]:
     """HunyuanVideo 1.5 looks whether the picture's tokens are all zeros; its config says so beforehand."""
-    from_text = transformer.config.task_type == "t2v"
-    return mock.patch.object(torch, "all", lambda *_, **__: from_text)
+    return mock.patch.object(torch, "all", return_value=transformer.config.task_type == "t2v")
 
 
 def _whole_film(transformer: Any) -> AbstractContextManager[Any]:
@@ -62,6 +52,20 @@ def _whole_film(transformer: Any) -> AbstractContextManager[Any]:
         return [cells.reshape(1, channels, frames, rows * side, columns * side)]
 
     return mock.patch.object(type(transformer), "_unpatchify_and_unpack_latents", unpacked)
+
+
+def _all_experts(transformer: nn.Module) -> AbstractContextManager[Any]:
+    """HiDream sends each token to some experts; a graph has all of them look, and weighs those not chosen with 0."""
+
+    def mixed(self: Any, x: Tensor, flat_expert_indices: Tensor, flat_expert_weights: Tensor) -> Tensor:
+        chosen = flat_expert_indices.view(-1, self.num_activated_experts)
+        weights = flat_expert_weights.view(-1, self.num_activated_experts)
+        made = torch.zeros_like(x)
+        for i, expert in enumerate(self.experts):
+            made = made + expert(x) * torch.where(chosen == i, weights, 0).sum(-1, keepdim=True)
+        return made
+
+    return mock.patch.object(_module(transformer).MOEFeedForwardSwiGLU, "moe_infer", mixed)
 
 
 def _dense_attention(transformer: nn.Module) -> AbstractContextManager[Any]:
@@ -82,6 +86,6 @@ _STAND_INS: Mapping[str, Callable[[nn.Module], AbstractContextManager[Any]]] = {
     "AnyFlowFARTransformer3DModel": _dense_attention,
     "Cosmos3OmniTransformer": _whole_film,
     "CosmosTransformer3DModel": _without_torchvision,
+    "HiDreamImageTransformer2DModel": _all_experts,
     "HunyuanVideo15Transformer3DModel": _picture_or_not,
-    "ZImageTransformer2DModel": _alone,
 }

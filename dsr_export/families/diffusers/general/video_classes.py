@@ -4,35 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from dsr_export.families.diffusers.general.common import BOOL_MASK, TEXT_MASK, UNIT_TIME, WHOLE_TEXT
+from dsr_export.families.diffusers.general.common import BOOL_MASK
 from dsr_export.families.diffusers.general.recipe import VIDEO, ClassRecipe, Fixed, Given, LeftOut, Part, Refused
 
 _FRAMES, _SIDE = 3, 16
 _FRAMES_FIRST = "frames in_channels height width"
-_GUIDANCE = Given(shape="", draw="thousands", when="guidance_embeds", means="the strength of guidance, times 1000")
 
 
 def _film(
-    parts: Mapping[str, Part | tuple[Part, ...]] | None = None, *, text: int | str = 512, latent: str = VIDEO, frames: int | str = _FRAMES, one_by_one: bool = False
+    parts: Mapping[str, Part | tuple[Part, ...]] | None = None,
+    *,
+    text: int | str = 512,
+    latent: str = VIDEO,
+    frames: int | str = _FRAMES,
 ) -> ClassRecipe:
     """Of a few frames of 16 x 16 tokens, where the config has no size."""
-    how = {"latent": latent, "text": text, "frames": frames, "one_by_one": one_by_one}
-    return ClassRecipe(**how, patches=_SIDE, parts=parts or {})
+    return ClassRecipe(latent=latent, text=text, frames=frames, patches=_SIDE, parts=parts or {})
 
 
 _COGVIDEO: Mapping[str, Part] = {
     "image_rotary_emb": Fixed(
         made="cogvideo_rotary", when="cogvideo_turns", means="cosines and sines of frame, row, column"
     ),
-    "ofs": Fixed(made="cogvideo_ofs", when="ofs_embed_dim", means="2, as pipelines give it"),
 }
-_HISTORY = "has_multi_term_memory_patch"
-_CLEAN = "has_clean_x_embedder"
 _STEPS = Given(shape="frames", draw="thousand", means="the step of each frame, 0 to 1000")
 
 VIDEO_CLASSES: Mapping[str, ClassRecipe | Refused] = {
     "AllegroTransformer3DModel": _film(
-        {"image_rotary_emb": Fixed(made="allegro_rotary", when="allegro_turns", means="rotations and places of frame, row and column")},
+        {
+            "image_rotary_emb": Fixed(
+                made="allegro_rotary", when="allegro_turns", means="rotations and places of frame, row and column"
+            )
+        },
         frames="sample_frames",
     ),
     "AnyFlowTransformer3DModel": _film({"timestep": _STEPS, "r_timestep": _STEPS}, latent=_FRAMES_FIRST),
@@ -48,7 +51,10 @@ VIDEO_CLASSES: Mapping[str, ClassRecipe | Refused] = {
     ),
     "ChronoEditTransformer3DModel": _film(frames=2),
     "CogVideoXTransformer3DModel": _film(
-        _COGVIDEO, latent=_FRAMES_FIRST, text="max_text_seq_length", frames="cogvideo_frames"
+        {**_COGVIDEO, "ofs": Fixed(made="cogvideo_ofs", when="ofs_embed_dim", means="2, as pipelines give it")},
+        latent=_FRAMES_FIRST,
+        text="max_text_seq_length",
+        frames="cogvideo_frames",
     ),
     "ConsisIDTransformer3DModel": _film(
         {
@@ -69,7 +75,9 @@ VIDEO_CLASSES: Mapping[str, ClassRecipe | Refused] = {
         {
             "encoder_hidden_states": Given(
                 shape=lambda sizes: (
-                    "text crossattn_proj_in_channels" if sizes.config.get("use_crossattn_projection") else "text text_embed_dim"
+                    "text crossattn_proj_in_channels"
+                    if sizes.config.get("use_crossattn_projection")
+                    else "text text_embed_dim"
                 ),
                 means="the prompt's embedding",
             ),
@@ -83,7 +91,6 @@ VIDEO_CLASSES: Mapping[str, ClassRecipe | Refused] = {
             "padding_mask": Fixed(made="no_padding", when="concat_padding_mask", means="zeros: nothing is padded"),
         },
         latent="out_channels frames height width",
-        one_by_one=True,
     ),
     "EasyAnimateTransformer3DModel": _film(
         {
@@ -100,54 +107,6 @@ VIDEO_CLASSES: Mapping[str, ClassRecipe | Refused] = {
         },
         text=256,
         latent="out_channels frames height width",
-    ),
-    "HeliosTransformer3DModel": _film(
-        {
-            "indices_hidden_states": Fixed(made="helios_now", rows=True, when=_HISTORY, means="frames, counted"),
-            "indices_latents_history_short": Fixed(made="helios_short", rows=True, when=_HISTORY, means="frames, counted"),
-            "indices_latents_history_mid": Fixed(made="helios_mid", rows=True, when=_HISTORY, means="frames, counted"),
-            "indices_latents_history_long": Fixed(made="helios_long", rows=True, when=_HISTORY, means="frames, counted"),
-            "latents_history_short": Given(
-                shape="in_channels 2 height width", when=_HISTORY, means="the first frame and the last"
-            ),
-            "latents_history_mid": Given(shape="in_channels 2 height width", when=_HISTORY, means="two frames before"),
-            "latents_history_long": Given(shape="in_channels 16 height width", when=_HISTORY, means="16 frames before"),
-        },
-        frames=9,
-    ),
-    "HunyuanVideoTransformer3DModel": _film({"guidance": _GUIDANCE}, text=256),
-    "HunyuanVideo15Transformer3DModel": ClassRecipe(
-        latent=VIDEO,
-        frames=_FRAMES,
-        patches=_SIDE,
-        one_by_one=True,
-        parts={
-            "encoder_attention_mask": WHOLE_TEXT,
-            "encoder_hidden_states_2": Given(shape="256 text_embed_2_dim", means="the glyphs' embedding"),
-            "encoder_attention_mask_2": Fixed(made="whole_256", rows=True, means="glyphs that fill their tokens"),
-            "image_embeds": (
-                Given(shape="729 image_embed_dim", when="from_picture", means="the first frame as an encoder's tokens"),
-                Fixed(made="no_picture", rows=True, means="zeros: there is no first frame"),
-            ),
-        },
-    ),
-    "HunyuanVideoFramepackTransformer3DModel": ClassRecipe(
-        latent=VIDEO,
-        frames=9,
-        patches=_SIDE,
-        one_by_one=True,
-        parts={
-            "guidance": _GUIDANCE,
-            "encoder_attention_mask": WHOLE_TEXT,
-            "image_embeds": Given(shape="729 image_proj_dim", when="has_image_proj", means="the picture's tokens"),
-            "indices_latents": Fixed(made="framepack_now", means="frames, counted"),
-            "latents_clean": Given(shape="in_channels 2 height width", when=_CLEAN, means="the first frame and the last"),
-            "indices_latents_clean": Fixed(made="framepack_clean", when=_CLEAN, means="frames, counted"),
-            "latents_history_2x": Given(shape="in_channels 2 height width", when=_CLEAN, means="two frames before"),
-            "indices_latents_history_2x": Fixed(made="framepack_2x", when=_CLEAN, means="frames, counted"),
-            "latents_history_4x": Given(shape="in_channels 16 height width", when=_CLEAN, means="16 frames before"),
-            "indices_latents_history_4x": Fixed(made="framepack_4x", when=_CLEAN, means="frames, counted"),
-        },
     ),
     "JoyImageEditTransformer3DModel": _film(frames=1),
     "JoyImageEditPlusTransformer3DModel": ClassRecipe(
@@ -171,7 +130,9 @@ VIDEO_CLASSES: Mapping[str, ClassRecipe | Refused] = {
         {
             "encoder_hidden_states": Given(shape="text in_text_dim", means="the prompt's embedding"),
             "pooled_projections": Given(shape="in_text_dim2", means="the prompt in one vector"),
-            "audio_hidden_states": Given(shape="16 in_audio_dim", when="in_audio_dim", means="the sound's noisy latent"),
+            "audio_hidden_states": Given(
+                shape="16 in_audio_dim", when="in_audio_dim", means="the sound's noisy latent"
+            ),
             "visual_rope_pos": LeftOut(why="the model computes them"),
             "encoder_attention_mask": LeftOut(why="the prompt fills its tokens"),
             "visual_token_type_ids": LeftOut(why="all frames are of one type"),
@@ -181,7 +142,10 @@ VIDEO_CLASSES: Mapping[str, ClassRecipe | Refused] = {
     ),
     "Kandinsky6SRTransformer3DModel": Refused(why="its attention chooses blocks of tokens by their values"),
     "LatteTransformer3DModel": _film(
-        {"encoder_attention_mask": LeftOut(why="the prompt fills its tokens"), "enable_temporal_attentions": LeftOut(why="as pipelines do")},
+        {
+            "encoder_attention_mask": LeftOut(why="the prompt fills its tokens"),
+            "enable_temporal_attentions": LeftOut(why="as pipelines do"),
+        },
         text=120,
         frames="video_length",
     ),
@@ -197,7 +161,9 @@ VIDEO_CLASSES: Mapping[str, ClassRecipe | Refused] = {
     "MotifVideoTransformer3DModel": _film({"image_embeds": LeftOut(why="a picture to begin with")}),
     "SanaVideoTransformer3DModel": _film(text=300),
     "SanaWMTransformer3DModel": Refused(why="it takes a camera's path, as dicts of tables that its pipeline makes"),
-    "SanaWMLTX2RefinerTransformer3DModel": Refused(why="it takes rotations that its pipeline makes of another model's part"),
+    "SanaWMLTX2RefinerTransformer3DModel": Refused(
+        why="it takes rotations that its pipeline makes of another model's part"
+    ),
     "SkyReelsV2Transformer3DModel": _film(
         {
             "enable_diffusion_forcing": LeftOut(why="all frames are at one step"),

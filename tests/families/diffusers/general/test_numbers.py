@@ -1,0 +1,91 @@
+"""The general adapter gives diffusers' own numbers, for inputs that pipelines would give."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dsr_export.backends.onnxruntime import OnnxRuntimeRunner
+from dsr_export.errors import ExportError
+from graphs.lowering import lower
+from tests.families.diffusers.general.tiny import TINY, bare_folder, loaded, saved
+
+pytest.importorskip("diffusers", reason="the models extra is not installed")
+
+
+@pytest.mark.parametrize("class_name", TINY)
+def test_a_folder_gives_the_numbers_of_diffusers(class_name: str, tmp_path: Path) -> None:
+    tiny, model = TINY[class_name], saved(class_name, tmp_path)
+    subject = loaded(tmp_path, options=tiny.options)
+    assert {spec.name: spec.shape for spec in subject.inputs} == {
+        name: ("batch", *shape) for name, shape in tiny.inputs.items()
+    }
+    example = subject.example(3, seed=1)
+    with subject.reference() as runner:
+        out = runner.infer(example)["out"]
+    given = {name: torch.from_numpy(value) for name, value in example.items()}
+    with torch.no_grad():
+        made = model(**{**given, **tiny.beside(given)}, return_dict=False)[0]
+    expected = (torch.stack(made) if isinstance(made, list) else made).numpy()
+    assert expected.std() > 0.01
+    np.testing.assert_allclose(out, expected, rtol=0, atol=2e-5 * np.abs(expected).max())
+
+
+def test_it_becomes_a_graph_of_any_batch(tmp_path: Path) -> None:
+    name = "SanaTransformer2DModel"
+    folder = bare_folder(tmp_path / "bare", name, TINY[name].config)
+    subject = loaded(folder, random_weights=0, options=TINY[name].options)
+    traced = subject.trace(tmp_path / "traced.onnx")
+    assert traced.batch_limits == (1, None)
+    lowered, _ = lower(traced, tmp_path / "lowered.onnx")
+    with OnnxRuntimeRunner(lowered) as runner, subject.reference() as reference:
+        for batch in (1, 2, 5):
+            inputs = subject.example(batch, seed=2)
+            np.testing.assert_allclose(runner.infer(inputs)["out"], reference.infer(inputs)["out"], atol=1e-4)
+
+
+def test_seeded_weights_need_no_weight_files_and_move_no_generator(tmp_path: Path) -> None:
+    name = "SanaTransformer2DModel"
+    folder = bare_folder(tmp_path / "bare", name, TINY[name].config)
+    before = torch.random.get_rng_state()
+    first, again, other = (loaded(folder, random_weights=seed, options={"text_tokens": 5}) for seed in (1, 1, 2))
+    assert torch.equal(torch.random.get_rng_state(), before)
+    inputs = first.example(2, seed=0)
+    outs = []
+    for subject in (first, again, other):
+        with subject.reference() as runner:
+            outs.append(runner.infer(inputs)["out"])
+    np.testing.assert_array_equal(outs[0], outs[1])
+    assert np.abs(outs[0] - outs[2]).max() > 0.01
+
+
+def test_a_weight_too_few_is_named(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    saved("SanaTransformer2DModel", tmp_path)
+    file = tmp_path / "diffusion_pytorch_model.safetensors"
+    state = load_file(file)
+    state.pop("proj_out.weight")
+    save_file(state, file)
+    with pytest.raises(ExportError, match=r"proj_out\.weight"):
+        loaded(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "message", "hint"),
+    [
+        ({"latent_heigth": 8}, "has no option 'latent_heigth'", "latent_height"),
+        ({"latent_width": 7}, "patches of 2 do not divide a latent width of 7", "latent_width=8"),
+        ({"text_tokens": 0}, "no whole number from 1", ""),
+        ({"register_start": 1}, "takes no registers", "SD3Transformer2DModel"),
+    ],
+)
+def test_options_that_do_not_fit(options: dict[str, int], message: str, hint: str, tmp_path: Path) -> None:
+    name = "WanTransformer3DModel"
+    folder = bare_folder(tmp_path / "bare", name, TINY[name].config)
+    with pytest.raises(ExportError, match=message) as caught:
+        loaded(folder, random_weights=0, options=options)
+    assert hint in str(caught.value.hint)
