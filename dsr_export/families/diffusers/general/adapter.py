@@ -40,8 +40,9 @@ class GeneralDenoiser(nn.Module):
             self._fixed[name] = [self._kept(f"{name}_{i}", leaf) for i, leaf in enumerate(leaves)], shape
 
     def forward(self, *values: Tensor) -> Any:
+        check: Any = torch._check
         for value in values:
-            torch._check(value.shape[0] == values[0].shape[0])  # type: ignore[no-untyped-call]  # tells torch.export that all batches are one
+            check(value.shape[0] == values[0].shape[0])  # tells torch.export that all batches are one
         if self.call.one_by_one:
             made = [_tensors(self._called([value[i : i + 1] for value in values])) for i in range(values[0].shape[0])]
             return _one_or_all([torch.cat(rows) for rows in zip(*made, strict=True)], self.call)

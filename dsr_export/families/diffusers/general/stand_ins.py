@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from types import ModuleType, SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -54,7 +54,7 @@ def _whole_film(transformer: Any) -> AbstractContextManager[Any]:
     return mock.patch.object(type(transformer), "_unpatchify_and_unpack_latents", unpacked)
 
 
-def _all_experts(transformer: nn.Module) -> AbstractContextManager[Any]:
+def _all_experts(transformer: Any) -> AbstractContextManager[Any]:
     """HiDream sends each token to some experts; a graph has all of them look, and weighs those not chosen with 0."""
 
     def mixed(self: Any, x: Tensor, flat_expert_indices: Tensor, flat_expert_weights: Tensor) -> Tensor:
@@ -65,7 +65,59 @@ def _all_experts(transformer: nn.Module) -> AbstractContextManager[Any]:
             made = made + expert(x) * torch.where(chosen == i, weights, 0).sum(-1, keepdim=True)
         return made
 
-    return mock.patch.object(_module(transformer).MOEFeedForwardSwiGLU, "moe_infer", mixed)
+    side, own = transformer.config.patch_size, type(transformer).patchify
+    grid: list[int] = []
+
+    def patchify(self: Any, latent: Tensor) -> Any:
+        grid[:] = latent.shape[-2] // side, latent.shape[-1] // side
+        return own(self, latent)
+
+    def unpatchify(self: Any, x: Tensor, *_: Any) -> Tensor:
+        rows, columns = grid  # of every row of the batch: diffusers goes through them one by one
+        cells = x[:, : rows * columns].reshape(-1, rows, columns, side, side, x.shape[-1] // side**2)
+        return cells.permute(0, 5, 1, 3, 2, 4).reshape(-1, cells.shape[-1], rows * side, columns * side)
+
+    stack = ExitStack()
+    stack.enter_context(mock.patch.object(_module(transformer).MOEFeedForwardSwiGLU, "moe_infer", mixed))
+    stack.enter_context(mock.patch.multiple(type(transformer), patchify=patchify, unpatchify=unpatchify))
+    return stack
+
+
+def _masked_prompts(transformer: nn.Module) -> AbstractContextManager[Any]:
+    """Mochi takes each prompt's padding out, row by row; here a mask hides it, and its own outputs are zeros."""
+    from diffusers.models.attention_processor import MochiAttnProcessor2_0
+
+    def attended(
+        _: Any, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor, *how: Any, **named: Any
+    ) -> Any:
+        mask, rotary = _mask_and_rotary(*how, **named)
+        picture = [make(hidden_states).unflatten(2, (attn.heads, -1)) for make in (attn.to_q, attn.to_k, attn.to_v)]
+        made_by = (attn.add_q_proj, attn.add_k_proj, attn.add_v_proj)
+        prompt = [make(encoder_hidden_states).unflatten(2, (attn.heads, -1)) for make in made_by]
+        picture[:2] = [_turned(norm(x), rotary) for norm, x in zip((attn.norm_q, attn.norm_k), picture, strict=False)]
+        norms = (attn.norm_added_q, attn.norm_added_k)
+        prompt[:2] = [norm(x) for norm, x in zip(norms, prompt, strict=False)]
+        q, k, v = (torch.cat(pair, 1).transpose(1, 2) for pair in zip(picture, prompt, strict=True))
+        seen = nn.functional.pad(mask.bool(), (hidden_states.shape[1], 0), value=True)
+        out = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=seen[:, None, None])
+        out = out.transpose(1, 2).flatten(2, 3) * seen[:, :, None]
+        count = hidden_states.shape[1]
+        text = attn.to_add_out(out[:, count:]) if hasattr(attn, "to_add_out") else out[:, count:]
+        return attn.to_out[0](out[:, :count]), text
+
+    return mock.patch.object(MochiAttnProcessor2_0, "__call__", attended)
+
+
+def _mask_and_rotary(attention_mask: Tensor, image_rotary_emb: Any = None) -> tuple[Tensor, Any]:
+    return attention_mask, image_rotary_emb
+
+
+def _turned(x: Tensor, rotary: Any) -> Tensor:
+    """Neighbouring channels as one complex number, turned by these cosines and sines."""
+    if rotary is None:
+        return x
+    (cos, sin), even, odd = rotary, x[..., 0::2].float(), x[..., 1::2].float()
+    return torch.stack([even * cos - odd * sin, even * sin + odd * cos], -1).flatten(-2).to(x.dtype)
 
 
 def _dense_attention(transformer: nn.Module) -> AbstractContextManager[Any]:
@@ -87,5 +139,6 @@ _STAND_INS: Mapping[str, Callable[[nn.Module], AbstractContextManager[Any]]] = {
     "Cosmos3OmniTransformer": _whole_film,
     "CosmosTransformer3DModel": _without_torchvision,
     "HiDreamImageTransformer2DModel": _all_experts,
+    "MochiTransformer3DModel": _masked_prompts,
     "HunyuanVideo15Transformer3DModel": _picture_or_not,
 }

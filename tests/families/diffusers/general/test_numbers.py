@@ -41,7 +41,7 @@ def test_it_becomes_a_graph_of_any_batch(tmp_path: Path) -> None:
     traced = subject.trace(tmp_path / "traced.onnx")
     assert traced.batch_limits == (1, None)
     lowered, _ = lower(traced, tmp_path / "lowered.onnx")
-    with OnnxRuntimeRunner(lowered) as runner, subject.reference() as reference:
+    with OnnxRuntimeRunner(lowered.path, inputs=subject.inputs) as runner, subject.reference() as reference:
         for batch in (1, 2, 5):
             inputs = subject.example(batch, seed=2)
             np.testing.assert_allclose(runner.infer(inputs)["out"], reference.infer(inputs)["out"], atol=1e-4)
