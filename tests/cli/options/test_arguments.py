@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
 import pytest
 from click.testing import CliRunner
 
+from dsr_export.cli.build import command as build
 from dsr_export.cli.options.arguments import argument_options, value_of
 
 
@@ -45,3 +47,13 @@ def test_what_is_no_option(words: list[str]) -> None:
     made = CliRunner().invoke(command, [each for word in words for each in ("--option", word)])
     assert made.exit_code == 2
     assert "NAME=VALUE" in made.output or "given twice" in made.output
+
+
+def test_a_size_reaches_a_diffusers_model(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"_class_name": "SanaTransformer2DModel", "num_layers": 1}')
+    asked = ["--model-dir", str(folder), "--random-weights", "0", "--option", "latent_hight=4"]
+    done = CliRunner().invoke(build, [*asked, "--out", str(tmp_path / "out")])
+    assert done.exit_code == 1
+    assert "has no option 'latent_hight'" in done.output
