@@ -23,6 +23,8 @@ _AT_LEAST_ONE = frozenset(
         *("in_channels", "num_channels", "num_hidden_layers"),
     }
 )
+_COUNTS_ALONG_ONE_AXIS = frozenset({"num_mmdit_layers", "global_states_input_dim"})
+"""Entries of AuraFlow, which sets its number of positions, and of Stable Audio, which sets a length, not a side."""
 _HINT = "correct it, or do not use this model if it came from someone else"
 
 
@@ -67,6 +69,8 @@ def _problems(config: Mapping[str, Any]) -> Iterator[str]:
 
 def _table_problems(config: Mapping[str, Any]) -> Iterator[str]:
     """Position tables are computed, whatever the files hold."""
+    if not _COUNTS_ALONG_ONE_AXIS.isdisjoint(config):
+        return
     patch = _size(config, "patch_size", 1)
     side = max(_size(config, key, 0) for key in _SIDES) // patch
     side = max(side, _size(config, "pos_embed_max_size", 0))  # which counts patches

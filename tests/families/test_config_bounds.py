@@ -48,6 +48,14 @@ def test_sizes_of_released_models_are_taken() -> None:
     check_config({"vocab_size": 256000, "image_token_id": -1, "image_size": 512, "patch_size": 16}, "SigLIP")
 
 
+def test_positions_along_one_axis_are_no_square() -> None:
+    heads = {"num_attention_heads": 12, "attention_head_dim": 256}
+    check_config({**heads, "num_mmdit_layers": 4, "pos_embed_max_size": 9216, "patch_size": 2}, "AuraFlow")
+    check_config({**heads, "global_states_input_dim": 1536, "sample_size": 1024}, "Stable Audio")
+    with pytest.raises(ExportError, match="positions of 3072 channels"):
+        check_config({**heads, "pos_embed_max_size": 9216, "patch_size": 2}, "another")
+
+
 def test_weights_that_memory_or_files_cannot_hold_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(config_bounds, "_memory", lambda: 2**30)
     check_memory(2**28, "it")

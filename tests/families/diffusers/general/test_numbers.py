@@ -34,8 +34,12 @@ def test_a_folder_gives_the_numbers_of_diffusers(class_name: str, tmp_path: Path
     np.testing.assert_allclose(out, expected, rtol=0, atol=2e-5 * np.abs(expected).max())
 
 
-def test_it_becomes_a_graph_of_any_batch(tmp_path: Path) -> None:
-    name = "SanaTransformer2DModel"
+QUICK = "SanaTransformer2DModel"
+OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in TINY if name != QUICK]
+
+
+@pytest.mark.parametrize("name", [QUICK, *OTHERS])
+def test_it_becomes_a_graph_of_any_batch(name: str, tmp_path: Path) -> None:
     folder = bare_folder(tmp_path / "bare", name, TINY[name].config)
     subject = loaded(folder, random_weights=0, options=TINY[name].options)
     traced = subject.trace(tmp_path / "traced.onnx")

@@ -62,7 +62,7 @@ SIZES = {
 }
 
 
-@pytest.mark.filterwarnings("ignore:flex_attention called without")
+@pytest.mark.filterwarnings("ignore:flex_attention called without", "ignore:In CPU autocast")
 @pytest.mark.parametrize("class_name", CONFIGS)
 def test_the_numbers_are_diffusers_own(class_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = bare_folder(tmp_path / "model", class_name, CONFIGS[class_name])
