@@ -80,13 +80,16 @@ def _check_batch(manifest: Manifest, batch: int) -> None:
 
 def _check_rest(manifest: Manifest, given: Mapping[str, Any]) -> None:
     """What the graph takes no more must be what it was built with."""
-    constants: Mapping[str, str] = manifest.model["config"].get("constants", {})
+    config = manifest.model["config"]
+    by_row: Mapping[str, str] = config.get("row_constants", {})
+    constants: Mapping[str, str] = {**config.get("constants", {}), **by_row}
     for name, value in given.items():
         if value is None or (isinstance(value, list | tuple) and not value):
             continue
+        rows = [value[i : i + 1] for i in range(len(value))] if name in by_row else [value]
         if name not in constants:
             raise ExportError(f"the pipeline gives '{name}', which this bundle was built without")
-        if fixed_digest(value) != constants[name]:
+        if any(fixed_digest(row) != constants[name] for row in rows):
             raise ExportError(
                 f"the pipeline gives another '{name}' than the bundle was built with",
                 hint="height, width, frames and the number of the prompt's tokens are those that it was built for",

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 from dsr_export.declarations.weight_file import WeightFile
 from dsr_export.errors import ExportError, did_you_mean
@@ -22,6 +23,7 @@ from dsr_export.families.diffusers.general.recipe import Given
 from dsr_export.families.diffusers.general.sizes import Sizes
 from dsr_export.families.diffusers.supported import SUPPORTED
 from dsr_export.families.diffusers.weights import build_transformer
+from dsr_export.families.fixed_values import fixed_digests
 from dsr_export.families.request import FamilyRequest
 from dsr_export.spec import DsrSpec
 from dsr_export.subject import Subject
@@ -90,12 +92,22 @@ def subject_of(
         inputs=inputs,
         outputs=outputs,
         dsr=DsrSpec(),
-        config={"_class_name": class_name, **_public(transformer.config), **asked},
+        config={"_class_name": class_name, **_public(transformer.config), **asked, **_constants(call)},
         provenance=dict(provenance),
         outer_modules=outer_modules(transformer),
         draws=draws,
         special_rows=True,
     )
+
+
+def _constants(call: Call) -> dict[str, Any]:
+    """What the graph keeps of a call, told by digests; of `row_constants` one row."""
+    plain = {name: value for name, value in call.fixed.items() if not any(map(callable, tree_leaves(value)))}
+    parts = {
+        "constants": {name: value for name, value in plain.items() if name not in call.rows},
+        "row_constants": {name: value for name, value in plain.items() if name in call.rows},
+    }
+    return {key: fixed_digests(values) for key, values in parts.items() if values}
 
 
 def _spec(name: str, part: Given, sizes: Sizes) -> TensorSpec:
