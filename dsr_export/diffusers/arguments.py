@@ -86,7 +86,8 @@ def _check_rest(manifest: Manifest, given: Mapping[str, Any]) -> None:
     for name, value in given.items():
         if value is None or (isinstance(value, list | tuple) and not value):
             continue
-        rows = [value[i : i + 1] for i in range(len(value))] if name in by_row else [value]
+        by_rows = name in by_row or isinstance(value, list)  # lists hold something for each row
+        rows = [value[i : i + 1] for i in range(len(value))] if by_rows else [value]
         if name not in constants:
             raise ExportError(f"the pipeline gives '{name}', which this bundle was built without")
         if any(fixed_digest(row) != constants[name] for row in rows):
