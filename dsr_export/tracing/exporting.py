@@ -26,16 +26,12 @@ from dsr_export.tracing.decompositions.mask_writes import as_choices
 from dsr_export.tracing.forward_modes import one_batch, under
 from dsr_export.tracing.probing import Limits
 from dsr_export.tracing.rows.widened import widened
-from dsr_export.tracing.trace_errors import trace_error
+from dsr_export.tracing.trace_errors import AS_THEY_ARE, trace_error
 from dsr_export.tracing.traced_path import traced_path
 from dsr_export.user_code import lines as user_lines
 
 _SIZES = (3, 5, 7, 11, 13)  # no size of its own that a model has, so that what equals the batch is the batch
 _TRIED = (1, 2, 3, 5)  # batches at which rows that are computed apart must be the module's
-_AS_THEY_ARE = (
-    "use sizes as they are (x.shape[0], or -1 in a view) instead of numpy or Python numbers of them, and compute all "
-    "rows at once instead of looping over them"
-)
 
 
 @dataclass(frozen=True)
@@ -165,7 +161,7 @@ def _any_size() -> AbstractContextManager[None]:
 def _checked(subject: Subject, program: ExportedProgram, decision: Decision) -> Exported:
     if decision.is_constant:
         where = f" at {decision.line}" if decision.line else ""
-        raise ExportError(f"tracing {subject.name}: the batch became a constant{where}", hint=_AS_THEY_ARE)
+        raise ExportError(f"tracing {subject.name}: the batch became a constant{where}", hint=AS_THEY_ARE)
     limits, reason = valid_sizes(subject, program, decision, example_size(subject))
     return Exported(program, limits, reason)
 

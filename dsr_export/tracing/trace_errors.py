@@ -28,6 +28,11 @@ _ON_DATA = (
 )
 _NUMPY = "use torch functions only: numpy and Python numbers of a tensor's values leave the graph"
 _OTHERS = "write it with other torch functions"
+AS_THEY_ARE = (
+    "use sizes as they are (x.shape[0], or -1 in a view) instead of numpy or Python numbers of them, and compute all "
+    "rows at once instead of looping over them"
+)
+_BY_OP = {"flex_attention": "call scaled_dot_product_attention, with what the mask allows as a tensor of booleans"}
 _RERUN = re.compile(r"While executing %.*?target=torch\.ops\.([\w.]+)", re.DOTALL)
 """How torch says at which op of a captured program an error was raised."""
 _SCOPES = "pkg.torch.onnx.name_scopes"
@@ -79,6 +84,8 @@ def _capture(causes: list[BaseException]) -> tuple[str, str]:
     said = f"{type(cause).__name__}: {_short(cause)}"
     if any(mark in said or mark in type(each).__name__ for each in causes for mark in _DATA):
         return f"the graph would depend on the values of a tensor ({_short(cause, 120)})", _ON_DATA
+    if "SymInt" in said or "SymFloat" in said:
+        return f"the batch is needed as a Python number ({said})", AS_THEY_ARE
     if "numpy" in said:
         return f"numpy is called on a tensor ({said})", _NUMPY
     return said, _SEEN
@@ -91,10 +98,9 @@ def _translation(causes: list[BaseException], node: fx.Node) -> tuple[str, str]:
     where = f" of module '{module}'" if module else ""
     if any(type(cause).__name__ == "DispatchError" for cause in causes):
         kind = "complex tensors" if "complex" in str(causes[-1]) else "its inputs"
-        return (
-            f"no ONNX translation of {operator}{where} for {kind}",
-            f"write {operator.split('.')[-2] if '.' in operator else operator} with other torch functions",
-        )
+        called = operator.split(".")[-2] if "." in operator else operator
+        hint = _BY_OP.get(called, f"write {called} with other torch functions")
+        return f"no ONNX translation of {operator}{where} for {kind}", hint
     said = f"{type(causes[-1]).__name__}: {_short(causes[-1])}"
     return f"{operator}{where} has no ONNX form for these arguments ({said})", _OTHERS
 

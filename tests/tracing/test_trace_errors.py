@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.attention.flex_attention import flex_attention
 
 from dsr_export.errors import ExportError
 from dsr_export.tracing.decompositions import complex_ops
@@ -32,7 +33,18 @@ def shapes(s: Any, x: Tensor) -> Tensor:
     return s.linear(x[..., :3]) if torch.compiler.is_exporting() else x
 
 
+def hashed(s: Any, x: Tensor) -> Tensor:
+    assert not torch.compiler.is_dynamo_compiling()  # which would make a constant of the batch
+    return x.roll(len({x.shape[0]}), 0)
+
+
+def flexible(s: Any, x: Tensor) -> Tensor:
+    return flex_attention(x[:, None], x[:, None], x[:, None])
+
+
 CASES = [
+    (hashed, r"the batch is needed as a Python number \(.*_errors.py:\d+ `return x.roll", "compute all rows at once"),
+    (flexible, r"no ONNX translation of flex_attention for its inputs at ", "scaled_dot_product_attention"),
     (no_translation, r"no ONNX translation of aten\.special_bessel_j0\.default for its inputs at ", "bessel_j0"),
     (by_value, r"depend on the values of a tensor \(.*_errors.py:\d+ `return x if x.sum\(\) > 0", "torch.where"),
     (own_error, r"ValueError: not while exporting at .*:\d+ `raise ValueError", "see it whole"),
@@ -40,6 +52,7 @@ CASES = [
 ]  # fmt: skip
 
 
+@pytest.mark.filterwarnings("ignore:flex_attention called without")
 @pytest.mark.parametrize(("body", "message", "hint"), CASES, ids=lambda each: getattr(each, "__name__", ""))
 def test_the_true_cause_is_named(
     body: Any, message: str, hint: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]

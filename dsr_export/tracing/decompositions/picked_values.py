@@ -32,13 +32,14 @@ def unpick(graph: fx.Graph) -> None:
 
 
 def _rewrite(graph: fx.Graph, write: fx.Node) -> None:
-    target, indices, values = write.args
-    if len(indices) != 1 or not _is_picked(values, indices[0]):  # type: ignore[arg-type]
+    arguments: Any = write.args
+    target, indices, values = arguments
+    if len(indices) != 1 or not _is_picked(values, indices[0]):
         return
-    mask: Any = indices[0]  # type: ignore[index]
+    mask = indices[0]
     with graph.inserting_before(write):
         made = _of_all(graph, values, mask)
-        for _ in range(target.meta["val"].ndim - mask.meta["val"].ndim):  # type: ignore[union-attr]
+        for _ in range(target.meta["val"].ndim - mask.meta["val"].ndim):
             mask = _called(graph, write, _aten.unsqueeze.default, mask, -1)
         chosen = _called(graph, write, _aten.where.self, mask, made, target)
     write.replace_all_uses_with(chosen)
@@ -50,8 +51,8 @@ def _is_picked(values: Any, mask: Any) -> bool:
     if not isinstance(values, fx.Node) or mask is None or mask.meta["val"].dtype != torch.bool:
         return False
     if values.target is _aten.index.Tensor:
-        picked = values.args[1]
-        return len(picked) == 1 and picked[0] is mask  # type: ignore[arg-type]
+        picked: Any = values.args[1]
+        return len(picked) == 1 and picked[0] is mask
     if not isinstance(values.target, OpOverload) or torch.Tag.pointwise not in values.target.tags:
         return False
     given = [(each, _is_picked(each, mask)) for each in values.all_input_nodes]
