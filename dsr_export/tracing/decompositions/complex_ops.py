@@ -133,10 +133,6 @@ def _written(op: Op) -> Op:
     return decomposed
 
 
-def _zeros(x: Tensor, **_: Any) -> Any:
-    return _complex(torch.zeros_like(_pairs(x)))
-
-
 def _parts(x: Any) -> tuple[Any, Any]:
     if isinstance(x, Tensor):
         pairs = _pairs(x)
@@ -225,7 +221,7 @@ _TABLE: dict[Any, Op] = {
     _aten.copy.default: _written(_aten.copy.default),
     _aten.slice_scatter.default: _written(_aten.slice_scatter.default),
     _aten.select_scatter.default: _written(_aten.select_scatter.default),
-    _aten.zeros_like.default: _zeros,
+    _aten.zeros_like.default: lambda x, **_: _complex(torch.zeros_like(_pairs(x))),
     _aten.mul.Scalar: _multiplied,
     _aten.mul.Tensor: _multiplied,
     _aten.div.Scalar: _divided,
@@ -243,4 +239,7 @@ _TABLE: dict[Any, Op] = {
     _aten.pow.Tensor_Scalar: _power,
     _aten._to_copy.default: _cast,
     _aten.full.default: _filled,
+    _aten.zeros.default: lambda size, **kind: _filled(size, 0, **kind),
+    _aten.ones.default: lambda size, **kind: _filled(size, 1, **kind),
+    _aten.new_zeros.default: lambda x, size, **kind: _filled(size, 0, **{"dtype": x.dtype, **kind}),
 }

@@ -105,7 +105,10 @@ def written_into(s: Any, x: Tensor) -> Tensor:
     made[0] = complex_of(x[0])[0]
     made[3].copy_(s.table[4])
     padded = torch.nn.utils.rnn.pad_sequence([s.table[:3], made[:5]], batch_first=True)
-    return torch.view_as_real(complex_of(x)[:, :5] * padded.sum(0)).flatten(2)
+    table = torch.zeros(5, 4, dtype=torch.complex64)
+    table[1:3] = s.table[:2]
+    table[0] = torch.ones(4, dtype=torch.complex64) + made.new_zeros(4)
+    return torch.view_as_real(complex_of(x)[:, :5] * padded.sum(0) + table).flatten(2)
 
 
 def looked_up(s: Any, x: Tensor) -> Tensor:
