@@ -19,7 +19,7 @@ from tests.families.diffusers.folders import CONFIGS, DIT, FLUX, OPTIONS, PIXART
 diffusers = pytest.importorskip("diffusers", reason="the models extra is not installed")
 STEPS = 3
 GOOD_DB = 80.0
-OWN = {FLUX: {"in_channels": 16}}
+OWN = {FLUX: {"in_channels": 16}, DIT: {"num_embeds_ada_norm": 1000}}  # as their pipelines expect
 
 
 @pytest.fixture(
