@@ -70,7 +70,9 @@ def pictured(s: Any, x: Tensor) -> Tensor:
     return torch.stack([F.group_norm(each[None], 2)[0] + each.sum((1, 2), keepdim=True) for each in grown])
 
 
-FORMS = [unbound, zipped, counted, listed, attended, by_heads, packed, looked_up, pictured]
+FEW = (attended, packed)
+MORE = (unbound, zipped, counted, listed, by_heads, looked_up, pictured)
+FORMS = [*FEW, *(pytest.param(each, marks=pytest.mark.slow) for each in MORE)]
 
 
 @pytest.mark.parametrize("body", FORMS, ids=lambda body: body.__name__)
