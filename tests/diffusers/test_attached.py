@@ -22,9 +22,10 @@ GOOD_DB = 80.0
 OWN = {FLUX: {"in_channels": 16}, DIT: {"num_embeds_ada_norm": 1000}}  # as their pipelines expect
 
 
-@pytest.fixture(
-    scope="module", params=[FLUX, DIT, *(pytest.param(name, marks=pytest.mark.slow) for name in (SD3, PIXART))]
-)
+MORE = [pytest.param(name, marks=pytest.mark.slow) for name in (DIT, SD3, PIXART)]
+
+
+@pytest.fixture(scope="module", params=[FLUX, *MORE])
 def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, stage_cache: Path) -> Any:
     """The class and its bundle, in FP32."""
     from dsr_export.pipeline import export
