@@ -18,7 +18,8 @@ from graphs.foreign.tensor_sizes import check_sizes
 _BATCHES = (1, 2, 999_983)  # one row, few, and a prime that is no size: what is equal for all depends on none
 _MOST_ROUNDS = 64  # each takes all branches that can be told; conditions behind a branch need another
 _FAILURES = (ValueError, TypeError, LookupError, RuntimeError, NotImplementedError, ArithmeticError, AttributeError)
-"""What ONNX's reference raises on values that a node does not take."""
+"""What ONNX's reference raises on values that a node does not take: each op is numpy code of its own, and raises what
+that does. Nothing is hidden by it: the branches then stay, and are refused by name."""
 
 
 def without_static_branches(model: onnx.ModelProto) -> onnx.ModelProto:

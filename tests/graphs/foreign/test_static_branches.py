@@ -45,8 +45,12 @@ def test_a_branch_over_a_size_is_taken(op: str, expected: float) -> None:
 
 @pytest.mark.parametrize(
     "condition",
-    ["d = Gather(s, zero) v = Equal(d, one) c = Squeeze(v)", "m = ReduceMax<keepdims=0>(x) c = Greater(m, limit)"],
-    ids=["the batch", "data"],
+    [
+        "d = Gather(s, zero) v = Equal(d, one) c = Squeeze(v)",
+        "m = ReduceMax<keepdims=0>(x) c = Greater(m, limit)",
+        "d = Gather(s, three) v = Equal(d, one) c = Squeeze(v)",
+    ],
+    ids=["the batch", "data", "an axis that is not there"],
 )
 def test_a_branch_over_anything_else_is_refused(condition: str, tmp_path: Path) -> None:
     onnx.save(_model(condition), tmp_path / "m.onnx")

@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from dsr_export.families.diffusers.general.common import BOOL_MASK, UNIT_TIME
-from dsr_export.families.diffusers.general.recipe import PACKED, ClassRecipe, Fixed, Given, LeftOut, Refused
+from dsr_export.families.diffusers.general.recipe import PACKED, ClassRecipe, Fixed, Given, LeftOut, Part, Refused
 
 _PROMPT_IDS = Fixed(made="diagonal_ids", means="the prompt's tokens, along the diagonal")
+
+_FOUR_AXES: Mapping[str, Part] = {
+    "img_ids": Fixed(made="four_ids", means="frame, row, column and token of the picture's tokens"),
+    "txt_ids": Fixed(made="four_text_ids", means="the prompt's tokens, counted on an axis of their own"),
+}
 
 PACKED_CLASSES: Mapping[str, ClassRecipe | Refused] = {
     "BriaTransformer2DModel": ClassRecipe(latent=PACKED, pack=2, text=128),
@@ -41,8 +46,7 @@ PACKED_CLASSES: Mapping[str, ClassRecipe | Refused] = {
         text=512,
         parts={
             "timestep": UNIT_TIME,
-            "img_ids": Fixed(made="four_ids", means="frame, row, column and token of the picture's tokens"),
-            "txt_ids": Fixed(made="four_text_ids", means="the prompt's tokens, counted on an axis of their own"),
+            **_FOUR_AXES,
             "num_ref_tokens": LeftOut(why="pictures to edit"),
             "ref_fixed_timestep": LeftOut(why="pictures to edit"),
         },
@@ -53,8 +57,7 @@ PACKED_CLASSES: Mapping[str, ClassRecipe | Refused] = {
         text=512,
         parts={
             "timestep": UNIT_TIME,
-            "img_ids": Fixed(made="four_ids", means="frame, row, column and token of the picture's tokens"),
-            "txt_ids": Fixed(made="four_text_ids", means="the prompt's tokens, counted on an axis of their own"),
+            **_FOUR_AXES,
             "image_cond_hidden_states": LeftOut(why="pictures to edit"),
             "image_cond_ids": LeftOut(why="pictures to edit"),
             "target_timestep": Given(shape="", draw="unit", when="flow_map", means="the time that the map ends at"),
