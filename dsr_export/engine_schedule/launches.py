@@ -30,6 +30,11 @@ _NO_LAUNCH = frozenset({"shape_call", "signal", "wait"})
 _POOLS = frozenset({"avgpool", "maxpool"})
 _GENERATED = frozenset({"function", "runtime_function"})
 """Its words for kernels that it generated; some are made again on the device, and have a fallback until then."""
+_GENERATED_NAME, _SHORTENED = r"__myl_\w+", "Etc"
+"""How its names of fused pointwise kernels begin, and end where they would be too long.
+
+Two fusions with the same code share one full name, but each is named in its own order: those two need not begin alike.
+"""
 _WITH_FALLBACK = {"runtime_fusion": "binary", "runtime_function": "runtime_binary"}
 """Kind -> the key of the number that its fallback program has."""
 
@@ -65,7 +70,9 @@ def calls(program: Program, fallbacks: Sequence[Program], sizes: Mapping[str, in
                 raise UnreadableSchedule(f"there is no program for the fused kernel {number}")
             used.add(number)
             fallback = Fallback(fallbacks[number], tensors(fallbacks[number], sizes))
-        made.append(_call(told, known, fallback))
+        call = _call(told, known, fallback)
+        if call is not None:
+            made.append(call)
     if len(used) != len(fallbacks):
         raise UnreadableSchedule(f"{len(fallbacks)} programs of fused kernels, and {len(used)} fused kernels")
     return made
@@ -79,8 +86,11 @@ def _straight(program: Program) -> list[str]:
     return lines
 
 
-def _call(told: Statement, known: Mapping[str, Tensor], fallback: Fallback | None) -> Call:
+def _call(told: Statement, known: Mapping[str, Tensor], fallback: Fallback | None) -> Call | None:
+    """None for what stays on the host: sizes are reshaped there as well."""
     reads, writes = (_on_device(told.names(*keys), known) for keys in _ARGUMENTS)
+    if not (reads or writes or told.kind in _GENERATED) and all(told.names(*keys) for keys in _ARGUMENTS):
+        return None
     if not writes:
         raise UnreadableSchedule(f"{told.kind} {told.word('name')!r} writes nothing")
     kind, product = _product(told, known, fallback, reads, writes)
@@ -116,13 +126,20 @@ def _product(
         return kind, fused_product(fallback, told.nodes, writes)
     if told.kind not in _GENERATED:
         raise UnreadableSchedule(f"a launch of the unknown kind {told.kind!r}")
-    name = told.word("name")
-    if not told.word("fqn").startswith(f"{name}_"):
-        raise UnreadableSchedule(f"the kernel {name!r} has the full name {told.word('fqn')!r}")
+    name = _name(told)
     if "mha" in name:
         inputs = [known_tensor(known, each) for each in told.names("input_args")]  # keys may be the values, once more
         return ATTENTION, attention_product([each for each in inputs if not each.on_host], writes)
     return _plain_kind(name, told.number("reduction_algo_kind")), None
+
+
+def _name(told: Statement) -> str:
+    """Of a generated kernel, which must be that of its full name: there a digest of its code follows."""
+    name, full = told.word("name"), told.word("fqn")
+    shortened = name.endswith(_SHORTENED) and re.fullmatch(rf"{_GENERATED_NAME}{_SHORTENED}_\w+", full)
+    if not (full.startswith(f"{name}_") or shortened):
+        raise UnreadableSchedule(f"the kernel {name!r} has the full name {full!r}")
+    return name
 
 
 def _plain_kind(name: str, reduces: int) -> str:

@@ -51,6 +51,17 @@ def test_every_launch_is_read_in_order_with_its_nodes_types_and_bytes() -> None:
     assert sort.moved == Y + 2 * (2 * 64 * 4 * 4)
 
 
+def test_a_kernel_shared_by_two_fusions_is_known_by_its_digest() -> None:
+    shared = _with("name=__myl_MulRounCast fqn=__myl_MulRounCast", "name=__myl_MulRounEtc fqn=__myl_RounMulEtc")
+    assert read_schedule(shared, 2).launches[4].kind == "pointwise"
+
+
+def test_sizes_that_are_reshaped_on_the_host_are_no_launch() -> None:
+    line = '  signal={ name="two_streams"'
+    on_host = '  reshape={ name="r" output={"rows_proxy.1" } input={"n_proxy.1" } stream=0  layers="" }\n'
+    assert read_schedule(_with(line, on_host + line), 2) == read_schedule(PLAN, 2)
+
+
 def test_sizes_are_those_at_the_batch_asked_for() -> None:
     one, two = read_schedule(PLAN, 1), read_schedule(PLAN, 2)
     fixed = 6144 + 192 + 1024
@@ -124,6 +135,8 @@ def test_programs_are_found_wherever_they_lie_in_a_large_plan(before: int, tmp_p
         (_with("64i64", "63i64"), "another one's fallback"),
         (_with("function={ name=__myl_Cast ", "topk={ name=__myl_Cast "), "unknown kind 'topk'"),
         (_with("fqn=__myl_Topk", "fqn=__myl_Topl"), "full name"),
+        (_with("name=__myl_Topk fqn=__myl_Topk", "name=__myl_TopkEtc fqn=__myl_Topk"), "full name"),
+        (_with("signal={", 'reshape={ output={"h" } input={"n_proxy.1" } layers="" '), "unknown kind 'reshape'"),
         (_with(" label bb1: \n", " label bb1: \n label bb7: \n"), "no straight list"),
         (_with('input={"h" "w" }', 'input={"w" "h" }'), "makes"),
         (_with(NODES[1] + ']" }', NODES[3] + ']" }'), "another one's fallback"),
