@@ -14,6 +14,7 @@ from dsr_export.engine_schedule.plan_text import Plan, UnreadableSchedule
 from dsr_export.engine_schedule.reader import read_schedule
 from dsr_export.engine_schedule.record import ATTENTION, COPY, GEMM, EngineSchedule
 from dsr_export.engine_schedule.roofline import estimates
+from dsr_export.engine_schedule.unfused import unfused_because
 
 SCHEDULE, PROBLEM = "schedule", "schedule_problem"
 
@@ -41,7 +42,7 @@ def schedule_dict(schedule: EngineSchedule, sites: GraphSites) -> dict[str, Any]
         "moved_bytes": schedule.moved,
         "kinds": schedule.by_kind(),
         "blocks": schedule.by_block(),
-        "attention": _attention(schedule, sites.attentions()),
+        "attention": _attention(schedule, sites),
         "gemms": _gemms(schedule, sites),
         "fp32_between": [
             {**asdict(each), "read_by": list(each.read_by), "declared": _declared(each.made_by, schedule, fp32)}
@@ -61,11 +62,13 @@ def _check_nodes(schedule: EngineSchedule, model: onnx.ModelProto) -> None:
         raise UnreadableSchedule(f"it names the node {strange[0]!r}, which the graph lacks")
 
 
-def _attention(schedule: EngineSchedule, attentions: Collection[str]) -> dict[str, Any]:
+def _attention(schedule: EngineSchedule, sites: GraphSites) -> dict[str, Any]:
     """An attention is fused where one kernel holds its softmax and both products."""
     inside = {node for each in schedule.launches if each.kind == ATTENTION for node in each.nodes}
+    attentions = sites.attentions()
     apart = [node for node in attentions if node not in inside]
-    return {"fused": len(attentions) - len(apart), "of": len(attentions), "apart": apart}
+    because = {node: reason for node in apart if (reason := unfused_because(sites.attention(node)))}
+    return {"fused": len(attentions) - len(apart), "of": len(attentions), "apart": apart, "because": because}
 
 
 def _gemms(schedule: EngineSchedule, sites: GraphSites) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ from functools import cached_property
 
 import onnx
 
+from dsr_export.engine_schedule.unfused import AttentionSite
 from graphs.names import is_made
 from graphs.structure.movers import MOVERS
 
@@ -32,6 +33,18 @@ class GraphSites:
         spelt = [node for node in nodes if node.op_type == "Softmax" and self._attends(node)]
         fused = [node for node in nodes if node.op_type in ("Attention", "MultiHeadAttention")]
         return [node.name for node in [*spelt, *fused]]
+
+    def attention(self, name: str) -> AttentionSite:
+        """What the graph tells of the attention whose softmax, or whose operator, is `name`; of Einsum only types."""
+        node = next(node for node in self.model.graph.node if node.name == name)
+        if node.op_type != "Softmax":
+            return AttentionSite(name)
+        before, after = (self._product(node, forward=each) for each in (False, True))
+        kinds = [self._types[name] for name in (before.output[0], after.output[0]) if name in self._types]
+        widest = "FLOAT" if onnx.TensorProto.FLOAT in kinds else _type_name(kinds[0]) if kinds else None
+        spelt = before.op_type == after.op_type == "MatMul"
+        widths = (self._last(before.input[0]), self._last(after.output[0])) if spelt else (None, None)
+        return AttentionSite(name, widest, widths, self._last(node.input[0]))
 
     def weight_gemms(self) -> list[str]:
         """MatMul and Gemm nodes with one operand that is fixed."""
@@ -80,13 +93,23 @@ class GraphSites:
 
     @cached_property
     def _types(self) -> Mapping[str, int]:
-        typed = [*self.model.graph.value_info, *self.model.graph.output, *self.model.graph.input]
-        return {value.name: value.type.tensor_type.elem_type for value in typed}
+        return {name: value.elem_type for name, value in self._described.items()}
+
+    @cached_property
+    def _described(self) -> Mapping[str, onnx.TypeProto.Tensor]:
+        graph = self.model.graph
+        return {each.name: each.type.tensor_type for each in [*graph.value_info, *graph.output, *graph.input]}
+
+    def _last(self, name: str) -> int | None:
+        """The size of a tensor's last axis, where it is known."""
+        dims = self._described[name].shape.dim if name in self._described else ()
+        return dims[-1].dim_value or None if dims else None
+
+    def _product(self, softmax: onnx.NodeProto, *, forward: bool) -> onnx.NodeProto:
+        return next(node for node in self._reached(softmax, forward=forward) if self._mixes(node))
 
     def _attends(self, softmax: onnx.NodeProto) -> bool:
-        return any(map(self._mixes, self._reached(softmax, forward=False))) and any(
-            map(self._mixes, self._reached(softmax, forward=True))
-        )
+        return all(any(map(self._mixes, self._reached(softmax, forward=each))) for each in (False, True))
 
     def _mixes(self, node: onnx.NodeProto) -> bool:
         return node.op_type in _PRODUCTS and sum(name not in self._fixed for name in node.input[:2]) == 2
@@ -114,3 +137,7 @@ class GraphSites:
         while maker is not None and maker.op_type in MOVERS | {"Cast"}:
             maker = self._makers.get(maker.input[0])
         return maker is not None and maker.op_type == "DequantizeLinear"
+
+
+def _type_name(kind: int) -> str:
+    return str(onnx.TensorProto.DataType.Name(kind))

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from dsr_export.engine_schedule.unfused import in_words
 from dsr_export.reports.record import Check
 from dsr_export.reports.wording import file_size
 from dsr_export.verification.model_checks import Finding, ModelCheck, run_checks
@@ -36,7 +37,9 @@ def engine_checks(engines: Mapping[str, Mapping[str, Any]], precision: Precision
 
 def _attentions(engine: Scheduled) -> Finding:
     found = engine.schedule["attention"]
-    told = f"{len(found['apart'])} of {found['of']} attentions are not one kernel: {_some(found['apart'])}"
+    apart, of = found["apart"], found["of"]
+    why = in_words(apart, found.get("because", {}))  # reports of earlier versions give no reasons
+    told = f"{len(apart)} of {of} attentions are not one kernel, {why}: {_some(apart)}"
     return _share(found["fused"], found["of"], engine, told)
 
 

@@ -24,7 +24,7 @@ def test_the_facts_are_json_and_say_what_became_of_the_graph() -> None:
     assert FACTS["schedule_problem"] is None and json.loads(json.dumps(FACTS)) == FACTS
     assert found["batch"] == 2 and len(found["launches"]) == 7
     assert found["moved_bytes"] == sum(sum([*e["read"].values(), *e["written"].values()]) for e in found["launches"])
-    assert found["attention"] == {"fused": 1, "of": 1, "apart": []}
+    assert found["attention"] == {"fused": 1, "of": 1, "apart": [], "because": {}}
     assert found["gemms"] == [
         {"node": NODES[1], "computes": "float16", "chosen_integer": False},
         {"node": NODES[8], "computes": "int8", "chosen_integer": True},
@@ -33,7 +33,12 @@ def test_the_facts_are_json_and_say_what_became_of_the_graph() -> None:
 
 def test_an_attention_in_several_kernels_is_apart() -> None:
     apart = PLAN.replace(ATTENTION.encode(), NODES[5].encode(), 1)
-    assert schedule_facts(apart, GRAPH, 2)["schedule"]["attention"] == {"fused": 0, "of": 1, "apart": [NODES[4]]}
+    assert schedule_facts(apart, GRAPH, 2)["schedule"]["attention"] == {
+        "fused": 0,
+        "of": 1,
+        "apart": [NODES[4]],
+        "because": {},
+    }
 
 
 def test_fp32_between_kernels_is_declared_where_the_graph_computes_in_fp32() -> None:

@@ -39,7 +39,7 @@ def _schedule(folder: Path, body: str, weight: np.dtype[Any], batch: tuple[int, 
 
 def test_a_fused_attention_at_the_batch_that_the_engine_is_tuned_for(tmp_path: Path) -> None:
     ranged = _schedule(tmp_path, ATTENTION, np.dtype(np.float16), (1, 2, 4))
-    assert ranged["batch"] == 2 and ranged["attention"] == {"fused": 1, "of": 1, "apart": []}
+    assert ranged["batch"] == 2 and ranged["attention"] == {"fused": 1, "of": 1, "apart": [], "because": {}}
     (attention,) = [each for each in ranged["launches"] if each["kind"] == "attention"]
     assert attention["computes"] == "float16" and attention["operations"] == 2 * 2 * 2 * 64 * 64 * 32
     assert [each["computes"] for each in ranged["gemms"]] == ["float16"]

@@ -1,0 +1,69 @@
+"""Why attentions stay in several kernels: read from the graph, and as the engine builder really does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import pytest
+
+from dsr_export.backends.tensorrt.build import build_engine
+from dsr_export.config import BatchRange
+from dsr_export.engine_schedule.graph_sites import GraphSites
+from dsr_export.engine_schedule.unfused import AttentionSite, in_words, unfused_because
+from graphs.targets import target
+from tests.backends.tiny_models import parse, specs
+
+
+def _model(width: int, keys: int = 16, kind: str = "float16") -> onnx.ModelProto:
+    """Two heads over 16 tokens and `keys` others, spelt out, in the type `kind`."""
+    signature = f"({kind}[2,2,16,{width}] q, {kind}[2,2,{width},{keys}] k, {kind}[2,2,{keys},{width}] v)"
+    body = "m = MatMul(q, k) w = Cast<to=1>(m) p = Softmax<axis=-1>(w) h = CastLike(p, v) y = MatMul(h, v)"
+    model = parse(
+        f"{signature} => ({kind}[2,2,16,{width}] y)", body.replace("CastLike(p, v)", f"Cast<to={_NUMBER[kind]}>(p)")
+    )
+    return onnx.shape_inference.infer_shapes(model)
+
+
+_NUMBER = {"float16": onnx.TensorProto.FLOAT16, "float": onnx.TensorProto.FLOAT}
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        (_model(8), "its heads are 8 wide, and widths from 9 to 256 are fused"),
+        (_model(320), "its heads are 320 wide"),
+        (_model(64, kind="float"), "it computes in FLOAT, and only half precision is fused"),
+        (_model(64, keys=1), "there is one key"),
+        (_model(64), None),
+    ],
+)
+def test_the_reason_is_read_from_the_graph(model: onnx.ModelProto, reason: str | None) -> None:
+    sites = GraphSites(model)
+    (name,) = sites.attentions()
+    told = unfused_because(sites.attention(name))
+    assert told is None if reason is None else str(told).startswith(reason)
+
+
+def test_a_graph_that_does_not_tell_gives_no_reason() -> None:
+    assert unfused_because(AttentionSite("a")) is None
+    operator = parse(
+        "(float[2,8,8] q, float[2,8,8] k, float[2,8,8] v) => (float[2,8,8] y)", "y = Attention(q, k, v)", opset=23
+    )
+    sites = GraphSites(operator)
+    assert unfused_because(sites.attention(sites.attentions()[0])) is None
+
+
+def test_equal_reasons_are_said_once() -> None:
+    because = {"a": "it is small", "b": "it is small"}
+    assert in_words(["a", "b", "c"], because) == "2 because it is small; 1 for no reason that is known"
+
+
+@pytest.mark.parametrize(("width", "fused"), [(8, 0), (9, 1), (256, 1), (264, 0)])
+def test_the_builder_fuses_the_widths_that_are_named(width: int, fused: int, tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="needs the rtx extra")
+    path = tmp_path / "model.onnx"
+    onnx.save(_model(width), path)
+    facts = build_engine(path, target("rtx"), batch=BatchRange(2, 2, 2), inputs=specs(path)).facts
+    attention = facts["schedule"]["attention"]
+    assert (attention["fused"], len(attention["because"])) == (fused, 1 - fused)
