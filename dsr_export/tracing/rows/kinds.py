@@ -15,6 +15,12 @@ from dsr_export.tracing.rows.held import Held, is_kept, settled
 Rule = Callable[..., Any]
 _aten = torch.ops.aten
 _AXES = ("dim", "dims", "dim0", "dim1", "start_dim", "end_dim")
+_PLACED = (
+    *(getattr(_aten, name).default for name in ("index_select", "index_copy", "index_add", "index_reduce")),
+    _aten.index_fill.int_Scalar,
+    _aten.index_fill.int_Tensor,
+)
+"""Their `index` is a list of positions along the axis: one that is constant stays one for all rows."""
 _GROWING = (_aten.unsqueeze.default, _aten.stack.default)  # their axes are those of the result
 
 
@@ -55,6 +61,8 @@ def mapped(given: Any, rank: int, kept: bool) -> Any:
 def along(op: Any, row: Any, *args: Any, **kwargs: Any) -> Any:
     """An op along axes, which its arguments name: as they are where the batch is none of them, else counted on."""
     bound = _bound(op, args, kwargs)
+    if op in _PLACED and not bound["index"].is_wide:
+        bound["index"] = bound["index"].wide
     held = [each for each in pytree.tree_leaves(bound, is_leaf=is_held) if is_held(each)]
     rank = len(held[0].row) + (op in _GROWING)
     for name in [name for name in _AXES if name in bound]:
@@ -66,20 +74,15 @@ def along(op: Any, row: Any, *args: Any, **kwargs: Any) -> Any:
     moved = "dims" in bound and op is _aten.permute.default
     crosses = bound["dims"][0] != 0 if moved else 0 in named
     if all(each.fits for each in held) and not crosses and is_kept(out):
-        return _called(op, bound, lambda each: _lone(op, each, each.wide, each.lifted))
+        return _called(op, bound, lambda each: each.lifted)
     for name in [name for name in _AXES if name in bound]:
         bound[name] = pytree.tree_map_only(int, lambda axis: axis + 1, bound[name])
     if moved:
         bound["dims"] = [0, *bound["dims"]]
-    made = _called(op, bound, lambda each: _lone(op, each, each.wide, each.full))
+    made = _called(op, bound, lambda each: each.full)
     if isinstance(row, list):
         return [settled(each, shape) for each, shape in zip(made, row, strict=True)]
     return settled(made, row)
-
-
-def _lone(op: Any, held: Held, constant: Tensor, spread: Tensor) -> Tensor:
-    """A list of positions stays one for all rows."""
-    return constant if op is _aten.index_select.default and not held.is_wide else spread
 
 
 def is_held(value: Any) -> bool:

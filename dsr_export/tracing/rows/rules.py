@@ -144,9 +144,18 @@ def _einsum(op: Any, row: Any, equation: str, tensors: Any, **_: Any) -> Any:
 
 def _written(op: Any, row: Any, x: Held, indices: Any, values: Held, *args: Any) -> Any:
     """Into all rows at once, at the same places in each."""
-    if not indices or indices[0] is not None or not is_kept(x.row) or not values.fits:
+    places = [i for i, each in enumerate(indices) if each is not None]
+    if any(indices[i].is_wide for i in places) or places != list(range(places[0], places[-1] + 1)):
         raise NotByRow
-    return op(x.lifted, plain(indices), values.wide, *args)
+    picked = len(torch.broadcast_shapes(*[indices[i].row for i in places])) + len(row) - len(places)
+    return settled(op(x.full, [None, *plain(indices)], _against(values, picked), *args), row)
+
+
+def _against(values: Held, rank: int) -> Any:
+    """[batch, 1, ..., *row] of `rank` axes behind the batch; a constant is broadcast as it is."""
+    if not values.is_wide:
+        return values.wide
+    return values.full.reshape([values.batch, *[1] * (rank - len(values.row)), *values.row])
 
 
 def _made(op: Any, row: Any, *args: Any, **kwargs: Any) -> Any:

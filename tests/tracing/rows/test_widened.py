@@ -70,8 +70,20 @@ def pictured(s: Any, x: Tensor) -> Tensor:
     return torch.stack([F.group_norm(each[None], 2)[0] + each.sum((1, 2), keepdim=True) for each in grown])
 
 
-FEW = (attended, packed)
-MORE = (unbound, zipped, counted, listed, by_heads, looked_up, pictured)
+def written(s: Any, x: Tensor) -> Tensor:
+    rows = []
+    for row in x:
+        made = row.new_zeros(9, 8)
+        made[s.lengths] = row[:3]
+        made[s.lengths[:, None] + 3, s.lengths[None]] = row[0, 0]
+        made[:, s.lengths] += row[1, 1]
+        copied = made[None].index_copy(1, s.lengths + 1, row[None, 3:])
+        rows.append(copied.index_add(2, s.lengths, row.new_ones(1, 9, 3))[0])
+    return torch.stack(rows)
+
+
+FEW = (attended, written)
+MORE = (packed, unbound, zipped, counted, listed, by_heads, looked_up, pictured)
 FORMS = [*FEW, *(pytest.param(each, marks=pytest.mark.slow) for each in MORE)]
 
 
