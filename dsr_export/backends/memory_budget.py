@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 Made = TypeVar("Made")
 
-SPARE = 3 << 28
-"""Bytes that any model may take, whatever it holds."""
+SPARE = 3 << 30
+"""Bytes that any model may take, whatever it holds: small ones too attend over 4,096 tokens, two rows at once."""
 PER_STORED_BYTE = 256
 """Bytes a row may take for each byte that is stored: 64 numbers per FP32 weight. A decoder of 50 M weights, which has
 the largest tensors for its size, takes 15 at 1,024 pixels."""

@@ -15,12 +15,12 @@ MOST_FED = 1 << 26
 MOST_MADE = 1 << 29
 """Elements of a tensor in between: a decoder of 1,024 pixels makes 2**28, the scores of 24 heads over 4,096 tokens
 1.5 times as many. 2 GB in FP32, which a model may ask for that has weights to match; see `SMALL`."""
-SMALL = 1 << 26
-"""Elements, 256 MB, that any model may ask for in one tensor. More is for larger models: a file of 1 kB has no use for
-gigabytes."""
+SMALL = 1 << 27
+"""Elements, 512 MB, that any model may ask for in one tensor: the scores of 4 heads over 4,096 tokens and a prompt.
+More is for larger models: a file of 1 kB has no use for gigabytes."""
 PER_WEIGHT = 16
 """Elements of one tensor that a model may ask for beyond `SMALL`, for each of its weights."""
-MOST_FIXED = SMALL
+MOST_FIXED = 1 << 26
 """Elements of a tensor that depends on no input, where the file holds no larger one: tables and masks are smaller."""
 _VALUE = 4096  # elements; what inference reads shapes from is smaller
 _HINT = "do not use this model if it came from someone else; else export it with smaller fixed shapes"

@@ -65,9 +65,9 @@ def test_shapes_that_models_compute_are_taken() -> None:
 
 
 def test_a_model_with_weights_may_ask_for_more() -> None:
-    model = _model("z = Expand(x, a)", {"a": [2**25, 4]})
-    with pytest.raises(ExportError, match="at most 67,108,864"):
+    model = _model("z = Expand(x, a)", {"a": [2**26, 4]})
+    with pytest.raises(ExportError, match="at most 134,217,728"):
         check_sizes(model)
-    weight = onnx.TensorProto(name="w", data_type=1, dims=[2**23], data_location=onnx.TensorProto.EXTERNAL)
+    weight = onnx.TensorProto(name="w", data_type=1, dims=[2**24], data_location=onnx.TensorProto.EXTERNAL)
     model.graph.initializer.append(weight)
     check_sizes(model)
