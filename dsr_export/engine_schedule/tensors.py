@@ -111,13 +111,17 @@ def _size(size: str, sizes: Mapping[str, int], name: str) -> int:
 
 
 def _check(made: Tensor, told: Statement, sizes: Mapping[str, int], base: Tensor | None) -> None:
-    """Sizes stand in a plan several times over: those of a constant's bytes, of its strides, of what a view is of."""
+    """Sizes stand in a plan several times over: those of a constant's bytes, of its strides, of what a view is of.
+
+    What a fused kernel is given lies in no region of its own, and may be a slice of something outside.
+    """
     if base is not None and made.bytes > base.bytes:
         raise UnreadableSchedule(f"the tensor {made.name!r} is larger than what it is a view of")
     if base is None and made.constant and told.number("const_payload_size") != made.bytes:
         raise UnreadableSchedule(f"the constant {made.name!r} has {made.bytes} bytes, and others are told")
     strides = [_run_time(stride, sizes) for stride in told.sizes("strides")]
-    if len(strides) != len(made.dims) or not (0 in strides or _fit(strides, made.dims, dense=base is None)):
+    dense = base is None and bool(told.word("region"))
+    if len(strides) != len(made.dims) or not (0 in strides or _fit(strides, made.dims, dense=dense)):
         raise UnreadableSchedule(f"the sizes and strides of the tensor {made.name!r} do not fit together")
 
 

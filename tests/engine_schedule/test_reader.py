@@ -13,7 +13,7 @@ from dsr_export.engine_schedule.plan_text import UnreadableSchedule
 from dsr_export.engine_schedule.reader import read_schedule, read_schedule_file
 from dsr_export.engine_schedule.record import Launch
 from dsr_export.errors import ExportError
-from tests.engine_schedule.tiny_plan import ENGINE, FALLBACK, NODES, PLAN, shape
+from tests.engine_schedule.tiny_plan import ENGINE, FALLBACK, NODES, PLAN, ROWS, shape, tensor
 
 X, H, QKV, Y = 2 * 64 * 32 * 4, 2 * 64 * 32 * 2, 2 * 64 * 96 * 2, 2 * 64 * 32 * 4  # bytes at batch 2
 SQUARES = "".join(
@@ -54,6 +54,17 @@ def test_every_launch_is_read_in_order_with_its_nodes_types_and_bytes() -> None:
 def test_a_kernel_shared_by_two_fusions_is_known_by_its_digest() -> None:
     shared = _with("name=__myl_MulRounCast fqn=__myl_MulRounCast", "name=__myl_MulRounEtc fqn=__myl_RounMulEtc")
     assert read_schedule(shared, 2).launches[4].kind == "pointwise"
+
+
+def _fallback_strides(strides: str) -> bytes:
+    told = tensor("h", f"{ROWS} 32", "32 1", "half", 'region=""')
+    return _with(told, told.replace("strides={ 32 1 }", f"strides={{ {strides} }}"))
+
+
+def test_a_fused_kernel_may_be_given_a_slice() -> None:
+    assert read_schedule(_fallback_strides("96 1"), 2) == read_schedule(PLAN, 2)
+    with pytest.raises(UnreadableSchedule, match="do not fit together"):
+        read_schedule(_fallback_strides("16 1"), 2)
 
 
 def test_sizes_that_are_reshaped_on_the_host_are_no_launch() -> None:
