@@ -19,6 +19,7 @@ from dsr_export.reports.summary import components_summary
 from dsr_export.storage.made_with import tool_versions
 from dsr_export.verification.engine_checks import engine_checks
 from dsr_export.verification.model_checks import BUILT, Weights, passed_when_built, run_checks
+from dsr_export.verification.reference_checks import reference_checks
 
 
 def build_report(build: Build, done: Finished, contents: Mapping[str, Content]) -> Report:
@@ -26,7 +27,8 @@ def build_report(build: Build, done: Finished, contents: Mapping[str, Content]) 
     named = [(of, Entry("parity", candidate.facts)) for of, candidate in done.parity]
     rows = tuple(replace(Row.read(row), target=of) for of, each in named for row in entries(each, "rows"))
     images = tuple(Picture.read(row) for of, each in named if of is None for row in entries(each, "images"))
-    advice = engine_checks({name: each.facts for name, each in done.engines.items()}, build.config.precision)
+    engines = engine_checks({name: each.facts for name, each in done.engines.items()}, build.config.precision)
+    advice = [*reference_checks(done.reference.golden), *engines]
     missed = [] if build.config.strict else [str(each.problem) for each in advice if not each.passed]
     checks, first = (*_checks(build, done), *(advice if build.config.strict else ())), done.parity[0][1].facts
     for problem in missed:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import string
 from typing import Any
 
+import numpy as np
 import torch
 from torch._ops import OpOverload
 from torch.utils import _pytree as pytree
@@ -147,7 +148,7 @@ def _written(op: Any, row: Any, x: Held, indices: Any, values: Held, *args: Any)
     places = [i for i, each in enumerate(indices) if each is not None]
     if any(indices[i].is_wide for i in places) or places != list(range(places[0], places[-1] + 1)):
         raise NotByRow
-    picked = len(torch.broadcast_shapes(*[indices[i].row for i in places])) + len(row) - len(places)
+    picked = len(np.broadcast_shapes(*(indices[i].row for i in places))) + len(row) - len(places)
     return settled(op(x.full, [None, *plain(indices)], _against(values, picked), *args), row)
 
 
