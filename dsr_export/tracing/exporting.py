@@ -23,6 +23,7 @@ from dsr_export.tracing.decompositions.complex_ops import on_pairs
 from dsr_export.tracing.decompositions.constant_ops import depends_on_data, folding_constants
 from dsr_export.tracing.decompositions.data_reads import DataAsTensor
 from dsr_export.tracing.decompositions.mask_writes import as_choices
+from dsr_export.tracing.decompositions.mixed_types import in_one_type
 from dsr_export.tracing.forward_modes import one_batch, under
 from dsr_export.tracing.probing import Limits
 from dsr_export.tracing.rows.widened import widened
@@ -74,7 +75,7 @@ def lowered(name: str, program: ExportedProgram) -> ExportedProgram:
     """
     try:
         with _any_size():  # half of a batch of three is one row, which must not be taken for a fixed size
-            return as_slices(as_choices(on_pairs(program)))
+            return in_one_type(as_slices(as_choices(on_pairs(program))))
     except Exception as error:  # torch runs each op again, and raises whatever it runs into
         raise trace_error(name, error) from error
 
