@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dsr_export.declarations.int8_options import Int8Options
+from dsr_export.declarations.lora_file import LoraFile
 from dsr_export.errors import ExportError
 from dsr_export.limits import MOST_BATCH, MOST_DIGITS, MOST_REGISTERS, MOST_STEPS
 from graphs.precisions import PRECISIONS, Precision, quantized_precisions
@@ -52,7 +53,7 @@ class ModelRequest:
     `model` is a registered name, `package.module:callable`, a `.pt2` or a `.onnx` file; `model_dir` a diffusers folder
     to take in its place; `config_file` a released YAML; `dsr` a TOML file with a `DsrSpec`, whose sites are inserted
     where the model is a `.onnx`; `weights` which of a checkpoint's weights (`WeightFile.entry`); `options` constructor
-    arguments of the family.
+    arguments of the family; `loras` adapters that are merged into the transformer of a diffusers folder, in order.
     """
 
     model: str = "digits"
@@ -64,6 +65,7 @@ class ModelRequest:
     dsr: Path | None = None
     model_dir: Path | None = None
     options: Mapping[str, bool | int | float | str] = field(default_factory=dict)
+    loras: tuple[LoraFile, ...] = ()
 
     def __post_init__(self) -> None:
         if self.registers is not None and self.registers > MOST_REGISTERS:

@@ -8,11 +8,13 @@ import click
 
 from dsr_export.cli.options.arguments import argument_options
 from dsr_export.cli.options.int8 import int8_options
+from dsr_export.cli.options.lora import lora_options
 from dsr_export.cli.options.named import Named
 from dsr_export.cli.printing.report import show_report
 from dsr_export.cli.process.streams import Command
 from dsr_export.config import BatchRange, ExportConfig
 from dsr_export.declarations.int8_options import Int8Options
+from dsr_export.declarations.lora_file import LoraFile
 from dsr_export.limits import MOST_REGISTERS, MOST_STEPS
 from graphs.precisions import PRECISIONS
 
@@ -45,6 +47,7 @@ from graphs.precisions import PRECISIONS
 )
 @click.option("--encoder", metavar="FAMILY", help="Decoder: whose pixels it makes. [default: siglip]")
 @argument_options
+@lora_options
 @click.option("--precision", type=Named(*PRECISIONS), default="fp32", show_default=True)
 @click.option("--target", "targets", multiple=True, help="Where it will run; repeatable. See `dsr-export doctor`.")
 @click.option("--batch", default="1,2,8", show_default=True, metavar="MIN,OPT,MAX", help="Batch sizes engines serve.")
@@ -87,6 +90,7 @@ def command(
     latent_stats: Path | None,
     encoder: str | None,
     arguments: dict[str, bool | int | float | str],
+    loras: tuple[LoraFile, ...],
     precision: str,
     targets: tuple[str, ...],
     batch: str,
@@ -110,6 +114,7 @@ def command(
         registers=registers,
         dsr=dsr,
         options={**arguments, **_given(latent_stats=latent_stats, encoder=encoder)},
+        loras=loras,
         precision=precision,  # type: ignore[arg-type]
         targets=targets,
         batch=BatchRange.parse(batch),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dsr_export.config import ModelRequest
+from dsr_export.declarations.lora_file import LoraFile
 from dsr_export.declarations.weight_file import WeightFile
 from dsr_export.spec import EncoderSpec, ReplaceSpec
 
@@ -20,7 +21,8 @@ class FamilyRequest:
     a file of weights, or a folder, and `weights` says which of those in it (`WeightFile.entry`); `random_weights` is
     a seed. `registers` is R (0: none; None: what the checkpoint or the model has), `replace` the replacement groups
     (None: the model's own), `dsr` a TOML file that declares both, which `with_declaration` takes in, `encoder` what
-    such a file declared of an encoder. `options` are constructor arguments of the family, as yet unchecked.
+    such a file declared of an encoder. `options` are constructor arguments of the family, as yet unchecked, `loras`
+    adapters of a diffusers transformer.
     """
 
     model: str
@@ -32,6 +34,7 @@ class FamilyRequest:
     dsr: Path | None = None
     encoder: EncoderSpec | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    loras: tuple[LoraFile, ...] = ()
 
     @classmethod
     def of(cls, request: ModelRequest, **other: Any) -> FamilyRequest:
@@ -44,6 +47,7 @@ class FamilyRequest:
             "registers": request.registers,
             "dsr": request.dsr,
             "options": request.options,
+            "loras": request.loras,
         }
         return cls(**{**same, **other})
 

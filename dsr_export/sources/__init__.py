@@ -10,6 +10,7 @@ from dataclasses import fields
 from typing import Any, Protocol
 
 from dsr_export.config import ModelRequest
+from dsr_export.errors import ExportError
 from dsr_export.subject import ExportSubject, Subject, require_module
 
 
@@ -45,6 +46,9 @@ def find_source(request: ModelRequest) -> Source:
     """The source of the first form that accepts `request`; raises `ExportError` where none does."""
     forms = [importlib.import_module(f"dsr_export.sources.{form}") for form in ORDER]
     chosen = next(form for form in forms if form.accepts(request))
+    if request.loras and chosen is not forms[ORDER.index("diffusers_folder")]:
+        hint = "give --model-dir FOLDER, or merge them into the checkpoint first"
+        raise ExportError("LoRA adapters are merged into the transformer of a diffusers folder", hint=hint)
     source: Source = chosen.source(request)
     return source
 

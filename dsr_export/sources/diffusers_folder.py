@@ -42,6 +42,7 @@ class DiffusersFolderSource:
             "registers": asked.registers,
             "dsr_sha256": dsr_digest(asked.dsr) if asked.dsr else None,
             "options": {name: option_key(name, value) for name, value in sorted(asked.options.items())},
+            **({"loras": [[file_sha256(each.path), each.scale] for each in asked.loras]} if asked.loras else {}),
         }
 
     def load(self) -> Subject:

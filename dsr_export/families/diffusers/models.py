@@ -68,6 +68,7 @@ def load_folder(folder: TransformerFolder, asked: FamilyRequest) -> Subject:
         options={**prompt, **declared.options},
         registers=declared.registers,
         replace=declared.groups,
+        loras=declared.loras,
     )
     return subject_from(transformer)
 

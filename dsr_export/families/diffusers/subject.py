@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dsr_export.checkpoints import Wanted, read_state_dict, require_float
+from dsr_export.declarations.lora_file import LoraFile
 from dsr_export.declarations.weight_file import WeightFile
 from dsr_export.errors import ExportError, did_you_mean
 from dsr_export.families.config_bounds import MOST_SIDE
@@ -54,6 +55,7 @@ class Asked:
     options: Mapping[str, Value] = field(default_factory=dict)
     registers: int | None = None
     replace: Sequence[ReplaceSpec] = ()
+    loras: Sequence[LoraFile] = ()
 
     def __post_init__(self) -> None:
         for option, value in self.options.items():
@@ -78,7 +80,7 @@ def subject_from(asked: Asked) -> Subject:
 
     Raises ExportError for sizes, weights, registers and groups that do not fit the model.
     """
-    transformer, origin = build_transformer(asked.class_name, asked.config, asked.weights)
+    transformer, origin = build_transformer(asked.class_name, asked.config, asked.weights, asked.loras)
     module = _module(asked, transformer)
     apply_replacements(module, asked.replace)
     config = module.transformer.config
@@ -91,7 +93,7 @@ def subject_from(asked: Asked) -> Subject:
         dsr=DsrSpec(denoiser=_denoiser(module, tuple(asked.replace))),
         num_classes=module.num_classes,
         config={**_declared(asked.class_name, config), **asdict(module.size), **_fixed(module)},
-        provenance={**asked.provenance, **({"weights": origin} if origin else {})},
+        provenance={**asked.provenance, **origin},
         outer_modules=module.outer_modules(),
         draws=module.draws(),
         special_rows=True,

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dsr_export.checkpoints import load_into, names_of, read_shards
+from dsr_export.declarations.lora_file import LoraFile
 from dsr_export.declarations.weight_file import WeightFile
 from dsr_export.errors import ExportError, did_you_mean
 from dsr_export.families.config_bounds import check_config, check_memory
@@ -21,18 +22,27 @@ from dsr_export.families.diffusers.files import LEGACY
 from dsr_export.families.diffusers.general.building import built, given_memory
 from dsr_export.families.diffusers.positions import sincos_table
 from dsr_export.families.diffusers.supported import SUPPORTED
+from dsr_export.lora.merging import merged, plan
 
 
 def build_transformer(
-    class_name: str, config: Mapping[str, Any], weights: Sequence[WeightFile] | int
+    class_name: str, config: Mapping[str, Any], weights: Sequence[WeightFile] | int, loras: Sequence[LoraFile] = ()
 ) -> tuple[nn.Module, dict[str, Any]]:
     """The transformer, float32 on the CPU, with the tensors of the files `weights`, or drawn from that seed.
 
-    Beside it, where the tensors came from, as in `Checkpoint.origin`; empty for a seed.
-    Raises ExportError where the package is missing, and for arguments or tensors that do not fit.
+    `loras` are merged into them. Beside it, for the manifest, where the tensors came from (`weights`, as in
+    `Checkpoint.origin`; not for a seed) and what was merged (`loras`).
+    Raises ExportError where the package is missing, and for arguments, tensors or adapters that do not fit.
     """
     own = class_name in {each.class_name for each in SUPPORTED}
     made = _empty(class_name, config, tables=not own)
+    planned = plan(made, loras, class_name)
+    origin = _filled(made, class_name, weights, own)
+    records = merged(made, planned)
+    return made, {**({"weights": origin} if origin else {}), **({"loras": records} if records else {})}
+
+
+def _filled(made: nn.Module, class_name: str, weights: Sequence[WeightFile] | int, own: bool) -> dict[str, Any]:
     if isinstance(weights, int):
         check_memory(sum(weight.numel() for weight in made.parameters()), class_name)
         if own:
@@ -40,12 +50,12 @@ def build_transformer(
             _restore_table(made, also_saved=True)
         given_memory(made)
         randomise(made, weights)
-        return made, {}
+        return {}
     found = read_shards(weights, names_of(made))
     load_into(made, found.state)
     if own:
         _restore_table(made, also_saved=False)
-    return made, found.origin
+    return found.origin
 
 
 @torch.no_grad()

@@ -47,9 +47,8 @@ def general_subject(
     Raises ExportError for what does not fit, for registers and replacement, and for a model that fails when it is run.
     """
     _check_options(folder.class_name, asked)
-    transformer, origin = build_transformer(folder.class_name, folder.config, weights)
-    found = {**provenance, **({"weights": origin} if origin else {})}
-    return subject_of(folder.name, folder.class_name, transformer, asked.options, found)
+    transformer, origin = build_transformer(folder.class_name, folder.config, weights, asked.loras)
+    return subject_of(folder.name, folder.class_name, transformer, asked.options, {**provenance, **origin})
 
 
 def _check_options(class_name: str, asked: FamilyRequest) -> None:
