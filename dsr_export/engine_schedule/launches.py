@@ -30,11 +30,8 @@ _NO_LAUNCH = frozenset({"shape_call", "signal", "wait"})
 _POOLS = frozenset({"avgpool", "maxpool"})
 _GENERATED = frozenset({"function", "runtime_function"})
 """Its words for kernels that it generated; some are made again on the device, and have a fallback until then."""
-_GENERATED_NAME, _SHORTENED = r"__myl_\w+", "Etc"
-"""How its names of fused pointwise kernels begin, and end where they would be too long.
-
-Two fusions with the same code share one full name, but each is named in its own order: those two need not begin alike.
-"""
+_POINTWISE = "__myl_"
+"""How its names of fused pointwise kernels begin: a word for each op follows."""
 _WITH_FALLBACK = {"runtime_fusion": "binary", "runtime_function": "runtime_binary"}
 """Kind -> the key of the number that its fallback program has."""
 
@@ -136,10 +133,18 @@ def _product(
 def _name(told: Statement) -> str:
     """Of a generated kernel, which must be that of its full name: there a digest of its code follows."""
     name, full = told.word("name"), told.word("fqn")
-    shortened = name.endswith(_SHORTENED) and re.fullmatch(rf"{_GENERATED_NAME}{_SHORTENED}_\w+", full)
-    if not (full.startswith(f"{name}_") or shortened):
+    if not (full.startswith(f"{name}_") or _shared(name, full)):
         raise UnreadableSchedule(f"the kernel {name!r} has the full name {full!r}")
     return name
+
+
+def _shared(name: str, full: str) -> bool:
+    """Whether two fusions share a kernel: each is named in its own order, and what is too long ends in `Etc`."""
+    found = re.fullmatch(rf"{_POINTWISE}(\w+)_\w+", full)
+    if found is None or not name.startswith(_POINTWISE):
+        return False
+    words, others = (re.findall("[A-Z][a-z0-9]*", each) for each in (name, found[1]))
+    return sorted(words) == sorted(others) or words[-1:] == others[-1:] == ["Etc"]
 
 
 def _plain_kind(name: str, reduces: int) -> str:
