@@ -8,6 +8,7 @@ from graphs.rewrites.drop_ones import DropOnes
 from graphs.rewrites.fold_register_neurons import FoldRegisterNeurons
 from graphs.rewrites.fold_reshape_shape import FoldReshapeShape
 from graphs.rewrites.fuse_layer_norm import FuseLayerNorm
+from graphs.rewrites.gather_scattered_sums import GatherScatteredSums
 from graphs.rewrites.hoist_unsqueeze import HoistUnsqueeze
 from graphs.rewrites.lower_replace_outliers import LowerReplaceOutliers
 from graphs.rewrites.lower_shift_register_neurons import LowerShiftRegisterNeurons
@@ -33,5 +34,6 @@ OPTIMIZATIONS: tuple[Rewrite, ...] = (
     SwapPairs(),
     HoistUnsqueeze(),
     SpellOutBoolWhere(),
+    GatherScatteredSums(),
     DropOnes(),
 )

@@ -28,6 +28,7 @@ from tests.graphs.rewrites import (
     test_drop_ones,
     test_fold_register_neurons,
     test_fold_reshape_shape,
+    test_gather_scattered_sums,
     test_hoist_unsqueeze,
     test_scale_queries,
     test_swap_pairs,
@@ -45,6 +46,7 @@ SITES: dict[str, Make] = {
     "transpose_keys": lambda _: test_transpose_keys.example(),
     "scale_queries": lambda _: test_scale_queries.example(),
     "swap_pairs": lambda _: test_swap_pairs.example(),
+    "gather_scattered_sums": lambda _: test_gather_scattered_sums.example(),
     "hoist_unsqueeze": lambda _: test_hoist_unsqueeze.example(),
 }
 
