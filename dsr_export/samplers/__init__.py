@@ -6,14 +6,20 @@ from collections.abc import Mapping
 from typing import Any
 
 from dsr_export.errors import ExportError, did_you_mean
-from dsr_export.samplers import flow_match_euler
+from dsr_export.samplers import ddim, dpm_solver, flow_match_euler
+from dsr_export.samplers.ddim import Ddim
+from dsr_export.samplers.dpm_solver import DpmSolver
 from dsr_export.samplers.flow_match_euler import FlowMatchEuler
 from dsr_export.samplers.sampler import Sampler, Walk
 from dsr_export.samplers.settings import WHERE, read_settings
 
 __all__ = ["Sampler", "Walk", "sampler_from_config"]
 
-SCHEDULERS: Mapping[str, type[Sampler]] = {flow_match_euler.NAME: FlowMatchEuler}
+SCHEDULERS: Mapping[str, type[Sampler]] = {
+    flow_match_euler.NAME: FlowMatchEuler,
+    ddim.NAME: Ddim,
+    dpm_solver.NAME: DpmSolver,
+}
 """Class name in diffusers -> settings."""
 
 

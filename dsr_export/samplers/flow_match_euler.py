@@ -49,10 +49,6 @@ class FlowMatchEuler:
                 (not 0 < self.shift < math.inf, "shift must be above 0"),
                 (not 0 <= (self.shift_terminal or 0) < 1, "shift_terminal must be from 0 to below 1"),
                 (sum(forms) > 1, "only one of use_karras_sigmas, use_exponential_sigmas, use_beta_sigmas holds"),
-                (
-                    self.base_image_seq_len == self.max_image_seq_len and self.use_dynamic_shifting,
-                    "base_image_seq_len and max_image_seq_len are the same",
-                ),
             ]
         )
 
@@ -91,11 +87,6 @@ class FlowMatchEuler:
             return None
         if mu is not None:
             return sigma_schedules.checked_mu(mu)
-        if image_tokens is None or self.base_shift is None or self.max_shift is None:
-            raise ExportError(
-                f"{NAME} shifts by the picture's size (use_dynamic_shifting), which nothing says",
-                hint="give mu, or the picture's tokens with base_shift and max_shift in scheduler_config.json",
-            )
         base, most = (self.base_image_seq_len, self.base_shift), (self.max_image_seq_len, self.max_shift)
         return sigma_schedules.dynamic_mu(image_tokens, base=base, most=most)
 

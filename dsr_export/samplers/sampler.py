@@ -95,7 +95,4 @@ def refuse_extras(scheduler: str, sigmas: Sequence[float] | None, eta: float) ->
 def check_finite(name: str, steps: int, *tables: Array) -> None:
     """ExportError where a schedule holds a value that is no number: diffusers would make a picture of NaN of it."""
     if not all(np.isfinite(table).all() for table in tables):
-        raise ExportError(
-            f"{name} gives no finite schedule for {steps} steps with these settings",
-            hint="give another number of steps",
-        )
+        raise ExportError(f"{name} makes no finite schedule of {steps} steps", hint="give another number of steps")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import types
 from collections.abc import Mapping
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from dsr_export.errors import ExportError, did_you_mean
 from dsr_export.samplers.known_settings import KNOWN_SETTINGS
@@ -49,6 +49,8 @@ def _unknown(key: str, value: Any, hints: Mapping[str, Any]) -> ExportError:
 
 
 def _typed(key: str, value: Any, hint: Any) -> Any:
+    if value is None and hint is bool:  # as diffusers reads it; older versions wrote it
+        return False
     for each in _choices(hint):
         if each is float and type(value) in (int, float) and not math.isnan(value):
             return float(value)
@@ -61,7 +63,7 @@ def _typed(key: str, value: Any, hint: Any) -> Any:
 
 
 def _choices(hint: Any) -> tuple[Any, ...]:
-    return get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
 
 
 def _is_word(value: Any, words: Any) -> bool:

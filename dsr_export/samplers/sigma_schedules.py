@@ -32,6 +32,12 @@ def exponential(largest: float, smallest: float, steps: int) -> Array:
     return np.asarray(np.exp(np.linspace(math.log(largest), math.log(smallest), steps)))
 
 
+def even_logarithms(largest: float, smallest: float, steps: int) -> Array:
+    """Even steps between two logarithms, [steps] sigmas. They are rounded otherwise than those of `exponential`."""
+    ramp = np.linspace(0, 1, steps)
+    return np.asarray(np.exp(largest + ramp * (smallest - largest)))
+
+
 def beta(largest: float, smallest: float, steps: int) -> Array:
     """Quantiles of a beta distribution, dense at both ends, [steps]. ExportError without scipy."""
     try:
@@ -60,8 +66,20 @@ def stretched(sigmas: Array, last: float) -> Array:
     return np.asarray(1 - rest / (rest[-1] / (1 - last)))
 
 
-def dynamic_mu(image_tokens: int, *, base: tuple[int, float], most: tuple[int, float]) -> float:
-    """The shift of a picture of `image_tokens`, on the line through `base` and `most`: (tokens, shift) each."""
+Size = tuple[int | None, float | None]
+"""Tokens of a picture, and the shift of its schedule; None where a configuration does not say it."""
+
+
+def dynamic_mu(image_tokens: int | None, *, base: Size, most: Size) -> float:
+    """The shift of a picture of `image_tokens`, on the line through `base` and `most`. ExportError without them."""
+    if image_tokens is None or base[0] is None or base[1] is None or most[0] is None or most[1] is None:
+        raise ExportError(
+            "the schedule follows the picture's size (use_dynamic_shifting), and nothing says how",
+            hint="give mu, or the picture's tokens, with base_shift, max_shift, base_image_seq_len and "
+            "max_image_seq_len in scheduler_config.json",
+        )
+    if base[0] == most[0]:
+        raise ExportError("scheduler_config.json: base_image_seq_len and max_image_seq_len are the same")
     slope = (most[1] - base[1]) / (most[0] - base[0])
     return checked_mu(image_tokens * slope + (base[1] - slope * base[0]))
 

@@ -1,0 +1,107 @@
+"""DPM-Solver and DPM-Solver++ of several steps, as diffusers' DPMSolverMultistepScheduler takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from dsr_export.samplers.predictions import Conversion, Prediction
+from dsr_export.samplers.sampler import Array, Walk, check_finite, checked_steps, refuse_extras
+from dsr_export.samplers.settings import refuse
+from dsr_export.samplers.solver_schedule import SolverSchedule
+from dsr_export.samplers.solver_updates import Algorithm, Solver, SolverUpdates, noise_levels, solver_updates
+from dsr_export.samplers.thresholding import ThresholdSettings
+
+NAME = "DPMSolverMultistepScheduler"
+FEW_STEPS = 15  # below, `lower_order_final` holds
+
+
+@dataclass(frozen=True, kw_only=True)
+class DpmSolver(SolverSchedule, ThresholdSettings):
+    """The scheduler's settings, with diffusers' names and defaults; some are names of other schedulers' solvers."""
+
+    solver_order: int = 2
+    prediction_type: Prediction = "epsilon"
+    algorithm_type: Literal["dpmsolver", "dpmsolver++", "sde-dpmsolver", "sde-dpmsolver++", "deis"] = "dpmsolver++"
+    solver_type: Literal["midpoint", "heun", "logrho", "bh1", "bh2"] = "midpoint"
+    lower_order_final: bool = True
+    euler_at_final: bool = False
+    variance_type: Literal["learned", "learned_range"] | None = None
+
+    def __post_init__(self) -> None:
+        SolverSchedule.__post_init__(self)
+        ThresholdSettings.__post_init__(self)
+        named = f"algorithm_type {self._algorithm}"
+        for_noise, third = not self._algorithm.endswith("++"), self.solver_order == 3
+        refuse(
+            [
+                (not 1 <= self.solver_order <= 3, f"solver_order is {self.solver_order}, but must be 1, 2 or 3"),
+                (third and self._algorithm == "sde-dpmsolver", f"{named} has no solver_order 3"),
+                (for_noise and self.final_sigmas_type == "zero", f"{named} needs final_sigmas_type sigma_min"),
+                (for_noise and self.prediction_type == "flow_prediction", f"{named} takes no flow_prediction"),
+            ]
+        )
+
+    def start(
+        self,
+        steps: int,
+        *,
+        image_tokens: int | None = None,
+        mu: float | None = None,
+        sigmas: Sequence[float] | None = None,
+        eta: float = 0.0,
+    ) -> DpmSolverWalk:
+        """See `Sampler.start`. Where neither `mu` nor `image_tokens` is given, `flow_shift` holds."""
+        refuse_extras(NAME, sigmas, eta)
+        times, levels = self.schedule(checked_steps(steps), image_tokens=image_tokens, mu=mu)
+        check_finite(NAME, steps, times, levels)
+        alphas, amplitudes = noise_levels(levels, flow=self.use_flow_sigmas)
+        orders = [self._order(i, len(times)) for i in range(len(times))]
+        updates = solver_updates(alphas, amplitudes, orders, algorithm=self._algorithm, solver=self._solver)
+        updates.check(NAME, steps)
+        conversion = Conversion(
+            prediction=self.prediction_type,
+            to_data=self._algorithm.endswith("++"),
+            learned_variance=self.variance_type is not None,
+            limited=self.limited if self.thresholding else None,
+            sigmas=levels,
+            alphas=alphas,
+            amplitudes=amplitudes,
+        )
+        return DpmSolverWalk(times.astype(np.int64), conversion, updates, noisy=self._algorithm.startswith("sde"))
+
+    @property
+    def _algorithm(self) -> Algorithm:
+        return "dpmsolver++" if self.algorithm_type == "deis" else self.algorithm_type
+
+    @property
+    def _solver(self) -> Solver:
+        return "heun" if self.solver_type == "heun" else "midpoint"
+
+    def _order(self, i: int, steps: int) -> int:
+        """Of the update at step `i`: lower while there are few predictions, and at the end where settings say so."""
+        few = self.lower_order_final and steps < FEW_STEPS
+        if i == steps - 1 and (self.euler_at_final or few or self.final_sigmas_type == "zero"):
+            return 1
+        return min(self.solver_order, i + 1, 2 if few and i == steps - 2 else 3)
+
+
+class DpmSolverWalk(Walk):
+    """Keeps the last three predictions, as the updates take them."""
+
+    def __init__(self, timesteps: Array, conversion: Conversion, updates: SolverUpdates, *, noisy: bool) -> None:
+        super().__init__(timesteps)
+        self.needs_noise = noisy
+        self._conversion, self._updates = conversion, updates
+        self._made: list[Array] = []
+
+    def step(self, prediction: Array, i: int, x: Array, noise: Array | None = None) -> Array:
+        """See `Walk.step`. diffusers rounds state and noise to float32 at every step, but not the predictions."""
+        self._made = [*self._made[-2:], self._conversion.converted(prediction, i, x)]
+        state = self._updates.combined(i, x.astype(np.float32), self._made)
+        if self.needs_noise:
+            state = state + self._updates.fresh[i] * self._noise(noise, x).astype(np.float32)
+        return np.asarray(state, x.dtype)
