@@ -13,6 +13,7 @@ from dsr_export.prompts.settings import AGAIN, CLIP, QWEN, T5, FolderSettings
 from graphs.foreign.small_files import LARGEST_JSON, read_json_object, read_small
 
 WHOLE, WORDS, MERGES, PIECES = "tokenizer.json", "vocab.json", "merges.txt", "spiece.model"
+PANIC = "PanicException"
 LARGEST = 256 << 20  # bytes; Gemma's tokenizer.json has 34 million
 CLIP_WORDS = r"""<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"""
 """What CLIP splits a text into, of its released tokenizer (OpenAI, simple_tokenizer.py)."""
@@ -134,10 +135,13 @@ def _t5(found: Pieces, settings: FolderSettings) -> Any:
 
 
 def made(build: Callable[[], Any], message: str) -> Any:
-    """What `build` makes with the package. ExportError with `message` where it refuses: its errors have no class."""
+    """What `build` makes with the package. ExportError with `message` where it refuses: its errors have no class.
+
+    A panic of its native code is no `Exception`.
+    """
     try:
         return build()
-    except ExportError:
-        raise
-    except Exception as error:
+    except BaseException as error:
+        if isinstance(error, ExportError) or not (isinstance(error, Exception) or type(error).__name__ == PANIC):
+            raise
         raise ExportError(f"{message} ({str(error)[:200]})", hint=AGAIN) from error

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from transformers import CLIPTokenizer, GemmaTokenizer, PreTrainedTokenizerFast, Qwen2Tokenizer, T5Tokenizer
 
 from dsr_export.prompts import PromptTokenizer
-from tests.prompts.tokenizer_folders import PAIRS, PLAIN, byte_level, clip_files, clip_words, t5_pieces
+from tests.prompts.tokenizer_folders import PAIRS, PLAIN, byte_level, clip_files, clip_words, t5_files, t5_pieces
 
 SPECIAL = {"normalized": True, "lstrip": False, "rstrip": False, "single_word": False}
 WORDS = ("low", "lower", "cat's", "naïve", "café", "cafe\u0301", "LOW", "3 cats", "!", "!!", "<pad>", "</s>", "<bos>")
@@ -59,6 +59,17 @@ def clip_of_older_files(folder: Path) -> Any:
     return CLIPTokenizer.from_pretrained(folder)
 
 
+def clip_of_version_4(folder: Path) -> Any:
+    """As SD3's second: all added tokens by their ids in one file, those at the ends found in the lowered text."""
+    words, ends = clip_words(), {"<|startoftext|>": True, "<|endoftext|>": True, "!": False}
+    added = {
+        str(words[word]): {**SPECIAL, "content": word, "normalized": lowered, "special": True}
+        for word, lowered in ends.items()
+    }
+    named = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>"}
+    return CLIPTokenizer.from_pretrained(clip_files(folder, added_tokens_decoder=added, pad_token="!", **named))
+
+
 def saved(made: Any, folder: Path) -> Any:
     made.save_pretrained(folder)
     return type(made).from_pretrained(folder)
@@ -71,6 +82,23 @@ def saved_clip(folder: Path) -> Any:
 
 def saved_t5(folder: Path) -> Any:
     return saved(T5Tokenizer(vocab=t5_pieces(), model_max_length=20), folder)
+
+
+def t5_of_pieces(folder: Path) -> Any:
+    """transformers reads the file with two more packages; what it makes of it is this."""
+    t5_files(folder)
+    extra = [(f"<extra_id_{i}>", 0.0) for i in reversed(range(100))]
+    return T5Tokenizer(vocab=[*t5_pieces(), *extra], model_max_length=20)
+
+
+def t5_of_older_files(folder: Path) -> Any:
+    """As PixArt's: the extra ids in two more files."""
+    theirs, first = t5_of_pieces(folder), len(t5_pieces())
+    words = [f"<extra_id_{i}>" for i in range(100)]
+    (folder / "added_tokens.json").write_text(json.dumps({word: first + 99 - i for i, word in enumerate(words)}))
+    named = {"eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>", "additional_special_tokens": words}
+    (folder / "special_tokens_map.json").write_text(json.dumps(named))
+    return theirs
 
 
 def saved_gemma(folder: Path) -> Any:
@@ -111,8 +139,11 @@ KINDS: dict[str, Callable[[Path], Any]] = {
     "clip": clip,
     "clip padded with a letter": clip_padded_with_a_letter,
     "clip of older files": clip_of_older_files,
+    "clip of version 4": clip_of_version_4,
     "saved clip": saved_clip,
     "saved t5": saved_t5,
+    "t5 of pieces": t5_of_pieces,
+    "t5 of older files": t5_of_older_files,
     "saved gemma": saved_gemma,
     "saved qwen": saved_qwen,
     "qwen": qwen,
