@@ -11,6 +11,7 @@ import math
 import numpy as np
 
 from dsr_export.errors import ExportError
+from dsr_export.samplers.beta_distribution import beta_quantiles
 from dsr_export.samplers.sampler import Array
 
 RHO = 7.0
@@ -39,15 +40,8 @@ def even_logarithms(largest: float, smallest: float, steps: int) -> Array:
 
 
 def beta(largest: float, smallest: float, steps: int) -> Array:
-    """Quantiles of a beta distribution, dense at both ends, [steps]. ExportError without scipy."""
-    try:
-        from scipy.stats import beta as distribution
-    except ModuleNotFoundError as error:
-        raise ExportError(
-            "use_beta_sigmas needs scipy", hint="pip install scipy, or choose another schedule in scheduler_config.json"
-        ) from error
-    quantiles = distribution.ppf(1 - np.linspace(0, 1, steps), BETA_SHAPE, BETA_SHAPE)
-    return np.asarray(smallest + quantiles * (largest - smallest))
+    """Quantiles of a beta distribution, dense at both ends, [steps]."""
+    return np.asarray(smallest + beta_quantiles(1 - np.linspace(0, 1, steps), BETA_SHAPE) * (largest - smallest))
 
 
 def shifted(sigmas: Array, shift: float) -> Array:

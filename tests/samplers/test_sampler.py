@@ -93,12 +93,6 @@ def test_a_shift_by_the_size_of_the_picture() -> None:
     assert sampler_from_config(EULER).start(5, mu=2.0).timesteps[-1] == 1.0  # as diffusers: Flux gives it to any
 
 
-def test_beta_sigmas_say_that_they_need_scipy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "scipy.stats", None)
-    with pytest.raises(ExportError, match="needs scipy"):
-        sampler_from_config({**SOLVER, "use_beta_sigmas": True}).start(4)
-
-
 def test_samplers_need_numpy_alone() -> None:
     code = "import sys, dsr_export.samplers; print(*{'torch', 'diffusers', 'scipy', 'onnx'} & {*sys.modules})"
     made = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
