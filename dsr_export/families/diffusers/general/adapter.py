@@ -34,6 +34,7 @@ class GeneralDenoiser(nn.Module):
         super().__init__()
         self.transformer: Any = transformer
         self.call = call
+        self.replacements = nn.ModuleDict()
         self._fixed: dict[str, tuple[list[Any], Any]] = {}
         for name, value in call.fixed.items():
             leaves, shape = pytree.tree_flatten(value)

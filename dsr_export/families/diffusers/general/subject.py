@@ -15,17 +15,19 @@ from dsr_export.example_rows.drawn import Draw, draw_inputs
 from dsr_export.families.config_bounds import MOST_SIDE
 from dsr_export.families.diffusers.files import TransformerFolder
 from dsr_export.families.diffusers.general.adapter import GeneralDenoiser
+from dsr_export.families.diffusers.general.blocks import find_blocks
 from dsr_export.families.diffusers.general.call import Call, call_of
 from dsr_export.families.diffusers.general.classes import recipe_of
 from dsr_export.families.diffusers.general.draws import draw_of
 from dsr_export.families.diffusers.general.freezing import freeze
 from dsr_export.families.diffusers.general.recipe import Given
+from dsr_export.families.diffusers.general.replacing import replace_in
 from dsr_export.families.diffusers.general.sizes import Sizes
 from dsr_export.families.diffusers.supported import SUPPORTED
 from dsr_export.families.diffusers.weights import build_transformer
 from dsr_export.families.fixed_values import fixed_digests
 from dsr_export.families.request import FamilyRequest
-from dsr_export.spec import DsrSpec
+from dsr_export.spec import DenoiserSpec, DsrSpec, ReplaceSpec
 from dsr_export.subject import Subject
 from dsr_export.subjects.module import probe_module
 from graphs.artifacts import TensorSpec
@@ -44,21 +46,20 @@ def general_subject(
 ) -> Subject:
     """The model in `folder`, of any class with a recipe, with these weights, at the sizes in `asked.options`.
 
-    Raises ExportError for what does not fit, for registers and replacement, and for a model that fails when it is run.
+    Raises ExportError for what does not fit, for registers of its own, and for a model that fails when it is run.
     """
     _check_options(folder.class_name, asked)
     transformer, origin = build_transformer(folder.class_name, folder.config, weights, asked.loras)
-    return subject_of(folder.name, folder.class_name, transformer, asked.options, {**provenance, **origin})
+    found = {**provenance, **origin}
+    return subject_of(folder.name, folder.class_name, transformer, asked.options, found, asked.groups)
 
 
 def _check_options(class_name: str, asked: FamilyRequest) -> None:
     registers = [name for name in asked.options if name.startswith("register_")]
-    if asked.registers or asked.groups or registers:
+    if asked.registers or registers:
         own = ", ".join(each.class_name for each in SUPPORTED)
-        hint = (
-            f"these take them: {own}; in code of your own, insert dsr_export.registers and give it as module:callable"
-        )
-        raise ExportError(f"{class_name} takes no registers and no replacement here", hint=hint)
+        hint = f"these take them: {own}; replacement with registers from a file is for every class"
+        raise ExportError(f"{class_name} takes no registers of its own here", hint=hint)
     for option, value in asked.options.items():
         if option not in SIZES:
             names = f"known options: {', '.join(SIZES)}; the rest is in config.json"
@@ -69,11 +70,17 @@ def _check_options(class_name: str, asked: FamilyRequest) -> None:
 
 
 def subject_of(
-    name: str, class_name: str, transformer: Any, asked: Mapping[str, int], provenance: Mapping[str, Any]
+    name: str,
+    class_name: str,
+    transformer: Any,
+    asked: Mapping[str, int],
+    provenance: Mapping[str, Any],
+    groups: Sequence[ReplaceSpec] = (),
 ) -> Subject:
     """`transformer`, of the diffusers class `class_name`, at the sizes `asked` (options in `SIZES`).
 
-    Raises ExportError for a class without a recipe, sizes that do not fit, and a model that fails when it is run.
+    Raises ExportError for a class without a recipe, sizes and groups that do not fit, and a model that fails when it
+    is run.
     """
     sizes = Sizes(config=dict(transformer.config), recipe=recipe_of(class_name), asked=asked)
     call = call_of(type(transformer), sizes.recipe, sizes)
@@ -81,22 +88,36 @@ def subject_of(
     inputs = tuple(_spec(each, part, sizes) for each, part in call.given.items())
     draws = _draws(call, sizes)
     if sizes.recipe.frozen:
-        rows = draw_inputs(inputs, 2, seed=0, draws=draws).values()
-        freeze(transformer, sizes.recipe.frozen, lambda: module(*(torch.from_numpy(row) for row in rows)))
+        freeze(transformer, sizes.recipe.frozen, lambda: _run(module, inputs, draws, 2))
+    blocks = find_blocks(transformer, lambda: _run(module, inputs, draws, 1)) if groups else ()
+    if groups:
+        replace_in(module, blocks, groups)
     outputs = probe_module(module, inputs, draws, {}, limits=(1, None), called=class_name)
+    layers = {"layers": [block.name for block in blocks]} if blocks else {}  # which block each number of a site is
     return Subject(
         name=name,
         family="diffusers",
         module=module,
         inputs=inputs,
         outputs=outputs,
-        dsr=DsrSpec(),
-        config={"_class_name": class_name, **_public(transformer.config), **asked, **_constants(call)},
+        dsr=DsrSpec(denoiser=DenoiserSpec(kind="none", replace=tuple(groups))),
+        config={
+            "_class_name": class_name,
+            **_public(transformer.config),
+            **asked,
+            **_constants(call),
+            **layers,
+        },
         provenance=dict(provenance),
         outer_modules=outer_modules(transformer),
         draws=draws,
         special_rows=True,
     )
+
+
+def _run(module: GeneralDenoiser, inputs: Sequence[TensorSpec], draws: Mapping[str, Draw], count: int) -> Any:
+    rows = draw_inputs(inputs, count, seed=0, draws=draws).values()
+    return module(*(torch.from_numpy(row) for row in rows))
 
 
 def _constants(call: Call) -> dict[str, Any]:
