@@ -17,6 +17,7 @@ from graphs.foreign.small_files import read_json_object
 CONFIG, SPECIAL, ADDED = "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"
 AGAIN = "copy or download the tokenizer's folder again"
 NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+EXTRA, BEFORE = "extra_special_tokens", "additional_special_tokens"  # without a role: the name of today, of before
 LONGEST = 2**20  # of model_max_length: files say 10**30 where there is no limit
 Side = Literal["left", "right"]
 CLIP, GEMMA, QWEN, T5 = "CLIPTokenizer", "GemmaTokenizer", "Qwen2Tokenizer", "T5Tokenizer"
@@ -29,6 +30,10 @@ DEFAULTS: Mapping[str, Mapping[str, str]] = {
     T5: {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"},
 }
 """Class -> its special tokens by role, where a folder does not say them."""
+
+
+ENDS: Mapping[str, tuple[str, ...]] = {CLIP: ("bos_token", "eos_token"), T5: ("eos_token",)}
+"""Class -> the tokens around each prompt, the first of two before it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +64,7 @@ class FolderSettings:
     added: tuple[Token, ...]
     longest: int | None
     padding_side: Side | None
-    truncation_side: Side
+    truncation_side: Side | None
     begins: bool
     ends: bool
     splits_special: bool
@@ -68,11 +73,11 @@ class FolderSettings:
 
 def read_folder_settings(folder: Path) -> FolderSettings:
     """Raises ExportError for a file that is no JSON, or a value that is none of its kind."""
-    values = _read(folder / CONFIG)
+    values = _flat(_read(folder / CONFIG))
     listed = values.get("added_tokens_decoder")
     tokens = [_token(value, index=_index(index)) for index, value in _object(listed, "added_tokens_decoder").items()]
     if listed is None:  # older versions kept these two files, and read them after the first
-        values |= _read(folder / SPECIAL)
+        values = _joined(values, _flat(_read(folder / SPECIAL)))
         tokens = list(_older(folder, values))
     kind = str(values.get("tokenizer_class", "")).removesuffix("Fast")
     roles = _roles(values, kind)
@@ -84,7 +89,7 @@ def read_folder_settings(folder: Path) -> FolderSettings:
         added=tuple({token.content: known.get(token.content, token) for token in added}.values()),
         longest=_longest(values),
         padding_side=_side(values, "padding_side") or ("left" if kind in PADDED_LEFT else None),
-        truncation_side=_side(values, "truncation_side") or "right",
+        truncation_side=_side(values, "truncation_side"),
         begins=_flag(values, "add_bos_token"),
         ends=_flag(values, "add_eos_token"),
         splits_special=_flag(values, "split_special_tokens"),
@@ -96,6 +101,31 @@ def _read(file: Path) -> dict[str, Any]:
     return read_json_object(file, hint=AGAIN) if file.is_file() else {}
 
 
+def _flat(values: dict[str, Any]) -> dict[str, Any]:
+    """With one name for the special tokens without a role, and those of other roles beside the usual ones."""
+    extra = values.pop(EXTRA, None)
+    if isinstance(extra, dict):
+        values |= {f"{name.removesuffix('_token')}_token": value for name, value in extra.items()}
+        extra = None
+    found = extra or values.get(BEFORE) or []
+    if not isinstance(found, list) or not all(_is_token(value) for value in found):
+        raise _wrong(EXTRA, found, "a list of tokens")
+    return {**values, EXTRA: found}
+
+
+def _joined(values: Mapping[str, Any], older: Mapping[str, Any]) -> dict[str, Any]:
+    """With the tokens of the older file, which come first but for those without a role: they follow."""
+    joined = {**values}
+    for name, value in older.items():
+        if name == EXTRA:
+            joined[EXTRA] = joined[EXTRA] + value
+        elif isinstance(value, dict) and _is_token(value):
+            joined[name] = {**value, "__type": "AddedToken", "special": True}
+        else:
+            joined[name] = value
+    return joined
+
+
 def _older(folder: Path, values: Mapping[str, Any]) -> Iterator[Token]:
     special = {_token(value).content for value in values.values() if _is_token(value)}
     for content, index in _read(folder / ADDED).items():
@@ -104,34 +134,33 @@ def _older(folder: Path, values: Mapping[str, Any]) -> Iterator[Token]:
 
 
 def _roles(values: Mapping[str, Any], kind: str) -> dict[str, Token]:
-    """Special tokens by role; what is not said is as the class has it, and null is none."""
-    names = [name for name in values if name.endswith("_token") and _is_token(values[name])]
-    ordered = sorted(names, key=lambda name: NAMES.index(name) if name in NAMES else len(NAMES))
-    missing = {name: _token(word) for name, word in DEFAULTS.get(kind, {}).items() if name not in values}
-    return {**{name: _token(values[name]) for name in ordered}, **missing}
+    """Special tokens by role; what is not said is as the class has it, and null is none. Other roles come last."""
+    found = {name: value for name, value in values.items() if name.endswith("_token") and _is_token(value)}
+    missing = {name: word for name, word in DEFAULTS.get(kind, {}).items() if name not in values}
+    others = {name: value for name, value in found.items() if isinstance(value, str) or "__type" in value}
+    roles = {**found, **missing}
+    ordered = {name: roles[name] for name in NAMES if name in roles} | others
+    return {name: _token(value, special=True) for name, value in ordered.items()}
 
 
 def _extra(values: Mapping[str, Any], kind: str) -> list[Token]:
-    """Special tokens without a role, under the name of today or that of before; some files name each."""
-    found = values.get("extra_special_tokens") or values.get("additional_special_tokens")
-    if not found and kind == T5:
-        found = [f"<extra_id_{i}>" for i in range(_extra_ids(values))]
-    listed = list(found.values()) if isinstance(found, dict) else found or []
-    if not isinstance(listed, list) or not all(_is_token(value) for value in listed):
-        raise _wrong("extra_special_tokens", found, "a list of tokens")
-    return [_token(value) for value in listed]
+    """Special tokens without a role."""
+    if values[EXTRA] or kind != T5:
+        return [_token(value) for value in values[EXTRA]]
+    return [Token(content=f"<extra_id_{i}>") for i in range(_extra_ids(values))]
 
 
 def _is_token(value: Any) -> bool:
     return isinstance(value, str) or (isinstance(value, dict) and isinstance(value.get("content"), str))
 
 
-def _token(value: Any, index: int | None = None) -> Token:
+def _token(value: Any, *, index: int | None = None, special: bool = False) -> Token:
+    """A text alone is a special token."""
     if isinstance(value, str):
         return Token(content=value, index=index)
     if not _is_token(value):
         raise _wrong("a token", value, "a text, or an object with a content")
-    special = value.get("special", index is None) is True
+    special = special or value.get("special") is True
     flags = {name: value.get(name) is True for name in ("lstrip", "rstrip", "single_word")}
     normalized = value.get("normalized", not special) is True
     return Token(content=value["content"], special=special, normalized=normalized, index=index, **flags)

@@ -5,7 +5,7 @@ Shapes: B prompts, L tokens.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,8 +16,8 @@ import numpy.typing as npt
 
 from dsr_export.errors import ExportError
 from dsr_export.prompts.library import tokenizers
-from dsr_export.prompts.settings import AGAIN, FolderSettings, Side, Token, read_folder_settings
-from dsr_export.prompts.vocabularies import made, open_vocabulary
+from dsr_export.prompts.settings import AGAIN, ENDS, FolderSettings, Side, Token, read_folder_settings
+from dsr_export.prompts.vocabularies import add_ends, made, open_vocabulary
 from dsr_export.short_repr import short_repr
 
 Ids = npt.NDArray[np.int64]
@@ -43,7 +43,7 @@ class PromptTokenizer:
         """`backend` is a `tokenizers.Tokenizer` with all tokens that `settings` names."""
         self._backend = backend
         self._side: Side = settings.padding_side or "right"
-        self._cut: Side = settings.truncation_side
+        self._cut: Side = settings.truncation_side or "right"
         self._pad: int | None = backend.token_to_id(settings.named.get("pad_token", ""))
         self.longest = settings.longest
         self.largest_id = max(backend.get_vocab(with_added_tokens=True).values(), default=-1)
@@ -56,12 +56,14 @@ class PromptTokenizer:
         """
         settings = read_folder_settings(path)
         backend = open_vocabulary(path, settings)
+        settings = _with_kept(settings, backend.padding or {}, backend.truncation or {})
         backend.no_truncation()
-        padding = backend.padding
         backend.no_padding()
         _add(backend, settings.added, path)
+        add_ends(backend, path, settings)
         backend.encode_special_tokens = settings.splits_special
-        return cls(backend, _completed(settings, padding, backend, path))
+        _check_ends(backend, settings, path)
+        return cls(backend, settings)
 
     def __call__(
         self,
@@ -125,23 +127,35 @@ class PromptTokenizer:
         return ids, mask
 
 
-def _completed(settings: FolderSettings, padding: Any, backend: Any, path: Path) -> FolderSettings:
-    """With the padding that `tokenizer.json` keeps, where the settings say nothing.
+def _with_kept(settings: FolderSettings, padding: Mapping[str, Any], truncation: Mapping[str, Any]) -> FolderSettings:
+    """With what `tokenizer.json` keeps of an earlier use, where the settings say nothing."""
+    settings = replace(
+        settings,
+        padding_side=settings.padding_side or padding.get("direction"),
+        truncation_side=settings.truncation_side or truncation.get("direction"),
+    )
+    if "pad_token" in settings.named or not padding:
+        return settings
+    token = str(padding["pad_token"])
+    added = (*settings.added, Token(content=token))
+    return replace(settings, named={**settings.named, "pad_token": token}, added=added)
 
-    Raises ExportError where they ask for a token at an end that the tokenizer does not put there: versions of
-    transformers differ in which of the two they heed.
+
+def _check_ends(backend: Any, settings: FolderSettings, path: Path) -> None:
+    """Raises ExportError where the settings ask for other tokens around a prompt than the tokenizer puts there.
+
+    Versions of transformers differ in which of the two they heed.
     """
-    ends = made(lambda: backend.encode("").ids, f"{path} holds no tokenizer")
-    for asked, role, place in ((settings.begins, "bos_token", 0), (settings.ends, "eos_token", -1)):
-        word = settings.named.get(role, "")
-        if asked and (not ends or ends[place] != backend.token_to_id(word)):
-            raise ExportError(
-                f"{path}: tokenizer_config.json sets add_{role}, and the tokenizer adds no '{word[:80]}'",
-                hint="save it again with the transformers it was made for",
-            )
-    kept = padding or {}
-    named = {"pad_token": str(kept["pad_token"]), **settings.named} if kept else settings.named
-    return replace(settings, named=named, padding_side=settings.padding_side or kept.get("direction"))
+    found = made(lambda: backend.encode("").ids, f"{path} holds no tokenizer")
+    asked = {"bos_token": settings.begins, "eos_token": settings.ends}
+    names = ENDS.get(settings.kind) or tuple(name for name, there in asked.items() if there)
+    wanted = [backend.token_to_id(settings.named.get(name, "")) for name in names]
+    if any(index not in found for index in wanted) or (settings.kind in ENDS and found != wanted):
+        words = " and ".join(f"{name} '{settings.named.get(name, '')[:80]}'" for name in names)
+        raise ExportError(
+            f"{path}: tokenizer_config.json asks for {words}, and the tokenizer does not add them",
+            hint="save it again with the transformers it was made for",
+        )
 
 
 def check_ids(tokens: Tokens, rows: int, encoder: str) -> None:

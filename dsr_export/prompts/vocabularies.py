@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from dsr_export.errors import ExportError
 from dsr_export.prompts.library import tokenizers
 from dsr_export.prompts.sentencepiece import Pieces, read_pieces
-from dsr_export.prompts.settings import AGAIN, CLIP, QWEN, T5, FolderSettings
+from dsr_export.prompts.settings import AGAIN, CLIP, ENDS, QWEN, T5, FolderSettings
 from graphs.foreign.small_files import LARGEST_JSON, read_json_object, read_small
 
 WHOLE, WORDS, MERGES, PIECES = "tokenizer.json", "vocab.json", "merges.txt", "spiece.model"
@@ -69,7 +70,7 @@ def _words(folder: Path, settings: FolderSettings) -> Any:
 
 def _merges(file: Path) -> list[tuple[str, str]]:
     try:
-        lines = _read(file).decode("utf-8").splitlines()
+        lines = _read(file).decode("utf-8").replace("\r\n", "\n").split("\n")
     except UnicodeDecodeError as error:
         raise ExportError(f"{file} is no text ({error.reason})", hint=AGAIN) from error
     pairs = [tuple(line.split(" ")) for line in lines if line.strip() and not line.startswith("#version")]
@@ -79,14 +80,13 @@ def _merges(file: Path) -> list[tuple[str, str]]:
 
 
 def _clip(words: Mapping[str, int], merges: list[tuple[str, str]], settings: FolderSettings) -> Any:
-    library, named = tokenizers(), settings.named
-    ends = [(named[name], words[named[name]]) for name in ("eos_token", "bos_token")]
+    library = tokenizers()
     model = library.models.BPE(
         vocab=words,
         merges=merges,
         continuing_subword_prefix="",
         end_of_word_suffix="</w>",
-        unk_token=named["unk_token"],
+        unk_token=settings.named.get("unk_token"),
     )
     built = library.Tokenizer(model)
     spaces = library.normalizers.Replace(library.Regex(r"\s+"), " ")
@@ -97,7 +97,6 @@ def _clip(words: Mapping[str, int], merges: list[tuple[str, str]], settings: Fol
     built.pre_tokenizer = library.pre_tokenizers.Sequence(
         [split, library.pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
-    built.post_processor = library.processors.RobertaProcessing(*ends, trim_offsets=False, add_prefix_space=False)
     return built
 
 
@@ -120,7 +119,7 @@ def _pieces(file: Path, settings: FolderSettings) -> Any:
 
 def _t5(found: Pieces, settings: FolderSettings) -> Any:
     """Behind the pieces stand the extra ids, the last one first."""
-    library, end = tokenizers(), settings.named.get("eos_token", "</s>")
+    library = tokenizers()
     extra = [(f"<extra_id_{i}>", 0.0) for i in reversed(range(settings.extra_ids))]
     built = library.Tokenizer(library.models.Unigram([*found.pieces, *extra], found.unknown, False))
     if found.charsmap:
@@ -128,10 +127,26 @@ def _t5(found: Pieces, settings: FolderSettings) -> Any:
     space = library.pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always", split=True)
     built.pre_tokenizer = library.pre_tokenizers.Sequence([library.pre_tokenizers.WhitespaceSplit(), space])
     built.add_tokens([library.AddedToken(text, normalized=False, special=control) for text, control in found.special])
-    built.post_processor = library.processors.TemplateProcessing(
-        single=["$A", end], special_tokens=[(end, built.token_to_id(end))]
-    )
     return built
+
+
+def add_ends(backend: Any, folder: Path, settings: FolderSettings) -> None:
+    """Puts before and behind each prompt what CLIP and T5 put there, where no `tokenizer.json` does.
+
+    Raises ExportError where the special tokens for that are missing.
+    """
+    library, names = tokenizers(), ENDS.get(settings.kind or T5, ())
+    if (folder / WHOLE).is_file() or not names:
+        return
+    words = [settings.named.get(name, "") for name in names]
+    ends = [(word, backend.token_to_id(word)) for word in words]
+    if settings.kind == CLIP:
+        build = partial(
+            library.processors.RobertaProcessing, *reversed(ends), trim_offsets=False, add_prefix_space=False
+        )
+    else:
+        build = partial(library.processors.TemplateProcessing, single=["$A", *words], special_tokens=ends)
+    backend.post_processor = made(build, f"{folder}: tokenizer_config.json has no {' or '.join(names)}")
 
 
 def made(build: Callable[[], Any], message: str) -> Any:

@@ -97,9 +97,13 @@ class DpmSolverWalk(Walk):
         self.needs_noise = noisy
         self._conversion, self._updates = conversion, updates
         self._made: list[Array] = []
+        self._taken = 0
 
     def step(self, prediction: Array, i: int, x: Array, noise: Array | None = None) -> Array:
         """See `Walk.step`. diffusers rounds state and noise to float32 at every step, but not the predictions."""
+        if i != self._taken:
+            raise ValueError(f"step {i} after {self._taken} steps")
+        self._taken += 1
         self._made = [*self._made[-2:], self._conversion.converted(prediction, i, x)]
         state = self._updates.combined(i, x.astype(np.float32), self._made)
         if self.needs_noise:

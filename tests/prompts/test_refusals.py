@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from transformers import CLIPTokenizer
 
 from dsr_export.errors import ExportError
 from dsr_export.prompts import PromptTokenizer, Tokens, check_ids
@@ -98,8 +99,17 @@ def test_a_token_that_is_asked_for_and_not_added_is_refused(tmp_path: Path) -> N
         content["post_processor"] = None
 
     config = {"add_bos_token": True, "bos_token": "<bos>"}
-    assert "sets add_bos_token, and the tokenizer adds no '<bos>'" in refused(whole(tmp_path, config, plain))
+    assert "asks for bos_token '<bos>', and the tokenizer does not add them" in refused(whole(tmp_path, config, plain))
     assert PromptTokenizer.from_folder(whole(tmp_path, config)).count("low") == 3
+
+
+def test_a_clip_whose_ends_differ_from_its_settings_is_refused(tmp_path: Path) -> None:
+    """One version of transformers takes them from this file, another one from that."""
+    CLIPTokenizer.from_pretrained(clip_files(tmp_path / "made")).save_pretrained(tmp_path)
+    assert PromptTokenizer.from_folder(tmp_path).count("low") == 3
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({**config, "eos_token": "low"}))
+    assert "asks for bos_token '<|startoftext|>' and eos_token 'low'" in refused(tmp_path)
 
 
 @pytest.mark.parametrize("size", [0, 1, 3, 10, 40, -1])

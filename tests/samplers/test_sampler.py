@@ -24,8 +24,9 @@ def test_a_walk_takes_whole_predictions_and_keeps_the_dtype(name: str) -> None:
         assert walk.initial_scale == 1.0 and not walk.needs_noise
         assert walk.scaled(x, 0) is x
         assert walk.step(x / 2, 0, x).dtype == dtype
+        walk = sampler.start(3)
         with pytest.raises(ExportError, match=r"a prediction of \[1, 8, 2, 2\] for a state of \[1, 4, 2, 2\]"):
-            walk.step(np.ones((1, 8, 2, 2), dtype), 1, x)
+            walk.step(np.ones((1, 8, 2, 2), dtype), 0, x)
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)
@@ -36,6 +37,13 @@ def test_walks_do_not_share_what_they_keep(name: str) -> None:
         one, other = first.step(x * i, i, x), second.step(x * i, i, x)
         np.testing.assert_array_equal(one, other)
     np.testing.assert_array_equal(sampler.start(4).step(x, 0, x), sampler.start(4).step(x, 0, x))
+
+
+def test_a_solver_takes_its_steps_in_order() -> None:
+    walk, x = sampler_from_config(SOLVER).start(4), np.ones((1, 3, 2, 2))
+    walk.step(x, 0, x)
+    with pytest.raises(ValueError, match="step 2 after 1 steps"):
+        walk.step(x, 2, x)
 
 
 @pytest.mark.parametrize(
