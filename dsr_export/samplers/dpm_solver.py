@@ -103,9 +103,10 @@ class DpmSolverWalk(Walk):
         """See `Walk.step`. diffusers rounds state and noise to float32 at every step, but not the predictions."""
         if i != self._taken:
             raise ValueError(f"step {i} after {self._taken} steps")
-        self._taken += 1
-        self._made = [*self._made[-2:], self._conversion.converted(prediction, i, x)]
+        made = self._conversion.converted(prediction, i, x)
+        fresh = self._noise(noise, x).astype(np.float32) if self.needs_noise else None
+        self._taken, self._made = i + 1, [*self._made[-2:], made]
         state = self._updates.combined(i, x.astype(np.float32), self._made)
-        if self.needs_noise:
-            state = state + self._updates.fresh[i] * self._noise(noise, x).astype(np.float32)
+        if fresh is not None:
+            state = state + self._updates.fresh[i] * fresh
         return np.asarray(state, x.dtype)

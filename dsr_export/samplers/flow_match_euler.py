@@ -63,8 +63,8 @@ class FlowMatchEuler:
     ) -> FlowMatchWalk:
         """See `Sampler.start`."""
         refuse_extras(NAME, None, eta)
-        even = self._even(checked_steps(steps)) if sigmas is None else _given(sigmas, steps)
-        with np.errstate(divide="ignore", invalid="ignore"):  # what is not finite is refused below
+        with np.errstate(all="ignore"):  # what is not finite is refused below
+            even = self._even(checked_steps(steps)) if sigmas is None else _given(sigmas, steps)
             levels = self._spread(self._shifted(even, self._mu(image_tokens, mu)), steps).astype(np.float32)
         levels = 1 - levels if self.invert_sigmas else levels
         check_finite(NAME, steps, levels)
@@ -129,6 +129,7 @@ class FlowMatchWalk(Walk):
 
 def _given(sigmas: Sequence[float], steps: int) -> Array:
     """A caller's own levels, [steps]. They are float32 from here on."""
-    if len(sigmas) != checked_steps(steps) or not np.isfinite(np.asarray(sigmas, float)).all():
+    levels = np.array(sigmas, np.float32)
+    if levels.shape != (checked_steps(steps),) or not np.isfinite(levels).all():
         raise ExportError(f"{len(sigmas)} sigmas for {steps} steps", hint="give one finite number for each step")
-    return np.asarray(sigmas, np.float32)
+    return levels

@@ -49,7 +49,12 @@ class NoiseSettings:
     def clean_shares(self) -> Array:
         """`alphas_cumprod [num_train_timesteps]` float32: the share of clean data in the variance after each step."""
         betas = self._betas()
-        return kept(_without_last_signal(betas) if self.rescale_betas_zero_snr else betas)
+        if self.rescale_betas_zero_snr:
+            with np.errstate(
+                divide="ignore", invalid="ignore"
+            ):  # of betas that are all 0; the caller refuses the result
+                betas = _without_last_signal(betas)
+        return kept(betas)
 
     def _betas(self) -> Array:
         count = self.num_train_timesteps

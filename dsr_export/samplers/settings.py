@@ -13,6 +13,8 @@ from dsr_export.short_repr import short_repr
 
 Settings = TypeVar("Settings")
 MOST_TRAIN_STEPS = 100_000
+LARGEST_INTEGER = 2**31 - 1
+LARGEST = 1e30  # of a number; minus infinity stands for no bound
 WHERE = "scheduler_config.json"
 _HINT = f"correct {WHERE}"
 _DEFAULTED = "_use_default_values"  # keys that nobody set: their class's own defaults hold
@@ -52,9 +54,13 @@ def _typed(key: str, value: Any, hint: Any) -> Any:
     if value is None and hint is bool:  # as diffusers reads it; older versions wrote it
         return False
     for each in _choices(hint):
-        if each is float and type(value) in (int, float) and not math.isnan(value):
+        if each is float and type(value) in (int, float) and (abs(value) <= LARGEST or value == -math.inf):
             return float(value)
-        if each is type(value) or (get_origin(each) is Literal and _is_word(value, each)):
+        if each is int and type(value) is int and abs(value) <= LARGEST_INTEGER:
+            return value
+        if each in (bool, type(None)) and type(value) is each:
+            return value
+        if get_origin(each) is Literal and isinstance(value, str) and value in get_args(each):
             return value
         if get_origin(each) is tuple and _is_row(value):
             return tuple(float(number) for number in value)
@@ -64,10 +70,6 @@ def _typed(key: str, value: Any, hint: Any) -> Any:
 
 def _choices(hint: Any) -> tuple[Any, ...]:
     return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
-
-
-def _is_word(value: Any, words: Any) -> bool:
-    return isinstance(value, str) and value in get_args(words)
 
 
 def _is_row(value: Any) -> bool:

@@ -20,7 +20,9 @@ BETA_SHAPE = 0.6  # both parameters of the beta distribution
 
 
 def karras(largest: float, smallest: float, steps: int) -> Array:
-    """Even steps of the seventh root, [steps]."""
+    """Even steps of the seventh root, [steps]. ExportError where one is negative."""
+    if not (largest >= 0 and smallest >= 0):
+        raise ExportError(f"Karras sigmas from {largest} to {smallest}: neither may be below 0")
     ramp = np.linspace(0, 1, steps)
     first, last = largest ** (1 / RHO), smallest ** (1 / RHO)
     return np.asarray((first + ramp * (last - first)) ** RHO)

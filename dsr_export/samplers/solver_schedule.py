@@ -65,7 +65,7 @@ class SolverSchedule(NoiseSettings):
         shares = self.clean_shares()
         if self.rescale_betas_zero_snr:
             shares[-1] = ZERO_SNR_LEFT
-        with np.errstate(divide="ignore", invalid="ignore"):
+        with np.errstate(all="ignore"):
             trained = np.sqrt((1 - shares) / shares)
             times, sigmas = self._flow(steps, shift) if self._is_flow else self._diffusion(steps, shares, trained)
             end = trained[0] if self.final_sigmas_type == "sigma_min" else 0.0

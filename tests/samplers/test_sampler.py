@@ -85,6 +85,8 @@ def test_noise_must_be_given_where_it_is_added(config: dict[str, Any], given: di
         ),
         ({**EULER, "shift_terminal": 0.1}, {"steps": 1}, "no finite schedule of 1 steps"),
         ({**EULER, "use_exponential_sigmas": True, "sigma_min": 0.0}, {"steps": 3}, "must be above 0"),
+        ({**EULER, "use_karras_sigmas": True, "sigma_min": -0.1}, {"steps": 3}, "neither may be below 0"),
+        ({**SOLVER, "rescale_betas_zero_snr": True, "trained_betas": [0.0] * 1000}, {"steps": 3}, "no finite schedule"),
     ],
 )
 def test_what_starts_no_walk_is_refused(config: dict[str, Any], given: dict[str, Any], said: str) -> None:
