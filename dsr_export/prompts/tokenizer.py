@@ -83,9 +83,7 @@ class PromptTokenizer:
         dropped = [""] * len(prompts)
         if length is not None:
             dropped = self._dropped(prompts, encoded, length, add_special)
-            self._backend.enable_truncation(length, direction=self._cut)
-            encoded = self._encoded(prompts, add_special)
-            self._backend.no_truncation()
+            encoded = self._shortened(prompts, length, add_special)
         total = max((len(row) for row in encoded), default=0) if length is None else length
         ids, mask = self._padded(encoded, total, padding_side or self._side)
         return Tokens(ids, mask, tuple(dropped))
@@ -100,6 +98,13 @@ class PromptTokenizer:
             "the tokenizer takes no such prompt",
         )
         return found
+
+    def _shortened(self, prompts: Sequence[str], length: int, add_special: bool) -> list[Any]:
+        self._backend.enable_truncation(length, direction=self._cut)
+        try:
+            return self._encoded(prompts, add_special)
+        finally:
+            self._backend.no_truncation()
 
     def _dropped(self, prompts: Sequence[str], encoded: Sequence[Any], length: int, add_special: bool) -> list[str]:
         """The text of each prompt behind what is kept, or before it where the tokenizer cuts on the left."""

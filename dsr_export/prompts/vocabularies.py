@@ -13,7 +13,7 @@ from dsr_export.prompts.sentencepiece import Pieces, read_pieces
 from dsr_export.prompts.settings import AGAIN, CLIP, ENDS, QWEN, T5, FolderSettings
 from graphs.foreign.small_files import LARGEST_JSON, read_json_object, read_small
 
-WHOLE, WORDS, MERGES, PIECES = "tokenizer.json", "vocab.json", "merges.txt", "spiece.model"
+WHOLE, WORDS, MERGES, PIECES = "tokenizer.json", "vocab.json", "merges.txt", ("spiece.model", "tokenizer.model")
 PANIC = "PanicException"
 LARGEST = 256 << 20  # bytes; Gemma's tokenizer.json has 34 million
 CLIP_WORDS = r"""<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"""
@@ -38,10 +38,11 @@ def open_vocabulary(folder: Path, settings: FolderSettings) -> Any:
         return _whole(folder / WHOLE)
     if (folder / WORDS).is_file() and (folder / MERGES).is_file():
         return _words(folder, settings)
-    if (folder / PIECES).is_file():
-        return _pieces(folder / PIECES, settings)
+    for name in PIECES:
+        if (folder / name).is_file():
+            return _pieces(folder / name, settings)
     raise ExportError(
-        f"{folder} holds no tokenizer: neither {WHOLE}, nor {WORDS} with {MERGES}, nor {PIECES}",
+        f"{folder} holds no tokenizer: neither {WHOLE}, nor {WORDS} with {MERGES}, nor {PIECES[0]}",
         hint="save the tokenizer there: tokenizer.save_pretrained(FOLDER)",
     )
 

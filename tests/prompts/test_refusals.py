@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,10 @@ def test_the_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_words_of_an_unknown_class(tmp_path: Path) -> None:
     assert "vocab.json of RobertaTokenizer" in refused(clip_files(tmp_path, tokenizer_class="RobertaTokenizer"))
-    assert "spiece.model is of GemmaTokenizer" in refused(t5_files(tmp_path / "g", tokenizer_class="GemmaTokenizer"))
+    pieces = t5_files(tmp_path / "g", tokenizer_class="GemmaTokenizer") / "spiece.model"
+    assert "spiece.model is of GemmaTokenizer" in refused(pieces.parent)
+    pieces.rename(pieces.parent / "tokenizer.model")
+    assert "tokenizer.model is of GemmaTokenizer, and beside it lies no tokenizer.json" in refused(pieces.parent)
 
 
 @pytest.mark.parametrize(
@@ -158,3 +162,19 @@ def test_ids_beyond_an_encoder_are_refused() -> None:
     with pytest.raises(ExportError, match="the id 9 of prompt 1, and text_encoder_2 knows ids below 9"):
         check_ids(tokens, 9, "text_encoder_2")
     check_ids(Tokens(np.zeros((0, 4), np.int64), np.zeros((0, 4), np.int64), ()), 1, "text_encoder")
+
+
+def test_what_a_prompt_is_refused_for_leaves_the_tokenizer_whole(tmp_path: Path) -> None:
+    tokenizer = PromptTokenizer.from_folder(whole(tmp_path))
+    before = tokenizer.count("low " * 20)
+    for wrong in ({"length": 1}, {"length": 2**21}):
+        with pytest.raises(ExportError):
+            tokenizer(["low " * 20], **wrong)  # type: ignore[arg-type]
+    assert tokenizer(["low " * 20], length=4).ids.shape == (1, 4)
+    assert tokenizer.count("low " * 20) == before
+
+
+def test_prompts_import_the_package_only_when_a_tokenizer_is_opened() -> None:
+    code = "import sys, dsr_export.prompts; print(*{'torch', 'transformers', 'tokenizers', 'onnx'} & {*sys.modules})"
+    made = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert made.stdout.strip() == ""
