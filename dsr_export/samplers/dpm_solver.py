@@ -16,6 +16,9 @@ from dsr_export.samplers.solver_updates import Algorithm, Solver, SolverUpdates,
 from dsr_export.samplers.thresholding import ThresholdSettings
 
 NAME = "DPMSolverMultistepScheduler"
+LEARNED = ("learned", "learned_range")
+Variance = Literal["learned", "learned_range", "fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log"]
+"""Fixed ones are DDPM's; no solver reads them."""
 FEW_STEPS = 15  # below, `lower_order_final` holds
 
 
@@ -29,7 +32,7 @@ class DpmSolver(SolverSchedule, ThresholdSettings):
     solver_type: Literal["midpoint", "heun", "logrho", "bh1", "bh2"] = "midpoint"
     lower_order_final: bool = True
     euler_at_final: bool = False
-    variance_type: Literal["learned", "learned_range"] | None = None
+    variance_type: Variance | None = None
 
     def __post_init__(self) -> None:
         SolverSchedule.__post_init__(self)
@@ -65,7 +68,7 @@ class DpmSolver(SolverSchedule, ThresholdSettings):
         conversion = Conversion(
             prediction=self.prediction_type,
             to_data=self._algorithm.endswith("++"),
-            learned_variance=self.variance_type is not None,
+            learned_variance=self.variance_type in LEARNED,
             limited=self.limited if self.thresholding else None,
             sigmas=levels,
             alphas=alphas,

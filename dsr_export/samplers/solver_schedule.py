@@ -37,7 +37,7 @@ class SolverSchedule(NoiseSettings):
     timestep_spacing: Spacing = "linspace"
     steps_offset: int = 0
     use_dynamic_shifting: bool = False
-    time_shift_type: Literal["exponential"] = "exponential"
+    time_shift_type: Literal["exponential", "linear"] = "exponential"
     sigma_min: float | None = None
     sigma_max: float | None = None
     base_shift: float | None = None
@@ -111,14 +111,15 @@ class SolverSchedule(NoiseSettings):
         return sigma_schedules.beta(largest, smallest, steps)
 
     def _shift(self, image_tokens: int | None, mu: float | None) -> float:
-        if mu is not None:
-            if not self.use_dynamic_shifting:
-                raise ExportError("mu is for schedules with use_dynamic_shifting", hint="leave it out")
-            return math.exp(sigma_schedules.checked_mu(mu))
-        if not self.use_dynamic_shifting or image_tokens is None:
+        if mu is not None and not self.use_dynamic_shifting:
+            raise ExportError("mu is for schedules with use_dynamic_shifting", hint="leave it out")
+        if not self.use_dynamic_shifting or (mu is None and image_tokens is None):
             return self.flow_shift
+        if self.time_shift_type != "exponential":
+            raise ExportError("scheduler_config.json: DPM-Solver knows no time_shift_type linear")
         base, most = (self.base_image_seq_len, self.base_shift), (self.max_image_seq_len, self.max_shift)
-        return math.exp(sigma_schedules.dynamic_mu(image_tokens, base=base, most=most))
+        found = sigma_schedules.dynamic_mu(image_tokens, base=base, most=most) if mu is None else mu
+        return math.exp(sigma_schedules.checked_mu(found))
 
 
 def clipped_steps(shares: Array, smallest: float) -> int:

@@ -83,6 +83,7 @@ def test_a_learned_variance_is_left_out() -> None:
     for algorithm in ("dpmsolver++", "dpmsolver"):
         config = {**NAME, "algorithm_type": algorithm, "final_sigmas_type": "sigma_min"}
         compare({**config, "variance_type": "learned_range"}, 6, channels=6)
+        compare({**config, "variance_type": "fixed_small", "time_shift_type": "linear"}, 6)
 
 
 def test_a_shift_by_the_size_of_the_picture() -> None:
@@ -97,6 +98,8 @@ def test_a_shift_by_the_size_of_the_picture() -> None:
     assert list(by_tokens.timesteps) != list(sampler_from_config(sized).start(6).timesteps)
     with pytest.raises(ExportError, match="nothing says how"):
         sampler_from_config(config).start(6, image_tokens=1024)
+    with pytest.raises(ExportError, match="no time_shift_type linear"):
+        sampler_from_config({**config, "time_shift_type": "linear"}).start(6, mu=0.7)
     with pytest.raises(ExportError, match="use_dynamic_shifting"):
         sampler_from_config(SANA).start(6, mu=0.7)
 
@@ -120,7 +123,8 @@ def test_float32_states_equal_diffusers() -> None:
         ),
         ({"use_karras_sigmas": True, "use_beta_sigmas": True}, "only one of"),
         ({"flow_shift": 0.0}, "flow_shift"),
-        ({"time_shift_type": "linear"}, "time_shift_type"),
+        ({"time_shift_type": "cubic"}, "time_shift_type"),
+        ({"variance_type": "fixed"}, "variance_type"),
     ],
 )
 def test_settings_without_a_solver_are_refused(changed: dict[str, Any], said: str) -> None:
