@@ -29,8 +29,8 @@ class FlowMatchEuler:
     use_dynamic_shifting: bool = False
     base_shift: float | None = 0.5
     max_shift: float | None = 1.15
-    base_image_seq_len: int = 256
-    max_image_seq_len: int = 4096
+    base_image_seq_len: int | None = 256
+    max_image_seq_len: int | None = 4096
     invert_sigmas: bool = False
     shift_terminal: float | None = None
     use_karras_sigmas: bool = False

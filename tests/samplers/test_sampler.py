@@ -76,6 +76,11 @@ def test_noise_must_be_given_where_it_is_added(config: dict[str, Any], given: di
         (EULER, {"steps": 3, "sigmas": [1.0, 0.5]}, "2 sigmas for 3 steps"),
         (EULER, {"steps": 2, "sigmas": [1.0, float("nan")]}, "sigmas"),
         ({**EULER, "use_dynamic_shifting": True}, {"steps": 3}, "nothing says how"),
+        (
+            {**EULER, "use_dynamic_shifting": True, "base_image_seq_len": None},
+            {"steps": 3, "image_tokens": 64},
+            "nothing says how",
+        ),
         ({**EULER, "use_dynamic_shifting": True}, {"steps": 3, "mu": float("nan")}, "mu of nan"),
         ({**EULER, "use_dynamic_shifting": True}, {"steps": 3, "mu": 1e9}, "mu of"),
         (
