@@ -27,7 +27,7 @@ from dsr_export.stages.engine import CompileEngine, machine, this_gpu
 from dsr_export.stages.lower import LowerGraph
 from dsr_export.stages.norms import MeasureNorms
 from dsr_export.stages.optimize import Optimized, OptimizeGraph
-from dsr_export.stages.parity import CheckCuda, CheckEngine, CheckGraph, Comparison, Judged
+from dsr_export.stages.parity import CheckCuda, CheckEngine, CheckGraph, CheckRuntimeGraph, Comparison, Judged
 from dsr_export.stages.quantize import Quantize
 from dsr_export.stages.reference import MakeReference
 from dsr_export.stages.taps import MakeTaps
@@ -107,9 +107,11 @@ def _staged(build: Build) -> Finished:
     steps = None if fusing is None else fused_steps(build, fusing, typed)
     parity: list[tuple[str | None, Judged]] = []
     for path, graph in placed(typed).items():
-        checked = run(CheckGraph(source=graph, comparison=held, taps=taps, batch=config.batch))
+        whole = CheckGraph(source=graph, comparison=held, taps=taps, batch=config.batch)
+        checked = run(whole if graph.name == MODEL else CheckRuntimeGraph(source=graph, comparison=held))
         parity.append((None if path == MODEL else path, checked))
-    parity += _on_cuda(build, CheckCuda(source=typed[build.forms[0]], comparison=held, on=this_gpu()))
+    first = typed[build.forms[0]]
+    parity += _on_cuda(build, CheckCuda(source=first.own or first, comparison=held, on=this_gpu()))
     for each in build.runnable_targets:
         checked = run(CheckEngine(source=engines[each.name], comparison=held, target=each, on=this_gpu()))
         parity.append((None, checked))

@@ -12,6 +12,8 @@ import onnx_graphsurgeon as gs
 from graphs.names import made_name
 
 Array = npt.NDArray[Any]
+CONTRIB = "com.microsoft"
+"""The domain of operators that ONNX Runtime alone has."""
 
 
 class NodeBuilder:
@@ -26,6 +28,12 @@ class NodeBuilder:
     def op(self, op_type: str, inputs: Sequence[gs.Tensor], role: str, **attributes: Any) -> gs.Variable:
         """One node with one output, whose name is the node's own."""
         return self.ops(op_type, inputs, role, outputs=1, **attributes)[0]
+
+    def contrib(self, op_type: str, inputs: Sequence[gs.Tensor], role: str, **attributes: Any) -> gs.Variable:
+        """As `op`, of an operator that ONNX Runtime alone has."""
+        made = self.op(op_type, inputs, role, **attributes)
+        made.inputs[0].domain = CONTRIB
+        return made
 
     def ops(
         self, op_type: str, inputs: Sequence[gs.Tensor], role: str, *, outputs: int, **attributes: Any

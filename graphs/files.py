@@ -98,11 +98,13 @@ def imported(model: onnx.ModelProto, folder: Path) -> gs.Graph:
     return graph
 
 
-def save_graph(graph: gs.Graph, path: Path, *, ships: bool = False) -> Path:
+def save_graph(graph: gs.Graph, path: Path, *, ships: bool = False, weights: Path | None = None) -> Path:
     """Writes a graph back as a model; the graph is toposorted and cleaned first.
 
-    Weights that lie in a file stay in one, but for a model that `ships` and is small enough to be one file.
+    Weights that lie in a file stay in one, `weights` or `<path>.data`, but for a model that `ships` and is small enough
+    to be one file.
     """
+    data = weights or path.with_name(path.name + ".data")
     graph.cleanup(remove_unused_graph_inputs=False).toposort()
     graph.opset = next((o.version for o in graph.import_domains or () if o.domain in ("", "ai.onnx")), graph.opset)
     graph.import_domains = None
@@ -111,6 +113,7 @@ def save_graph(graph: gs.Graph, path: Path, *, ships: bool = False) -> Path:
         for constant in stored:
             constant.values = constant._values.load()
         stored = []
-    store(stored, path.with_name(path.name + ".data"))
+        data.unlink(missing_ok=True)
+    store(stored, data)
     onnx.save(gs.export_onnx(graph, do_type_check=False, ir_version=IR_VERSION), path)
     return path

@@ -9,11 +9,14 @@ from dataclasses import dataclass
 
 import onnx
 
+from graphs.builders import CONTRIB
 from graphs.errors import ExportError
 
 Check = Callable[[onnx.ModelProto], Iterable[str]]
 
 STANDARD_DOMAINS = frozenset({"", "ai.onnx"})
+RUNTIME_OPS = frozenset({"MultiHeadAttention", "RotaryEmbedding"})
+"""The operators of ONNX Runtime's own that our rewrites make."""
 DATA_DEPENDENT = frozenset({"NonZero", "Unique", "Compress", "If", "Loop", "Scan", "NonMaxSuppression"})
 
 
@@ -66,6 +69,11 @@ def defined_inputs(model: onnx.ModelProto) -> Iterable[str]:
     for value in graph.output:
         if value.name not in known:
             yield f"output '{value.name}' is never made"
+
+
+def is_known(node: onnx.NodeProto, *, own: bool) -> bool:
+    """Whether the operator is a standard one or, where those are `own`, one that ONNX Runtime alone has."""
+    return node.domain in STANDARD_DOMAINS or (own and node.domain == CONTRIB and node.op_type in RUNTIME_OPS)
 
 
 def standard_ops(model: onnx.ModelProto) -> Iterable[str]:

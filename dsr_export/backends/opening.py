@@ -102,7 +102,8 @@ def cuda_runner(
 def bundle_runner(bundle: Bundle, runtime: Runtime, say: Say | None = None, *, step: bool = False) -> Runner:
     """A runner for `runtime`; `auto` takes an engine where one is for the GPU at hand, else ONNX Runtime on the CPU.
 
-    Of the model, or of the graphs and engines that hold a whole `step` of its sampler.
+    Of the model, or of the graphs and engines that hold a whole `step` of its sampler. In a low precision the CPU runs
+    the portable graph, node by node: there it is the witness of the numbers.
 
     Raises:
         ExportError: the bundle has no engine for the runtime, there is no GPU to run it, or the engine was built for
@@ -112,10 +113,12 @@ def bundle_runner(bundle: Bundle, runtime: Runtime, say: Say | None = None, *, s
     if step:
         specs, folder = step_inputs(specs), STEP
     if runtime == CUDA_RUNNER:
-        return cuda_runner(bundle.file(f"{folder}{MODEL}"), specs, say=say)
+        return cuda_runner(bundle.file(bundle.runtime_graph(folder)), specs, say=say)
     engine = chosen_engine(bundle, runtime)
     if engine is None:
-        return typed_runner(bundle.file(f"{folder}{MODEL}"), specs, bundle.manifest.precision)
+        precision = bundle.manifest.precision
+        graph = f"{folder}{MODEL}" if PRECISIONS[precision].narrow else bundle.runtime_graph(folder)
+        return typed_runner(bundle.file(graph), specs, precision)
     return engine_runner(bundle, engine, say=say, step=step)
 
 

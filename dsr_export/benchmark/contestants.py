@@ -82,13 +82,14 @@ def _contestant(name: str, path: Path) -> Contestant:
     if path.suffix.lower() == ".onnx":
         return Contestant(name, path, tuple(graph_inputs(read_runnable(path))))
     bundle = Bundle.open(path)
-    return Contestant(name, bundle.file("model.onnx"), bundle.manifest.inputs, bundle)
+    return Contestant(name, bundle.file(bundle.runtime_graph()), bundle.manifest.inputs, bundle)
 
 
 def _variants(what: Sequence[str], request: ModelRequest, folder: Path) -> list[Contestant]:
-    from dsr_export.benchmark.variants import model_variants
+    from dsr_export.benchmark.variants import as_run, model_variants
 
-    return model_variants(asked_model(what, request), folder)
+    raw, *ours = model_variants(asked_model(what, request), folder)
+    return [raw, *(as_run(each, folder) for each in ours)]
 
 
 def _eager(models: Sequence[str], request: ModelRequest, contestants: Sequence[Contestant]) -> list[GpuContestant]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from torch import nn
@@ -11,7 +12,8 @@ from torch import nn
 from dsr_export.benchmark.race import Contestant
 from dsr_export.registers import RecursiveReplacement, TestTimeRegisters
 from dsr_export.subject import Subject
-from graphs.artifacts import TracedModel
+from graphs.artifacts import TracedModel, TypedModel
+from graphs.forms import RUNTIME_GRAPH, take_form
 from graphs.lowering import lower, optimize
 
 
@@ -29,6 +31,15 @@ def model_variants(subject: Subject, folder: Path) -> list[Contestant]:
         traced = subject.trace(folder / "symbolic.onnx")
         contestants.append(Contestant("dsr", optimized(traced, folder, "dsr"), subject.inputs))
     return contestants
+
+
+def as_run(ours: Contestant, folder: Path) -> Contestant:
+    """The graph of `ours` (FP32) as ONNX Runtime runs it, in a folder of its own in `folder`."""
+    inside = folder / ours.name
+    inside.mkdir()
+    take_form(TypedModel(path=ours.model, precision="fp32"), inside / "model.onnx", "onnxruntime")
+    own = inside / RUNTIME_GRAPH
+    return replace(ours, model=own if own.exists() else inside / "model.onnx")
 
 
 @contextmanager

@@ -30,7 +30,7 @@ def bundle_contents(build: Build, done: Finished) -> dict[str, Content]:
     """Path in the bundle -> where its bytes are; the report's files are still to come, since it lists these sizes."""
     contents: dict[str, Content] = {}
     for path, typed in done.graphs.items():
-        contents |= _graph_files(typed, path.removesuffix(MODEL))
+        contents |= _graph_files(typed, path.removesuffix(typed.name))
     if done.steps is not None:
         contents |= _step_files(done.steps)
     contents[GOLDEN] = done.reference.file(GOLDEN)
@@ -48,14 +48,15 @@ def _step_files(steps: FusedSteps) -> dict[str, Content]:
     """What holds a whole step of the sampler, in a folder of its own."""
     contents: dict[str, Content] = {}
     for path, typed in steps.graphs.items():
-        contents |= _graph_files(typed, path.removesuffix(MODEL))
+        contents |= _graph_files(typed, path.removesuffix(typed.name))
     return contents | {STEP + plan_path(name): engine.file(PLAN) for name, engine in steps.engines.items()}
 
 
 def _graph_files(typed: Typed, folder: str) -> dict[str, Content]:
     """The graph and its weights, in a folder of the bundle."""
     made = typed.made
-    return {folder + name: made.file(name) for name in made.files if name.startswith(MODEL) and "/" not in name}
+    named = [name for name in made.files if name == typed.name or (name.startswith(MODEL) and "/" not in name)]
+    return {folder + name: made.file(name) for name in named}
 
 
 def build_tolerance(config: ExportConfig) -> Tolerance:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from dsr_export.bundle.reader import ENGINE_MODEL, MODEL, STEP
+from dsr_export.bundle.reader import ENGINE_MODEL, MODEL, RUNTIME_MODEL, STEP
 from dsr_export.config import BatchRange
 from dsr_export.stages.audit import Audited
 from dsr_export.stages.calibrate import Calibrated
@@ -24,7 +24,9 @@ from graphs.forms import FormName
 
 def placed(typed: Mapping[FormName, Typed]) -> dict[str, Typed]:
     """Graphs by their place in a bundle, or in the folder of its steps."""
-    return dict(zip((MODEL, ENGINE_MODEL), typed.values(), strict=False))
+    places = dict(zip((MODEL, ENGINE_MODEL), typed.values(), strict=False))
+    own = places[MODEL].own
+    return places if own is None else {MODEL: places[MODEL], RUNTIME_MODEL: own, **places}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,6 @@
-"""What `model.onnx` of a bundle may refer to: weights in files of the bundle, and standard operators.
+"""What a graph of a bundle may refer to: weights in files of the bundle, and standard operators.
+
+What ONNX Runtime alone runs may have a few operators of its own.
 
 Checked here because runtimes differ: the TensorRT-RTX parser, for one, follows links and paths that others refuse.
 """
@@ -19,8 +21,10 @@ LARGEST_MODEL = 2**31 - 1  # bytes; protobuf's own limit
 _HINT = "build the bundle again, and do not run this one if it came from someone else"
 
 
-def check_model_file(path: Path, sizes: Mapping[str, int]) -> None:
+def check_model_file(path: Path, sizes: Mapping[str, int], *, own: bool = False) -> None:
     """Checks an ONNX model whose folder holds files of `sizes` (name -> bytes), without loading external weights.
+
+    `own` allows the operators of ONNX Runtime's that our rewrites make.
 
     Raises:
         ExportError: it is no ONNX; external weights lie outside the listed files; a node, which is named, belongs to
@@ -29,7 +33,7 @@ def check_model_file(path: Path, sizes: Mapping[str, int]) -> None:
     from graphs.foreign.external_data import is_external
     from graphs.foreign.model_parts import model_parts
     from graphs.foreign.opened import check_runnable
-    from graphs.stage_specs import STANDARD_DOMAINS
+    from graphs.stage_specs import is_known
 
     if path.stat().st_size > LARGEST_MODEL:
         raise ExportError(f"{path} is larger than an ONNX file can be", hint=_HINT)
@@ -37,7 +41,7 @@ def check_model_file(path: Path, sizes: Mapping[str, int]) -> None:
     parts = model_parts(model)
     for node in parts.nodes:
         _check_text(path, node)
-        if node.domain not in STANDARD_DOMAINS:
+        if not is_known(node, own=own):
             kind = f"{node.domain}.{node.op_type}"
             raise ExportError(f"{path}: node {node.name[:80]!r} is {kind[:80]!r}, no standard op", hint=_HINT)
     for tensor in parts.tensors:

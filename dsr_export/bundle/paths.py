@@ -9,6 +9,8 @@ from dsr_export.errors import ExportError
 
 LONGEST = 240
 MANIFEST, MODEL = "manifest.json", "model.onnx"
+RUNTIME_MODEL = "onnxruntime.onnx"
+"""What ONNX Runtime runs in the place of a `model.onnx`, beside it and over the same weights."""
 SIGNATURE = "manifest.json.sig"
 """Optional, and listed nowhere: it is made of the manifest."""
 

@@ -16,6 +16,7 @@ from dsr_export.bundle.manifest import FileEntry, Manifest
 from dsr_export.bundle.model_file import check_model_file
 from dsr_export.bundle.paths import MANIFEST, SIGNATURE, parents
 from dsr_export.bundle.paths import MODEL as MODEL
+from dsr_export.bundle.paths import RUNTIME_MODEL as RUNTIME_MODEL
 from dsr_export.bundle.paths import STEP as STEP
 from dsr_export.bundle.signature_file import PublicKey, Signature, read_signature
 from dsr_export.errors import ExportError, did_you_mean
@@ -87,6 +88,11 @@ class Bundle:
             near = did_you_mean(name, self.manifest.files)
             raise ExportError(f"{self.path} has no file {name!r}", hint=near or _REBUILD)
         return self.path / name
+
+    def runtime_graph(self, folder: str = "") -> str:
+        """The listed file that ONNX Runtime runs, of the model or of what is in `folder`."""
+        own = f"{folder}{RUNTIME_MODEL}"
+        return own if own in self.manifest.files else f"{folder}{MODEL}"
 
     @property
     def engine_graph(self) -> str:
@@ -188,13 +194,15 @@ def _component(folder: Path, outer: Manifest, role: str) -> Bundle:
 def _check_model(folder: Path, manifest: Manifest) -> None:
     sizes = {name: entry.size for name, entry in manifest.files.items()}
     for graph in _graphs(manifest):
-        inside = graph.removesuffix(MODEL)
+        *parts, name = graph.split("/")
+        inside = "".join(f"{part}/" for part in parts)
         beside = {name.removeprefix(inside): size for name, size in sizes.items() if name.startswith(inside)}
-        check_model_file(folder / graph, beside)
+        check_model_file(folder / graph, beside, own=name == RUNTIME_MODEL)
 
 
 def _graphs(manifest: Manifest) -> tuple[str, ...]:
-    known = (MODEL, ENGINE_MODEL, f"{STEP}{MODEL}", f"{STEP}{ENGINE_MODEL}")
+    own = (MODEL, RUNTIME_MODEL, ENGINE_MODEL)
+    known = (*own, *(f"{STEP}{name}" for name in own))
     return tuple(name for name in known if name in manifest.files)
 
 

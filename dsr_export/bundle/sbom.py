@@ -58,7 +58,7 @@ def _model(manifest: Manifest) -> dict[str, Any]:
 def _files(digests: Mapping[str, str]) -> Iterator[dict[str, Any]]:
     for name, digest in digests.items():
         inside = name.startswith(f"{FOLDER}/")
-        kind = "machine-learning-model" if name.endswith("model.onnx") else "file"
+        kind = "machine-learning-model" if name.endswith(".onnx") else "file"
         of = {"group": "/".join(name.split("/")[:2])} if inside else {}
         yield {"type": kind, "bom-ref": f"file:{name}", "name": name, **of, "hashes": [_hash(digest)]}
 

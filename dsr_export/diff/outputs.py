@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from dsr_export.bundle.reader import MODEL, Bundle
+from dsr_export.bundle.reader import MODEL, RUNTIME_MODEL, Bundle
 from dsr_export.errors import ExportError, RunnerError
 from dsr_export.parity.golden.reader import read_golden
 from dsr_export.parity.golden.vectors import Golden
@@ -47,7 +47,8 @@ def _row(truth: Array, a: Array | str, b: Array | str, tolerances: list[Toleranc
 
 def _ran(bundle: Bundle) -> tuple[object, ...]:
     """Everything the numbers depend on: the same makes the same numbers, and need not be run again."""
-    files = {name: entry.sha256 for name, entry in bundle.manifest.files.items() if name.startswith(MODEL)}
+    graphs = (MODEL, RUNTIME_MODEL)
+    files = {name: entry.sha256 for name, entry in bundle.manifest.files.items() if name.startswith(graphs)}
     return files, bundle.manifest.inputs, bundle.manifest.precision
 
 

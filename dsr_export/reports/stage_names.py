@@ -8,6 +8,8 @@ GRAPH: Final = "parity"
 CUDA: Final = "parity-cuda"
 ENGINE: Final = "parity-engine"
 """Of a build, whose only model is its own: the typed graph in ONNX Runtime, the same on a GPU, and an engine."""
+RUNTIME_GRAPH: Final = "parity-runtime-graph"
+"""The graph with operators of ONNX Runtime's own, which it runs in the place of `model.onnx`."""
 ENGINE_GRAPH: Final = "parity-engine-graph"
 """Of a verification: what engines are made of, in ONNX Runtime."""
 STEP: Final = "parity-step"
@@ -30,5 +32,6 @@ def component_prefix(component: str | None) -> str:
 def compares(name: str, component: str | None, runtime: str) -> bool:
     """Whether the stage `name`, of a build or a verification, has compared that model's outputs in that runtime."""
     prefix = component_prefix(component)
-    verified = {prefix + verified_on(runtime), *([prefix + ENGINE_GRAPH] if runtime == "onnxruntime" else [])}
+    graphs = (RUNTIME_GRAPH, ENGINE_GRAPH) if runtime == "onnxruntime" else ()
+    verified = {prefix + name for name in (verified_on(runtime), *graphs)}
     return name in verified or (component is None and name == _BUILT.get(runtime, ENGINE))

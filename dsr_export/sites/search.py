@@ -17,6 +17,7 @@ from dsr_export.sites.errors import site_errors
 from dsr_export.sites.tap_file import Taps
 from dsr_export.sites.tapped_engine import tapped_engine
 from dsr_export.sites.token_roles import RegisterRows
+from graphs.observe.taps import ABSENT
 
 SOUND = "for the images of taps.npz every site is in tolerance: others show the fault, or fusion makes it"
 
@@ -53,6 +54,9 @@ def _search(bundle: Bundle, failed: bool, engine: Runtime | None, graph: str) ->
     if not failed:
         return Bisection(errors, registers)
     built = _built(bundle.report()) if engine is None else {}  # the build measured ONNX Runtime, with other kernels
+    if graph != MODEL:  # the build measured `model.onnx`: what a graph in another form does not make is no fault of it
+        absent = {sites[i].tensor for i, reason in tapped.lost.items() if reason == ABSENT}
+        built = {tensor: snr for tensor, snr in built.items() if tensor not in absent}
     return bisect(errors, registers, Tolerance.from_dict(manifest.tolerances), built)
 
 

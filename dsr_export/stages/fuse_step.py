@@ -11,7 +11,8 @@ from dsr_export.sampling import SamplerSpec
 from dsr_export.stages.stage import MODEL, Stage
 from dsr_export.stages.type_graph import Typed
 from dsr_export.storage.cache import CachedStage
-from graphs.files import load_inferred_graph, save_graph
+from graphs.files import load_inferred_graph
+from graphs.forms import save_forms
 from graphs.sampling.fused_step import fuse_step
 
 
@@ -26,7 +27,7 @@ class FuseStep(Stage[Typed]):
     def work(self, folder: Path, bar: Bar) -> None:
         graph = load_inferred_graph(self.source.model.path)
         fuse_step(graph, (self.sampler.null_label or 0) if self.sampler.guidance != 1.0 else None)
-        save_graph(graph, folder / MODEL, ships=True)
+        save_forms(graph, folder / MODEL, self.source.form)
 
     def result(self, made: CachedStage) -> Typed:
-        return Typed(made, self.source.precision)
+        return Typed(made, self.source.precision, self.source.form)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,7 +18,7 @@ from dsr_export.parity.rows import ParityRow
 from dsr_export.parity.tolerances import Tolerance
 from dsr_export.progress import Bar
 from dsr_export.reports.sample_strips import golden_strips
-from dsr_export.reports.stage_names import CUDA, ENGINE, GRAPH
+from dsr_export.reports.stage_names import CUDA, ENGINE, GRAPH, RUNTIME_GRAPH
 from dsr_export.sampling import SamplerSpec
 from dsr_export.sites.reference import check_sites
 from dsr_export.stages.engine import Engine
@@ -86,8 +86,27 @@ class CheckGraph(Stage[Judged]):
 
 
 @dataclass(frozen=True, kw_only=True)
+class CheckRuntimeGraph(Stage[Judged]):
+    """What ONNX Runtime runs in the place of the typed graph: single calls, since the trajectory of those is walked."""
+
+    name: ClassVar[str] = RUNTIME_GRAPH
+    source: Typed
+    comparison: Comparison
+
+    def work(self, folder: Path, bar: Bar) -> None:
+        held, precision, model = replace(self.comparison, sampler=None), self.source.precision, self.source.model.path
+        inputs, name = held.card.inputs, OnnxRuntimeRunner.name
+        opening = partial(fused_runner, model, inputs, precision)
+        fused = fused_rows(opening, held.reference.golden, name, held.tolerance)
+        write_json(folder / FACTS, held.of(typed_runner(model, inputs, precision), bar, fused))
+
+    def result(self, made: CachedStage) -> Judged:
+        return Judged(made)
+
+
+@dataclass(frozen=True, kw_only=True)
 class CheckCuda(Stage[Judged]):
-    """The typed graph in ONNX Runtime's CUDA kernels, where a GPU is: half arithmetic is real there."""
+    """What ONNX Runtime runs, in its CUDA kernels, where a GPU is: half arithmetic is real there."""
 
     name: ClassVar[str] = CUDA
     source: Typed

@@ -16,7 +16,7 @@ from dsr_export.storage.cache import CachedStage
 from dsr_export.subject import SubjectCard
 from graphs.artifacts import TypedModel
 from graphs.files import load_model
-from graphs.forms import FORMS, FormName, take_form
+from graphs.forms import FORMS, RUNTIME_GRAPH, FormName, take_form
 from graphs.mixed_precision.islands import PrecisionPolicy, sinusoidal_modules
 from graphs.mixed_precision.typed import assign_precision
 from graphs.precisions import Precision
@@ -26,13 +26,23 @@ TYPED = "typed.onnx"
 
 @dataclass(frozen=True)
 class Typed(Result):
-    """What ships, and what engines are built from; its facts are the report's `typing`."""
+    """What ships, and what engines are built from; its facts are the report's `typing`.
+
+    `name` is the file's: `model.onnx`, or of what ONNX Runtime runs in its place.
+    """
 
     precision: Precision
+    form: FormName
+    name: str = MODEL
 
     @property
     def model(self) -> TypedModel:
-        return TypedModel(path=self.folder / MODEL, precision=self.precision)
+        return TypedModel(path=self.folder / self.name, precision=self.precision)
+
+    @property
+    def own(self) -> Typed | None:
+        """What ONNX Runtime runs in the place of this graph, over the same weights; None where it runs this one."""
+        return replace(self, name=RUNTIME_GRAPH) if RUNTIME_GRAPH in self.made.files else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +71,7 @@ class TypeGraph(Stage[Typed]):
         write_json(folder / FACTS, report.as_dict() | {"form": self.form, "rewrites": named})
 
     def result(self, made: CachedStage) -> Typed:
-        return Typed(made, self.precision)
+        return Typed(made, self.precision, self.form)
 
 
 def declared_policy(card: SubjectCard, model: Path, form: FormName) -> PrecisionPolicy:

@@ -1,4 +1,4 @@
-"""The golden vectors of a bundle through one runtime, or through the graph that its engines are made from."""
+"""The golden vectors of a bundle through one runtime, or through a graph that lies beside its `model.onnx`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dsr_export.backends.base import Runner
 from dsr_export.backends.opening import bundle_runner, chosen_engine, fused_runner, typed_runner
 from dsr_export.backends.runtime_names import Runtime
 from dsr_export.bundle.paths import STEP as STEP_FOLDER
-from dsr_export.bundle.reader import ENGINE_MODEL, MODEL, Bundle
+from dsr_export.bundle.reader import ENGINE_MODEL, MODEL, RUNTIME_MODEL, Bundle
 from dsr_export.parity.checks.fused_step import StepCandidate, check_step
 from dsr_export.parity.checks.table import ParityReport, check_parity, fused_rows
 from dsr_export.parity.golden.vectors import Golden, fitted_sampler, image_batch
@@ -20,7 +20,7 @@ from dsr_export.parity.tolerances import Tolerance
 from dsr_export.peak_memory import PeakMemory
 from dsr_export.progress import Bar, Reporter
 from dsr_export.reports.record import StageTime
-from dsr_export.reports.stage_names import ENGINE_GRAPH, STEP, verified_on
+from dsr_export.reports.stage_names import ENGINE_GRAPH, RUNTIME_GRAPH, STEP, verified_on
 from dsr_export.sampling import SamplerSpec
 from graphs.sampling.fused_step import step_inputs
 
@@ -46,20 +46,29 @@ def check_runtime(bundle: Bundle, runtime: Runtime, golden: Golden, stages: Stag
     """The runner's name, and what was found."""
     tolerance = Tolerance.from_dict(bundle.manifest.tolerances)
     sampler = golden_sampler(bundle, golden)
-    fused = fused_rows(partial(_fused, bundle), golden, runtime, tolerance) if runtime == "onnxruntime" else []
-    runner = bundle_runner(bundle, runtime, lambda text: stages.reporter.note(f"{stages.prefix}{text}"))
+    if runtime == "onnxruntime":  # the portable graph; what is run in its place is checked beside it
+        fused = fused_rows(partial(_fused, bundle, MODEL), golden, runtime, tolerance)
+        runner = _typed(bundle, MODEL)
+    else:
+        fused = []
+        runner = bundle_runner(bundle, runtime, lambda text: stages.reporter.note(f"{stages.prefix}{text}"))
     with stages.stage(verified_on(runner.name), f"parity ({runner.name})") as bar, runner:
         return runner.name, check_parity(runner, golden, sampler, tolerance, bar, fused=fused)
 
 
-def check_engine_graph(bundle: Bundle, golden: Golden, stages: Stages) -> ParityReport | None:
-    """The graph that engines are built from, where it is another than `model.onnx`."""
-    if bundle.engine_graph != ENGINE_MODEL:
-        return None
-    manifest, sampler = bundle.manifest, golden_sampler(bundle, golden)
-    runner = typed_runner(bundle.file(ENGINE_MODEL), manifest.inputs, manifest.precision)
-    with stages.stage(ENGINE_GRAPH, f"parity ({ENGINE_MODEL})") as bar, runner:
-        return check_parity(runner, golden, sampler, Tolerance.from_dict(manifest.tolerances), bar)
+def check_other_graphs(bundle: Bundle, golden: Golden, stages: Stages) -> dict[str, ParityReport]:
+    """The graphs that are there beside `model.onnx`: what ONNX Runtime runs, whose calls are all that differ, and what
+    engines are built from. Place in the bundle -> what was found."""
+    tolerance, found = Tolerance.from_dict(bundle.manifest.tolerances), {}
+    for place, stage in ((RUNTIME_MODEL, RUNTIME_GRAPH), (ENGINE_MODEL, ENGINE_GRAPH)):
+        if place not in bundle.graphs:
+            continue
+        own = place == RUNTIME_MODEL
+        fused = fused_rows(partial(_fused, bundle, place), golden, "onnxruntime", tolerance) if own else []
+        sampler = None if own else golden_sampler(bundle, golden)
+        with stages.stage(stage, f"parity ({place})") as bar, _typed(bundle, place) as runner:
+            found[place] = check_parity(runner, golden, sampler, tolerance, bar, fused=fused)
+    return found
 
 
 def check_step_graphs(bundle: Bundle, runtime: Runtime, golden: Golden, stages: Stages) -> dict[str, ParityReport]:
@@ -97,8 +106,12 @@ def _step_runners(bundle: Bundle, runtime: Runtime) -> dict[str, Runner]:
     return {name: typed_runner(bundle.file(name), inputs, precision) for name in graphs}
 
 
-def _fused(bundle: Bundle) -> Runner | None:
-    return fused_runner(bundle.file(MODEL), bundle.manifest.input_specs(), bundle.manifest.precision)
+def _typed(bundle: Bundle, graph: str) -> Runner:
+    return typed_runner(bundle.file(graph), bundle.manifest.input_specs(), bundle.manifest.precision)
+
+
+def _fused(bundle: Bundle, graph: str) -> Runner | None:
+    return fused_runner(bundle.file(graph), bundle.manifest.input_specs(), bundle.manifest.precision)
 
 
 def golden_sampler(bundle: Bundle, golden: Golden) -> SamplerSpec | None:

@@ -10,7 +10,7 @@ from typing import Any
 from dsr_export.backends.engines_here import engines_not_run
 from dsr_export.backends.opening import chosen_engine
 from dsr_export.backends.runtime_names import Runtime, runner_name
-from dsr_export.bundle.reader import ENGINE_MODEL, MODEL, Bundle
+from dsr_export.bundle.reader import MODEL, Bundle
 from dsr_export.bundle.signature_file import PublicKey
 from dsr_export.parity.checks.table import ParityReport
 from dsr_export.parity.golden.reader import read_golden
@@ -25,7 +25,7 @@ from dsr_export.reports.summary import components_summary
 from dsr_export.sites.search import search_sites
 from dsr_export.storage.made_with import tool_versions
 from dsr_export.verification.model_checks import VERIFIED, Opened, run_checks
-from dsr_export.verification.runtime_checks import Stages, check_engine_graph, check_runtime, check_step_graphs
+from dsr_export.verification.runtime_checks import Stages, check_other_graphs, check_runtime, check_step_graphs
 from graphs.files import load_model
 from graphs.weights.element_types import low_precision_fraction
 
@@ -132,23 +132,23 @@ def _judge(bundle: Bundle, runtime: Runtime, sites: bool, stages: Stages) -> _Ve
         samples += golden_strips(golden, report.sample, runtime=runner)
         steps |= check_step_graphs(bundle, each, golden, stages)
     checks = _model_checks(bundle, golden, checked[0])
-    second = check_engine_graph(bundle, golden, stages) if "onnxruntime" in runtimes else None
+    others = check_other_graphs(bundle, golden, stages) if "onnxruntime" in runtimes else {}
     not_run = tuple(NotRun(**engine) for engine in engines_not_run(bundle, runtimes))
     for left in not_run:
         stages.reporter.note(f"{stages.prefix}{left.engine} was not run here: {left.reason}")
-    in_tolerance = all(each.passed for each in checked) and (second is None or second.passed)
+    in_tolerance = all(each.passed for each in (*checked, *others.values()))
     steps_pass = all(each.passed for each in steps.values())
     bisection = None
     if sites or not in_tolerance:
         with stages.stage("sites", "site by site"):
-            engine, graph = _failing_engine(runtimes, checked), _failing_graph(checked, second)
+            engine, graph = _failing_engine(runtimes, checked), _failing_graph(checked, others)
             bisection = search_sites(bundle, failed=not in_tolerance, engine=engine, graph=graph)
     return _Verdict(
         passed=all(check.passed for check in checks) and in_tolerance and steps_pass,
         bisection=bisection,
         rows=(
             *(Row.of(row) for each in checked for row in each.rows),
-            *(Row.of(row, target=ENGINE_MODEL) for row in (second.rows if second else ())),
+            *(Row.of(row, target=place) for place, each in others.items() for row in each.rows),
             *(Row.of(row, target=place) for place, each in steps.items() for row in each.rows),
         ),
         checks=tuple(checks),
@@ -175,10 +175,10 @@ def _failing_engine(runtimes: list[Runtime], checked: list[ParityReport]) -> Run
     return engines[0] if engines and passed.get("onnxruntime", True) else None
 
 
-def _failing_graph(checked: list[ParityReport], second: ParityReport | None) -> str:
-    """What to search in ONNX Runtime: the graph of engines, where it alone fails."""
-    alone = second is not None and not second.passed and all(report.passed for report in checked)
-    return ENGINE_MODEL if alone else MODEL
+def _failing_graph(checked: list[ParityReport], others: Mapping[str, ParityReport]) -> str:
+    """What to search in ONNX Runtime: a graph beside `model.onnx`, where none but such fail."""
+    failing = [place for place, report in others.items() if not report.passed]
+    return failing[0] if failing and all(report.passed for report in checked) else MODEL
 
 
 def _first_fault(verdicts: list[_Verdict]) -> Mapping[str, Any] | None:

@@ -57,7 +57,7 @@ def head_path(part: gs.Tensor) -> HeadPath | None:
     heads, start = Heads(*shape[1:]), laid.outputs[0]
     if len(start.outputs) == 1:
         return _scaled(heads, start, None)
-    found = _rotation(start, heads)
+    found = rotation_of(start, heads)
     return None if found is None else _scaled(heads, *found)
 
 
@@ -73,8 +73,8 @@ def _scaled(heads: Heads, end: gs.Tensor, rotation: Rotation | None) -> HeadPath
     return HeadPath(heads, end, rotation, 1.0)
 
 
-def _rotation(x: gs.Tensor, heads: Heads) -> tuple[gs.Tensor, Rotation] | None:
-    """The end of `x * cos + swapped(x) * sin`, whose parts nothing else reads."""
+def rotation_of(x: gs.Tensor, heads: Heads) -> tuple[gs.Tensor, Rotation] | None:
+    """The end of `x * cos + swapped(x) * sin`, x [B, H, N, hd], whose parts nothing else reads."""
     plain = next((node for node in x.outputs if node.op == "Mul"), None)
     total = None if plain is None else _next(plain.outputs[0], "Add")
     if plain is None or total is None:

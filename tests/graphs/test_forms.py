@@ -12,7 +12,8 @@ import torch
 
 from dsr_export.registers import replace_outliers
 from graphs.artifacts import LoweredModel, OptimizedModel, TypedModel
-from graphs.forms import FORMS, form_of, take_form
+from graphs.files import save_model
+from graphs.forms import FORMS, RUNTIME_GRAPH, form_of, take_form
 from graphs.mixed_precision.emulate import emulate_low
 from graphs.mixed_precision.islands import PrecisionPolicy
 from graphs.mixed_precision.typed import assign_precision
@@ -20,6 +21,7 @@ from graphs.precisions import Precision
 from graphs.targets import TARGETS
 from tests.graphs.optimizing import infer
 from tests.graphs.rewrites.engine import test_part_gates, test_rotate_together
+from tests.graphs.rewrites.runtime import test_attend_at_once
 from tests.graphs.rewrites.test_lower_replace_outliers import adversarial_inputs
 from tests.graphs.symbolic import lowered, replace_outliers_model, session
 
@@ -78,6 +80,39 @@ def lowered_behind_a_product(path: Path) -> onnx.ModelProto:
         node.input[:] = ["tokens" if name == "x" else name for name in node.input]
     model.graph.node.insert(0, onnx.helper.make_node("MatMul", ["x", "two"], ["tokens"], "block/MatMul"))
     model.graph.initializer.append(onnx.numpy_helper.from_array(2 * np.eye(DIM, dtype=np.float32), "two"))
+    return model
+
+
+@pytest.mark.parametrize("matches", [True, False], ids=["another", "the same"])
+def test_what_onnx_runtime_runs_lies_over_the_weights_of_the_portable_graph(
+    matches: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
+) -> None:
+    """In one file, where weights have one; and there is none where both graphs are the same."""
+    for limit in ("EXTERNAL_ABOVE", "INLINE_BELOW"):
+        monkeypatch.setattr(f"graphs.files.{limit}", 200)
+    gated = test_attend_at_once.example() if matches else test_part_gates.example()
+    source = save_model(with_large_weight(gated), tmp_path / "typed.onnx")
+    path, own = tmp_path / "model.onnx", tmp_path / RUNTIME_GRAPH
+    reports = take_form(TypedModel(path=source, precision="fp32"), path, "onnxruntime")
+    assert {each.name: each.count for each in reports}["attend_at_once"] == matches
+    assert own.exists() == matches == (tmp_path / "model.onnx.data").exists()
+    assert not (tmp_path / f"{RUNTIME_GRAPH}.data").exists()
+    (tmp_path / "typed.onnx.data").unlink()
+    onnx.checker.check_model(path)
+    if matches:
+        x = {name: rng.standard_normal((2, 5 if name == "q" else 7, 8)).astype(np.float32) for name in "qkv"}
+        made = [session(LoweredModel(path=each)).run(None, x)[0] for each in (path, own)]
+        np.testing.assert_allclose(made[1], made[0], rtol=1e-5, atol=1e-6)
+
+
+def with_large_weight(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model, its output multiplied by a weight that is large enough to lie beside it."""
+    out = model.graph.output[0]
+    width = out.type.tensor_type.shape.dim[2].dim_value
+    for node in model.graph.node:
+        node.output[:] = ["inner" if name == out.name else name for name in node.output]
+    model.graph.node.append(onnx.helper.make_node("MatMul", ["inner", "large"], [out.name], "attn.proj/MatMul"))
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.eye(width, dtype=np.float32), "large"))
     return model
 
 

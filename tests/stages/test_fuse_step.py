@@ -26,7 +26,7 @@ from dsr_export.stages.reference import MakeReference
 from tests.conftest import Cli
 from tests.pipeline_parts import decoder_config, denoiser_config, rewritten
 
-STEP = "step/model.onnx"
+STEP, OWN_STEP = "step/model.onnx", "step/onnxruntime.onnx"
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +102,7 @@ def test_it_is_verified_like_any_other_graph(guided_bundle: Path, fused_bundle: 
             rows = {row["check"]: row["passed"] for row in report["parity"] if row.get("target") == STEP}
             assert rows == {**{f"step-{size}": True for size in sizes}, "trajectory": True}
             assert report["passed"]
-            assert report["fused_step"]["graphs"] == [STEP]
+            assert report["fused_step"]["graphs"] == [STEP, OWN_STEP]
 
 
 def test_a_wrong_step_fails(guided_bundle: Path, cli: Cli, tmp_path: Path) -> None:

@@ -52,14 +52,15 @@ CARD = SubjectCard(
 )
 
 
-PARITY = {"parity", "parity-cuda", "parity-engine", "parity-step", "parity-step-engine"}
+GRAPHS = {"parity", "parity-runtime-graph", "parity-cuda", "parity-engine"}
+PARITY = {*GRAPHS, "parity-step", "parity-step-engine"}
 INT8 = Int8Options(data="random:0")
 CONFIG_CHANGES: dict[str, tuple[Any, set[str]]] = {
     "random_weights": (1, {"trace", "reference", "calibrate"}),
     "registers": (3, {"trace", "reference", "calibrate"}),
-    "precision": ("fp16", {"type", "parity", "parity-cuda", "parity-engine"}),
+    "precision": ("fp16", {"type", *GRAPHS}),
     "batch": (BatchRange(1, 2, 3), {"reference", "engine", "taps", "parity"}),
-    "trajectory_steps": (4, {"reference", "calibrate", "audit", "parity", "parity-cuda", "parity-engine"}),
+    "trajectory_steps": (4, {"reference", "calibrate", "audit", *GRAPHS}),
 }
 INT8_CHANGES: dict[str, tuple[Any, set[str]]] = {
     "method": ("minmax", {"calibrate"}),
@@ -159,7 +160,7 @@ def test_a_stage_is_known_by_every_value_in_it(of: type[Stage[Any]]) -> None:
 
 def test_there_is_one_file_a_stage_and_one_folder_in_the_cache() -> None:
     names = [of.name for of in all_stages()]
-    assert len(names) == len(set(names)) == 17
+    assert len(names) == len(set(names)) == 18
     for of in all_stages():
         assert dataclasses.is_dataclass(of)
         assert of.__dataclass_params__.frozen  # type: ignore[attr-defined]
