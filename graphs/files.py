@@ -18,7 +18,15 @@ EXTERNAL_ABOVE = 16 << 20  # bytes of weights; each stage would write and parse 
 ONE_FILE_BELOW = 256 << 20  # bytes of weights in what ships; up to there one file is handier
 INLINE_BELOW = 1 << 20  # bytes of a tensor; registers, biases and shapes stay where rewrites can read them
 LARGEST_MODEL = 2**31 - 1  # bytes; protobuf's own limit
+PORTABLE_GRAPH, RUNTIME_GRAPH = "model.onnx", "onnxruntime.onnx"
+"""Two files of one folder: a graph that ships, and what ONNX Runtime runs in its place, over the same weights."""
 IR_VERSION = 10  # what opset 20 needs and every target reads
+
+
+def weights_file(model: Path) -> Path:
+    """Where the weights of a model lie that are not in its own file."""
+    owner = PORTABLE_GRAPH if model.name == RUNTIME_GRAPH else model.name
+    return model.with_name(owner + ".data")
 
 
 def load_model(path: Path, *, weights: bool = True) -> onnx.ModelProto:
@@ -98,13 +106,12 @@ def imported(model: onnx.ModelProto, folder: Path) -> gs.Graph:
     return graph
 
 
-def save_graph(graph: gs.Graph, path: Path, *, ships: bool = False, weights: Path | None = None) -> Path:
+def save_graph(graph: gs.Graph, path: Path, *, ships: bool = False) -> Path:
     """Writes a graph back as a model; the graph is toposorted and cleaned first.
 
-    Weights that lie in a file stay in one, `weights` or `<path>.data`, but for a model that `ships` and is small enough
-    to be one file.
+    Weights that lie in a file stay in one, but for a model that `ships` and is small enough to be one file.
     """
-    data = weights or path.with_name(path.name + ".data")
+    data = weights_file(path)
     graph.cleanup(remove_unused_graph_inputs=False).toposort()
     graph.opset = next((o.version for o in graph.import_domains or () if o.domain in ("", "ai.onnx")), graph.opset)
     graph.import_domains = None

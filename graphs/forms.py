@@ -17,15 +17,13 @@ from typing import Literal
 import onnx_graphsurgeon as gs
 
 from graphs.artifacts import TypedModel
-from graphs.files import load_graph, load_inferred_graph, save_graph
+from graphs.files import RUNTIME_GRAPH, load_graph, load_inferred_graph, save_graph
 from graphs.rewrite import Rewrite, RewriteReport, run
 from graphs.rewrites.engine import ENGINE_REWRITES
 from graphs.rewrites.runtime import RUNTIME_REWRITES
 from graphs.targets import Target
 
 FormName = Literal["onnxruntime", "engine"]
-RUNTIME_GRAPH = "onnxruntime.onnx"
-"""The file, beside a portable graph, of what ONNX Runtime runs in its place."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +69,7 @@ def save_forms(graph: gs.Graph, path: Path, form: FormName) -> list[RewriteRepor
     own = load_inferred_graph(path)
     reports = [run(own, rewrite) for rewrite in rewrites]
     if any(report.count for report in reports):
-        save_graph(own, path.with_name(RUNTIME_GRAPH), weights=path.with_name(path.name + ".data"))
+        save_graph(own, path.with_name(RUNTIME_GRAPH))
     else:
         save_graph(load_graph(path), path, ships=True)
     return reports

@@ -17,6 +17,7 @@ from dsr_export.backends.memory_budget import budget, stored_bytes, within
 from dsr_export.backends.runtime_names import CPU_RUNNER
 from dsr_export.errors import ExportError, RunnerError
 from graphs.artifacts import TensorSpec
+from graphs.files import weights_file
 from graphs.names import module_of
 
 Providers = Sequence[tuple[str, Mapping[str, str]]]
@@ -157,7 +158,7 @@ def _openable(path: Path) -> str | bytes:
     """What a session takes: the path, or the content of a file whose path is no UTF-8."""
     if _is_utf_8(path):
         return str(path)
-    _refuse_weights(path, [path.with_name(path.name + ".data")])
+    _refuse_weights(path, _beside(path, None))
     return path.read_bytes()
 
 
@@ -195,7 +196,7 @@ def _fewer(large: bool) -> int:
 def _beside(model: Path | bytes, folder: Path | None) -> list[Path]:
     """Files of weights beside the model, or in the folder of a serialised one."""
     if isinstance(model, Path):
-        return [model.with_name(model.name + ".data")]
+        return list({model.with_name(model.name + ".data"), weights_file(model)})  # a foreign file may have any name
     return [] if folder is None else list(folder.glob("*.data"))
 
 

@@ -13,7 +13,8 @@ from dsr_export.benchmark.race import Contestant
 from dsr_export.registers import RecursiveReplacement, TestTimeRegisters
 from dsr_export.subject import Subject
 from graphs.artifacts import TracedModel, TypedModel
-from graphs.forms import RUNTIME_GRAPH, take_form
+from graphs.files import RUNTIME_GRAPH
+from graphs.forms import take_form
 from graphs.lowering import lower, optimize
 
 

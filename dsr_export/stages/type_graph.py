@@ -15,8 +15,8 @@ from dsr_export.stages.stage import FACTS, MODEL, Result, Stage, write_json
 from dsr_export.storage.cache import CachedStage
 from dsr_export.subject import SubjectCard
 from graphs.artifacts import TypedModel
-from graphs.files import load_model
-from graphs.forms import FORMS, RUNTIME_GRAPH, FormName, take_form
+from graphs.files import RUNTIME_GRAPH, load_model
+from graphs.forms import FORMS, FormName, take_form
 from graphs.mixed_precision.islands import PrecisionPolicy, sinusoidal_modules
 from graphs.mixed_precision.typed import assign_precision
 from graphs.precisions import Precision

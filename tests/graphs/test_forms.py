@@ -12,8 +12,8 @@ import torch
 
 from dsr_export.registers import replace_outliers
 from graphs.artifacts import LoweredModel, OptimizedModel, TypedModel
-from graphs.files import save_model
-from graphs.forms import FORMS, RUNTIME_GRAPH, form_of, take_form
+from graphs.files import RUNTIME_GRAPH, save_model
+from graphs.forms import FORMS, form_of, take_form
 from graphs.mixed_precision.emulate import emulate_low
 from graphs.mixed_precision.islands import PrecisionPolicy
 from graphs.mixed_precision.typed import assign_precision
@@ -90,8 +90,8 @@ def test_what_onnx_runtime_runs_lies_over_the_weights_of_the_portable_graph(
     """In one file, where weights have one; and there is none where both graphs are the same."""
     for limit in ("EXTERNAL_ABOVE", "INLINE_BELOW"):
         monkeypatch.setattr(f"graphs.files.{limit}", 200)
-    gated = test_attend_at_once.example() if matches else test_part_gates.example()
-    source = save_model(with_large_weight(gated), tmp_path / "typed.onnx")
+    attention = test_attend_at_once.example(*(() if matches else test_attend_at_once.MASKED))
+    source = save_model(with_large_weight(attention), tmp_path / "typed.onnx")
     path, own = tmp_path / "model.onnx", tmp_path / RUNTIME_GRAPH
     reports = take_form(TypedModel(path=source, precision="fp32"), path, "onnxruntime")
     assert {each.name: each.count for each in reports}["attend_at_once"] == matches
