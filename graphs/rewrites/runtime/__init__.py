@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from graphs.rewrite import Rewrite
 from graphs.rewrites.runtime.attend_at_once import AttendAtOnce
+from graphs.rewrites.runtime.part_before_heads import PartBeforeHeads
 from graphs.rewrites.runtime.part_products import PartProducts
 from graphs.rewrites.runtime.rotate_at_once import RotateAtOnce
 
 RUNTIME_REWRITES: tuple[Rewrite, ...] = (
+    PartBeforeHeads(),
     RotateAtOnce(),  # in front of attention, which then takes rows as they leave the rotation
     AttendAtOnce(),
     PartProducts(),
