@@ -44,7 +44,7 @@ class PartProducts:
             return Miss("it does not part the channels of tokens", node.name)
         if whole.dtype != np.float32 or weight.dtype != np.float32:
             return Miss(f"it parts {whole.dtype}, which a CPU does not compute in", node.name)
-        widths = [(part.shape or (None,))[-1] for part in node.outputs]
+        widths: list[Any] = [(part.shape or (None,))[-1] for part in node.outputs]
         if not all(isinstance(width, int) for width in widths) or sum(widths) != weight.shape[1]:
             return Miss("the widths of its parts are not known", node.name)
         if only_reader(whole) is None or only_reader(product.outputs[0]) is None:
