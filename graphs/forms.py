@@ -20,7 +20,7 @@ from graphs.artifacts import TypedModel
 from graphs.files import RUNTIME_GRAPH, load_graph, load_inferred_graph, save_graph
 from graphs.rewrite import Rewrite, RewriteReport, run
 from graphs.rewrites.engine import ENGINE_REWRITES
-from graphs.rewrites.runtime import RUNTIME_REWRITES
+from graphs.rewrites.runtime import RUNTIME_GAINS, RUNTIME_REWRITES
 from graphs.targets import Target
 
 FormName = Literal["onnxruntime", "engine"]
@@ -68,7 +68,7 @@ def save_forms(graph: gs.Graph, path: Path, form: FormName) -> list[RewriteRepor
     save_graph(graph, path)
     own = load_inferred_graph(path)
     reports = [run(own, rewrite) for rewrite in rewrites]
-    if any(report.count for report in reports):
+    if any(report.count for report in reports if report.name in RUNTIME_GAINS):
         save_graph(own, path.with_name(RUNTIME_GRAPH))
     else:
         save_graph(load_graph(path), path, ships=True)

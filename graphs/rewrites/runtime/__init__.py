@@ -9,13 +9,17 @@ from __future__ import annotations
 
 from graphs.rewrite import Rewrite
 from graphs.rewrites.runtime.attend_at_once import AttendAtOnce
+from graphs.rewrites.runtime.cast_first import CastFirst
 from graphs.rewrites.runtime.part_before_heads import PartBeforeHeads
 from graphs.rewrites.runtime.part_products import PartProducts
 from graphs.rewrites.runtime.rotate_at_once import RotateAtOnce
 
 RUNTIME_REWRITES: tuple[Rewrite, ...] = (
+    CastFirst(),
     PartBeforeHeads(),
     RotateAtOnce(),  # in front of attention, which then takes rows as they leave the rotation
     AttendAtOnce(),
     PartProducts(),
 )
+RUNTIME_GAINS = ("rotate_at_once", "attend_at_once", "part_products")
+"""Those that were measured to win: where none of them matches, what the others prepare is not worth a graph."""
