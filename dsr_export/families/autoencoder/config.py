@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 from dsr_export.errors import ExportError, did_you_mean
 from dsr_export.families.config_bounds import check_config
-from dsr_export.families.diffusers.files import CONFIG, weight_files
+from dsr_export.families.diffusers.files import CONFIG, STEMS
+from dsr_export.families.folder_weights import weight_files
 from dsr_export.readable import readable
 from graphs.foreign.small_files import read_json_object
 
@@ -87,7 +88,9 @@ def open_autoencoder(path: Path, *, own_weights: bool = True) -> AutoencoderFold
             raise ExportError(f"{where}: {CLASS} has no argument '{name}'", hint=did_you_mean(name, DEFAULTS))
     values = {**DEFAULTS, **{name: value for name, value in given.items() if value is not None}}
     _check(where, values)
-    return AutoencoderFolder(path, readable(path.resolve().name), values, weight_files(path) if own_weights else ())
+    return AutoencoderFolder(
+        path, readable(path.resolve().name), values, weight_files(path, STEMS) if own_weights else ()
+    )
 
 
 def part_of(options: Mapping[str, Any]) -> Part:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,14 +11,13 @@ from dsr_export.errors import ExportError, did_you_mean
 from dsr_export.families.config_bounds import check_config
 from dsr_export.families.diffusers.general.classes import recipe_of
 from dsr_export.families.diffusers.supported import SUPPORTED
+from dsr_export.families.folder_weights import weight_files
 from dsr_export.readable import readable
 from graphs.foreign.small_files import read_json_object
 
 CONFIG, INDEX, SUBFOLDER = "config.json", "model_index.json", "transformer"
-STEM = "diffusion_pytorch_model"
-SUFFIXES = (".safetensors", ".bin")
+STEMS = {".safetensors": "diffusion_pytorch_model", ".bin": "diffusion_pytorch_model"}
 _AGAIN = "copy or download it again"
-_SHARD = re.compile(r"-\d{5}-of-\d{5}(?=\.)")
 CLASSES = tuple(each.class_name for each in SUPPORTED)
 LEGACY = "Transformer2DModel"  # one class before diffusers 0.29; its norm type says which of today's it is
 _LEGACY_NORMS = {each.legacy_norm: each.class_name for each in SUPPORTED if each.legacy_norm}
@@ -61,7 +59,7 @@ def open_folder(folder: Path, *, own_weights: bool = True) -> TransformerFolder:
         name=readable(folder.resolve().name),
         class_name=class_of(config, path / CONFIG),
         config=config,
-        weights=weight_files(path) if own_weights else (),
+        weights=weight_files(path, STEMS) if own_weights else (),
         pipeline=pipeline if isinstance(pipeline, str) else None,
     )
 
@@ -94,54 +92,3 @@ def _transformer_path(folder: Path) -> Path:
         hint = unet or "give the folder that save_pretrained wrote"
         raise ExportError(f"{folder} is no diffusers folder: no {CONFIG}, no {SUBFOLDER}/{CONFIG}", hint=hint)
     return found
-
-
-def weight_files(path: Path) -> tuple[Path, ...]:
-    """The plain weights, whole or sharded, safetensors before pickles; else the only variant that is there.
-
-    A variant's name stands before the suffix: `diffusion_pytorch_model.fp16.safetensors`, and in its index before
-    the suffix too, or (as newer diffusers writes it) behind `index`.
-    """
-    for suffix in SUFFIXES:
-        plain = _named(path, f"{STEM}{suffix}", f"{STEM}{suffix}.index.json")
-        if plain:
-            return plain
-    for suffix in SUFFIXES:
-        variants = _variants(path, suffix)
-        if len(variants) > 1:
-            listed = ", ".join(variants)
-            hint = "give the one meant with --checkpoint, or leave one in the folder"
-            raise ExportError(f"{path} holds several variants of its weights: {listed}", hint=hint)
-        if variants:
-            indices = (f"{STEM}{suffix}.index.{variants[0]}.json", f"{STEM}.{variants[0]}{suffix}.index.json")
-            return _named(path, f"{STEM}.{variants[0]}{suffix}", *indices)
-    return ()
-
-
-def _named(path: Path, whole: str, *indices: str) -> tuple[Path, ...]:
-    if (path / whole).is_file():
-        return (path / whole,)
-    index = next((path / name for name in indices if (path / name).is_file()), None)
-    return () if index is None else _shards(index)
-
-
-def _variants(path: Path, suffix: str) -> list[str]:
-    """`fp16` and the like, of whole files and of indices."""
-    name, end = r"\.([\w-]+)", re.escape(suffix)
-    forms = (f"{STEM}{name}{end}", rf"{STEM}{end}\.index{name}\.json", rf"{STEM}{name}{end}\.index\.json")
-    files = [each.name for each in path.iterdir() if not _SHARD.search(each.name)]
-    return sorted({found[1] for file in files for form in forms if (found := re.fullmatch(form, file))})
-
-
-def _shards(index: Path) -> tuple[Path, ...]:
-    """The files an index names, which must lie beside it."""
-    listed = read_json_object(index, hint=_AGAIN).get("weight_map")
-    names = sorted({str(name) for name in listed.values()}) if isinstance(listed, dict) else []
-    if not names:
-        raise ExportError(f"{index} lists no weight files", hint=_AGAIN)
-    for name in names:
-        if Path(name).name != name or not (index.parent / name).is_file():
-            raise ExportError(
-                f"{index} lists '{name[:80]}', which does not lie beside it", hint="download the missing file"
-            )
-    return tuple(index.parent / name for name in names)

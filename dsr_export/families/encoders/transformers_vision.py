@@ -1,18 +1,11 @@
-"""Vision models of `transformers`: from a local folder, or freshly configured. The one place that imports it for them.
-
-Never uses the network: files are local, and `HF_HUB_OFFLINE` is set before the import.
-"""
+"""Vision models of `transformers`: from a local folder, or freshly configured."""
 
 from __future__ import annotations
 
-import importlib
-import os
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import torch
 from torch import Tensor, nn
 
@@ -24,6 +17,14 @@ from dsr_export.families.encoders.observed import Run
 from dsr_export.families.encoders.resolution import inputs_for
 from dsr_export.families.encoders.vision_encoder import VisionEncoder
 from dsr_export.families.encoders.vision_families import FAMILIES, Value, check_folder, processed_size
+from dsr_export.families.transformers_package import (
+    absent_names,
+    first_line,
+    quiet,
+    refusals,
+    transformers_package,
+    weight_count,
+)
 
 _OWN = "load it yourself, and give it as module:callable"
 _TOWERS = ("vision_model", "vision_tower", "visual", "vision_encoder")
@@ -89,17 +90,17 @@ def _configured(
         config = getattr(transformers, known.config_class)(**sizes)
         config._attn_implementation = "sdpa"
         loader = getattr(transformers, known.model_class)
-        check_memory(_weights(loader, config), family)
+        check_memory(weight_count(loader, config), family)
         with torch.random.fork_rng(devices=[]):  # its initialisation draws from the global generator
             if state is None:
                 return loader(config).float().eval()
-            with _quiet():
+            with quiet(_transformers()):
                 model, info = loader.from_pretrained(None, config=config, state_dict=state, output_loading_info=True)
-    except _refusals() as error:
+    except refusals() as error:
         raise ExportError(f"{family} can't be built with these sizes: {error}", hint="compare a config.json") from error
     assert absent is not None
     _refuse_unknown(info["unexpected_keys"])
-    absent += _names([*info["missing_keys"], *info.get("mismatched_keys", ())])
+    absent += absent_names(info)
     return model.float().eval()
 
 
@@ -115,9 +116,9 @@ def observed_encoder(model: Any, inputs: ModelInputs, options: Mapping[str, Any]
     try:
         with torch.random.fork_rng(devices=[]):
             return assembled(model, inputs, options)
-    except _refusals() as error:
+    except refusals() as error:
         kind = type(model).__name__
-        raise ExportError(f"{kind} can't be run on inputs {list(inputs.shape)}: {_first_line(error)}") from error
+        raise ExportError(f"{kind} can't be run on inputs {list(inputs.shape)}: {first_line(error)}") from error
 
 
 def _check_heads(sizes: Mapping[str, Value]) -> None:
@@ -126,21 +127,14 @@ def _check_heads(sizes: Mapping[str, Value]) -> None:
         raise ExportError(f"hidden_size {hidden} is not divisible by num_attention_heads {heads}")
 
 
-def _weights(model_class: Any, config: Any) -> int:
-    """How many there will be, without memory for them."""
-    with torch.device("meta"):
-        made = model_class(config)
-    return sum(weight.numel() for weight in made.parameters())
-
-
 def _pretrained(family: str, folder: Path) -> tuple[Any, list[Any]]:
     """The tower of vision, float32, and the names of weights that the folder lacks."""
     try:
-        with _quiet():
+        with quiet(_transformers()):
             loader, config = _loader(family, folder)
             check_config(config.to_dict(), str(folder / "config.json"))
             stored = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-            check_stored(_weights(loader, config), stored, f"{folder / 'config.json'}")
+            check_stored(weight_count(loader, config), stored, f"{folder / 'config.json'}")
             model, info = loader.from_pretrained(
                 folder,
                 config=config,
@@ -148,11 +142,11 @@ def _pretrained(family: str, folder: Path) -> tuple[Any, list[Any]]:
                 use_safetensors=True,
                 output_loading_info=True,
             )
-    except _refusals() as error:
+    except refusals() as error:
         hint = "download the folder again"
-        raise ExportError(f"{folder} can't be loaded as {family}: {_first_line(error)}", hint=hint) from error
+        raise ExportError(f"{folder} can't be loaded as {family}: {first_line(error)}", hint=hint) from error
     prefix, tower = _tower(model)
-    names = _names([*info["missing_keys"], *info.get("mismatched_keys", ())])
+    names = absent_names(info)
     return tower.float().eval(), [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
 
 
@@ -196,49 +190,11 @@ def _check_weights(folder: Path | str, model: nn.Module, absent: list[str], run:
         )
 
 
-def _names(entries: Collection[Any]) -> list[str]:
-    """Of weights; those of another shape are listed with their shapes."""
-    return [str(entry[0] if isinstance(entry, tuple) else entry) for entry in entries]
-
-
 def _check_finite(folder: Path, model: nn.Module) -> None:
     broken = [name for name, weight in model.named_parameters() if not weight.isfinite().all()]
     if broken:
         raise ExportError(f"{folder}: {len(broken)} weights hold NaN or Inf, such as {broken[0]}")
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-
-
 def _transformers() -> Any:
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read by huggingface_hub when it is imported
-    try:
-        return importlib.import_module("transformers")
-    except ImportError as error:
-        raise ExportError(
-            f"encoders need the package transformers: {error}", hint="pip install 'dsr-export[models]'"
-        ) from error
-
-
-def _refusals() -> tuple[type[Exception], ...]:
-    """What transformers raises on sizes, configurations and files that are inconsistent, incomplete or damaged."""
-    known = (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, ZeroDivisionError)
-    errors = importlib.import_module("huggingface_hub.errors")
-    strict = getattr(errors, "StrictDataclassError", ValueError)  # newer releases check configurations with it
-    return (*known, safetensors.SafetensorError, strict)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without its progress bar and its report of unused weights: stderr belongs to our progress."""
-    logging = _transformers().utils.logging
-    level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bar:
-            logging.enable_progress_bar()
+    return transformers_package("encoders")
