@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dsr_export.checkpoints import load_into, names_of, read_shards
+from dsr_export.checkpoints import StateDict, load_into, names_of, read_shards
 from dsr_export.declarations.lora_file import LoraFile
 from dsr_export.declarations.weight_file import WeightFile
 from dsr_export.errors import ExportError, did_you_mean
@@ -37,24 +37,53 @@ def build_transformer(
     own = class_name in {each.class_name for each in SUPPORTED}
     made = _empty(class_name, config, tables=not own)
     planned = plan(made, loras, class_name)
-    origin = _filled(made, class_name, weights, own)
+    origin = _filled_own(made, class_name, weights) if own else _filled(made, class_name, weights)
     records = merged(made, planned)
     return made, {**({"weights": origin} if origin else {}), **({"loras": records} if records else {})}
 
 
-def _filled(made: nn.Module, class_name: str, weights: Sequence[WeightFile] | int, own: bool) -> dict[str, Any]:
+def build_model(
+    class_name: str,
+    config: Mapping[str, Any],
+    weights: Sequence[WeightFile] | int,
+    *,
+    renamed: Callable[[StateDict], StateDict] = lambda state: state,
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Any class of diffusers, and where its tensors came from, as in `Checkpoint.origin`; empty for a seed.
+
+    `renamed` gives the tensors of old files today's names.
+    """
+    made = _empty(class_name, config, tables=True)
+    return made, _filled(made, class_name, weights, renamed)
+
+
+def _filled_own(made: nn.Module, class_name: str, weights: Sequence[WeightFile] | int) -> dict[str, Any]:
+    """Fills one of `SUPPORTED`, whose table of positions is computed again."""
     if isinstance(weights, int):
         check_memory(sum(weight.numel() for weight in made.parameters()), class_name)
-        if own:
-            made.to_empty(device="cpu")
-            _restore_table(made, also_saved=True)
-        given_memory(made)
+        made.to_empty(device="cpu")
+        _restore_table(made, also_saved=True)
         randomise(made, weights)
         return {}
     found = read_shards(weights, names_of(made))
     load_into(made, found.state)
-    if own:
-        _restore_table(made, also_saved=False)
+    _restore_table(made, also_saved=False)
+    return found.origin
+
+
+def _filled(
+    made: nn.Module,
+    class_name: str,
+    weights: Sequence[WeightFile] | int,
+    renamed: Callable[[StateDict], StateDict] = lambda state: state,
+) -> dict[str, Any]:
+    if isinstance(weights, int):
+        check_memory(sum(weight.numel() for weight in made.parameters()), class_name)
+        given_memory(made)
+        randomise(made, weights)
+        return {}
+    found = read_shards(weights, names_of(made))
+    load_into(made, renamed(found.state))
     return found.origin
 
 
