@@ -34,7 +34,7 @@ def reference_taps(
         calls = [call for path in _enclosing(site) for call in by_place.get((path, site.shape), [])]
         truth = _matching(sample, calls)
         own = by_place.get(_place(site), [])
-        if truth is None and len(own) == 1 and last[_place(site)] == i:
+        if truth is None and len(own) == 1 and last[_place(site)] == i and not _is_table(own[0], sample):
             truth = own[0].first_channels(sample.values.shape[-1])  # the only call of its module: the graph is wrong
         taps.append(ReferenceTap(site, truth or sample, GRAPH if truth is None else TORCH))
     return Taps(inputs, taps)
@@ -49,6 +49,15 @@ def _enclosing(site: Site) -> list[str]:
     parts = site.module.split(".")
     paths = [".".join(parts[:count]) for count in range(len(parts), 0, -1)]
     return list(dict.fromkeys([*paths, *([site.group] if site.outer else [])]))
+
+
+def _is_table(returned: Sample, made: Sample) -> bool:
+    """Whether a module returned the same for each image (a bias of positions), and the graph makes no such value."""
+
+    def same(sample: Sample) -> bool:
+        return bool((sample.values == sample.values[:1]).all())
+
+    return same(returned) and not same(made)
 
 
 def _matching(sample: Sample, calls: Sequence[Sample]) -> Sample | None:

@@ -29,6 +29,7 @@ def record_modules(subject: Subject, inputs: Mapping[str, Array], batch: BatchRa
 
         def infer(fed: dict[str, Array]) -> dict[str, Array]:
             calls.clear()
+            calls.rows = len(next(iter(fed.values())))
             runner.infer(fed)
             shapes[:] = [(call.path, call.shape) for call in calls]
             parts = enumerate(call.sample for call in calls)
@@ -69,10 +70,16 @@ def replaced_tokens(subject: Subject, inputs: Mapping[str, Array], batch: BatchR
             handle.remove()
 
 
+class _Calls(list[ModuleOutput]):
+    """What modules returned for `rows` images."""
+
+    rows = 0
+
+
 @contextmanager
-def _hooks(module: nn.Module, values: int) -> Iterator[list[ModuleOutput]]:
+def _hooks(module: nn.Module, values: int) -> Iterator[_Calls]:
     """The list grows by one entry per call, tensor and name of a module while the context is open."""
-    calls: list[ModuleOutput] = []
+    calls = _Calls()
     names: dict[nn.Module, list[str]] = {}
     for name, each in module.named_modules(remove_duplicate=False):
         names.setdefault(each, []).append(name)
@@ -86,14 +93,14 @@ def _hooks(module: nn.Module, values: int) -> Iterator[list[ModuleOutput]]:
             handle.remove()
 
 
-def _hook(paths: list[str], calls: list[ModuleOutput], values: int) -> Callable[..., None]:
+def _hook(paths: list[str], calls: _Calls, values: int) -> Callable[..., None]:
     import torch
 
     def record(_: nn.Module, __: Any, made: Any) -> None:
         for value in made if isinstance(made, (tuple, list)) else (made,):
             if not (isinstance(value, torch.Tensor) and value.is_floating_point() and 2 <= value.ndim <= 4):
                 continue
-            if all(value.shape):
+            if all(value.shape) and len(value) == calls.rows:  # else a table that is the same for each image
                 array = value.detach().float().numpy()
                 sample = Sample.of(array, values)
                 calls.extend(ModuleOutput(path, tuple(array.shape[1:]), sample) for path in paths)
