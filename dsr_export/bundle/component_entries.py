@@ -13,7 +13,9 @@ from dsr_export.bundle.paths import MANIFEST
 from dsr_export.bundle.schema import Fields
 
 FOLDER = "components"
-ROLES = ("decoder", "encoder")
+TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
+ROLES = ("decoder", "encoder", *TEXT_ENCODERS, "vae")
+"""Those of latents, and under diffusers' names those of its pipelines."""
 KEYS = ("path", "name", "build_key", "digest")
 
 
@@ -50,7 +52,7 @@ def read_components(manifest: Fields, files: Mapping[str, FileEntry]) -> dict[st
 
 def _entry(manifest: Fields, listed: Fields, role: str, files: Mapping[str, FileEntry]) -> ComponentEntry:
     if role not in ROLES:
-        manifest.fail(FOLDER, f"only the roles {' and '.join(ROLES)}")
+        manifest.fail(FOLDER, f"only the roles {', '.join(ROLES)}")
     entry = listed.child(role, KEYS)
     path = component_path(role)
     if entry.text("path") != path or f"{path}/{MANIFEST}" not in files:

@@ -5,19 +5,30 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from dsr_export.bundle.component_entries import ComponentEntry, component_path
+from dsr_export.bundle.component_entries import ROLES, TEXT_ENCODERS, ComponentEntry, component_path
 from dsr_export.bundle.manifest import FileEntry, Manifest
 from dsr_export.bundle.paths import MANIFEST
 from dsr_export.errors import ExportError
 from dsr_export.storage.disk import Recorded
 
-_ROLES: Mapping[tuple[tuple[str, ...], tuple[str, ...]], str] = {
+_KINDS: Mapping[tuple[tuple[str, ...], tuple[str, ...]], str] = {
     (("z",), ("image",)): "decoder",
     (("image",), ("tokens",)): "encoder",
     (("image",), ("z",)): "encoder",
+    **{
+        (takes, gives): "text encoder"
+        for takes in (("ids",), ("ids", "mask"))
+        for gives in (("embeds",), ("pooled",), ("embeds", "pooled"))
+    },
 }
-"""(inputs, outputs) by name -> role."""
-_KINDS = "a decoder takes 'z' and gives 'image', an encoder takes 'image' and gives 'tokens' or 'z'"
+"""(inputs, outputs) by name -> what kind of model that is."""
+_KIND_OF_ROLE: Mapping[str, str] = {
+    "decoder": "decoder",
+    "encoder": "encoder",
+    "vae": "decoder",
+    **dict.fromkeys(TEXT_ENCODERS, "text encoder"),
+}
+_HINT = "a decoder takes 'z' and gives 'image', an encoder takes 'image' and gives 'tokens' or 'z'"
 _REBUILD = "copy the bundle again, or build it again with --force"
 
 
@@ -27,16 +38,24 @@ def role_of(manifest: Manifest, *, where: str | Path) -> str:
     Raises:
         ExportError: it is a denoiser itself, something else, or a pipeline with components of its own.
     """
+    kind = _kind_of(manifest, where)
+    if kind not in ROLES:
+        hint = "build the whole pipeline: --model-dir FOLDER --components all"
+        raise ExportError(f"{where} is a {kind}, and does not say which of a pipeline's", hint=hint)
+    return kind
+
+
+def _kind_of(manifest: Manifest, where: str | Path) -> str:
     if manifest.components:
         held = ", ".join(manifest.components)
         raise ExportError(f"{where} holds components itself ({held})", hint="give the bundles it was made of")
     inputs, outputs = (tuple(spec.name for spec in specs) for specs in (manifest.inputs, manifest.outputs))
     if manifest.sampler is not None or "x" in inputs:
-        raise ExportError(f"{where} is a denoiser, which is no component of another model", hint=_KINDS)
-    if (inputs, outputs) not in _ROLES:
+        raise ExportError(f"{where} is a denoiser, which is no component of another model", hint=_HINT)
+    if (inputs, outputs) not in _KINDS:
         takes, gives = (", ".join(names)[:80] for names in (inputs, outputs))
-        raise ExportError(f"{where} takes {takes} and gives {gives}: neither a decoder nor an encoder", hint=_KINDS)
-    return _ROLES[inputs, outputs]
+        raise ExportError(f"{where} takes {takes} and gives {gives}: neither a decoder nor an encoder", hint=_HINT)
+    return _KINDS[inputs, outputs]
 
 
 def component_entry(role: str, manifest: Manifest) -> ComponentEntry:
@@ -59,7 +78,7 @@ def check_component(outer: Manifest, role: str, nested: Manifest, *, where: Path
     Raises:
         ExportError: it is another bundle than `outer` says, of another role, or does not list the files that lie there.
     """
-    if role_of(nested, where=where) != role:
+    if _kind_of(nested, where) != _KIND_OF_ROLE[role]:
         raise ExportError(f"{where} is no {role}, as the manifest around it says", hint=_REBUILD)
     entry = outer.components[role]
     if component_entry(role, nested) != entry:

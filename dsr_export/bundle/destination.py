@@ -50,6 +50,11 @@ def temporary(out: Path) -> Path:
     return out.with_name(f".{out.name}.{os.getpid()}.tmp")
 
 
+def parts_folder(out: Path) -> Path:
+    """Where the parts of a pipeline are built that go into the bundle `out`."""
+    return out.with_name(f".{out.name}.{os.getpid()}.parts")
+
+
 def aside(out: Path) -> Path:
     """Where the old bundle waits while the new one takes its place."""
     return out.with_name(f".{out.name}.{os.getpid()}.old")
@@ -64,12 +69,14 @@ def settle_old(old: Path, out: Path) -> None:
 
 def finish_interrupted(out: Path) -> None:
     """Removes what builds that no longer run left beside `out`; a bundle that was moved aside comes back."""
-    pattern = re.compile(rf"\.{re.escape(out.name)}\.(\d{{1,19}})\.(tmp|old)")
+    pattern = re.compile(rf"\.{re.escape(out.name)}\.(\d{{1,19}})\.(tmp|old|parts)")
     entries = sorted(out.parent.iterdir()) if out.parent.is_dir() else []
     for entry in entries:
         match = pattern.fullmatch(entry.name)
         if match is None or entry.is_symlink() or not entry.is_dir() or _running(int(match[1])):
             continue
+        if match[2] == "parts" and int(match[1]) == os.getpid():
+            continue  # of the build that asks: they go into the bundle
         if match[2] == "old" and not os.path.lexists(out):
             entry.rename(out)
         else:

@@ -14,6 +14,7 @@ from typing import Any, cast
 from dsr_export.bundle import manifest_parts as parts
 from dsr_export.bundle.component_entries import ComponentEntry, read_components
 from dsr_export.bundle.manifest_parts import BundleTarget, FileEntry
+from dsr_export.bundle.pipeline_record import PipelineRecord, read_pipeline
 from dsr_export.bundle.schema import Fields
 from dsr_export.config import BatchRange
 from dsr_export.errors import ExportError
@@ -23,7 +24,7 @@ from graphs.artifacts import TensorSpec
 from graphs.precisions import PRECISIONS, Precision
 
 SCHEMA_VERSION = 1
-OPTIONAL = ("components",)  # bundles of one model are written without
+OPTIONAL = ("components", "pipeline")  # bundles of one model are written without
 
 __all__ = ["SCHEMA_VERSION", "BundleTarget", "ComponentEntry", "FileEntry", "Manifest"]
 
@@ -33,8 +34,8 @@ class Manifest:
     """Everything a reader needs to know. Mappings hold JSON values.
 
     `model` has the keys of `manifest_parts.MODEL_KEYS`; `sampler` the fields of `SamplerSpec`; `tolerances` those of
-    `Tolerance`; `components` are the other models of a pipeline, by role. `files` stays empty in what `write_bundle`
-    is given: the writer measures them.
+    `Tolerance`; `components` are the other models of a pipeline, by role, and `pipeline` is what holds them together.
+    `files` stays empty in what `write_bundle` is given: the writer measures them.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Manifest:
     range_audit: Mapping[str, Any] = field(default_factory=dict)
     files: Mapping[str, FileEntry] = field(default_factory=dict)
     components: Mapping[str, ComponentEntry] = field(default_factory=dict)
+    pipeline: PipelineRecord | None = None
     schema_version: int = SCHEMA_VERSION
 
     def as_dict(self) -> dict[str, Any]:
@@ -63,6 +65,7 @@ class Manifest:
         for key in ("files", "components"):
             plain[key] = {name: asdict(entry) for name, entry in plain[key].items()}
         plain["batch"] = asdict(self.batch)
+        plain["pipeline"] = None if self.pipeline is None else asdict(self.pipeline)
         return {key: value for key, value in plain.items() if value or key not in OPTIONAL}
 
     @property
@@ -122,4 +125,5 @@ def _manifest(read: Fields) -> Manifest:
         range_audit=read.mapping("range_audit"),
         files=files,
         components=read_components(read, files),
+        pipeline=read_pipeline(read, files),
     )

@@ -302,7 +302,7 @@ def test_an_entry_is_read_back(manifest: Manifest) -> None:
         ({}, (), "at least one component, or no such key"),
         (None, (), "m.components is None"),
         ([ENTRY], (), "expected an object"),
-        ({"vocoder": ENTRY}, ("components/vocoder/manifest.json",), "only the roles decoder and encoder"),
+        ({"vocoder": ENTRY}, ("components/vocoder/manifest.json",), "only the roles decoder, encoder, text_encoder"),
         ({"Decoder": ENTRY}, (f"{DECODER}/manifest.json",), "only the roles"),
         ({"decoder": {**ENTRY, "path": "../decoder"}}, (f"{DECODER}/manifest.json",), "decoder.path is"),
         ({"decoder": {**ENTRY, "path": ENCODER}}, (f"{ENCODER}/manifest.json",), "decoder.path is"),
