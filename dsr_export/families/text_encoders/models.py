@@ -18,6 +18,7 @@ from dsr_export.families.config_bounds import check_memory
 from dsr_export.families.digests import file_sha256
 from dsr_export.families.network_parts.randomise import draw_weights, usual_moments
 from dsr_export.families.text_encoders.folder import Reads, TextEncoderFolder, check_reads
+from dsr_export.families.text_encoders.masks import AttentionBias
 from dsr_export.families.text_encoders.network import TextEncoder
 from dsr_export.families.transformers_package import (
     absent_names,
@@ -33,6 +34,8 @@ from graphs.artifacts import TensorSpec
 from graphs.digests import files_digest
 
 FAMILY = "text-encoder"
+FOUR_AXES = 5
+"""The release of transformers from which on each class takes masks that are made already."""
 _OLD_EOS = 2
 """What configs of CLIP once said of the last token, whose id is the highest instead; transformers reads it so, too."""
 
@@ -44,7 +47,7 @@ def text_encoder_subject(name: str, folder: TextEncoderFolder, reads: Reads, *, 
     """
     check_reads(folder, reads)
     model = _configured(folder, _state(folder) if random_weights is None else random_weights)
-    module = TextEncoder(model, reads).eval().requires_grad_(False)
+    module = TextEncoder(model, reads, _bias(folder, model.config, reads)).eval().requires_grad_(False)
     names = ("ids", "mask") if reads.masked else ("ids",)
     return Subject(
         name=name,
@@ -59,6 +62,13 @@ def text_encoder_subject(name: str, folder: TextEncoderFolder, reads: Reads, *, 
         draws={"ids": _ids_of(model.config), "mask": _prefix},
         special_rows=True,
     )
+
+
+def _bias(folder: TextEncoderFolder, config: Any, reads: Reads) -> AttentionBias | None:
+    release = transformers_package("text encoders").__version__
+    if int(release.partition(".")[0]) < FOUR_AXES:
+        return None
+    return AttentionBias(folder.class_name, reads.tokens, getattr(config, "sliding_window", None))
 
 
 def _state(folder: TextEncoderFolder) -> StateDict:

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from dsr_export.families.text_encoders.folder import Reads
+from dsr_export.families.text_encoders.masks import AttentionBias
 
 DECODERS = ("Gemma2Model",)
 """Causal models, which would keep a cache for the next token."""
@@ -18,13 +19,14 @@ DECODERS = ("Gemma2Model",)
 class TextEncoder(nn.Module):
     """`forward(ids [B, L] int64, mask [B, L] int64)` -> `embeds [B, L, D]`, `pooled [B, D]`: those that `reads` names.
 
-    The mask is 1 for tokens, 0 for padding, and only there where `reads` says so.
+    The mask is 1 for tokens, 0 for padding, and only there where `reads` says so. With `bias`, what is attended to is
+    made here; without it, by transformers, whose older releases take masks of two axes only.
     """
 
-    def __init__(self, model: nn.Module, reads: Reads) -> None:
+    def __init__(self, model: nn.Module, reads: Reads, bias: AttentionBias | None) -> None:
         super().__init__()
         self.model: Any = model
-        self.reads = reads
+        self.reads, self.bias = reads, bias
         self.plain = {"use_cache": False} if type(model).__name__ in DECODERS else {}
 
     @property
@@ -35,8 +37,9 @@ class TextEncoder(nn.Module):
 
     def forward(self, ids: Tensor, mask: Tensor | None = None) -> Any:
         before_last = self.reads.hidden == "penultimate"
+        seen = mask if self.bias is None else self.bias(mask)
         made = self.model(
-            input_ids=ids, attention_mask=mask, output_hidden_states=before_last, return_dict=True, **self.plain
+            input_ids=ids, attention_mask=seen, output_hidden_states=before_last, return_dict=True, **self.plain
         )
         values = []
         if self.reads.hidden is not None:
