@@ -76,8 +76,10 @@ class ModelRequest:
 class ExportConfig(ModelRequest):
     """Everything one build is asked to do; see `dsr-export build --help`.
 
-    `components` are built bundles that go into this one: the denoiser's decoder and encoder. `strict` makes failed
-    checks of the advice about engines. `fuse_step` adds graphs, and engines of them, that hold a whole sampler step.
+    `components` are built bundles that go into this one: the denoiser's decoder and encoder. `parts` are those of a
+    pipeline's folder that are built with its transformer, by name, or `all`; `part_precision` and `part_batch` say for
+    some of them what is not as the transformer's. `strict` makes failed checks of the advice about engines.
+    `fuse_step` adds graphs, and engines of them, that hold a whole sampler step.
     """
 
     precision: Precision = "fp32"
@@ -87,6 +89,9 @@ class ExportConfig(ModelRequest):
     force: bool = False
     trajectory_steps: int | None = None
     components: tuple[Path, ...] = ()
+    parts: tuple[str, ...] = ()
+    part_precision: Mapping[str, Precision] = field(default_factory=dict)
+    part_batch: Mapping[str, BatchRange] = field(default_factory=dict)
     int8: Int8Options = NO_INT8_OPTIONS
     strict: bool = False
     fuse_step: bool = False
@@ -95,8 +100,11 @@ class ExportConfig(ModelRequest):
         super().__post_init__()
         if self.trajectory_steps is not None and not 2 <= self.trajectory_steps <= MOST_STEPS:
             raise ExportError(f"a walk of {self.trajectory_steps} grid points", hint=f"give 2 to {MOST_STEPS}")
-        if self.precision not in PRECISIONS:
-            raise ExportError(f"there is no precision '{self.precision}'", hint=f"choose from {', '.join(PRECISIONS)}")
+        for precision in (self.precision, *self.part_precision.values()):
+            if precision not in PRECISIONS:
+                raise ExportError(f"there is no precision '{precision}'", hint=f"choose from {', '.join(PRECISIONS)}")
+        if self.parts and self.model_dir is None:
+            raise ExportError("--components are those of a pipeline's folder", hint="give --model-dir FOLDER with it")
         if not PRECISIONS[self.precision].quantized and self.int8 != NO_INT8_OPTIONS:
             raise ExportError(
                 f"calibration options do not apply to {self.precision}",

@@ -8,6 +8,7 @@ from dsr_export.building.build import Build
 from dsr_export.building.bundle_contents import build_tolerance, bundle_contents, bundle_manifest
 from dsr_export.building.finished import Finished, placed
 from dsr_export.building.fused_steps import compared_steps, fused_steps, fusing_of
+from dsr_export.building.parts import built_parts, check_parts
 from dsr_export.building.report import build_report
 from dsr_export.bundle.destination import check_destination
 from dsr_export.bundle.reader import MODEL, Bundle
@@ -49,7 +50,11 @@ def export(config: ExportConfig, *, reporter: Reporter | None = None) -> Bundle:
     Raises:
         ExportError: bad input, an unsupported graph, a missing runtime, or an output folder that is not ours.
     """
-    build = Build(config, reporter or Silent())
+    return _exported(Build(config, reporter or Silent()))
+
+
+def _exported(build: Build) -> Bundle:
+    config = build.config
     build.check_targets()
     if build.is_quantized:
         check_data(config.int8)
@@ -58,12 +63,13 @@ def export(config: ExportConfig, *, reporter: Reporter | None = None) -> Bundle:
             bundle = Bundle.open(build.out)
             build.reporter.note(f"{build.out} is up to date")
             return bundle
-        while True:
-            try:
-                return _sealed(build, _staged(build))
-            except DamagedFile:
-                if not build.start_over():
-                    raise
+        with built_parts(build, _exported) as build.parts:
+            while True:
+                try:
+                    return _sealed(build, _staged(build))
+                except DamagedFile:
+                    if not build.start_over():
+                        raise
 
 
 def _staged(build: Build) -> Finished:
@@ -72,7 +78,8 @@ def _staged(build: Build) -> Finished:
     traced = run(TraceModel(model=build.model))
     card = traced.card
     card.check_batch(config.batch)
-    check_chain(card, build.components)
+    check_chain(card, build.given_components)
+    check_parts(build, card)
     sampler = walked_sampler(card, config.batch, config.trajectory_steps)
     fusing = fusing_of(build, card, sampler) if config.fuse_step else None
     reference = run(MakeReference(model=build.model, batch=config.batch, sampler=sampler))

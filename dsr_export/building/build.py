@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import re
 import time
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,11 +14,14 @@ from typing import Any, TypeVar
 from dsr_export.backends.gpu import gpu_available
 from dsr_export.backends.installation import check_buildable
 from dsr_export.backends.opening import runs_here
-from dsr_export.bundle.destination import LONGEST_NAME
+from dsr_export.building.part_configs import part_configs
+from dsr_export.bundle.destination import LONGEST_NAME, absolute, parts_folder
 from dsr_export.bundle.reader import Bundle
 from dsr_export.config import ExportConfig
 from dsr_export.drawing.chain import open_components
 from dsr_export.peak_memory import PeakMemory
+from dsr_export.pipelines.folder import TRANSFORMER
+from dsr_export.pipelines.plan import PipelinePlan, plan_pipeline
 from dsr_export.progress import Bar, Reporter
 from dsr_export.reports.record import StageTime
 from dsr_export.sources import Source, find_source
@@ -36,10 +40,14 @@ R = TypeVar("R", bound=Result)
 
 @dataclass
 class Build:
-    """Options of one build and what is derived from them. `log` and `used` grow by one entry per stage."""
+    """Options of one build and what is derived from them. `log` and `used` grow by one entry per stage.
+
+    `parts` are the bundles of a pipeline's other models, while they are there.
+    """
 
     config: ExportConfig
     reporter: Reporter
+    parts: Mapping[str, Bundle] = field(default_factory=dict)
     log: list[StageTime] = field(default_factory=list)
     used: list[CachedStage] = field(default_factory=list)
 
@@ -97,10 +105,33 @@ class Build:
         """The model asked for; not loaded yet."""
         return find_source(self.config)
 
-    @cached_property
+    @property
     def components(self) -> dict[str, Bundle]:
-        """The other models of the pipeline, by role; opened and verified."""
+        """The other models of the pipeline, by role: those that were given, and those built here."""
+        return {**self.given_components, **self.parts}
+
+    @cached_property
+    def given_components(self) -> dict[str, Bundle]:
+        """Bundles that go into this one, by role; opened and verified."""
         return open_components(self.config.components)
+
+    @cached_property
+    def plan(self) -> PipelinePlan | None:
+        """What is built of the pipeline's folder beside its transformer; None where that alone is asked for."""
+        config = self.config
+        if not set(config.parts) - {TRANSFORMER} or config.model_dir is None:
+            return None
+        random, other = config.random_weights is not None, config.checkpoint is not None
+        return plan_pipeline(config.model_dir, config.parts, config.options, random=random, other_transformer=other)
+
+    @cached_property
+    def part_builds(self) -> dict[str, Build]:
+        """The build of each part of the plan, by role."""
+        if self.plan is None:
+            return {}
+        folder, targets = parts_folder(absolute(self.out)), tuple(each.name for each in self.targets)
+        configs = part_configs(self.config, tuple(self.plan.parts), targets)
+        return {role: Build(replace(each, out=folder / f"{role}.dsr"), self.reporter) for role, each in configs.items()}
 
     @cached_property
     def model(self) -> ModelAtHand:
@@ -115,12 +146,15 @@ class Build:
     def key(self) -> str:
         """Digest of everything the bundle depends on; equal keys mean that there is nothing to do."""
         files = dict.fromkeys(("checkpoint", "config_file", "dsr", "model_dir", "out"))  # the subject's key has them
-        inside = {role: component.manifest.digest for role, component in self.components.items()}
+        inside = {role: component.manifest.digest for role, component in self.given_components.items()}
+        inside |= {role: part.key for role, part in self.part_builds.items()}
         options = dataclasses.asdict(self.config) | files | {"force": False, "components": inside}
         options["int8"] = self.config.int8.stage_key() if self.is_quantized else None
         targets = [each.name for each in self.targets]
         checked = [*(each.name for each in self.runnable_targets), *(["onnxruntime-cuda"] if self.checks_cuda else [])]
         fields = {"options": options, "targets": [targets, checked], "subject": self.model.stage_key(), **self._tools}
+        if self.plan is not None:
+            fields["pipeline"] = self.plan.key()
         return canonical_digest(stage_key(fields))
 
     @cached_property

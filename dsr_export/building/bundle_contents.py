@@ -41,7 +41,7 @@ def bundle_contents(build: Build, done: Finished) -> dict[str, Content]:
         contents[TABLE] = done.calibrated.file(TABLE)
     for role, component in build.components.items():
         contents |= component_contents(role, component.path, component.manifest)
-    return contents
+    return contents if build.plan is None else {**contents, **build.plan.files}
 
 
 def _step_files(steps: FusedSteps) -> dict[str, Content]:
@@ -85,6 +85,7 @@ def bundle_manifest(build: Build, done: Finished) -> Manifest:
         build_key=build.key,
         range_audit={"kept_fp32": audit.wide_tensors(build.config.precision), "runs": audit.runs},
         components={role: component_entry(role, each.manifest) for role, each in build.components.items()},
+        pipeline=None if build.plan is None else build.plan.record,
     )
 
 

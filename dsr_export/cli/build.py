@@ -10,6 +10,7 @@ from dsr_export.cli.options.arguments import argument_options
 from dsr_export.cli.options.int8 import int8_options
 from dsr_export.cli.options.lora import lora_options
 from dsr_export.cli.options.named import Named
+from dsr_export.cli.options.parts import pipeline_options
 from dsr_export.cli.printing.report import show_report
 from dsr_export.cli.process.streams import Command
 from dsr_export.config import BatchRange, ExportConfig
@@ -64,6 +65,7 @@ from graphs.precisions import PRECISIONS
     metavar="BUNDLE",
     help="Denoiser: a built decoder or encoder to put into the bundle; repeatable.",
 )
+@pipeline_options
 @int8_options
 @click.option("--out", type=click.Path(path_type=Path), help="Bundle folder. [default: ./MODEL.dsr]")
 @click.option(
@@ -96,6 +98,9 @@ def command(
     batch: str,
     trajectory_steps: int | None,
     components: tuple[Path, ...],
+    parts: tuple[str, ...],
+    part_precision: dict[str, str],
+    part_batch: dict[str, str],
     out: Path | None,
     strict: bool,
     fuse_step: bool,
@@ -120,6 +125,9 @@ def command(
         batch=BatchRange.parse(batch),
         trajectory_steps=trajectory_steps,
         components=components,
+        parts=parts,
+        part_precision=part_precision,  # type: ignore[arg-type]
+        part_batch={role: BatchRange.parse(text) for role, text in part_batch.items()},
         int8=int8,
         out=out,
         strict=strict,

@@ -17,43 +17,64 @@ from dsr_export.limits import MOST_SEED, MOST_STEPS
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--class", "label", type=click.IntRange(min=0), help="One class for all images. [default: each in turn]")
 @click.option(
-    "--count", type=click.IntRange(min=1, max=1024), default=16, show_default=True, help="Images in the grid."
+    "--prompt", "prompts", multiple=True, metavar="TEXT", help="Pipeline: what to draw; repeatable, a picture for each."
+)
+@click.option("--negative", metavar="TEXT", help="Pipeline: what not to draw.")
+@click.option(
+    "--count", type=click.IntRange(min=1, max=1024), help="Images in the grid. [default: 16, or 1 of each prompt]"
 )
 @click.option("--seed", type=click.IntRange(0, MOST_SEED), default=0, show_default=True)
-@click.option("--steps", type=click.IntRange(2, MOST_STEPS), help="Grid points of the sampler. [default: the model's]")
+@click.option(
+    "--steps",
+    type=click.IntRange(1, MOST_STEPS),
+    help="Steps of a pipeline, or grid points of a sampler. [default: the model's]",
+)
 @click.option("--guidance", type=float, help="Guidance scale; 1 for none. [default: the model's]")
+@click.option(
+    "--true-guidance", type=float, help="Scale of --negative where the model takes guidance as an input, as FLUX does."
+)
+@click.option(
+    "--latents", type=click.Path(path_type=Path), metavar="FILE", help="Pipeline: also write every step's, as npz."
+)
 @runtime_option
 @trust_option
 @click.option("-o", "--output", type=click.Path(path_type=Path), default="samples.png", show_default=True)
 def command(
     bundle: Path,
     label: int | None,
-    count: int,
+    prompts: tuple[str, ...],
+    negative: str | None,
+    count: int | None,
     seed: int,
     steps: int | None,
     guidance: float | None,
+    true_guidance: float | None,
+    latents: Path | None,
     runtime: Any,
     trust: Any,
     output: Path,
 ) -> None:
     """Draw a PNG grid of samples from BUNDLE, through its decoder where it holds one.
 
-    The same seed gives the same noise on every runtime.
+    The bundle of a whole pipeline takes prompts, or classes, and makes pictures of them. The same seed gives the same
+    noise on every runtime.
     """
     from dsr_export.bundle.reader import Bundle
-    from dsr_export.drawing.decoding import decode
-    from dsr_export.drawing.drawn import draw
-    from dsr_export.images.grids import save_grid
+    from dsr_export.drawing.samples import draw_samples
+    from dsr_export.images.grids import save_grid, save_pictures
+    from dsr_export.pipelines.sampled import draw_pictures
     from dsr_export.progress import reporter
     from dsr_export.storage.output_target import check_target
 
     check_target(output)
     opened, shown = Bundle.open(bundle, trust=trusted(trust)), reporter()
-    with shown.stage("sample") as bar:
-        asked: dict[str, Any] = {"label": label, "count": count, "seed": seed, "steps": steps, "guidance": guidance}
-        images = draw(opened, **asked, runtime=runtime, progress=bar, say=shown.note)
-    if "decoder" in opened.components:
-        with shown.stage("decode") as bar:
-            images = decode(opened, images, runtime=runtime, progress=bar, say=shown.note)
+    asked: dict[str, Any] = {"label": label, "count": count, "seed": seed, "steps": steps, "guidance": guidance}
+    texts = {"prompts": prompts, "negative": negative, "true_guidance": true_guidance, "latents": latents}
+    if opened.manifest.pipeline is not None:
+        pictures = draw_pictures(opened, **asked, **texts, runtime=runtime, shown=shown)
+        save_pictures(pictures, output)
+        answer(f"{output}: {len(pictures)} images of {pictures.shape[1]}x{pictures.shape[2]}")
+        return
+    images = draw_samples(opened, **asked, **texts, runtime=runtime, shown=shown)
     save_grid(images, output)
-    answer(f"{output}: {count} images of {images.shape[2]}x{images.shape[3]}")
+    answer(f"{output}: {len(images)} images of {images.shape[2]}x{images.shape[3]}")

@@ -35,6 +35,15 @@ def save_grid(images: Array, path: Path) -> None:
         picture.save(temporary, format="PNG")
 
 
+def save_pictures(pictures: Array, path: Path) -> None:
+    """Writes `pictures [n, H, W, 3]` uint8 as a PNG of their own size, or several as one near-square grid."""
+    from PIL import Image
+
+    picture = Image.fromarray(pictures[0] if len(pictures) == 1 else _grid(pictures))
+    with atomic_file(path) as temporary:
+        picture.save(temporary, format="PNG")
+
+
 def _bytes(images: Array) -> Array:
     """[n, H, W, 3] uint8."""
     scaled = np.clip(np.nan_to_num(images) * 127.5 + 127.5, 0, 255).round().astype(np.uint8).transpose(0, 2, 3, 1)

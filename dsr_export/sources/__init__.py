@@ -31,6 +31,7 @@ class Source(Protocol):
 
 ORDER = (
     "released_yaml",
+    "pipeline_part",
     "autoencoder_folder",
     "diffusers_folder",
     "callable",

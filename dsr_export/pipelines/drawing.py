@@ -1,0 +1,226 @@
+"""From prompts, or classes, to pictures: the walk of a pipeline through the models of its bundle, in numpy.
+
+Shapes: n images, latents [n, C, h, w].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dsr_export.backends.opening import Say
+from dsr_export.backends.runtime_names import Runtime
+from dsr_export.bundle.pipeline_record import SCHEDULER
+from dsr_export.bundle.reader import Bundle
+from dsr_export.errors import ExportError, RunnerError
+from dsr_export.parity.batch_calls import in_batches
+from dsr_export.pipelines.prompting import encoded_prompts
+from dsr_export.pipelines.recipe import Recipe
+from dsr_export.pipelines.table import recipe_of
+from dsr_export.progress import Bar
+from dsr_export.samplers import Sampler, sampler_from_config
+from dsr_export.sampling import seeded_noise
+from graphs.foreign.small_files import read_json_object
+
+Array = npt.NDArray[Any]
+Inputs = dict[str, Array]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wish:
+    """What is to be drawn: `prompts` (of n images), or `labels` of classes [n].
+
+    `negative` stands for the absence of a prompt. `guidance` and `steps` are the pipeline's where they are None;
+    `true_guidance` is the scale of a negative prompt where the model takes guidance as an input. `noise` [n, C, h, w]
+    is drawn from `seed` where it is not given.
+    """
+
+    prompts: tuple[str, ...] = ()
+    labels: tuple[int, ...] = ()
+    negative: str | None = None
+    seed: int = 0
+    steps: int | None = None
+    guidance: float | None = None
+    true_guidance: float | None = None
+    noise: Array | None = field(default=None, repr=False)
+
+    @property
+    def count(self) -> int:
+        return len(self.prompts) or len(self.labels)
+
+
+@dataclass(frozen=True)
+class LatentStep:
+    """One step of the scheduler: what the model was told of the time, and the latents behind the step."""
+
+    index: int
+    count: int
+    time: float
+    latents: Array
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pipeline:
+    """The bundle of a whole pipeline, ready to draw."""
+
+    bundle: Bundle
+    recipe: Recipe
+    scheduler: Mapping[str, Any]
+    runtime: Runtime = "auto"
+    say: Say | None = None
+
+    @classmethod
+    def of(cls, bundle: Bundle, *, runtime: Runtime = "auto", say: Say | None = None) -> Pipeline:
+        """Raises ExportError where the bundle holds no pipeline, or one that is not known here."""
+        record, manifest = bundle.manifest.pipeline, bundle.manifest
+        if record is None:
+            raise ExportError(f"{bundle.path} holds no pipeline", hint="build one: --model-dir FOLDER --components all")
+        made = recipe_of(record.class_name, str(bundle.path))
+        recipe = made(record, manifest.inputs, manifest.model["config"], int(manifest.model["num_classes"]))
+        scheduler = read_json_object(bundle.file(SCHEDULER), hint="build the bundle again")
+        return cls(bundle=bundle, recipe=recipe, scheduler=scheduler, runtime=runtime, say=say)
+
+    def noise(self, wish: Wish) -> Array:
+        """The latents [n, C, h, w] float32 that a walk begins with: standard normal, row i whatever n is."""
+        shape = self.recipe.latent
+        if wish.noise is None:
+            return seeded_noise(wish.seed, wish.count, shape)
+        if wish.noise.shape != (wish.count, *shape):
+            raise ExportError(f"noise of {list(wish.noise.shape)} for latents of {[wish.count, *shape]}")
+        return np.asarray(wish.noise, np.float32)
+
+    def walk(self, wish: Wish) -> Iterator[LatentStep]:
+        """Every step from noise to the finished latents.
+
+        Raises:
+            ExportError: prompts for a model of classes or the other way round, a negative prompt that would not count,
+                a class that does not exist, steps that the scheduler does not take, or a model that can't run here.
+        """
+        recipe = self.recipe
+        steps = recipe.steps if wish.steps is None else wish.steps
+        walk = self._sampler().start(steps, **recipe.start(self.scheduler, steps))
+        scale = self._scale(wish)
+        conditions = self._conditions(wish, guided=scale is not None)
+        state = recipe.packed(self.noise(wish))
+        if recipe.started:
+            state = np.asarray(state * np.float32(walk.initial_scale), np.float32)
+        count = len(walk.timesteps)
+        with self.bundle.runner(self.runtime, say=self.say) as runner:
+            for i, step in enumerate(walk.timesteps):
+                time = recipe.time(float(step))
+                given = walk.scaled(state, i) if recipe.scaled else state
+                inputs = self._inputs(conditions, given, time)
+                made = in_batches(runner.infer, inputs, self.bundle.manifest.batch_range())
+                prediction = _guided(_first(made, state), wish.count, scale)
+                noise = recipe.packed(self._later_noise(wish, i)) if walk.needs_noise else None
+                state = np.asarray(walk.step(prediction, i, state, noise), np.float32)
+                yield LatentStep(i, count, time, recipe.unpacked(state))
+
+    def decode(self, latents: Array, progress: Bar | None = None) -> Array:
+        """Finished latents -> pictures [n, 3, H, W] float32 in about [-1, 1]. ExportError without a decoder."""
+        decoder = self.bundle.component("vae")
+        with decoder.runner(self.runtime, say=self.say) as runner:
+            inputs = {"z": self.recipe.decoded(latents)}
+            made = in_batches(runner.infer, inputs, decoder.manifest.batch_range())
+        if progress is not None:
+            progress(len(latents), len(latents))
+        return np.asarray(made["image"], np.float32)
+
+    def _sampler(self) -> Sampler:
+        return sampler_from_config(self.scheduler)
+
+    def _scale(self, wish: Wish) -> np.float32 | None:
+        """By which predictions are guided away from the negative prompt; None where they are not."""
+        recipe = self.recipe
+        if recipe.true_guidance:
+            scale = 1.0 if wish.true_guidance is None else wish.true_guidance
+            if wish.negative is not None and scale <= 1:
+                raise ExportError(
+                    f"a negative prompt does not count in {recipe.record.class_name} without a scale of its own",
+                    hint="give --true-guidance with it, for example 4",
+                )
+            return np.float32(scale) if scale > 1 and wish.negative is not None else None
+        if wish.true_guidance is not None:
+            raise ExportError("--true-guidance is for models that take guidance as an input", hint="use --guidance")
+        scale = recipe.guidance if wish.guidance is None else wish.guidance
+        return np.float32(scale) if scale > 1 else None
+
+    def _conditions(self, wish: Wish, *, guided: bool) -> Inputs:
+        """The transformer's inputs that do not change: n rows, and where it is guided n rows of nothing before them."""
+        recipe, count = self.recipe, wish.count
+        made = self._of_prompts(wish, guided) if wish.prompts else self._of_labels(wish, guided)
+        guidance = recipe.guidance if wish.guidance is None else wish.guidance
+        return {**made, **recipe.other(2 * count if guided else count, guidance)}
+
+    def _of_prompts(self, wish: Wish, guided: bool) -> Inputs:
+        if self.recipe.roles and not self.recipe.record.text:
+            hint = "build it again with --components all"
+            raise ExportError(f"{self.bundle.path} holds no text encoder", hint=hint)
+        kinds = list(dict.fromkeys(wish.prompts))  # each prompt once, however many pictures of it
+        negatives = [wish.negative or ""] if guided else []
+        texts, is_negative = [*negatives, *kinds], [True] * len(negatives) + [False] * len(kinds)
+        asked = {"runtime": self.runtime, "say": self.say}
+        found = encoded_prompts(self.bundle, self.recipe, texts, negative=is_negative, **asked)
+        rows = np.array([len(negatives) + kinds.index(prompt) for prompt in wish.prompts])
+        made = self.recipe.conditions({role: each.taken(rows) for role, each in found.items()}, negative=False)
+        if not guided:
+            return made
+        none = {role: each.taken(np.zeros(wish.count, np.int64)) for role, each in found.items()}
+        return _stacked(self.recipe.conditions(none, negative=True), made)
+
+    def _of_labels(self, wish: Wish, guided: bool) -> Inputs:
+        labels = np.array(wish.labels, np.int64)
+        made = self.recipe.labels(labels, null=False)
+        return _stacked(self.recipe.labels(labels, null=True), made) if guided else made
+
+    def _inputs(self, conditions: Inputs, state: Array, time: float) -> Inputs:
+        """In the order and the types of the graph."""
+        rows = len(next(iter(conditions.values())))
+        state = np.concatenate([state] * (rows // len(state)))
+        times = np.full(rows, time, np.float32)
+        given = {"hidden_states": state, "x": state, "timestep": times, "t": times, **conditions}
+        specs = self.bundle.manifest.input_specs()
+        absent = [spec.name for spec in specs if spec.name not in given]
+        if absent:
+            raise ExportError(f"{self.bundle.path} takes '{absent[0]}', which this pipeline does not make")
+        return {spec.name: np.asarray(given[spec.name], spec.dtype) for spec in specs}
+
+    def _later_noise(self, wish: Wish, step: int) -> Array:
+        """What a sampler adds on the way: of each image its own, whatever n is."""
+        rows = [
+            np.random.default_rng([wish.seed, i, step]).standard_normal(self.recipe.latent) for i in range(wish.count)
+        ]
+        return np.stack(rows).astype(np.float32)
+
+
+def pictures(images: Array) -> Array:
+    """Pictures [n, C, H, W] in about [-1, 1] -> [n, H, W, C] uint8, as diffusers makes them."""
+    shares = np.clip(images * np.float32(0.5) + np.float32(0.5), 0, 1)
+    return np.asarray((shares.transpose(0, 2, 3, 1) * 255).round().astype(np.uint8))
+
+
+def _first(made: Mapping[str, Array], state: Array) -> Array:
+    """The prediction: the output's first channels, as many as the state has; a learned variance lies behind them."""
+    values = np.asarray(next(iter(made.values())), np.float32)
+    wide = state.ndim == 4 and values.shape[1] == 2 * state.shape[1]
+    values = values[:, : state.shape[1]] if wide else values
+    if values.shape[1:] != state.shape[1:]:
+        raise RunnerError(
+            f"the model gives {list(values.shape)} for a state of {list(state.shape)}", hint="build the bundle again"
+        )
+    return values
+
+
+def _guided(prediction: Array, count: int, scale: np.float32 | None) -> Array:
+    if scale is None:
+        return prediction
+    null, conditional = prediction[:count], prediction[count:]
+    return np.asarray(null + scale * (conditional - null))
+
+
+def _stacked(null: Inputs, conditional: Inputs) -> Inputs:
+    return {name: np.concatenate([null[name], conditional[name]]) for name in conditional}

@@ -1,0 +1,128 @@
+"""What a build makes of a pipeline's folder: checked whole before anything long starts. Needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from dsr_export.bundle.pipeline_record import SCHEDULER as SCHEDULER_FILE
+from dsr_export.bundle.pipeline_record import PipelineRecord, TextRecord, VaeRecord, tokenizer_folder
+from dsr_export.checkpoints.absent_weights import no_weights
+from dsr_export.errors import ExportError, did_you_mean
+from dsr_export.families.diffusers.files import STEMS
+from dsr_export.families.diffusers.vae_folder import CLASSES as VAE_CLASSES
+from dsr_export.families.digests import file_sha256
+from dsr_export.families.folder_weights import weight_files
+from dsr_export.families.text_encoders.folder import CLASSES as TEXT_CLASSES
+from dsr_export.families.text_encoders.folder import STEMS as TEXT_STEMS
+from dsr_export.pipelines.folder import INDEX, TRANSFORMER, VAE, PipelineFolder, open_pipeline
+from dsr_export.pipelines.parts import PipelineSizes, TextPart, VaePart
+from dsr_export.pipelines.recipe import Recipe
+from dsr_export.pipelines.table import recipe_of
+from dsr_export.pipelines.tokenizer_files import tokenizer_files
+from dsr_export.prompts import PromptTokenizer
+from dsr_export.samplers import sampler_from_config
+
+ALL = "all"
+Part = TextPart | VaePart
+
+
+@dataclass(frozen=True, kw_only=True)
+class PipelinePlan:
+    """`parts` become models beside the transformer, by role; `files` lie beside them, by their place in the bundle."""
+
+    folder: PipelineFolder
+    parts: Mapping[str, Part]
+    record: PipelineRecord
+    files: Mapping[str, Path]
+
+    def key(self) -> dict[str, Any]:
+        """JSON values that stand for all but the parts' own configurations and weights."""
+        return {"record": asdict(self.record), "files": {name: file_sha256(path) for name, path in self.files.items()}}
+
+
+def plan_pipeline(
+    path: Path, chosen: Sequence[str], options: Mapping[str, Any], *, random: bool, other_transformer: bool
+) -> PipelinePlan:
+    """What is to be built of the pipeline in `path`: the parts `chosen` (`all`, or roles), at the sizes in `options`.
+
+    With `random`, nobody looks for weights, and with `other_transformer` not for the transformer's. Raises
+    ExportError, one for each fault: no pipeline, an unknown class of it or of a part, a part that is missing, a
+    tokenizer without its files, an unknown scheduler, and parts that do not fit each other.
+    """
+    folder = open_pipeline(path)
+    recipe = recipe_of(folder.class_name, str(path / INDEX))
+    sizes = PipelineSizes(folder, options)
+    parts = _chosen(folder, recipe, sizes, chosen)
+    for role in (TRANSFORMER, *parts):
+        _check_part(folder, role, weights=not (random or (role == TRANSFORMER and other_transformer)))
+    sampler_from_config(folder.scheduler())  # refuses what it does not know
+    texts = {role: part for role, part in parts.items() if isinstance(part, TextPart)}
+    files = {SCHEDULER_FILE: folder.scheduler_file()}
+    for part in texts.values():
+        files |= _tokenizer(folder, part.tokenizer)
+    return PipelinePlan(folder=folder, parts=parts, record=_record(folder, recipe, sizes, parts), files=files)
+
+
+def _chosen(
+    folder: PipelineFolder, recipe: type[Recipe], sizes: PipelineSizes, chosen: Sequence[str]
+) -> dict[str, Part]:
+    known = [*(role for role in recipe.roles if role in folder.classes), VAE]
+    for name in chosen:
+        if name not in (ALL, TRANSFORMER, *known):
+            listed = f"its parts: {', '.join((TRANSFORMER, *known))}, or {ALL}"
+            near = did_you_mean(name, (ALL, TRANSFORMER, *known))
+            raise ExportError(
+                f"the pipeline in {folder.path} has no part '{name}'", hint=f"{near} {listed}" if near else listed
+            )
+    wanted = known if ALL in chosen else [role for role in known if role in chosen]
+    texts = {part.role: part for part in recipe.text_parts(sizes)} if _any(recipe.roles, wanted) else {}
+    absent = [role for role in texts if role not in folder.classes]
+    if absent:
+        raise ExportError(f"the pipeline in {folder.path} has no {absent[0]}, and takes prompts through it")
+    return {role: recipe.vae_part(sizes) if role == VAE else texts[role] for role in wanted}
+
+
+def _any(some: Iterable[str], others: Iterable[str]) -> bool:
+    return bool(set(some) & set(others))
+
+
+def _check_part(folder: PipelineFolder, role: str, *, weights: bool) -> None:
+    """It has a configuration, weights, and a class that is known here (the transformer's is looked at elsewhere)."""
+    folder.config(role)
+    known = {VAE: VAE_CLASSES, TRANSFORMER: tuple(folder.classes.values())}.get(role, TEXT_CLASSES)
+    if folder.classes[role] not in known:
+        raise ExportError(
+            f"{folder.path / role} is a {folder.classes[role][:80]}, which is none of the classes known here",
+            hint=f"known: {', '.join(known)}",
+        )
+    stems = STEMS if role in (VAE, TRANSFORMER) else TEXT_STEMS
+    if weights and not weight_files(folder.part(role), stems):
+        path = folder.part(role)
+        hint = "save the pipeline again, or give --random-weights SEED to try out the architecture"
+        raise no_weights(path, f"{path} holds no weights", hint=hint)
+
+
+def _tokenizer(folder: PipelineFolder, name: str) -> dict[str, Path]:
+    """The files of a tokenizer that can be read: it is read here, so that no build ends in one that can't be."""
+    path = folder.part(name)
+    files = tokenizer_files(path)
+    PromptTokenizer.from_folder(path)
+    return {f"{tokenizer_folder(name)}/{file.name}": file for file in files}
+
+
+def _record(
+    folder: PipelineFolder, recipe: type[Recipe], sizes: PipelineSizes, parts: Mapping[str, Part]
+) -> PipelineRecord:
+    texts = {role: part for role, part in parts.items() if isinstance(part, TextPart)}
+    vae = parts.get(VAE)
+    return PipelineRecord(
+        class_name=folder.class_name,
+        text={role: TextRecord(tokenizer=part.tokenizer, tokens=part.reads.tokens) for role, part in texts.items()},
+        vae=None
+        if not isinstance(vae, VaePart)
+        else VaeRecord(scaling_factor=vae.scaling_factor, shift_factor=vae.shift_factor, scale=vae.scale),
+        settings=recipe.settings(sizes) if texts else {},
+    )
