@@ -22,6 +22,7 @@ from graphs.foreign.soundness import check_sound
 from graphs.names import is_lowered, site_of
 from graphs.weights.element_types import typed_weights
 
+OPTIONAL_KEYS = ("pipeline",)
 MANIFEST_KEYS = ("model", "dsr", "precision", "targets", "batch", "inputs", "outputs", "provenance", "tools")
 
 
@@ -49,7 +50,8 @@ def _facts(bundle: Bundle) -> dict[str, Any]:
     manifest = bundle.manifest.as_dict()
     graph = graph_summary(load_model(bundle.file("model.onnx"), weights=False))
     told = {"passed": bundle.passed_when_built(), "schedules": schedule_summaries(bundle.report())}
-    return {**{key: manifest[key] for key in MANIFEST_KEYS}, **told, "graph": graph}
+    keys = (*MANIFEST_KEYS, *(key for key in OPTIONAL_KEYS if key in manifest))
+    return {**{key: manifest[key] for key in keys}, **told, "graph": graph}
 
 
 def inspect_onnx(path: Path) -> dict[str, Any]:

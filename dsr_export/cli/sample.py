@@ -69,7 +69,12 @@ def command(
     check_target(output)
     opened, shown = Bundle.open(bundle, trust=trusted(trust)), reporter()
     asked: dict[str, Any] = {"label": label, "count": count, "seed": seed, "steps": steps, "guidance": guidance}
-    texts = {"prompts": prompts, "negative": negative, "true_guidance": true_guidance, "latents": latents}
+    texts: dict[str, Any] = {
+        "prompts": prompts,
+        "negative": negative,
+        "true_guidance": true_guidance,
+        "latents": latents,
+    }
     if opened.manifest.pipeline is not None:
         pictures = draw_pictures(opened, **asked, **texts, runtime=runtime, shown=shown)
         save_pictures(pictures, output)

@@ -147,6 +147,8 @@ class Pipeline:
         if wish.true_guidance is not None:
             raise ExportError("--true-guidance is for models that take guidance as an input", hint="use --guidance")
         scale = recipe.guidance if wish.guidance is None else wish.guidance
+        if wish.negative is not None and scale <= 1:
+            raise ExportError(f"a negative prompt does not count at guidance {scale:g}", hint="give more than 1")
         return np.float32(scale) if scale > 1 else None
 
     def _conditions(self, wish: Wish, *, guided: bool) -> Inputs:
@@ -163,8 +165,9 @@ class Pipeline:
         kinds = list(dict.fromkeys(wish.prompts))  # each prompt once, however many pictures of it
         negatives = [wish.negative or ""] if guided else []
         texts, is_negative = [*negatives, *kinds], [True] * len(negatives) + [False] * len(kinds)
-        asked = {"runtime": self.runtime, "say": self.say}
-        found = encoded_prompts(self.bundle, self.recipe, texts, negative=is_negative, **asked)
+        found = encoded_prompts(
+            self.bundle, self.recipe, texts, negative=is_negative, runtime=self.runtime, say=self.say
+        )
         rows = np.array([len(negatives) + kinds.index(prompt) for prompt in wish.prompts])
         made = self.recipe.conditions({role: each.taken(rows) for role, each in found.items()}, negative=False)
         if not guided:
@@ -173,6 +176,8 @@ class Pipeline:
         return _stacked(self.recipe.conditions(none, negative=True), made)
 
     def _of_labels(self, wish: Wish, guided: bool) -> Inputs:
+        if wish.negative is not None:
+            raise ExportError(f"{self.recipe.record.class_name} takes classes, and no negative prompt")
         labels = np.array(wish.labels, np.int64)
         made = self.recipe.labels(labels, null=False)
         return _stacked(self.recipe.labels(labels, null=True), made) if guided else made

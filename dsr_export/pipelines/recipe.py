@@ -34,8 +34,8 @@ class Encoded:
 
     def taken(self, rows: Array) -> Encoded:
         """These rows of it."""
-        parts = {name: getattr(self, name) for name in ("mask", "embeds", "pooled")}
-        return Encoded(**{name: None if part is None else part[rows] for name, part in parts.items()})
+        embeds, pooled = (None if part is None else part[rows] for part in (self.embeds, self.pooled))
+        return Encoded(mask=self.mask[rows], embeds=embeds, pooled=pooled)
 
     @property
     def hidden(self) -> Array:

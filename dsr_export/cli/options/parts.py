@@ -41,7 +41,7 @@ class OfPart(click.ParamType[tuple[str, str]]):
 
 def pipeline_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds `--components`, which gives the command `parts`, and what is said of single ones."""
-    said = {"type": OfPart(), "multiple": True, "callback": _unique}
+    said: dict[str, Any] = {"type": OfPart(), "multiple": True, "callback": _unique}
     options = (
         click.option(
             "--components",
