@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dsr_export.errors import ExportError
-from dsr_export.families.text_encoders.folder import Reads
+from dsr_export.families.text_encoders.reads import Reads
 from dsr_export.pipelines.folder import TRANSFORMER, VAE, PipelineFolder
 from graphs.foreign.small_files import read_json_object
 

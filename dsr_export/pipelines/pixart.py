@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from dsr_export.families.text_encoders.folder import Reads
+from dsr_export.families.text_encoders.reads import Reads
 from dsr_export.pipelines.parts import PipelineSizes, TextPart, VaePart
 from dsr_export.pipelines.recipe import Array, Encoded, Recipe, lowered, text_width
 

@@ -9,7 +9,6 @@ from typing import Any
 
 from dsr_export.bundle.pipeline_record import SCHEDULER as SCHEDULER_FILE
 from dsr_export.bundle.pipeline_record import PipelineRecord, TextRecord, VaeRecord, tokenizer_folder
-from dsr_export.checkpoints.absent_weights import no_weights
 from dsr_export.errors import ExportError, did_you_mean
 from dsr_export.families.diffusers.files import STEMS
 from dsr_export.families.diffusers.vae_folder import CLASSES as VAE_CLASSES
@@ -100,6 +99,8 @@ def _check_part(folder: PipelineFolder, role: str, *, weights: bool) -> None:
         )
     stems = STEMS if role in (VAE, TRANSFORMER) else TEXT_STEMS
     if weights and not weight_files(folder.part(role), stems):
+        from dsr_export.checkpoints.absent_weights import no_weights  # which brings torch along
+
         path = folder.part(role)
         hint = "save the pipeline again, or give --random-weights SEED to try out the architecture"
         raise no_weights(path, f"{path} holds no weights", hint=hint)

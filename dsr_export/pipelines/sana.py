@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from dsr_export.families.text_encoders.folder import Reads
+from dsr_export.families.text_encoders.reads import Reads
 from dsr_export.pipelines.instruction import sana_instruction
 from dsr_export.pipelines.parts import PipelineSizes, TextPart, VaePart
 from dsr_export.pipelines.recipe import Array, Encoded, Recipe, lowered, text_width

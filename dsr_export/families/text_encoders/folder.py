@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from dsr_export.checkpoints.stored_types import check_stored_types
 from dsr_export.errors import ExportError
 from dsr_export.families.config_bounds import check_config
 from dsr_export.families.folder_weights import weight_files
+from dsr_export.families.text_encoders.reads import Reads
 from graphs.foreign.small_files import read_json_object
 
 CONFIG = "config.json"
@@ -18,19 +18,6 @@ STEMS = {".safetensors": "model", ".bin": "pytorch_model"}
 CLASSES = ("CLIPTextModel", "CLIPTextModelWithProjection", "T5EncoderModel", "Gemma2Model")
 """Classes of transformers that can be read here."""
 MOST_TOKENS = 2**16
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reads:
-    """What goes in and out: `tokens` ids, with a mask of them where `masked`; which hidden state, and the pooled one.
-
-    `hidden` is the last state behind the final norm, or the state in front of the last layer, without that norm.
-    """
-
-    tokens: int
-    hidden: Literal["last", "penultimate"] | None = "last"
-    pooled: bool = False
-    masked: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,15 +42,13 @@ class TextEncoderFolder:
 def open_text_encoder(path: Path, class_name: str, *, own_weights: bool = True) -> TextEncoderFolder:
     """Reads what the folder declares; weight files are not looked for where `own_weights` are not wanted.
 
-    Raises ExportError for a class that is not in `CLASSES`, sizes that no model has, and quantised weights.
+    Raises ExportError for a class that is not in `CLASSES`, and for sizes that no model has.
     """
     if class_name not in CLASSES:
         known = ", ".join(CLASSES)
         raise ExportError(f"{path} is a {class_name[:80]}, which is no text encoder known here", hint=f"known: {known}")
     config = read_json_object(path / CONFIG, hint="copy or download the folder again")
     check_config(config, str(path / CONFIG))
-    if own_weights:
-        check_stored_types(path, config)
     return TextEncoderFolder(
         path=path, class_name=class_name, config=config, weights=weight_files(path, STEMS) if own_weights else ()
     )

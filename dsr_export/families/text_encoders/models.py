@@ -11,15 +11,17 @@ from torch import nn
 
 from dsr_export.checkpoints import StateDict, read_shards
 from dsr_export.checkpoints.absent_weights import no_weights
+from dsr_export.checkpoints.stored_types import check_stored_types
 from dsr_export.declarations.weight_file import WeightFile
 from dsr_export.errors import ExportError
 from dsr_export.example_rows.drawn import Array, Draw
 from dsr_export.families.config_bounds import check_memory
 from dsr_export.families.digests import file_sha256
 from dsr_export.families.network_parts.randomise import draw_weights, usual_moments
-from dsr_export.families.text_encoders.folder import Reads, TextEncoderFolder, check_reads
+from dsr_export.families.text_encoders.folder import TextEncoderFolder, check_reads
 from dsr_export.families.text_encoders.masks import AttentionBias
 from dsr_export.families.text_encoders.network import TextEncoder
+from dsr_export.families.text_encoders.reads import Reads
 from dsr_export.families.transformers_package import (
     absent_names,
     first_line,
@@ -75,6 +77,7 @@ def _state(folder: TextEncoderFolder) -> StateDict:
     if not folder.weights:
         hint = "save the pipeline again, or give --random-weights SEED to try out the architecture"
         raise no_weights(folder.path, f"{folder.path} holds no weights", hint=hint)
+    check_stored_types(folder.path, folder.config)
     return read_shards([WeightFile(path) for path in folder.weights]).state
 
 

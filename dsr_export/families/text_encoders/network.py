@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dsr_export.families.text_encoders.folder import Reads
 from dsr_export.families.text_encoders.masks import AttentionBias
+from dsr_export.families.text_encoders.reads import Reads
 
 DECODERS = ("Gemma2Model",)
 """Causal models, which would keep a cache for the next token."""
