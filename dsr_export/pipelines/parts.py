@@ -9,7 +9,7 @@ from typing import Any
 from dsr_export.errors import ExportError
 from dsr_export.families.text_encoders.reads import Reads
 from dsr_export.pipelines.folder import TRANSFORMER, VAE, PipelineFolder
-from graphs.foreign.small_files import read_json_object
+from dsr_export.prompts.settings import read_folder_settings
 
 CLIP_TOKENS = 77
 MOST_TOKENS = 2**16
@@ -62,11 +62,8 @@ class PipelineSizes:
 
     def longest(self, tokenizer: str) -> int:
         """How many tokens CLIP's tokenizer makes, at most: what its files say, as pipelines pad to that."""
-        file = self.folder.part(tokenizer) / "tokenizer_config.json"
-        said = (
-            read_json_object(file, hint="copy the tokenizer again").get("model_max_length") if file.is_file() else None
-        )
-        return said if type(said) is int and said <= MOST_TOKENS else CLIP_TOKENS
+        said = read_folder_settings(self.folder.part(tokenizer)).longest
+        return CLIP_TOKENS if said is None or said > MOST_TOKENS else said
 
     def vae(self, latent: tuple[int, int], channels: int, *, shifted: bool) -> VaePart:
         """The autoencoder's decoder. ExportError where it decodes latents of other channels, or lacks a factor."""

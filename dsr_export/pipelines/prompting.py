@@ -17,7 +17,7 @@ from dsr_export.bundle.pipeline_record import tokenizer_folder
 from dsr_export.bundle.reader import Bundle
 from dsr_export.parity.batch_calls import in_batches
 from dsr_export.pipelines.recipe import Encoded, Recipe
-from dsr_export.prompts import PromptTokenizer
+from dsr_export.prompts import PromptTokenizer, Tokens, check_ids
 
 Array = npt.NDArray[Any]
 
@@ -41,26 +41,41 @@ def encoded_prompts(
         pairs = list(zip(prompts, negative, strict=True))
         texts = [recipe.text(prompt, role, negative=kind) for prompt, kind in pairs]
         lengths = [recipe.length(role, negative=kind) for _, kind in pairs]
-        ids, mask = _tokens(tokenizer, texts, lengths, record.tokens)
-        made[role] = _encoded(bundle.component(role), ids, mask, runtime, say)
+        found = [
+            tokenizer([text], length=length, padding_side=recipe.padding_side)
+            for text, length in zip(texts, lengths, strict=True)
+        ]
+        tokens = _together(found, record.tokens)
+        encoder = bundle.component(role)
+        _check_and_tell(tokens, encoder, role, say)
+        made[role] = _encoded(encoder, tokens, runtime, say)
     return made
 
 
-def _tokens(
-    tokenizer: PromptTokenizer, texts: Sequence[str], lengths: Sequence[int], total: int
-) -> tuple[Array, Array]:
-    """Ids and mask [n, total] int64: each text cut and padded to its length, then padded on."""
-    ids, mask = (np.zeros((len(texts), total), np.int64) for _ in range(2))
-    for row, (text, length) in enumerate(zip(texts, lengths, strict=True)):
-        tokens = tokenizer([text], length=length)
+def _together(found: Sequence[Tokens], total: int) -> Tokens:
+    """The prompts as rows, padded on to `total` tokens."""
+    ids, mask = (np.zeros((len(found), total), np.int64) for _ in range(2))
+    for row, tokens in enumerate(found):
+        length = tokens.ids.shape[1]
         ids[row, :length], mask[row, :length] = tokens.ids[0], tokens.mask[0]
-    return ids, mask
+    return Tokens(ids, mask, tuple(text for tokens in found for text in tokens.dropped))
 
 
-def _encoded(encoder: Bundle, ids: Array, mask: Array, runtime: Runtime, say: Say | None) -> Encoded:
-    given: Mapping[str, Array] = {"ids": ids, "mask": mask}
+def _check_and_tell(tokens: Tokens, encoder: Bundle, role: str, say: Say | None) -> None:
+    """Ids are the encoder's own; what does not fit in its length is said."""
+    rows = encoder.manifest.model["config"].get("vocab_size")
+    if type(rows) is int:
+        check_ids(tokens, rows, role)
+    for text in dict.fromkeys(tokens.dropped):
+        if text and say is not None:
+            kept = tokens.ids.shape[1]
+            say(f"{role} takes {kept} tokens, and does not read the end of a prompt: {text.strip()[:80]!r}")
+
+
+def _encoded(encoder: Bundle, tokens: Tokens, runtime: Runtime, say: Say | None) -> Encoded:
+    given: Mapping[str, Array] = {"ids": tokens.ids, "mask": tokens.mask}
     inputs = {spec.name: given[spec.name] for spec in encoder.manifest.input_specs()}
     with encoder.runner(runtime, say=say) as runner:
         found = in_batches(runner.infer, inputs, encoder.manifest.batch_range())
     values = {name: np.asarray(value, np.float32) for name, value in found.items()}
-    return Encoded(mask=mask, embeds=values.get("embeds"), pooled=values.get("pooled"))
+    return Encoded(mask=tokens.mask, embeds=values.get("embeds"), pooled=values.get("pooled"))

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from dsr_export.bundle.pipeline_record import PipelineRecord
 from dsr_export.errors import ExportError
 from dsr_export.pipelines.parts import PipelineSizes, TextPart, VaePart
+from dsr_export.prompts.settings import Side
 from graphs.artifacts import TensorSpec
 
 Array = npt.NDArray[Any]
@@ -52,8 +53,8 @@ class Recipe(ABC):
     """Facts of one class; an instance knows the transformer's inputs, and the bundle's record of the pipeline.
 
     `steps` and `guidance` are diffusers' defaults. `true_guidance`: guidance by a negative prompt has a scale of its
-    own, as the model takes `guidance` as an input. `scaled`: latents are scaled by the scheduler before the model
-    sees them; `started`: and at the start.
+    own, as the model takes `guidance` as an input. `padding_side` stands above what tokenizers say. `scaled`: latents
+    are scaled by the scheduler before the model sees them; `started`: and at the start.
     """
 
     names: ClassVar[tuple[str, ...]]
@@ -61,6 +62,7 @@ class Recipe(ABC):
     steps: ClassVar[int]
     guidance: ClassVar[float]
     true_guidance: ClassVar[bool] = False
+    padding_side: ClassVar[Side | None] = None
     scaled: ClassVar[bool] = False
     started: ClassVar[bool] = False
 

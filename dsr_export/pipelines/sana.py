@@ -27,6 +27,7 @@ class Sana(Recipe):
     names = ("SanaPipeline",)
     roles = (GEMMA,)
     steps, guidance = 20, 4.5
+    padding_side = "right"
 
     @classmethod
     def text_parts(cls, sizes: PipelineSizes) -> tuple[TextPart, ...]:

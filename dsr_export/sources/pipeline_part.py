@@ -53,9 +53,11 @@ class PipelinePartSource:
     def load(self) -> Subject:
         seed, part = self.request.random_weights, self._part
         if isinstance(part, VaePart):
-            from dsr_export.families.diffusers.vae import vae_subject
+            from dsr_export.families.diffusers.vae import Latents, vae_subject
 
-            return vae_subject(self.name, self._vae, part.height, part.width, random_weights=seed)
+            sizes = {"height": part.height, "width": part.width}
+            latents = Latents(**sizes, scaling_factor=part.scaling_factor, shift_factor=part.shift_factor)
+            return vae_subject(self.name, self._vae, latents, random_weights=seed)
         from dsr_export.families.text_encoders.models import text_encoder_subject
 
         return text_encoder_subject(self.name, self._text_encoder, part.reads, random_weights=seed)

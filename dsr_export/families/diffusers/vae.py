@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -13,8 +15,10 @@ from dsr_export.checkpoints import StateDict
 from dsr_export.checkpoints.absent_weights import no_weights
 from dsr_export.declarations.weight_file import WeightFile
 from dsr_export.errors import ExportError
+from dsr_export.example_rows.drawn import Array
 from dsr_export.families.config_bounds import MOST_SIDE
 from dsr_export.families.diffusers.files import CONFIG
+from dsr_export.families.diffusers.linear_attention import set_apart
 from dsr_export.families.diffusers.vae_folder import CLASSES, VaeFolder
 from dsr_export.families.diffusers.weights import build_model
 from dsr_export.families.digests import file_sha256
@@ -29,6 +33,21 @@ _OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_
 _OLD = re.compile(rf"(?<=\.attentions\.)(\d+)\.({'|'.join(_OLD_NAMES)})(?=\.(weight|bias)$)")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Latents:
+    """What is decoded: `height` by `width`, `(unit normal) / scaling_factor + shift_factor` or about that."""
+
+    height: int
+    width: int
+    scaling_factor: float
+    shift_factor: float
+
+    def draw(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+        """One latent, quieter or louder than it should be by up to a factor of two: denoisers are no better."""
+        loudness = rng.uniform(0.5, 2) / self.scaling_factor
+        return np.asarray(rng.standard_normal(shape) * loudness + self.shift_factor)
+
+
 class VaeDecoder(nn.Module):
     """`forward(z [B, C, h, w]) -> image [B, 3, H, W]`: as the autoencoder's `decode`, without tiles."""
 
@@ -36,14 +55,15 @@ class VaeDecoder(nn.Module):
         super().__init__()
         self.post_quant_conv = getattr(vae, "post_quant_conv", None)
         self.decoder = vae.decoder
+        self.wide = tuple(f"decoder.{name}" for name in set_apart(self.decoder))
 
     def forward(self, z: Tensor) -> Tensor:
         made: Tensor = self.decoder(z if self.post_quant_conv is None else self.post_quant_conv(z))
         return made
 
 
-def vae_subject(name: str, folder: VaeFolder, height: int, width: int, *, random_weights: int | None) -> Subject:
-    """The decoder in `folder` for latents of `height` and `width`, with its own weights unless a seed is given.
+def vae_subject(name: str, folder: VaeFolder, latents: Latents, *, random_weights: int | None) -> Subject:
+    """The decoder in `folder` for such latents, with its own weights unless a seed is given.
 
     Raises ExportError for a class that is not in `CLASSES`, sizes it does not take, and weights that do not fit.
     """
@@ -53,13 +73,13 @@ def vae_subject(name: str, folder: VaeFolder, height: int, width: int, *, random
     if not folder.weights and random_weights is None:
         hint = "save the pipeline again, or give --random-weights SEED to try out the architecture"
         raise no_weights(folder.path, f"{folder.path} holds no weights", hint=hint)
-    if max(height, width) > MOST_SIDE:
-        raise ExportError(f"a {height}x{width} latent is larger than {MOST_SIDE}x{MOST_SIDE}")
+    if max(latents.height, latents.width) > MOST_SIDE:
+        raise ExportError(f"a {latents.height}x{latents.width} latent is larger than {MOST_SIDE}x{MOST_SIDE}")
     weights = [WeightFile(path) for path in folder.weights] if random_weights is None else random_weights
     vae, origin = build_model(folder.class_name, folder.config, weights, renamed=_today)
     config: Mapping[str, Any] = vae.config  # type: ignore[assignment]
     module = VaeDecoder(vae).eval().requires_grad_(False)
-    latent = (int(config["latent_channels"]), height, width)
+    latent = (int(config["latent_channels"]), latents.height, latents.width)
     with torch.no_grad():
         made = module(torch.zeros(1, *latent))
     found = {"checkpoint_sha256": files_digest(list(folder.weights)), "weights": origin} if origin else {}
@@ -75,6 +95,8 @@ def vae_subject(name: str, folder: VaeFolder, height: int, width: int, *, random
             "config_sha256": file_sha256(folder.path / CONFIG),
             **({"random_seed": random_weights} if random_weights is not None else found),
         },
+        fp32_modules=module.wide,
+        draws={"z": latents.draw},
         special_rows=True,
     )
 
