@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -77,15 +77,26 @@ def _chosen(
                 f"the pipeline in {folder.path} has no part '{name}'", hint=f"{near} {listed}" if near else listed
             )
     wanted = known if ALL in chosen else [role for role in known if role in chosen]
-    texts = {part.role: part for part in recipe.text_parts(sizes)} if _any(recipe.roles, wanted) else {}
-    absent = [role for role in texts if role not in folder.classes]
-    if absent:
-        raise ExportError(f"the pipeline in {folder.path} has no {absent[0]}, and takes prompts through it")
+    texts = _texts(folder, recipe, sizes, recipe.roles if ALL in chosen else wanted)
     return {role: recipe.vae_part(sizes) if role == VAE else texts[role] for role in wanted}
 
 
-def _any(some: Iterable[str], others: Iterable[str]) -> bool:
-    return bool(set(some) & set(others))
+def _texts(
+    folder: PipelineFolder, recipe: type[Recipe], sizes: PipelineSizes, wanted: Collection[str]
+) -> dict[str, TextPart]:
+    """All text encoders of the pipeline by role, where any is wanted: a prompt goes through each of them."""
+    if not set(recipe.roles) & set(wanted):
+        return {}
+    texts = {part.role: part for part in recipe.text_parts(sizes)}
+    for role in texts:
+        if role not in folder.classes:
+            hint = "save it with its text encoders, or name the parts: --components vae"
+            raise ExportError(f"the pipeline in {folder.path} has no {role}, and takes prompts through it", hint=hint)
+        if role not in wanted:
+            raise ExportError(
+                f"a prompt goes through {role} as well, which is not chosen", hint="name them all, or all"
+            )
+    return texts
 
 
 def _check_part(folder: PipelineFolder, role: str, *, weights: bool) -> None:

@@ -1,0 +1,97 @@
+"""What pipelines do between their models, against diffusers' own functions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dsr_export.bundle.pipeline_record import PipelineRecord, TextRecord
+from dsr_export.errors import ExportError
+from dsr_export.pipelines.dit import DiT
+from dsr_export.pipelines.flux import Flux
+from dsr_export.pipelines.recipe import Encoded, dynamic_shift
+from dsr_export.pipelines.sana import Sana
+from dsr_export.pipelines.sd3 import StableDiffusion3
+from graphs.artifacts import TensorSpec
+
+
+def spec(name: str, *shape: int) -> TensorSpec:
+    return TensorSpec(name=name, dtype="float32", shape=("batch", *shape))
+
+
+def flux() -> Flux:
+    record = PipelineRecord(class_name="FluxPipeline")
+    return Flux(record, [spec("hidden_states", 12, 16)], {"height": 8, "width": 6}, 0)
+
+
+def test_latents_are_packed_as_flux_packs_them(rng: np.random.Generator) -> None:
+    pipeline = pytest.importorskip("diffusers", reason="the models extra is not installed").FluxPipeline
+    import torch
+
+    latents = rng.standard_normal((2, *flux().latent)).astype(np.float32)
+    wanted = pipeline._pack_latents(torch.from_numpy(latents), 2, 4, 8, 6).numpy()
+    np.testing.assert_array_equal(flux().packed(latents), wanted)
+    np.testing.assert_array_equal(flux().unpacked(wanted), latents)
+    assert flux().time(500.0) == 0.5
+
+
+@pytest.mark.parametrize("tokens", [16, 256, 1024, 4096])
+@pytest.mark.parametrize("scheduler", [{}, {"base_shift": 0.3, "max_shift": 1.4, "max_image_seq_len": 8192}])
+def test_the_shift_is_diffusers_line(tokens: int, scheduler: dict[str, Any]) -> None:
+    module = pytest.importorskip("diffusers.pipelines.flux.pipeline_flux", reason="the models extra is not installed")
+    names = ("base_image_seq_len", "max_image_seq_len", "base_shift", "max_shift")
+    own = dict(zip(names, (256, 4096, 0.5, 1.15), strict=True)) | scheduler
+    wanted = module.calculate_shift(tokens, *(own[name] for name in names))
+    assert dynamic_shift(scheduler, tokens, most=1.15) == pytest.approx(wanted, rel=1e-12)
+
+
+def test_sd3_puts_clip_beside_clip_and_t5_behind(rng: np.random.Generator) -> None:
+    texts = {role: TextRecord(tokenizer="t", tokens=2) for role in ("text_encoder", "text_encoder_2")}
+    record = PipelineRecord(class_name="StableDiffusion3Pipeline", text=texts, settings={"t5_tokens": 3})
+    recipe = StableDiffusion3(record, [spec("encoder_hidden_states", 5, 6)], {}, 0)
+
+    def made(tokens: int, width: int) -> Encoded:
+        states = rng.standard_normal((1, tokens, width))
+        return Encoded(mask=np.ones((1, tokens)), embeds=states, pooled=rng.standard_normal((1, 2)))
+
+    first, second, t5 = made(2, 2), made(2, 3), made(3, 6)
+    clips = {"text_encoder": first, "text_encoder_2": second}
+    found = recipe.conditions({**clips, "text_encoder_3": t5}, negative=False)
+    states = found["encoder_hidden_states"]
+    np.testing.assert_array_equal(states[:, :2, :5], np.concatenate([first.hidden, second.hidden], -1))
+    assert not states[:, :2, 5].any()
+    np.testing.assert_array_equal(states[:, 2:], t5.hidden)
+    np.testing.assert_array_equal(found["pooled_projections"], np.concatenate([first.vector, second.vector], -1))
+    without = recipe.conditions(clips, negative=False)["encoder_hidden_states"]
+    assert without.shape == states.shape and not without[:, 2:].any()
+
+
+def test_sana_keeps_the_first_token_and_the_last_ones() -> None:
+    settings = {"instruction": "do ", "text_tokens": 4, "timestep_scale": 0.5}
+    text = {"text_encoder": TextRecord(tokenizer="t", tokens=9)}
+    record = PipelineRecord(class_name="SanaPipeline", text=text, settings=settings)
+    recipe = Sana(record, [spec("encoder_hidden_states", 4, 1)], {}, 0)
+    rows = np.arange(9.0)[None]
+    encoded = {"text_encoder": Encoded(mask=rows, embeds=rows[..., None])}
+    np.testing.assert_array_equal(recipe.conditions(encoded, negative=False)["encoder_attention_mask"], [[0, 6, 7, 8]])
+    np.testing.assert_array_equal(recipe.conditions(encoded, negative=True)["encoder_attention_mask"], [[0, 1, 2, 3]])
+    assert recipe.text(" A Cat ", "text_encoder", negative=False) == "do a cat"
+    assert recipe.text(" A Cat ", "text_encoder", negative=True) == "a cat"
+    assert [recipe.length("text_encoder", negative=kind) for kind in (False, True)] == [9, 4]
+    assert recipe.time(500.0) == 250.0
+
+
+def test_dit_guides_by_the_class_that_stands_for_none() -> None:
+    record = PipelineRecord(class_name="DiTPipeline")
+    full, small = (DiT(record, [spec("x", 4, 8, 8)], {}, classes) for classes in (1000, 10))
+    labels = np.array([3, 5])
+    np.testing.assert_array_equal(full.labels(labels, null=True)["y"], [1000, 1000])
+    np.testing.assert_array_equal(full.labels(labels, null=False)["y"], labels)
+    with pytest.raises(ExportError, match="guidance needs the class 1000"):
+        small.labels(labels, null=True)
+    with pytest.raises(ExportError, match="class 12 does not exist: the model has 10"):
+        small.labels(np.array([12]), null=False)
+    with pytest.raises(ExportError, match="takes classes, not prompts"):
+        full.conditions({}, negative=False)
