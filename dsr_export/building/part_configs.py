@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from dsr_export.config import NO_INT8_OPTIONS, BatchRange, ExportConfig
 from dsr_export.errors import ExportError
-from dsr_export.pipelines.folder import VAE
+from dsr_export.pipelines.folder import VAES
 from graphs.precisions import PRECISIONS, Precision
 
 OPTION = "part"
@@ -17,7 +17,7 @@ HALF: Precision = "fp16"
 def part_configs(config: ExportConfig, roles: Sequence[str], targets: tuple[str, ...]) -> dict[str, ExportConfig]:
     """Role -> what is asked of it: as of the transformer, but for what was said of that part.
 
-    The decoder of latents has batches of half as many: guidance takes two of the transformer's rows for a picture.
+    The autoencoder has batches of half as many: guidance takes two of the transformer's rows for a picture.
     Where the transformer is quantised, the parts are not: they have no calibration.
 
     Raises:
@@ -42,7 +42,7 @@ def _of(config: ExportConfig, role: str, targets: tuple[str, ...]) -> ExportConf
         options={**config.options, OPTION: role},
         precision=precision,
         targets=targets,
-        batch=config.part_batch.get(role, _halved(config.batch) if role == VAE else config.batch),
+        batch=config.part_batch.get(role, _halved(config.batch) if role in VAES else config.batch),
         trajectory_steps=None,
         components=(),
         parts=(),

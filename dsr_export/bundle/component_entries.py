@@ -14,7 +14,7 @@ from dsr_export.bundle.schema import Fields
 
 FOLDER = "components"
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
-ROLES = ("decoder", "encoder", *TEXT_ENCODERS, "vae")
+ROLES = ("decoder", "encoder", *TEXT_ENCODERS, "vae", "vae_encoder")
 """Those of latents, and under diffusers' names those of its pipelines."""
 KEYS = ("path", "name", "build_key", "digest")
 

@@ -26,6 +26,7 @@ _KIND_OF_ROLE: Mapping[str, str] = {
     "decoder": "decoder",
     "encoder": "encoder",
     "vae": "decoder",
+    "vae_encoder": "encoder",
     **dict.fromkeys(TEXT_ENCODERS, "text encoder"),
 }
 _HINT = "a decoder takes 'z' and gives 'image', an encoder takes 'image' and gives 'tokens' or 'z'"

@@ -143,6 +143,10 @@ class Pipeline:
                     f"a negative prompt does not count in {recipe.record.class_name} without a scale of its own",
                     hint="give --true-guidance with it, for example 4",
                 )
+            if "guidance" not in recipe.shapes and (wish.guidance or 0) > 1:
+                raise ExportError(
+                    "this model was made to need no guidance, and takes none", hint="leave out --guidance"
+                )
             return np.float32(scale) if scale > 1 and wish.negative is not None else None
         if wish.true_guidance is not None:
             raise ExportError("--true-guidance is for models that take guidance as an input", hint="use --guidance")

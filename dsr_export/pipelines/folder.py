@@ -14,6 +14,9 @@ from graphs.foreign.small_files import read_json_object
 
 INDEX, CONFIG, SCHEDULER_CONFIG = "model_index.json", "config.json", "scheduler_config.json"
 TRANSFORMER, SCHEDULER, VAE = "transformer", "scheduler", "vae"
+VAE_ENCODER = "vae_encoder"
+"""The way back, from pictures to latents; it lies in the folder of the other."""
+VAES = (VAE, VAE_ENCODER)
 _AGAIN = "copy or download the pipeline again"
 
 
@@ -29,8 +32,14 @@ class PipelineFolder:
     def name(self) -> str:
         return readable(self.path.resolve().name)
 
+    def class_of(self, role: str) -> str:
+        """The class of a part. ExportError where the pipeline has none."""
+        self.part(role)
+        return self.classes[VAE if role in VAES else role]
+
     def part(self, role: str) -> Path:
         """The subfolder of a part. ExportError where the pipeline has none, or the subfolder is not there."""
+        role = VAE if role in VAES else role
         if role not in self.classes:
             raise ExportError(f"the pipeline in {self.path} has no {role}", hint=f"see its {INDEX}")
         path = self.path / role

@@ -26,7 +26,7 @@ class TextPart:
 
 @dataclass(frozen=True, kw_only=True)
 class VaePart:
-    """The decoder of latents [channels, height, width]; `scale` pixels are a cell's side."""
+    """The decoder of latents [channels, height, width], or their encoder; `scale` pixels are a cell's side."""
 
     channels: int
     height: int
@@ -34,6 +34,7 @@ class VaePart:
     scale: int
     scaling_factor: float
     shift_factor: float
+    encodes: bool = False
 
 
 @dataclass(frozen=True)

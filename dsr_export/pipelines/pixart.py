@@ -15,7 +15,10 @@ ALPHA_TOKENS, SIGMA_TOKENS, SIDE, CHANNELS = 120, 300, 128, 4
 
 
 class PixArt(Recipe):
-    """`PixArtAlphaPipeline` and `PixArtSigmaPipeline`, arXiv 2310.00426 and 2403.04692."""
+    """`PixArtAlphaPipeline` and `PixArtSigmaPipeline`, arXiv 2310.00426 and 2403.04692.
+
+    Prompts are not cleaned of links and the like, as diffusers does where `beautifulsoup4` and `ftfy` are installed.
+    """
 
     names = ("PixArtAlphaPipeline", "PixArtSigmaPipeline")
     roles = (T5,)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from dsr_export.families.digests import file_sha256
 from dsr_export.families.folder_weights import weight_files
 from dsr_export.families.text_encoders.folder import CLASSES as TEXT_CLASSES
 from dsr_export.families.text_encoders.folder import STEMS as TEXT_STEMS
-from dsr_export.pipelines.folder import INDEX, TRANSFORMER, VAE, PipelineFolder, open_pipeline
+from dsr_export.pipelines.folder import INDEX, TRANSFORMER, VAE_ENCODER, VAES, PipelineFolder, open_pipeline
 from dsr_export.pipelines.parts import PipelineSizes, TextPart, VaePart
 from dsr_export.pipelines.recipe import Recipe
 from dsr_export.pipelines.table import recipe_of
@@ -68,7 +68,7 @@ def plan_pipeline(
 def _chosen(
     folder: PipelineFolder, recipe: type[Recipe], sizes: PipelineSizes, chosen: Sequence[str]
 ) -> dict[str, Part]:
-    known = [*(role for role in recipe.roles if role in folder.classes), VAE]
+    known = [*(role for role in recipe.roles if role in folder.classes), *VAES]
     for name in chosen:
         if name not in (ALL, TRANSFORMER, *known):
             listed = f"its parts: {', '.join((TRANSFORMER, *known))}, or {ALL}"
@@ -76,9 +76,10 @@ def _chosen(
             raise ExportError(
                 f"the pipeline in {folder.path} has no part '{name}'", hint=f"{near} {listed}" if near else listed
             )
-    wanted = known if ALL in chosen else [role for role in known if role in chosen]
+    wanted = [role for role in known if role in chosen or (ALL in chosen and role != VAE_ENCODER)]
     texts = _texts(folder, recipe, sizes, recipe.roles if ALL in chosen else wanted)
-    return {role: recipe.vae_part(sizes) if role == VAE else texts[role] for role in wanted}
+    vaes = {role: replace(recipe.vae_part(sizes), encodes=role == VAE_ENCODER) for role in VAES if role in wanted}
+    return {role: vaes[role] if role in vaes else texts[role] for role in wanted}
 
 
 def _texts(
@@ -102,13 +103,14 @@ def _texts(
 def _check_part(folder: PipelineFolder, role: str, *, weights: bool) -> None:
     """It has a configuration, weights, and a class that is known here (the transformer's is looked at elsewhere)."""
     folder.config(role)
-    known = {VAE: VAE_CLASSES, TRANSFORMER: tuple(folder.classes.values())}.get(role, TEXT_CLASSES)
-    if folder.classes[role] not in known:
+    found = folder.class_of(role)
+    known = {**dict.fromkeys(VAES, VAE_CLASSES), TRANSFORMER: (found,)}.get(role, TEXT_CLASSES)
+    if found not in known:
         raise ExportError(
-            f"{folder.path / role} is a {folder.classes[role][:80]}, which is none of the classes known here",
+            f"{folder.part(role)} is a {found[:80]}, which is none of the classes known here",
             hint=f"known: {', '.join(known)}",
         )
-    stems = STEMS if role in (VAE, TRANSFORMER) else TEXT_STEMS
+    stems = STEMS if role in (*VAES, TRANSFORMER) else TEXT_STEMS
     if weights and not weight_files(folder.part(role), stems):
         from dsr_export.checkpoints.absent_weights import no_weights  # which brings torch along
 
@@ -129,12 +131,12 @@ def _record(
     folder: PipelineFolder, recipe: type[Recipe], sizes: PipelineSizes, parts: Mapping[str, Part]
 ) -> PipelineRecord:
     texts = {role: part for role, part in parts.items() if isinstance(part, TextPart)}
-    vae = parts.get(VAE)
+    vae = next((part for part in parts.values() if isinstance(part, VaePart)), None)
     return PipelineRecord(
         class_name=folder.class_name,
         text={role: TextRecord(tokenizer=part.tokenizer, tokens=part.reads.tokens) for role, part in texts.items()},
         vae=None
-        if not isinstance(vae, VaePart)
+        if vae is None
         else VaeRecord(scaling_factor=vae.scaling_factor, shift_factor=vae.shift_factor, scale=vae.scale),
         settings=recipe.settings(sizes) if texts else {},
     )

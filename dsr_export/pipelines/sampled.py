@@ -40,6 +40,7 @@ def draw_pictures(
     if latents is not None:
         check_target(latents)
     pipeline = Pipeline.of(bundle, runtime=runtime, say=shown.note)
+    bundle.component("vae")  # not after minutes
     wish = Wish(**_subjects(pipeline, label, prompts, count), **asked)
     steps = []
     with shown.stage("sample") as bar:

@@ -1,4 +1,4 @@
-"""`--model-dir FOLDER --option part=ROLE`: a text encoder of a pipeline, or the decoder of its latents."""
+"""`--model-dir FOLDER --option part=ROLE`: a text encoder of a pipeline, or the decoder or encoder of its latents."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dsr_export.families.diffusers.vae_folder import VaeFolder
 from dsr_export.families.digests import file_sha256
 from dsr_export.families.folder_weights import weight_files
 from dsr_export.families.text_encoders.folder import TextEncoderFolder, open_text_encoder
-from dsr_export.pipelines.folder import CONFIG, INDEX, VAE, PipelineFolder, open_pipeline
+from dsr_export.pipelines.folder import CONFIG, INDEX, VAE, VAE_ENCODER, VAES, PipelineFolder, open_pipeline
 from dsr_export.pipelines.parts import PipelineSizes, TextPart, VaePart
 from dsr_export.pipelines.table import recipe_of
 from dsr_export.sources.diffusers_folder import check_folder_request
@@ -24,7 +24,7 @@ from dsr_export.subject import Subject
 from graphs.digests import files_digest
 
 OPTION = "part"
-ROLES = (*TEXT_ENCODERS, VAE)
+ROLES = (*TEXT_ENCODERS, *VAES)
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,12 @@ class PipelinePartSource:
     def load(self) -> Subject:
         seed, part = self.request.random_weights, self._part
         if isinstance(part, VaePart):
-            from dsr_export.families.diffusers.vae import Latents, vae_subject
+            from dsr_export.families.diffusers.vae import Latents, vae_encoder_subject, vae_subject
 
             sizes = {"height": part.height, "width": part.width}
             latents = Latents(**sizes, scaling_factor=part.scaling_factor, shift_factor=part.shift_factor)
-            return vae_subject(self.name, self._vae, latents, random_weights=seed)
+            made = vae_encoder_subject if part.encodes else vae_subject
+            return made(self.name, self._vae, latents, random_weights=seed)
         from dsr_export.families.text_encoders.models import text_encoder_subject
 
         return text_encoder_subject(self.name, self._text_encoder, part.reads, random_weights=seed)
@@ -70,11 +71,11 @@ class PipelinePartSource:
     def _part(self) -> TextPart | VaePart:
         recipe = recipe_of(self._pipeline.class_name, str(self.directory / INDEX))
         sizes = PipelineSizes(self._pipeline, self.request.options)
-        if self.role == VAE:
-            return recipe.vae_part(sizes)
+        if self.role in VAES:
+            return dataclasses.replace(recipe.vae_part(sizes), encodes=self.role == VAE_ENCODER)
         parts = {part.role: part for part in recipe.text_parts(sizes)}
         if self.role not in parts:
-            named = ", ".join((*parts, VAE))
+            named = ", ".join((*parts, *VAES))
             raise ExportError(f"{self._pipeline.class_name} has no {self.role}", hint=f"its parts: {named}")
         return parts[self.role]
 

@@ -45,6 +45,12 @@ def test_parts_are_chosen_by_name(tmp_path: Path) -> None:
     assert list(plan.files) == ["pipeline/scheduler_config.json"]
 
 
+def test_the_encoder_of_latents_is_built_where_it_is_asked_for(tmp_path: Path) -> None:
+    plan = planned(pixart_folder(tmp_path / "p"), "all", "vae_encoder")
+    parts = {role: part for role, part in plan.parts.items() if isinstance(part, VaePart)}
+    assert {role: part.encodes for role, part in parts.items()} == {"vae": False, "vae_encoder": True}
+
+
 def test_another_precision_or_tokenizer_is_another_plan(tmp_path: Path) -> None:
     folder = pixart_folder(tmp_path / "p")
     before = planned(folder).key()

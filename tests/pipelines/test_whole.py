@@ -20,7 +20,10 @@ from dsr_export.verification.verify import verify
 from tests.pipelines.test_drawing import COMMAND
 from tests.pipelines.tiny_pipelines import MADE, OPTIONS, tiny_pipeline
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),  # diffusers, of NumPy 2
+]
 STEPS = 4
 LONG = "a small red dog and a big blue cat on the table with a bad photo of a dog"
 PROMPTS = ("A Cat on the table", "", LONG)

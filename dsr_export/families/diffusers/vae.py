@@ -1,4 +1,4 @@
-"""The decoder of a pipeline's autoencoder: latents [B, C, h, w] -> pictures [B, 3, H, W] in about [-1, 1]."""
+"""A pipeline's autoencoder: its decoder, latents [B, C, h, w] -> pictures [B, 3, H, W] in [-1, 1], and its encoder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dsr_export.checkpoints import StateDict
 from dsr_export.checkpoints.absent_weights import no_weights
 from dsr_export.declarations.weight_file import WeightFile
 from dsr_export.errors import ExportError
-from dsr_export.example_rows.drawn import Array
+from dsr_export.example_rows.drawn import Array, Draw
 from dsr_export.families.config_bounds import MOST_SIDE
 from dsr_export.families.diffusers.files import CONFIG
 from dsr_export.families.diffusers.linear_attention import set_apart
@@ -62,14 +62,46 @@ class VaeDecoder(nn.Module):
         return made
 
 
+class VaeEncoder(nn.Module):
+    """`forward(image [B, 3, H, W]) -> z [B, C, h, w]`: the most likely latent, as `encode` gives it."""
+
+    def __init__(self, vae: Any) -> None:
+        super().__init__()
+        self.encoder = vae.encoder
+        self.quant_conv = getattr(vae, "quant_conv", None)
+        self.has_variance = hasattr(vae.config, "norm_num_groups")  # of AutoencoderKL, behind the means
+        self.wide = tuple(f"encoder.{name}" for name in set_apart(self.encoder))
+
+    def forward(self, image: Tensor) -> Tensor:
+        made: Tensor = self.encoder(image)
+        made = made if self.quant_conv is None else self.quant_conv(made)
+        return made.chunk(2, dim=1)[0] if self.has_variance else made
+
+
 def vae_subject(name: str, folder: VaeFolder, latents: Latents, *, random_weights: int | None) -> Subject:
     """The decoder in `folder` for such latents, with its own weights unless a seed is given.
 
     Raises ExportError for a class that is not in `CLASSES`, sizes it does not take, and weights that do not fit.
     """
+    vae, provenance = _vae(folder, latents, random_weights)
+    z = (int(vae.config["latent_channels"]), latents.height, latents.width)
+    return _subject(name, folder, vae, VaeDecoder(vae), ("z", z, latents.draw), "image", provenance)
+
+
+def vae_encoder_subject(name: str, folder: VaeFolder, latents: Latents, *, random_weights: int | None) -> Subject:
+    """The encoder in `folder`, for pictures in [-1, 1] that make latents of this size. Raises as `vae_subject`."""
+    vae, provenance = _vae(folder, latents, random_weights)
+    blocks = vae.config.get("encoder_block_out_channels") or vae.config["block_out_channels"]
+    scale = 2 ** (len(blocks) - 1)
+    image = (int(vae.config["in_channels"]), latents.height * scale, latents.width * scale)
+    return _subject(name, folder, vae, VaeEncoder(vae), ("image", image, _picture), "z", provenance)
+
+
+def _vae(folder: VaeFolder, latents: Latents, random_weights: int | None) -> tuple[Any, dict[str, Any]]:
+    """The autoencoder, and where its weights came from."""
     if folder.class_name not in CLASSES:
         known = ", ".join(CLASSES)
-        raise ExportError(f"{folder.path} is a {folder.class_name[:80]}, whose decoder is not known", hint=known)
+        raise ExportError(f"{folder.path} is a {folder.class_name[:80]}, which is not known here", hint=known)
     if not folder.weights and random_weights is None:
         hint = "save the pipeline again, or give --random-weights SEED to try out the architecture"
         raise no_weights(folder.path, f"{folder.path} holds no weights", hint=hint)
@@ -77,28 +109,42 @@ def vae_subject(name: str, folder: VaeFolder, latents: Latents, *, random_weight
         raise ExportError(f"a {latents.height}x{latents.width} latent is larger than {MOST_SIDE}x{MOST_SIDE}")
     weights = [WeightFile(path) for path in folder.weights] if random_weights is None else random_weights
     vae, origin = build_model(folder.class_name, folder.config, weights, renamed=_today)
-    config: Mapping[str, Any] = vae.config  # type: ignore[assignment]
-    module = VaeDecoder(vae).eval().requires_grad_(False)
-    latent = (int(config["latent_channels"]), latents.height, latents.width)
+    if random_weights is not None:
+        return vae, {"random_seed": random_weights}
+    return vae, {"checkpoint_sha256": files_digest(list(folder.weights)), "weights": origin}
+
+
+def _subject(
+    name: str,
+    folder: VaeFolder,
+    vae: Any,
+    module: VaeDecoder | VaeEncoder,
+    given: tuple[str, tuple[int, ...], Draw],
+    output: str,
+    provenance: dict[str, Any],
+) -> Subject:
+    """`given` is the input's name, its shape without the batch, and how it is drawn."""
+    module.eval().requires_grad_(False)
+    taken, shape, draw = given
     with torch.no_grad():
-        made = module(torch.zeros(1, *latent))
-    found = {"checkpoint_sha256": files_digest(list(folder.weights)), "weights": origin} if origin else {}
+        made = module(torch.zeros(1, *shape))
     return Subject(
         name=name,
         family=FAMILY,
         module=module,
-        inputs=(TensorSpec(name="z", dtype="float32", shape=("batch", *latent)),),
-        outputs=(TensorSpec(name="image", dtype="float32", shape=("batch", *made.shape[1:])),),
+        inputs=(TensorSpec(name=taken, dtype="float32", shape=("batch", *shape)),),
+        outputs=(TensorSpec(name=output, dtype="float32", shape=("batch", *made.shape[1:])),),
         dsr=DsrSpec(),
-        config={"_class_name": folder.class_name, **_public(config)},
-        provenance={
-            "config_sha256": file_sha256(folder.path / CONFIG),
-            **({"random_seed": random_weights} if random_weights is not None else found),
-        },
+        config={"_class_name": folder.class_name, **_public(vae.config)},
+        provenance={"config_sha256": file_sha256(folder.path / CONFIG), **provenance},
         fp32_modules=module.wide,
-        draws={"z": latents.draw},
+        draws={taken: draw},
         special_rows=True,
     )
+
+
+def _picture(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    return np.asarray(rng.uniform(-1, 1, shape))
 
 
 def _today(state: StateDict) -> StateDict:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from dsr_export.errors import ExportError
 from dsr_export.families.diffusers.files import CONFIG, STEMS
-from dsr_export.families.diffusers.vae import Latents, vae_subject
+from dsr_export.families.diffusers.vae import Latents, vae_encoder_subject, vae_subject
 from dsr_export.families.diffusers.vae_folder import VaeFolder
 from dsr_export.families.folder_weights import weight_files
 from dsr_export.subject import Subject
@@ -51,14 +51,14 @@ def saved(folder: Path, name: str) -> Any:
     return model
 
 
-def loaded(folder: Path, name: str, seed: int | None = None) -> Subject:
+def loaded(folder: Path, name: str, seed: int | None = None, made: Any = vae_subject) -> Subject:
     opened = VaeFolder(
         path=folder,
         class_name=CASES[name][0],
         config=read_json_object(folder / CONFIG),
         weights=weight_files(folder, STEMS),
     )
-    return vae_subject(name, opened, LATENTS, random_weights=seed)
+    return made(name, opened, LATENTS, random_weights=seed)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -73,6 +73,20 @@ def test_pictures_are_those_of_diffusers(name: str, tmp_path: Path) -> None:
     np.testing.assert_allclose(made, wanted, atol=1e-6)
     assert made.shape[1:] == subject.outputs[0].shape[1:] == (3, 16, 12)
     assert not [key for key in subject.module.state_dict() if "encoder" in key.split(".")]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_latents_are_those_of_diffusers(name: str, tmp_path: Path) -> None:
+    model = saved(tmp_path, name)
+    subject = loaded(tmp_path, name, made=vae_encoder_subject)
+    given = subject.example(2, seed=1)
+    with subject.reference() as runner:
+        made = runner.infer(given)["z"]
+    with torch.no_grad():
+        own = model.encode(torch.from_numpy(given["image"]))
+    wanted = own.latent_dist.mode() if name == "kl" else own.latent
+    np.testing.assert_allclose(made, wanted.numpy(), atol=1e-6)
+    assert made.shape[1:] == subject.outputs[0].shape[1:] == (4, 8, 6)
 
 
 def test_linear_attention_stays_in_fp32_and_computes_as_before(tmp_path: Path) -> None:
