@@ -6,7 +6,7 @@ Shapes: n images, latents [n, C, h, w].
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,9 +18,11 @@ from dsr_export.bundle.pipeline_record import SCHEDULER
 from dsr_export.bundle.reader import Bundle
 from dsr_export.errors import ExportError, RunnerError
 from dsr_export.parity.batch_calls import in_batches
+from dsr_export.pipelines.pictures import finite
 from dsr_export.pipelines.prompting import encoded_prompts
 from dsr_export.pipelines.recipe import Recipe
 from dsr_export.pipelines.table import recipe_of
+from dsr_export.pipelines.wish import Wish
 from dsr_export.progress import Bar
 from dsr_export.samplers import Sampler, sampler_from_config
 from dsr_export.sampling import seeded_noise
@@ -28,29 +30,6 @@ from graphs.foreign.small_files import read_json_object
 
 Array = npt.NDArray[Any]
 Inputs = dict[str, Array]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Wish:
-    """What is to be drawn: `prompts` (of n images), or `labels` of classes [n].
-
-    `negative` stands for the absence of a prompt. `guidance` and `steps` are the pipeline's where they are None;
-    `true_guidance` is the scale of a negative prompt where the model takes guidance as an input. `noise` [n, C, h, w]
-    is drawn from `seed` where it is not given.
-    """
-
-    prompts: tuple[str, ...] = ()
-    labels: tuple[int, ...] = ()
-    negative: str | None = None
-    seed: int = 0
-    steps: int | None = None
-    guidance: float | None = None
-    true_guidance: float | None = None
-    noise: Array | None = field(default=None, repr=False)
-
-    @property
-    def count(self) -> int:
-        return len(self.prompts) or len(self.labels)
 
 
 @dataclass(frozen=True)
@@ -100,6 +79,8 @@ class Pipeline:
             ExportError: prompts for a model of classes or the other way round, a negative prompt that would not count,
                 a class that does not exist, steps that the scheduler does not take, or a model that can't run here.
         """
+        if not wish.count:
+            raise ExportError("nothing is to be drawn", hint="give prompts, or classes")
         recipe = self.recipe
         steps = recipe.steps if wish.steps is None else wish.steps
         walk = self._sampler().start(steps, **recipe.start(self.scheduler, steps))
@@ -118,6 +99,7 @@ class Pipeline:
                 prediction = _guided(_first(made, state), wish.count, scale)
                 noise = recipe.packed(self._later_noise(wish, i)) if walk.needs_noise else None
                 state = np.asarray(walk.step(prediction, i, state, noise), np.float32)
+                finite(state, f"step {i + 1}", "transformer")
                 yield LatentStep(i, count, time, recipe.unpacked(state))
 
     def decode(self, latents: Array, progress: Bar | None = None) -> Array:
@@ -128,7 +110,7 @@ class Pipeline:
             made = in_batches(runner.infer, inputs, decoder.manifest.batch_range())
         if progress is not None:
             progress(len(latents), len(latents))
-        return np.asarray(made["image"], np.float32)
+        return finite(np.asarray(made["image"], np.float32), "the picture", "vae")
 
     def _sampler(self) -> Sampler:
         return sampler_from_config(self.scheduler)
@@ -204,12 +186,6 @@ class Pipeline:
             np.random.default_rng([wish.seed, i, step]).standard_normal(self.recipe.latent) for i in range(wish.count)
         ]
         return np.stack(rows).astype(np.float32)
-
-
-def pictures(images: Array) -> Array:
-    """Pictures [n, C, H, W] in about [-1, 1] -> [n, H, W, C] uint8, as diffusers makes them."""
-    shares = np.clip(images * np.float32(0.5) + np.float32(0.5), 0, 1)
-    return np.asarray((shares.transpose(0, 2, 3, 1) * 255).round().astype(np.uint8))
 
 
 def _first(made: Mapping[str, Array], state: Array) -> Array:

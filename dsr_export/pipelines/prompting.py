@@ -16,6 +16,7 @@ from dsr_export.backends.runtime_names import Runtime
 from dsr_export.bundle.pipeline_record import tokenizer_folder
 from dsr_export.bundle.reader import Bundle
 from dsr_export.parity.batch_calls import in_batches
+from dsr_export.pipelines.pictures import finite
 from dsr_export.pipelines.recipe import Encoded, Recipe
 from dsr_export.prompts import PromptTokenizer, Tokens, check_ids
 
@@ -48,7 +49,7 @@ def encoded_prompts(
         tokens = _together(found, record.tokens)
         encoder = bundle.component(role)
         _check_and_tell(tokens, encoder, role, say)
-        made[role] = _encoded(encoder, tokens, runtime, say)
+        made[role] = _encoded(role, encoder, tokens, runtime, say)
     return made
 
 
@@ -72,10 +73,12 @@ def _check_and_tell(tokens: Tokens, encoder: Bundle, role: str, say: Say | None)
             say(f"{role} takes {kept} tokens, and does not read the end of a prompt: {text.strip()[:80]!r}")
 
 
-def _encoded(encoder: Bundle, tokens: Tokens, runtime: Runtime, say: Say | None) -> Encoded:
+def _encoded(role: str, encoder: Bundle, tokens: Tokens, runtime: Runtime, say: Say | None) -> Encoded:
     given: Mapping[str, Array] = {"ids": tokens.ids, "mask": tokens.mask}
     inputs = {spec.name: given[spec.name] for spec in encoder.manifest.input_specs()}
     with encoder.runner(runtime, say=say) as runner:
         found = in_batches(runner.infer, inputs, encoder.manifest.batch_range())
     values = {name: np.asarray(value, np.float32) for name, value in found.items()}
+    for name, value in values.items():
+        finite(value, f"its output '{name}'", role)
     return Encoded(mask=tokens.mask, embeds=values.get("embeds"), pooled=values.get("pooled"))

@@ -11,7 +11,9 @@ import numpy.typing as npt
 from dsr_export.backends.runtime_names import Runtime
 from dsr_export.bundle.reader import Bundle
 from dsr_export.errors import ExportError
-from dsr_export.pipelines.drawing import Pipeline, Wish, pictures
+from dsr_export.pipelines.drawing import Pipeline
+from dsr_export.pipelines.pictures import pictures
+from dsr_export.pipelines.wish import Wish
 from dsr_export.progress import Reporter
 from dsr_export.storage.atomic import atomic_file
 from dsr_export.storage.output_target import check_target

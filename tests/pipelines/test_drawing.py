@@ -12,8 +12,10 @@ import pytest
 from PIL import Image
 
 from dsr_export.bundle.reader import Bundle
-from dsr_export.errors import ExportError
-from dsr_export.pipelines.drawing import Pipeline, Wish, pictures
+from dsr_export.errors import ExportError, RunnerError
+from dsr_export.pipelines.drawing import Pipeline
+from dsr_export.pipelines.pictures import pictures
+from dsr_export.pipelines.wish import Wish
 from dsr_export.prompts import PromptTokenizer
 from dsr_export.sampling import seeded_noise
 from tests.conftest import Cli
@@ -135,6 +137,20 @@ def test_a_bundle_without_text_encoders_says_so(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="holds no text encoder") as caught:
         list(Pipeline.of(Bundle.open(path)).walk(Wish(prompts=("a cat",), steps=2)))
     assert "--components all" in str(caught.value.hint)
+
+
+def test_numbers_that_are_none_make_no_picture(bundle: Path) -> None:
+    pipeline = Pipeline.of(Bundle.open(bundle))
+    noise = np.full((1, CHANNELS, SIDE, SIDE), np.nan, np.float32)
+    with pytest.raises(RunnerError, match="the transformer makes NaN or infinities in step 1"):
+        list(pipeline.walk(Wish(prompts=("a cat",), steps=2, noise=noise)))
+    with pytest.raises(RunnerError, match="the vae makes NaN") as caught:
+        pipeline.decode(noise)
+    assert "--component-precision vae=fp32" in str(caught.value.hint)
+    with pytest.raises(ExportError, match="nothing is to be drawn"):
+        list(pipeline.walk(Wish()))
+    with pytest.raises(ExportError, match="noise of"):
+        list(pipeline.walk(Wish(prompts=("a cat", "a dog"), noise=noise)))
 
 
 def test_inspect_tells_of_the_pipeline(bundle: Path, cli: Cli) -> None:

@@ -15,7 +15,8 @@ from PIL import Image
 from dsr_export.bundle.reader import Bundle
 from dsr_export.config import BatchRange, ExportConfig
 from dsr_export.parity.metrics import compare
-from dsr_export.pipelines.drawing import Pipeline, Wish
+from dsr_export.pipelines.drawing import Pipeline
+from dsr_export.pipelines.wish import Wish
 from dsr_export.verification.verify import verify
 from tests.pipelines.test_drawing import COMMAND
 from tests.pipelines.tiny_pipelines import MADE, OPTIONS, tiny_pipeline
