@@ -16,20 +16,21 @@ from tests.generated.grammar import BLOCKS
 from tests.generated.judging import faults
 from tests.generated.random_modules import draw_recipe
 
-FIXED, MANY = 40, 500
+FIXED = (0, 2, 3, 4, 5, 9, 10, 11, 12, 13, 16, 17, 19, 20, 23, 27, 29, 36)  # few that hold every block together
+MANY = 500
 WIDE_AND_HALF: tuple[Precision, ...] = ("fp32", "fp16")
 OTHERS: tuple[Precision, ...] = ("bf16", "int8")
 
 
 def test_the_fixed_modules_hold_every_block() -> None:
-    drawn = {kind for seed in range(FIXED) for kind, _, _ in draw_recipe(seed).blocks}
+    drawn = {kind for seed in FIXED for kind, _, _ in draw_recipe(seed).blocks}
     assert drawn == set(BLOCKS)
 
 
-@pytest.mark.parametrize("seed", range(FIXED))
-def test_random_modules_agree_with_pytorch(seed: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", range(len(FIXED)))
+def test_random_modules_agree_with_pytorch(number: int, tmp_path: Path) -> None:
     """In one precision each; the many have all."""
-    _check(seed, WIDE_AND_HALF[seed % 2 : seed % 2 + 1], tmp_path)
+    _check(FIXED[number], WIDE_AND_HALF[number % 2 : number % 2 + 1], tmp_path)
 
 
 @pytest.mark.slow
