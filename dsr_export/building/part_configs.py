@@ -39,6 +39,7 @@ def _of(config: ExportConfig, role: str, targets: tuple[str, ...]) -> ExportConf
         weights=None,
         registers=None,
         dsr=None,
+        loras=() if role in VAES else config.loras,
         options={**config.options, OPTION: role},
         precision=precision,
         targets=targets,

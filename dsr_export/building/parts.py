@@ -10,6 +10,7 @@ from dsr_export.building.build import Build
 from dsr_export.bundle.destination import absolute, parts_folder
 from dsr_export.bundle.reader import Bundle
 from dsr_export.pipelines.table import recipe_of
+from dsr_export.sources.diffusers_folder import DiffusersFolderSource
 from dsr_export.storage.disk import remove_tree
 from dsr_export.storage.leftovers import undone
 from dsr_export.subject import SubjectCard
@@ -20,6 +21,8 @@ Export = Callable[[Build], Bundle]
 @contextmanager
 def built_parts(build: Build, export: Export) -> Iterator[Mapping[str, Bundle]]:
     """Role -> the bundle of that part, there within the block; `export` makes a bundle of a build."""
+    if build.part_builds and build.config.loras and isinstance(build.source, DiffusersFolderSource):
+        build.source.check_adapters()  # those of the transformer, which is looked at behind its parts
     with undone(partial(remove_tree, parts_folder(absolute(build.out)))):
         made: dict[str, Bundle] = {}
         for role, part in build.part_builds.items():

@@ -47,7 +47,7 @@ def find_source(request: ModelRequest) -> Source:
     """The source of the first form that accepts `request`; raises `ExportError` where none does."""
     forms = [importlib.import_module(f"dsr_export.sources.{form}") for form in ORDER]
     chosen = next(form for form in forms if form.accepts(request))
-    if request.loras and chosen is not forms[ORDER.index("diffusers_folder")]:
+    if request.loras and chosen not in [forms[ORDER.index(name)] for name in ("diffusers_folder", "pipeline_part")]:
         hint = "give --model-dir FOLDER, or merge them into the checkpoint first"
         raise ExportError("LoRA adapters are merged into the transformer of a diffusers folder", hint=hint)
     source: Source = chosen.source(request)

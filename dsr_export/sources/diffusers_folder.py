@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 from dsr_export.config import ModelRequest
 from dsr_export.declarations.dsr_file import dsr_digest
+from dsr_export.declarations.lora_file import LoraFile
 from dsr_export.errors import ExportError
 from dsr_export.families import MAX_SEED, FamilyRequest
 from dsr_export.families.diffusers.files import TransformerFolder, open_folder
@@ -42,7 +44,7 @@ class DiffusersFolderSource:
             "registers": asked.registers,
             "dsr_sha256": dsr_digest(asked.dsr) if asked.dsr else None,
             "options": {name: option_key(name, value) for name, value in sorted(asked.options.items())},
-            **({"loras": [[file_sha256(each.path), each.scale] for each in asked.loras]} if asked.loras else {}),
+            **lora_key(asked.loras),
         }
 
     def load(self) -> Subject:
@@ -50,10 +52,21 @@ class DiffusersFolderSource:
 
         return load_folder(self._folder, FamilyRequest.of(self.request, model=self._folder.name))
 
+    def check_adapters(self) -> None:
+        """Raises ExportError where an adapter does not fit the transformer, of which no weight is read."""
+        from dsr_export.families.diffusers.weights import check_loras
+
+        check_loras(self._folder.class_name, self._folder.config, self.request.loras)
+
     @cached_property
     def _folder(self) -> TransformerFolder:
         asked = self.request
         return open_folder(self.directory, own_weights=asked.checkpoint is None and asked.random_weights is None)
+
+
+def lora_key(loras: Sequence[LoraFile]) -> dict[str, Any]:
+    """What of a key stands for merged adapters; nothing where there are none."""
+    return {"loras": [[file_sha256(each.path), each.scale] for each in loras]} if loras else {}
 
 
 def accepts(request: ModelRequest) -> bool:

@@ -19,7 +19,7 @@ from dsr_export.families.text_encoders.folder import TextEncoderFolder, open_tex
 from dsr_export.pipelines.folder import CONFIG, INDEX, VAE, VAE_ENCODER, VAES, PipelineFolder, open_pipeline
 from dsr_export.pipelines.parts import PipelineSizes, TextPart, VaePart
 from dsr_export.pipelines.table import recipe_of
-from dsr_export.sources.diffusers_folder import check_folder_request
+from dsr_export.sources.diffusers_folder import check_folder_request, lora_key
 from dsr_export.subject import Subject
 from graphs.digests import files_digest
 
@@ -48,6 +48,7 @@ class PipelinePartSource:
             "config_sha256": file_sha256(opened.path / CONFIG),
             "weights_sha256": files_digest(list(opened.weights)) if opened.weights else None,
             "random_weights": self.request.random_weights,
+            **lora_key(self.request.loras),
         }
 
     def load(self) -> Subject:
@@ -59,9 +60,10 @@ class PipelinePartSource:
             latents = Latents(**sizes, scaling_factor=part.scaling_factor, shift_factor=part.shift_factor)
             made = vae_encoder_subject if part.encodes else vae_subject
             return made(self.name, self._vae, latents, random_weights=seed)
-        from dsr_export.families.text_encoders.models import text_encoder_subject
+        from dsr_export.families.text_encoders.models import Loras, text_encoder_subject
 
-        return text_encoder_subject(self.name, self._text_encoder, part.reads, random_weights=seed)
+        loras = Loras(self.role, self.request.loras)
+        return text_encoder_subject(self.name, self._text_encoder, part.reads, random_weights=seed, loras=loras)
 
     @cached_property
     def _pipeline(self) -> PipelineFolder:
@@ -104,4 +106,6 @@ def source(request: ModelRequest) -> PipelinePartSource:
     for field, flag in (("checkpoint", "--checkpoint"), ("registers", "--registers"), ("dsr", "--dsr")):
         if getattr(request, field) is not None:
             raise ExportError(f"{flag} is for the transformer, and the {role} is asked for", hint="leave it out")
+    if role in VAES and request.loras:
+        raise ExportError(f"--lora is for the transformer and text encoders, and the {role} is asked for")
     return PipelinePartSource(request, folder, role)

@@ -63,7 +63,15 @@ def test_what_is_for_other_parts_is_recorded(tmp_path: Path) -> None:
     layers = (("transformer.blocks.0.to_q", (4,)), ("text_encoder.q", (4,)), ("text_encoder.k", (4,)))
     model = Model()
     (record,) = merged(model, plan(model, [_lora(tmp_path / "a.safetensors", *layers)], "Model"))
-    assert record["not_merged"] == {"text_encoder": 2} and record["layers"] == 1
+    assert record["for_other_parts"] == {"text_encoder": 2} and record["layers"] == 1
+
+
+@pytest.mark.parametrize("name", ["text_encoder.text_model.blocks.0.to_q", "lora_te_text_model_blocks_0_to_q"])
+def test_a_text_encoder_takes_what_is_its_own(name: str, tmp_path: Path) -> None:
+    file = _lora(tmp_path / "a.safetensors", (name, (4,)))
+    other = _lora(tmp_path / "b.safetensors", ("transformer.blocks.0.to_q", (4,)))
+    (merge,) = plan(Model(), [file, other], "Model", "text_encoder")
+    assert list(merge.layers) == ["blocks.0.to_q"] and merge.record["layers"] == 1
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,12 @@ def build_transformer(
     return made, {**({"weights": origin} if origin else {}), **({"loras": records} if records else {})}
 
 
+def check_loras(class_name: str, config: Mapping[str, Any], loras: Sequence[LoraFile]) -> None:
+    """Raises ExportError for adapters that do not fit the transformer; its weights are not looked at."""
+    own = class_name in {each.class_name for each in SUPPORTED}
+    plan(_empty(class_name, config, tables=not own), loras, class_name)
+
+
 def build_model(
     class_name: str,
     config: Mapping[str, Any],

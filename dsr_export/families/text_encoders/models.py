@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import nn
 from dsr_export.checkpoints import StateDict, read_shards
 from dsr_export.checkpoints.absent_weights import no_weights
 from dsr_export.checkpoints.stored_types import check_stored_types
+from dsr_export.declarations.lora_file import LoraFile
 from dsr_export.declarations.weight_file import WeightFile
 from dsr_export.errors import ExportError
 from dsr_export.example_rows.drawn import Array, Draw
@@ -30,6 +32,7 @@ from dsr_export.families.transformers_package import (
     transformers_package,
     weight_count,
 )
+from dsr_export.lora.merging import merged, plan
 from dsr_export.spec import DsrSpec
 from dsr_export.subject import Subject
 from graphs.artifacts import TensorSpec
@@ -42,13 +45,26 @@ _OLD_EOS = 2
 """What configs of CLIP once said of the last token, whose id is the highest instead; transformers reads it so, too."""
 
 
-def text_encoder_subject(name: str, folder: TextEncoderFolder, reads: Reads, *, random_weights: int | None) -> Subject:
+@dataclass(frozen=True)
+class Loras:
+    """Adapters, and which part of a pipeline their layers are to be of."""
+
+    part: str
+    files: Sequence[LoraFile] = ()
+
+
+def text_encoder_subject(
+    name: str, folder: TextEncoderFolder, reads: Reads, *, random_weights: int | None, loras: Loras | None = None
+) -> Subject:
     """The encoder in `folder`, called `name`, with its own weights unless a seed for others is given.
 
-    Raises ExportError where the folder holds none, they do not fit, or `reads` asks for what the model has not.
+    Raises ExportError where the folder holds none, they or `loras` do not fit, or `reads` asks for what the model has
+    not.
     """
     check_reads(folder, reads)
     model = _configured(folder, _state(folder) if random_weights is None else random_weights)
+    planned = [] if loras is None else plan(model, loras.files, folder.class_name, loras.part)
+    records = merged(model, planned)
     module = TextEncoder(model, reads, _bias(folder, model.config, reads)).eval().requires_grad_(False)
     names = ("ids", "mask") if reads.masked else ("ids",)
     return Subject(
@@ -59,7 +75,7 @@ def text_encoder_subject(name: str, folder: TextEncoderFolder, reads: Reads, *, 
         outputs=_outputs(module),
         dsr=DsrSpec(),
         config={"_class_name": folder.class_name, "text_tokens": reads.tokens, **_sizes(model.config)},
-        provenance=_provenance(folder, random_weights),
+        provenance={**_provenance(folder, random_weights), **({"loras": records} if records else {})},
         outer_modules=tuple(f"model.{name}" for name, part in model.named_modules() if isinstance(part, nn.Embedding)),
         draws={"ids": _ids_of(model.config), "mask": _prefix},
         special_rows=True,

@@ -1,0 +1,43 @@
+"""Adapters of a whole pipeline: those of the transformer are measured before any part is built."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from dsr_export.building.part_configs import part_configs
+from dsr_export.config import ExportConfig
+from dsr_export.declarations.lora_file import LoraFile
+from dsr_export.errors import ExportError
+from dsr_export.pipeline import export
+from tests.families.diffusers.folders import original
+from tests.pipelines.folders import changed, pixart_folder
+
+pytest.importorskip("diffusers", reason="the models extra is not installed")
+
+
+def test_an_adapter_of_another_base_is_refused_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = pixart_folder(tmp_path / "p")
+    original("PixArtTransformer2DModel").save_pretrained(folder / "transformer")
+    changed(folder / "transformer" / "config.json", caption_channels=32)
+    lora = {
+        "transformer.nowhere.lora_A.weight": torch.ones(2, 4),
+        "transformer.nowhere.lora_B.weight": torch.ones(4, 2),
+    }
+    save_file(lora, tmp_path / "lora.safetensors")
+    config = ExportConfig(
+        model_dir=folder, parts=("all",), loras=(LoraFile(tmp_path / "lora.safetensors"),), out=tmp_path / "out.dsr"
+    )
+    monkeypatch.setattr("dsr_export.pipeline._staged", lambda build: pytest.fail("a part was built first"))
+    with pytest.raises(ExportError, match="PixArtTransformer2DModel has no layer 'nowhere'"):
+        export(config)
+    assert not (tmp_path / "out.dsr").exists()
+
+
+def test_a_text_encoder_is_given_them_and_the_autoencoder_is_not() -> None:
+    lora = LoraFile(Path("a"))
+    made = part_configs(ExportConfig(model_dir=Path("p"), parts=("all",), loras=(lora,)), ("text_encoder", "vae"), ())
+    assert {role: each.loras for role, each in made.items()} == {"text_encoder": (lora,), "vae": ()}
