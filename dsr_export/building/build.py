@@ -103,7 +103,9 @@ class Build:
     @cached_property
     def source(self) -> Source:
         """The model asked for; not loaded yet."""
-        return find_source(self.config)
+        config = self.config
+        told = {} if self.plan is None else {**self.plan.options, **config.options}
+        return find_source(replace(config, options=told) if told else config)
 
     @property
     def components(self) -> dict[str, Bundle]:

@@ -76,8 +76,8 @@ class Pipeline:
         """Every step from noise to the finished latents.
 
         Raises:
-            ExportError: prompts for a model of classes or the other way round, a negative prompt that would not count,
-                a class that does not exist, steps that the scheduler does not take, or a model that can't run here.
+            ExportError: prompts for a model of classes or the other way round, a class that does not exist, steps that
+                the scheduler does not take, or a model that can't run here or makes NaN.
         """
         if not wish.count:
             raise ExportError("nothing is to be drawn", hint="give prompts, or classes")
@@ -116,26 +116,28 @@ class Pipeline:
         return sampler_from_config(self.scheduler)
 
     def _scale(self, wish: Wish) -> np.float32 | None:
-        """By which predictions are guided away from the negative prompt; None where they are not."""
+        """By which predictions are guided away from the negative prompt; None where they are not.
+
+        What diffusers leaves out without a word is said: a negative prompt that does not count, and such a guidance.
+        """
         recipe = self.recipe
         if recipe.true_guidance:
+            if "guidance" not in recipe.shapes and (wish.guidance or 0) > 1:
+                self._tell("this model takes no guidance: --guidance does not count")
             scale = 1.0 if wish.true_guidance is None else wish.true_guidance
             if wish.negative is not None and scale <= 1:
-                raise ExportError(
-                    f"a negative prompt does not count in {recipe.record.class_name} without a scale of its own",
-                    hint="give --true-guidance with it, for example 4",
-                )
-            if "guidance" not in recipe.shapes and (wish.guidance or 0) > 1:
-                raise ExportError(
-                    "this model was made to need no guidance, and takes none", hint="leave out --guidance"
-                )
+                self._tell("the negative prompt does not count without a scale of its own: give --true-guidance, say 4")
             return np.float32(scale) if scale > 1 and wish.negative is not None else None
         if wish.true_guidance is not None:
             raise ExportError("--true-guidance is for models that take guidance as an input", hint="use --guidance")
         scale = recipe.guidance if wish.guidance is None else wish.guidance
         if wish.negative is not None and scale <= 1:
-            raise ExportError(f"a negative prompt does not count at guidance {scale:g}", hint="give more than 1")
+            self._tell(f"the negative prompt does not count at guidance {scale:g}: give more than 1")
         return np.float32(scale) if scale > 1 else None
+
+    def _tell(self, text: str) -> None:
+        if self.say is not None:
+            self.say(text)
 
     def _conditions(self, wish: Wish, *, guided: bool) -> Inputs:
         """The transformer's inputs that do not change: n rows, and where it is guided n rows of nothing before them."""

@@ -30,12 +30,16 @@ Part = TextPart | VaePart
 
 @dataclass(frozen=True, kw_only=True)
 class PipelinePlan:
-    """`parts` become models beside the transformer, by role; `files` lie beside them, by their place in the bundle."""
+    """`parts` become models beside the transformer, by role; `files` lie beside them, by their place in the bundle.
+
+    `options` are sizes that the transformer is built for.
+    """
 
     folder: PipelineFolder
     parts: Mapping[str, Part]
     record: PipelineRecord
     files: Mapping[str, Path]
+    options: Mapping[str, int]
 
     def key(self) -> dict[str, Any]:
         """JSON values that stand for all but the parts' own configurations and weights."""
@@ -62,7 +66,9 @@ def plan_pipeline(
     files = {SCHEDULER_FILE: folder.scheduler_file()}
     for part in texts.values():
         files |= _tokenizer(folder, part.tokenizer)
-    return PipelinePlan(folder=folder, parts=parts, record=_record(folder, recipe, sizes, parts), files=files)
+    record = _record(folder, recipe, sizes, parts)
+    told = recipe.options(sizes) if texts else {}
+    return PipelinePlan(folder=folder, parts=parts, record=record, files=files, options=told)
 
 
 def _chosen(

@@ -86,6 +86,11 @@ class Recipe(ABC):
         """The decoder of the latents that the transformer makes."""
 
     @classmethod
+    def options(cls, sizes: PipelineSizes) -> dict[str, int]:
+        """Sizes that the transformer is built for where its own default is not what prompts make."""
+        return {}
+
+    @classmethod
     def settings(cls, sizes: PipelineSizes) -> dict[str, Any]:
         """What else the class has to know when it draws: JSON values."""
         return {}

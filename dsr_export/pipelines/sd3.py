@@ -13,7 +13,7 @@ from dsr_export.pipelines.parts import PipelineSizes, TextPart, VaePart
 from dsr_export.pipelines.recipe import Array, Encoded, Recipe, dynamic_shift, text_width
 
 CLIPS, T5 = ("text_encoder", "text_encoder_2"), "text_encoder_3"
-TEXT_TOKENS = 333  # 77 of CLIP, 256 of T5
+T5_TOKENS = 256
 SIDE, CHANNELS, WIDTH = 128, 16, 4096
 
 
@@ -38,6 +38,10 @@ class StableDiffusion3(Recipe):
     @classmethod
     def vae_part(cls, sizes: PipelineSizes) -> VaePart:
         return sizes.vae(sizes.latent(SIDE), int(sizes.transformer.get("in_channels", CHANNELS)), shifted=True)
+
+    @classmethod
+    def options(cls, sizes: PipelineSizes) -> dict[str, int]:
+        return {"text_tokens": sizes.longest("tokenizer") + _t5_tokens(sizes)}
 
     @classmethod
     def settings(cls, sizes: PipelineSizes) -> dict[str, Any]:
@@ -70,7 +74,8 @@ class StableDiffusion3(Recipe):
 
 def _t5_tokens(sizes: PipelineSizes) -> int:
     """What CLIP's tokens leave of the transformer's."""
-    clip, total = sizes.longest("tokenizer"), sizes.size("text_tokens", TEXT_TOKENS)
+    clip = sizes.longest("tokenizer")
+    total = sizes.size("text_tokens", clip + T5_TOKENS)
     if total <= clip:
         raise ExportError(f"option text_tokens={total}: CLIP's {clip} leave none for T5", hint=f"give more than {clip}")
     return total - clip

@@ -115,7 +115,6 @@ def test_pictures_are_rounded_as_diffusers_rounds_them() -> None:
         ([], "draws what a prompt says"),
         (["--class", "3"], "draws what a prompt says"),
         (["--class", "3", "--prompt", "a cat"], "exclude each other"),
-        (["--prompt", "a cat", "--guidance", "1", "--negative", "bad"], "does not count at guidance 1"),
         (["--prompt", "a cat", "--true-guidance", "2"], "--true-guidance is for models that take guidance"),
     ],
 )
@@ -125,6 +124,12 @@ def test_what_the_pipeline_does_not_take_is_refused(
     outcome = cli("sample", bundle, *asked, "-o", tmp_path / "out.png")
     assert outcome.code == 1 and message in outcome.err
     assert not (tmp_path / "out.png").exists()
+
+
+def test_a_negative_prompt_that_does_not_count_is_said(bundle: Path, cli: Cli, tmp_path: Path) -> None:
+    asked = ["--prompt", "a cat", "--steps", "2", "--guidance", "1", "--negative", "bad"]
+    outcome = cli("sample", bundle, *asked, "-o", tmp_path / "out.png")
+    assert outcome.code == 0 and "the negative prompt does not count at guidance 1" in outcome.err
 
 
 def test_a_bundle_without_a_pipeline_takes_no_prompt(bundle: Path, cli: Cli, tmp_path: Path) -> None:

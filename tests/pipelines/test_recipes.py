@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,14 @@ from dsr_export.bundle.pipeline_record import PipelineRecord, TextRecord
 from dsr_export.errors import ExportError
 from dsr_export.pipelines.dit import DiT
 from dsr_export.pipelines.flux import Flux
+from dsr_export.pipelines.folder import open_pipeline
+from dsr_export.pipelines.parts import PipelineSizes
 from dsr_export.pipelines.recipe import Encoded, dynamic_shift
 from dsr_export.pipelines.sana import Sana
 from dsr_export.pipelines.sd3 import StableDiffusion3
 from graphs.artifacts import TensorSpec
+from tests.pipelines.folders import pixart_folder
+from tests.pipelines.tokenizers_made import clip_tokenizer
 
 
 def spec(name: str, *shape: int) -> TensorSpec:
@@ -66,6 +71,15 @@ def test_sd3_puts_clip_beside_clip_and_t5_behind(rng: np.random.Generator) -> No
     np.testing.assert_array_equal(found["pooled_projections"], np.concatenate([first.vector, second.vector], -1))
     without = recipe.conditions(clips, negative=False)["encoder_hidden_states"]
     assert without.shape == states.shape and not without[:, 2:].any()
+
+
+def test_sd3_gives_t5_its_own_length_whatever_clips_is(tmp_path: Path) -> None:
+    folder = open_pipeline(pixart_folder(tmp_path))
+    clip_tokenizer(tmp_path / "tokenizer")  # of 16 tokens
+    assert StableDiffusion3.options(PipelineSizes(folder, {})) == {"text_tokens": 16 + 256}
+    assert StableDiffusion3.settings(PipelineSizes(folder, {"text_tokens": 28})) == {"t5_tokens": 12}
+    with pytest.raises(ExportError, match="CLIP's 16 leave none for T5"):
+        StableDiffusion3.settings(PipelineSizes(folder, {"text_tokens": 16}))
 
 
 def test_sana_keeps_the_first_token_and_the_last_ones() -> None:
