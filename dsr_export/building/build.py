@@ -147,7 +147,9 @@ class Build:
     @cached_property
     def key(self) -> str:
         """Digest of everything the bundle depends on; equal keys mean that there is nothing to do."""
-        files = dict.fromkeys(("checkpoint", "config_file", "dsr", "model_dir", "out"))  # the subject's key has them
+        files = dict.fromkeys(
+            ("checkpoint", "config_file", "dsr", "loras", "model_dir", "out")
+        )  # the subject's key has them
         inside = {role: component.manifest.digest for role, component in self.given_components.items()}
         inside |= {role: part.key for role, part in self.part_builds.items()}
         options = dataclasses.asdict(self.config) | files | {"force": False, "components": inside}

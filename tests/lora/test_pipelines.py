@@ -8,11 +8,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from dsr_export.building.build import Build
 from dsr_export.building.part_configs import part_configs
 from dsr_export.config import ExportConfig
 from dsr_export.declarations.lora_file import LoraFile
 from dsr_export.errors import ExportError
 from dsr_export.pipeline import export
+from dsr_export.progress import Silent
 from tests.families.diffusers.folders import original
 from tests.pipelines.folders import changed, pixart_folder
 
@@ -41,3 +43,12 @@ def test_a_text_encoder_is_given_them_and_the_autoencoder_is_not() -> None:
     lora = LoraFile(Path("a"))
     made = part_configs(ExportConfig(model_dir=Path("p"), parts=("all",), loras=(lora,)), ("text_encoder", "vae"), ())
     assert {role: each.loras for role, each in made.items()} == {"text_encoder": (lora,), "vae": ()}
+
+
+def test_another_scale_is_another_build(tmp_path: Path) -> None:
+    original("DiTTransformer2DModel").save_pretrained(tmp_path / "m")
+    file = tmp_path / "a.safetensors"
+    save_file({"a": torch.ones(1)}, file)
+    loras = ((), (LoraFile(file),), (LoraFile(file, 0.5),), (LoraFile(file), LoraFile(file)))
+    keys = {Build(ExportConfig(model_dir=tmp_path / "m", loras=each), Silent()).key for each in loras}
+    assert len(keys) == len(loras)
