@@ -9,7 +9,7 @@ from typing import Any
 
 from dsr_export.errors import ExportError, did_you_mean
 from dsr_export.families.config_bounds import check_config
-from dsr_export.families.diffusers.general.classes import recipe_of
+from dsr_export.families.diffusers.general.recipes.classes import recipe_of
 from dsr_export.families.diffusers.supported import SUPPORTED
 from dsr_export.families.folder_weights import weight_files
 from dsr_export.readable import readable

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dsr_export.errors import ExportError
-from dsr_export.families.diffusers.general.classes import BY_HAND
-from dsr_export.families.diffusers.general.common import BY_NAME
 from dsr_export.families.diffusers.general.constants import PLACES
-from dsr_export.families.diffusers.general.recipe import ClassRecipe, Fixed, Given, Part
+from dsr_export.families.diffusers.general.recipes.classes import BY_HAND
+from dsr_export.families.diffusers.general.recipes.common import BY_NAME
+from dsr_export.families.diffusers.general.recipes.recipe import ClassRecipe, Fixed, Given, Part
 from dsr_export.families.diffusers.general.rotations import ROTATIONS
 from dsr_export.families.diffusers.general.sizes import Sizes
 

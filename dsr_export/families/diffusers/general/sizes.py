@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dsr_export.errors import ExportError
-from dsr_export.families.diffusers.general.recipe import ClassRecipe
+from dsr_export.families.diffusers.general.recipes.recipe import ClassRecipe
 
 _OWN = ("height", "width", "frames", "text", "tokens", "cells")
 _INDEXED = re.compile(r"(\w+)\[(\d+)\]")

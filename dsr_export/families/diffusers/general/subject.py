@@ -17,10 +17,10 @@ from dsr_export.families.diffusers.files import TransformerFolder
 from dsr_export.families.diffusers.general.adapter import GeneralDenoiser
 from dsr_export.families.diffusers.general.blocks import find_blocks
 from dsr_export.families.diffusers.general.call import Call, call_of
-from dsr_export.families.diffusers.general.classes import recipe_of
 from dsr_export.families.diffusers.general.draws import draw_of
 from dsr_export.families.diffusers.general.freezing import freeze
-from dsr_export.families.diffusers.general.recipe import Given
+from dsr_export.families.diffusers.general.recipes.classes import recipe_of
+from dsr_export.families.diffusers.general.recipes.recipe import Given
 from dsr_export.families.diffusers.general.replacing import replace_in
 from dsr_export.families.diffusers.general.sizes import Sizes
 from dsr_export.families.diffusers.supported import SUPPORTED

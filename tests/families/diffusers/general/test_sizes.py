@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from dsr_export.errors import ExportError
-from dsr_export.families.diffusers.general.recipe import PACKED, VIDEO, ClassRecipe
+from dsr_export.families.diffusers.general.recipes.recipe import PACKED, VIDEO, ClassRecipe
 from dsr_export.families.diffusers.general.sizes import Sizes
 
 CONFIG = {"in_channels": 8, "wide": 6, "none": None, "pair": [3, 5], "patch_size": 2, "off": False}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from dsr_export.families.diffusers.general.common import WHOLE_TEXT
-from dsr_export.families.diffusers.general.recipe import VIDEO, ClassRecipe, Fixed, Given, Refused
+from dsr_export.families.diffusers.general.recipes.common import WHOLE_TEXT
+from dsr_export.families.diffusers.general.recipes.recipe import VIDEO, ClassRecipe, Fixed, Given, Refused
 
 _FRAMES, _SIDE = 3, 16
 _GUIDANCE = Given(shape="", draw="thousands", when="guidance_embeds", means="the strength of guidance, times 1000")

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from dsr_export.errors import ExportError, did_you_mean
-from dsr_export.families.diffusers.general.hunyuan_classes import HUNYUAN_CLASSES
-from dsr_export.families.diffusers.general.image_classes import IMAGE_CLASSES
-from dsr_export.families.diffusers.general.other_classes import OTHER_CLASSES
-from dsr_export.families.diffusers.general.packed_classes import PACKED_CLASSES
-from dsr_export.families.diffusers.general.recipe import ClassRecipe, Refused
-from dsr_export.families.diffusers.general.video_classes import VIDEO_CLASSES
+from dsr_export.families.diffusers.general.recipes.hunyuan_classes import HUNYUAN_CLASSES
+from dsr_export.families.diffusers.general.recipes.image_classes import IMAGE_CLASSES
+from dsr_export.families.diffusers.general.recipes.other_classes import OTHER_CLASSES
+from dsr_export.families.diffusers.general.recipes.packed_classes import PACKED_CLASSES
+from dsr_export.families.diffusers.general.recipes.recipe import ClassRecipe, Refused
+from dsr_export.families.diffusers.general.recipes.video_classes import VIDEO_CLASSES
 from dsr_export.families.diffusers.supported import SUPPORTED
 
 CLASSES: Mapping[str, ClassRecipe | Refused] = {

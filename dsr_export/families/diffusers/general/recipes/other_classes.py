@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from dsr_export.families.diffusers.general.common import BOOL_MASK, TEXT_MASK, UNIT_TIME
-from dsr_export.families.diffusers.general.recipe import ClassRecipe, Fixed, Given, LeftOut, Refused
+from dsr_export.families.diffusers.general.recipes.common import BOOL_MASK, TEXT_MASK, UNIT_TIME
+from dsr_export.families.diffusers.general.recipes.recipe import ClassRecipe, Fixed, Given, LeftOut, Refused
 
 _SOUND = "in_channels frames"
 _OMNI_NAMES = (*("tokens", "token_shapes", "sequence_indexes", "mse_loss_indexes", "timesteps", "noisy_frame_indexes"),)

@@ -16,9 +16,9 @@ from torch import nn
 from dsr_export.errors import ExportError
 from dsr_export.families.diffusers.files import class_of
 from dsr_export.families.diffusers.general.call import parts_of
-from dsr_export.families.diffusers.general.classes import CLASSES
 from dsr_export.families.diffusers.general.constants import PLACES
-from dsr_export.families.diffusers.general.recipe import ClassRecipe, Fixed, Given, Part, Refused
+from dsr_export.families.diffusers.general.recipes.classes import CLASSES
+from dsr_export.families.diffusers.general.recipes.recipe import ClassRecipe, Fixed, Given, Part, Refused
 from dsr_export.families.diffusers.general.rotations import ROTATIONS
 from dsr_export.families.diffusers.supported import SUPPORTED
 
@@ -100,6 +100,7 @@ def test_what_is_refused_is_told_why(name: str, message: str, hint: str) -> None
 
 
 def test_the_tables_need_no_torch() -> None:
-    code = "import dsr_export.families.diffusers.general.classes, sys; print({'torch', 'diffusers'} & set(sys.modules))"
+    name = "dsr_export.families.diffusers.general.recipes.classes"
+    code = f"import {name}, sys; print({{'torch', 'diffusers'}} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

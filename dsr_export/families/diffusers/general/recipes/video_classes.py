@@ -4,8 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from dsr_export.families.diffusers.general.common import BOOL_MASK
-from dsr_export.families.diffusers.general.recipe import VIDEO, ClassRecipe, Fixed, Given, LeftOut, Part, Refused
+from dsr_export.families.diffusers.general.recipes.common import BOOL_MASK
+from dsr_export.families.diffusers.general.recipes.recipe import (
+    VIDEO,
+    ClassRecipe,
+    Fixed,
+    Given,
+    LeftOut,
+    Part,
+    Refused,
+)
 
 _FRAMES, _SIDE = 3, 16
 _FRAMES_FIRST = "frames in_channels height width"

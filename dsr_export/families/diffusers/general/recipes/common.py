@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from dsr_export.families.diffusers.general.recipe import Fixed, Given, LeftOut, Part
+from dsr_export.families.diffusers.general.recipes.recipe import Fixed, Given, LeftOut, Part
 
 TEXT_WIDTH = (
     "caption_channels|joint_attention_dim|text_embed_dim|text_dim|cap_feat_dim|context_in_dim"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from dsr_export.families.diffusers.general.common import BOOL_MASK, TEXT_MASK, TIME, UNIT_TIME, WHOLE_TEXT
-from dsr_export.families.diffusers.general.recipe import ClassRecipe, Fixed, Given, LeftOut, Refused
+from dsr_export.families.diffusers.general.recipes.common import BOOL_MASK, TEXT_MASK, TIME, UNIT_TIME, WHOLE_TEXT
+from dsr_export.families.diffusers.general.recipes.recipe import ClassRecipe, Fixed, Given, LeftOut, Refused
 
 _PIXELS = Given(shape="2", draw="pixels", means="height and width in pixels")
 _CORNER = Given(shape="2", draw="corner", means="top and left corner of the crop, in pixels")

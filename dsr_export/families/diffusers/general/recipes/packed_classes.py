@@ -4,8 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from dsr_export.families.diffusers.general.common import BOOL_MASK, UNIT_TIME
-from dsr_export.families.diffusers.general.recipe import PACKED, ClassRecipe, Fixed, Given, LeftOut, Part, Refused
+from dsr_export.families.diffusers.general.recipes.common import BOOL_MASK, UNIT_TIME
+from dsr_export.families.diffusers.general.recipes.recipe import (
+    PACKED,
+    ClassRecipe,
+    Fixed,
+    Given,
+    LeftOut,
+    Part,
+    Refused,
+)
 
 _PROMPT_IDS = Fixed(made="diagonal_ids", means="the prompt's tokens, along the diagonal")
 
