@@ -1,4 +1,7 @@
-"""What both bundles make of A's golden inputs, in ONNX Runtime: B against A, and each against the golden outputs."""
+"""What both bundles make of A's golden inputs, in ONNX Runtime: B against A, and each against the golden outputs.
+
+Their portable graphs do: what is run in the place of one, and what engines are made of, come from the same source.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,8 @@ from typing import Any
 
 import numpy.typing as npt
 
-from dsr_export.bundle.reader import MODEL, RUNTIME_MODEL, Bundle
+from dsr_export.backends.opening import typed_runner
+from dsr_export.bundle.reader import MODEL, Bundle
 from dsr_export.errors import ExportError, RunnerError
 from dsr_export.parity.golden.reader import read_golden
 from dsr_export.parity.golden.vectors import Golden
@@ -47,14 +51,13 @@ def _row(truth: Array, a: Array | str, b: Array | str, tolerances: list[Toleranc
 
 def _ran(bundle: Bundle) -> tuple[object, ...]:
     """Everything the numbers depend on: the same makes the same numbers, and need not be run again."""
-    graphs = (MODEL, RUNTIME_MODEL)
-    files = {name: entry.sha256 for name, entry in bundle.manifest.files.items() if name.startswith(graphs)}
+    files = {name: entry.sha256 for name, entry in bundle.manifest.files.items() if name.startswith(MODEL)}
     return files, bundle.manifest.inputs, bundle.manifest.precision
 
 
 def _run(bundle: Bundle, golden: Golden, done: Any) -> Made:
     try:
-        with bundle.runner("onnxruntime") as runner:
+        with typed_runner(bundle.file(MODEL), bundle.manifest.inputs, bundle.manifest.precision) as runner:
             made: Made = {}
             for count, (size, case) in enumerate(golden.cases.items(), 1):
                 made[size] = _infer(runner, case.inputs)
