@@ -16,6 +16,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from graphs.mixed_precision.angles import angle_nodes
+from graphs.mixed_precision.guarded_quotients import guarded_quotients
 from graphs.mixed_precision.held_values import beyond
 from graphs.mixed_precision.score_islands import CHOOSING, score_islands
 from graphs.names import is_lowered, is_made, made_parts, module_of, site_of
@@ -79,6 +80,7 @@ def fp32_islands(graph: gs.Graph, policy: PrecisionPolicy, held: Held) -> dict[s
         name: why for name, why in beyond(graph, held).items() if not (policy.narrow_products and _is_product(name))
     }
     islands = _unheld_steps(graph, held) | small | islands
+    islands |= dict.fromkeys(sorted(guarded_quotients(graph, held) - islands.keys()), "products of a guarded quotient")
     islands |= dict.fromkeys(sorted(angle_nodes(graph, policy.maxima) - islands.keys()), "angle of a sine")
     softmax = {node.name for node in graph.nodes if FP32_OPS.get(node.op) == SOFTMAX}
     scores = score_islands(graph, softmax, islands, SANDWICHED | MOVERS | CHOOSING)
