@@ -23,8 +23,11 @@ if TYPE_CHECKING:
 
 Made = TypeVar("Made")
 
-SPARE = 3 << 30
-"""Bytes that any model may take, whatever it holds: small ones too attend over 4,096 tokens, two rows at once."""
+LEAST_SPARE, MOST_SPARE = 3 << 28, 8 << 30
+"""Bytes that any model may take, whatever it holds: a quarter of the machine's memory within these.
+
+Small ones too attend over 4,096 tokens, several rows at once, and are probed at each of their tensors.
+"""
 PER_STORED_BYTE = 256
 """Bytes a row may take for each byte that is stored: 64 numbers per FP32 weight. A decoder of 50 M weights, which has
 the largest tensors for its size, takes 15 at 1,024 pixels."""
@@ -48,7 +51,14 @@ def budget(stored: int, fed: Sequence[Array] = ()) -> int:
     rows = max((len(each) for each in fed if each.ndim), default=1)
     inputs = sum(each.nbytes for each in fed)
     cores = _PER_CORE * (os.cpu_count() or 1)
-    return SPARE + PER_STORED_BYTE * stored * max(1, rows) + PER_FED_BYTE * inputs + cores
+    return spare() + PER_STORED_BYTE * stored * max(1, rows) + PER_FED_BYTE * inputs + cores
+
+
+def spare() -> int:
+    """A quarter of the machine's memory, within bounds."""
+    pages = os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
+    whole = pages * os.sysconf("SC_PAGE_SIZE") if pages > 0 else 0
+    return min(MOST_SPARE, max(LEAST_SPARE, whole // 4))
 
 
 def within(most: int, call: Callable[[], Made]) -> Made:
