@@ -68,3 +68,14 @@ def test_without_modules_the_graph_is_the_reference(rng: np.random.Generator) ->
     value = rng.standard_normal((2, 6, 8)).astype(np.float32)
     (tap,) = reference_taps({"x": value}, [(_site("end", "blocks.0"), Sample.of(value, OUTER_VALUES))], []).taps
     assert tap.source == GRAPH
+
+
+def test_a_table_that_a_module_returns_beside_its_output_is_no_reference(rng: np.random.Generator) -> None:
+    """T5's attention returns its bias of positions, the same for each image, in the shape of the scores."""
+    scores = rng.standard_normal((2, 3, 5, 5)).astype(np.float32)
+    bias = np.repeat(rng.standard_normal((1, 3, 5, 5)).astype(np.float32), 2, axis=0)
+    found = [(Site(tensor="a", module="m", group="m", shape=(3, 5, 5), outer=False), Sample.of(scores, INNER_VALUES))]
+    returned = [ModuleOutput("m", (3, 5, 5), Sample.of(bias, INNER_VALUES))]
+    (tap,) = reference_taps({}, found, returned).taps
+    assert tap.source == GRAPH
+    np.testing.assert_array_equal(tap.sample.values, found[0][1].values)
