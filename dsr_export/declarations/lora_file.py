@@ -26,6 +26,11 @@ class LoraFile:
                 f"the scale {self.scale:g} of {self.path} is none", hint=f"give up to {LARGEST:g}, and not 0"
             )
 
+    def __str__(self) -> str:
+        """As one types it, and as `parse` reads it."""
+        plain = self.scale == 1.0 and _SCALED.fullmatch(str(self.path)) is None
+        return str(self.path) if plain else f"{self.path}:{self.scale!r}"
+
     @classmethod
     def parse(cls, text: str) -> LoraFile:
         """`FILE:0.8`; a file whose own name ends so is one without a scale."""

@@ -149,11 +149,13 @@ def model_words(request: ModelRequest) -> tuple[str, ...]:
     words = [request.model]
     for field in fields(ModelRequest):
         value = getattr(request, field.name)
-        if field.name not in ("model", "dsr", "options") and value is not None:
+        if field.name not in ("model", "dsr", "options", "loras") and value is not None:
             words += [
                 "--config" if field.name == "config_file" else "--" + field.name.replace("_", "-"),
                 readable(str(value)),
             ]
+    for lora in request.loras:
+        words += ["--lora", readable(str(lora))]
     for name, value in request.options.items():
         words += ["--option", readable(f"{name}={str(value).lower() if isinstance(value, bool) else value}")]
     return tuple(words)

@@ -9,7 +9,7 @@ from pathlib import Path
 from dsr_export.config import ModelRequest
 from dsr_export.errors import ExportError, did_you_mean
 
-_FLAGS = {"config_file": "--config", "options": "constructor arguments"}
+_FLAGS = {"config_file": "--config", "options": "constructor arguments", "loras": "--lora"}
 
 
 def refuse_unused(request: ModelRequest, form: str, *, used: Collection[str] = (), hint: str) -> None:

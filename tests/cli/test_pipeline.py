@@ -32,7 +32,7 @@ from tests.pipeline_parts import DECODER, DENOISER, denoiser_config, rewritten
 
 WITHOUT_TORCH = "import sys; sys.modules['torch'] = None; from dsr_export.cli import main; main(sys.argv[1:])"
 REPORTS = {"report.json", "report.html", "junit.xml"}
-DECODER_FILES = {"manifest.json", "model.onnx", "golden.npz", "taps.npz", "sbom.cdx.json", *REPORTS}
+DECODER_FILES = {"manifest.json", "model.onnx", "onnxruntime.onnx", "golden.npz", "taps.npz", "sbom.cdx.json", *REPORTS}
 
 
 class Notes(Silent):

@@ -27,10 +27,10 @@ def test_the_fixed_modules_hold_every_block() -> None:
     assert drawn == set(BLOCKS)
 
 
-@pytest.mark.parametrize("number", range(len(FIXED)))
-def test_random_modules_agree_with_pytorch(number: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("seed", FIXED)
+def test_random_modules_agree_with_pytorch(seed: int, tmp_path: Path) -> None:
     """In one precision each; the many have all."""
-    _check(FIXED[number], WIDE_AND_HALF[number % 2 : number % 2 + 1], tmp_path)
+    _check(seed, WIDE_AND_HALF[seed % 2 : seed % 2 + 1], tmp_path)
 
 
 @pytest.mark.slow

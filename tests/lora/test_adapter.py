@@ -10,7 +10,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from dsr_export.config import ModelRequest
 from dsr_export.declarations.lora_file import LoraFile
+from dsr_export.diagnosis.diagnose import model_words
 from dsr_export.errors import ExportError
 from dsr_export.lora.adapter import METADATA, read_adapter
 from dsr_export.lora.names import placed
@@ -109,3 +111,13 @@ def test_a_file_and_its_scale(tmp_path: Path) -> None:
     for text in ("f:0", "f:1e9", "f:1e400"):
         with pytest.raises(ExportError, match="the scale"):
             LoraFile.parse(text)
+
+
+@pytest.mark.parametrize("file", [LoraFile(Path("a")), LoraFile(Path("a"), -0.25), LoraFile(Path("a:2"))])
+def test_it_is_written_as_it_is_read(file: LoraFile) -> None:
+    assert LoraFile.parse(str(file)) == file
+
+
+def test_the_next_command_of_a_diagnosis_names_them() -> None:
+    request = ModelRequest(model_dir=Path("m"), loras=(LoraFile(Path("a"), 0.5), LoraFile(Path("b"))))
+    assert model_words(request)[-4:] == ("--lora", "a:0.5", "--lora", "b")
