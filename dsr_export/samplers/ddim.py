@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
 from dsr_export.errors import ExportError
 from dsr_export.samplers.noise_schedule import NoiseSettings
-from dsr_export.samplers.sampler import Array, Walk, check_finite, checked_steps, fitting, refuse_extras
+from dsr_export.samplers.sampler import Array, Sampler, Start, Walk, check_finite, fitting
 from dsr_export.samplers.settings import refuse
 from dsr_export.samplers.thresholding import ThresholdSettings
 from dsr_export.samplers.timestep_spacing import Spacing, ddim_timesteps
@@ -19,8 +18,11 @@ NAME = "DDIMScheduler"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ddim(NoiseSettings, ThresholdSettings):
+class Ddim(NoiseSettings, ThresholdSettings, Sampler):
     """The scheduler's settings, with diffusers' names and defaults."""
+
+    NAME: ClassVar[str] = NAME
+    TAKES: ClassVar[frozenset[str]] = frozenset({"eta"})
 
     clip_sample: bool = True
     clip_sample_range: float = 1.0
@@ -39,19 +41,10 @@ class Ddim(NoiseSettings, ThresholdSettings):
             ]
         )
 
-    def start(
-        self,
-        steps: int,
-        *,
-        image_tokens: int | None = None,
-        mu: float | None = None,
-        sigmas: Sequence[float] | None = None,
-        eta: float = 0.0,
-    ) -> DdimWalk:
-        """See `Sampler.start`. `eta` is the share of noise: 0 for DDIM, 1 for DDPM."""
-        refuse_extras(NAME, sigmas, 0)
-        trained = self.num_train_timesteps
-        if checked_steps(steps) > trained:
+    def _walk(self, asked: Start) -> DdimWalk:
+        """`eta` is the share of noise: 0 for DDIM, 1 for DDPM."""
+        steps, trained, eta = asked.steps, self.num_train_timesteps, asked.eta
+        if steps > trained:
             raise ExportError(f"{steps} steps of {NAME}", hint=f"give at most {trained}, those it was trained on")
         if not 0 <= eta <= 1:
             raise ExportError(f"eta is {eta}", hint="give 0 for DDIM, 1 for DDPM, or a number between")
@@ -89,7 +82,7 @@ class DdimWalk(Walk):
         self.settings = settings
         self.needs_noise = eta > 0
         self.signal, self.noise, self.signal_after = np.sqrt(now), np.sqrt(1 - now), np.sqrt(after)
-        with np.errstate(divide="ignore", invalid="ignore"):  # refused by `Ddim.start`
+        with np.errstate(divide="ignore", invalid="ignore"):  # refused by `Ddim._check`
             self.fresh = np.float32(eta) * np.sqrt((1 - after) / (1 - now) * (1 - now / after))
             # Nothing of the old noise is left where eta is 1 and the step starts from noise alone, but for rounding.
             self.direction = np.sqrt(np.maximum(1 - after - self.fresh**2, 0))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
 from dsr_export.samplers.predictions import Conversion, Prediction
-from dsr_export.samplers.sampler import Array, Walk, check_finite, checked_steps, refuse_extras
+from dsr_export.samplers.sampler import Array, Sampler, Start, Walk, check_finite
 from dsr_export.samplers.settings import refuse
 from dsr_export.samplers.solver_schedule import SolverSchedule
 from dsr_export.samplers.solver_updates import Algorithm, Solver, SolverUpdates, noise_levels, solver_updates
@@ -23,8 +22,10 @@ FEW_STEPS = 15  # below, `lower_order_final` holds
 
 
 @dataclass(frozen=True, kw_only=True)
-class DpmSolver(SolverSchedule, ThresholdSettings):
+class DpmSolver(SolverSchedule, ThresholdSettings, Sampler):
     """The scheduler's settings, with diffusers' names and defaults; some are names of other schedulers' solvers."""
+
+    NAME: ClassVar[str] = NAME
 
     solver_order: int = 2
     prediction_type: Prediction = "epsilon"
@@ -48,23 +49,14 @@ class DpmSolver(SolverSchedule, ThresholdSettings):
             ]
         )
 
-    def start(
-        self,
-        steps: int,
-        *,
-        image_tokens: int | None = None,
-        mu: float | None = None,
-        sigmas: Sequence[float] | None = None,
-        eta: float = 0.0,
-    ) -> DpmSolverWalk:
-        """See `Sampler.start`. Where neither `mu` nor `image_tokens` is given, `flow_shift` holds."""
-        refuse_extras(NAME, sigmas, eta)
-        times, levels = self.schedule(checked_steps(steps), image_tokens=image_tokens, mu=mu)
-        check_finite(NAME, steps, times, levels)
+    def _walk(self, asked: Start) -> DpmSolverWalk:
+        """Where neither `mu` nor `image_tokens` is given, `flow_shift` holds."""
+        times, levels = self.schedule(asked.steps, image_tokens=asked.image_tokens, mu=asked.mu)
+        check_finite(NAME, asked.steps, times, levels)
         alphas, amplitudes = noise_levels(levels, flow=self.use_flow_sigmas)
         orders = [self._order(i, len(times)) for i in range(len(times))]
         updates = solver_updates(alphas, amplitudes, orders, algorithm=self._algorithm, solver=self._solver)
-        updates.check(NAME, steps)
+        updates.check(NAME, asked.steps)
         conversion = Conversion(
             prediction=self.prediction_type,
             to_data=self._algorithm.endswith("++"),

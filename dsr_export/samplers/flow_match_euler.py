@@ -5,24 +5,27 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
 from dsr_export.errors import ExportError
 from dsr_export.samplers import sigma_schedules
-from dsr_export.samplers.sampler import Array, Walk, check_finite, checked_steps, fitting, refuse_extras
+from dsr_export.samplers.sampler import Array, Sampler, Start, Walk, check_finite, fitting
 from dsr_export.samplers.settings import MOST_TRAIN_STEPS, refuse
 
 NAME = "FlowMatchEulerDiscreteScheduler"
 
 
 @dataclass(frozen=True, kw_only=True)
-class FlowMatchEuler:
+class FlowMatchEuler(Sampler):
     """The scheduler's settings, with diffusers' names and defaults.
 
     `sigma_min` and `sigma_max` are no settings of this class, but diffusers reads them where a file holds them.
     """
+
+    NAME: ClassVar[str] = NAME
+    TAKES: ClassVar[frozenset[str]] = frozenset({"sigmas"})
 
     num_train_timesteps: int = 1000
     shift: float = 1.0
@@ -52,20 +55,11 @@ class FlowMatchEuler:
             ]
         )
 
-    def start(
-        self,
-        steps: int,
-        *,
-        image_tokens: int | None = None,
-        mu: float | None = None,
-        sigmas: Sequence[float] | None = None,
-        eta: float = 0.0,
-    ) -> FlowMatchWalk:
-        """See `Sampler.start`."""
-        refuse_extras(NAME, None, eta)
+    def _walk(self, asked: Start) -> FlowMatchWalk:
+        steps = asked.steps
         with np.errstate(all="ignore"):  # what is not finite is refused below
-            even = self._even(checked_steps(steps)) if sigmas is None else _given(sigmas, steps)
-            levels = self._spread(self._shifted(even, self._mu(image_tokens, mu)), steps).astype(np.float32)
+            even = self._even(steps) if asked.sigmas is None else _given(asked.sigmas, steps)
+            levels = self._spread(self._shifted(even, self._mu(asked.image_tokens, asked.mu)), steps).astype(np.float32)
         levels = 1 - levels if self.invert_sigmas else levels
         check_finite(NAME, steps, levels)
         end = np.float32(self.invert_sigmas)
@@ -130,6 +124,6 @@ class FlowMatchWalk(Walk):
 def _given(sigmas: Sequence[float], steps: int) -> Array:
     """A caller's own levels, [steps]. They are float32 from here on."""
     levels = np.array(sigmas, np.float32)
-    if levels.shape != (checked_steps(steps),) or not np.isfinite(levels).all():
+    if levels.shape != (steps,) or not np.isfinite(levels).all():
         raise ExportError(f"{len(sigmas)} sigmas for {steps} steps", hint="give one finite number for each step")
     return levels

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -48,8 +49,23 @@ class Walk(ABC):
         return fitting(noise, x, "noise")
 
 
-class Sampler(Protocol):
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """What `Sampler.start` was asked for."""
+
+    steps: int
+    image_tokens: int | None = None
+    mu: float | None = None
+    sigmas: Sequence[float] | None = None
+    eta: float = 0.0
+
+
+class Sampler(ABC):
     """A scheduler's settings. Values that make no walk are refused by `start`."""
+
+    NAME: ClassVar[str]
+    TAKES: ClassVar[frozenset[str]] = frozenset()
+    """Which of `sigmas` and `eta`."""
 
     def start(
         self,
@@ -68,13 +84,17 @@ class Sampler(Protocol):
 
         Raises ExportError for steps, sigmas or an `eta` that the scheduler doesn't take.
         """
+        if sigmas is not None and "sigmas" not in self.TAKES:
+            raise ExportError(f"{self.NAME} takes no sigmas", hint="leave them out: its settings make its own")
+        if eta and "eta" not in self.TAKES:
+            raise ExportError(f"{self.NAME} takes no eta", hint="only DDIMScheduler does")
+        if not 1 <= steps <= MOST_STEPS:
+            raise ExportError(f"a sampler of {steps} steps", hint=f"give 1 to {MOST_STEPS}")
+        return self._walk(Start(steps=steps, image_tokens=image_tokens, mu=mu, sigmas=sigmas, eta=eta))
 
-
-def checked_steps(steps: int) -> int:
-    """`steps`, or ExportError."""
-    if not 1 <= steps <= MOST_STEPS:
-        raise ExportError(f"a sampler of {steps} steps", hint=f"give 1 to {MOST_STEPS}")
-    return steps
+    @abstractmethod
+    def _walk(self, asked: Start) -> Walk:
+        """A walk of what is taken."""
 
 
 def fitting(values: Array, x: Array, name: str) -> Array:
@@ -82,14 +102,6 @@ def fitting(values: Array, x: Array, name: str) -> Array:
     if values.shape != x.shape:
         raise ExportError(f"{name} of {list(values.shape)} for a state of {list(x.shape)}")
     return values.astype(x.dtype, copy=False)
-
-
-def refuse_extras(scheduler: str, sigmas: Sequence[float] | None, eta: float) -> None:
-    """ExportError where a scheduler is given what it doesn't take."""
-    if sigmas is not None:
-        raise ExportError(f"{scheduler} takes no sigmas", hint="leave them out: its settings make its own")
-    if eta:
-        raise ExportError(f"{scheduler} takes no eta", hint="only DDIMScheduler does")
 
 
 def check_finite(name: str, steps: int, *tables: Array) -> None:
