@@ -20,7 +20,7 @@ from dsr_export.subject import Subject
 from dsr_export.tracing.batch_guards import Decision, agree, deciding, valid_sizes
 from dsr_export.tracing.decompositions.batch_splits import as_slices
 from dsr_export.tracing.decompositions.complex_ops import on_pairs
-from dsr_export.tracing.decompositions.constant_ops import depends_on_data, folding_constants
+from dsr_export.tracing.decompositions.constant_ops import folding_constants, needs_values
 from dsr_export.tracing.decompositions.data_reads import DataAsTensor
 from dsr_export.tracing.decompositions.mask_writes import as_choices
 from dsr_export.tracing.decompositions.mixed_types import in_one_type
@@ -87,7 +87,7 @@ class _Attempt:
     def folded(self, *, batch: int | None = None) -> ExportedProgram | Exception:
         """Not strict, and with constants worked out where values or shapes depend on them."""
         plain = self.run(strict=False, batch=batch)
-        if not isinstance(plain, Exception) and not depends_on_data(plain):
+        if not isinstance(plain, Exception) and not needs_values(plain):
             return plain
         with folding_constants(self.subject.module):
             folded = self.run(strict=False, batch=batch)

@@ -26,14 +26,19 @@ _ANSWERS = frozenset(
     | {"allclose", "nonzero", "argwhere", "unique", "unique_consecutive", "bincount", "masked_select"}
     | {"repeat_interleave"}
 )
+_FACTORED = frozenset(
+    {"cholesky", "det", "eig", "eigh", "eigvalsh", "householder_product", "inv", "inverse", "lstsq", "lu", "lu_factor"}
+    | {"matrix_exp", "matrix_power", "pinv", "pinverse", "qr", "slogdet", "solve", "solve_triangular", "svd", "svdvals"}
+)
+"""Of matrices: ONNX has no op for them, and needs none where the matrix is a weight, as in orthogonal layers."""
 _MAKERS = frozenset({"arange", "eye", "full", "linspace", "ones", "zeros", "tensor", "as_tensor"})
 _INDEXING = (torch.Tensor.__getitem__, torch.Tensor.__setitem__)
 _INDEX_OPS = (torch.ops.aten.index.Tensor, torch.ops.aten.index_put.default, torch.ops.aten.index_put_.default)
 
 
-def depends_on_data(program: ExportedProgram) -> bool:
-    """Whether a size depends on values, or elements are chosen by a mask."""
-    return any(_is_data_dependent(node) for node in program.graph.nodes)
+def needs_values(program: ExportedProgram) -> bool:
+    """Whether a size depends on values, elements are chosen by a mask, or a matrix is taken apart."""
+    return any(_is_data_dependent(node) or _is_factored(node) for node in program.graph.nodes)
 
 
 @contextlib.contextmanager
@@ -67,7 +72,7 @@ class _Constants(TorchFunctionMode):
             if name == "repeat_interleave" and (repeated := self._repeated(*args, **kwargs)) is not None:
                 return repeated
             return func(*self._with_static_indices(func, args), **kwargs)
-        if name in _ANSWERS or (name == "where" and len(args) + len(kwargs) == 1):
+        if name in _ANSWERS or _plain_name(name) in _FACTORED or (name == "where" and len(args) + len(kwargs) == 1):
             return self._lifted(self._evaluated(func, args, kwargs))
         values = self._try(func, args, kwargs)
         made = func(*self._with_static_indices(func, args), **kwargs)
@@ -187,6 +192,16 @@ def _is_data_dependent(node: torch.fx.Node) -> bool:
     if {torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output} & set(getattr(node.target, "tags", ())):
         return node.target is not torch.ops.aten.index.Tensor or _has_mask(node)
     return node.target in _INDEX_OPS and _has_mask(node)
+
+
+def _is_factored(node: torch.fx.Node) -> bool:
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and _plain_name(schema.name.split("::")[-1]) in _FACTORED
+
+
+def _plain_name(name: str) -> str:
+    """`linalg_inv_ex` and the like, as `inv`."""
+    return name.strip("_").removeprefix("linalg_").removesuffix("_ex")
 
 
 def _has_mask(node: torch.fx.Node) -> bool:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from dsr_export.errors import ExportError
 from tests.traced_modules import agree, subject_of
 
 DYNAMIC = {"NonZero", "If", "Loop", "SequenceAt", "SplitToSequence", "Compress", "Unique"}
@@ -54,6 +55,13 @@ def bounded_by_tensors(s: Any, x: Tensor) -> Tensor:
     return torch.cat([x[:, s.lengths[0] :], y[:, : s.lengths[2]]], 1)
 
 
+def factored(s: Any, x: Tensor) -> Tensor:
+    weight = s.linear.weight + 8 * torch.eye(8)
+    turned = torch.linalg.qr(weight)[0] @ torch.matrix_exp(0.1 * (weight - weight.T))
+    scales = torch.linalg.svd(weight)[1] * torch.linalg.det(weight / 8)
+    return x @ turned @ weight.inverse() @ torch.linalg.pinv(weight) * scales * 8
+
+
 def written_through_data(s: Any, x: Tensor) -> Tensor:
     table = s.positions.new_zeros(1, 6, 8)
     table.data[:, 2:].copy_(s.positions[0, 2:])
@@ -63,13 +71,31 @@ def written_through_data(s: Any, x: Tensor) -> Tensor:
     return x + table * 2 + counts.sum(0)
 
 
-CONSTANT = [chosen, dropped, counted, repeated, selected, held_in_lists, bounded_by_tensors, written_through_data]
+CONSTANT = [
+    chosen,
+    dropped,
+    counted,
+    repeated,
+    selected,
+    held_in_lists,
+    bounded_by_tensors,
+    factored,
+    written_through_data,
+]
 
 
 @pytest.mark.parametrize("body", CONSTANT, ids=lambda body: body.__name__)
 def test_what_depends_on_constants_is_static(body: Any, tmp_path: Path) -> None:
     ops = agree(subject_of(body), tmp_path / "traced.onnx", sizes=(1, 3))[1]
     assert not ops & DYNAMIC
+
+
+def test_a_matrix_of_an_input_is_not_taken_apart(tmp_path: Path) -> None:
+    def inverted(s: Any, x: Tensor) -> Tensor:
+        return x + torch.linalg.inv(x @ x.mT + torch.eye(6)) @ x
+
+    with pytest.raises(ExportError, match="no ONNX translation of aten.linalg_inv"):
+        subject_of(inverted).trace(tmp_path / "traced.onnx")
 
 
 def test_a_constant_that_an_input_was_written_into_is_none(tmp_path: Path) -> None:
