@@ -18,7 +18,6 @@ from dsr_export.errors import ExportError
 from dsr_export.example_rows.drawn import Array, Draw
 from dsr_export.families.config_bounds import MOST_SIDE
 from dsr_export.families.diffusers.files import CONFIG
-from dsr_export.families.diffusers.linear_attention import set_apart
 from dsr_export.families.diffusers.vae_folder import CLASSES, VaeFolder
 from dsr_export.families.diffusers.weights import build_model
 from dsr_export.families.digests import file_sha256
@@ -55,7 +54,6 @@ class VaeDecoder(nn.Module):
         super().__init__()
         self.post_quant_conv = getattr(vae, "post_quant_conv", None)
         self.decoder = vae.decoder
-        self.wide = tuple(f"decoder.{name}" for name in set_apart(self.decoder))
 
     def forward(self, z: Tensor) -> Tensor:
         made: Tensor = self.decoder(z if self.post_quant_conv is None else self.post_quant_conv(z))
@@ -70,7 +68,6 @@ class VaeEncoder(nn.Module):
         self.encoder = vae.encoder
         self.quant_conv = getattr(vae, "quant_conv", None)
         self.has_variance = hasattr(vae.config, "norm_num_groups")  # of AutoencoderKL, behind the means
-        self.wide = tuple(f"encoder.{name}" for name in set_apart(self.encoder))
 
     def forward(self, image: Tensor) -> Tensor:
         made: Tensor = self.encoder(image)
@@ -137,7 +134,6 @@ def _subject(
         dsr=DsrSpec(),
         config={"_class_name": folder.class_name, **_public(vae.config)},
         provenance={"config_sha256": file_sha256(folder.path / CONFIG), **provenance},
-        fp32_modules=module.wide,
         draws={taken: draw},
         special_rows=True,
     )
