@@ -8,10 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dsr_export.cli.options.arguments import argument_options
-from dsr_export.cli.options.lora import lora_options
 from dsr_export.cli.options.named import Named
 from dsr_export.cli.process.streams import Command, answer, answer_json
-from dsr_export.declarations.lora_file import LoraFile
 from dsr_export.limits import MOST_BATCH, MOST_REPEATS, MOST_THREADS
 
 if TYPE_CHECKING:
@@ -25,7 +23,6 @@ if TYPE_CHECKING:
 @click.option("--random-weights", type=int, metavar="SEED", help="Seeded random weights of a registered model.")
 @click.option("--dsr", type=click.Path(path_type=Path), help="TOML file with the model's DSR spec.")
 @argument_options
-@lora_options
 @click.option("--batch", type=click.IntRange(1, MOST_BATCH), default=2, show_default=True)
 @click.option("--rounds", type=click.IntRange(3, MOST_REPEATS), default=30, show_default=True, help="Timed rounds.")
 @click.option(
@@ -53,7 +50,6 @@ def command(
     random_weights: int | None,
     dsr: Path | None,
     arguments: dict[str, bool | int | float | str],
-    loras: tuple[LoraFile, ...],
     batch: int,
     rounds: int,
     warmup: int,
@@ -77,7 +73,7 @@ def command(
     from dsr_export.progress import reporter
 
     request = ModelRequest(
-        checkpoint=checkpoint, weights=weights, random_weights=random_weights, dsr=dsr, options=arguments, loras=loras
+        checkpoint=checkpoint, weights=weights, random_weights=random_weights, dsr=dsr, options=arguments
     )
     if roofline is not None:
         _estimate(what, request, [name.strip() for name in roofline.split(",")], batch=batch, as_json=as_json)

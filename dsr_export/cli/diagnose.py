@@ -7,10 +7,8 @@ from pathlib import Path
 import click
 
 from dsr_export.cli.options.arguments import argument_options
-from dsr_export.cli.options.lora import lora_options
 from dsr_export.cli.process.streams import Command, answer, answer_json
 from dsr_export.config import ModelRequest
-from dsr_export.declarations.lora_file import LoraFile
 from dsr_export.limits import MOST_NEURONS, MOST_REGISTERS, MOST_SEED
 
 
@@ -26,7 +24,6 @@ from dsr_export.limits import MOST_NEURONS, MOST_REGISTERS, MOST_SEED
 )
 @click.option("--dsr", type=click.Path(path_type=Path), help="TOML file with the model's DSR spec, to be judged.")
 @argument_options
-@lora_options
 @click.option("--images", type=click.Path(path_type=Path), help="Encoder: folder of PNG or JPEG files, or an npz file.")
 @click.option("--detect-layer", type=int, help="Encoder: where outliers are told; -1 is the last. [default: family's]")
 @click.option(
@@ -56,7 +53,6 @@ def command(
     registers: int | None,
     dsr: Path | None,
     arguments: dict[str, bool | int | float | str],
-    loras: tuple[LoraFile, ...],
     as_json: bool,
     **options: object,
 ) -> None:
@@ -72,7 +68,6 @@ def command(
         registers=registers,
         dsr=dsr,
         options=arguments,
-        loras=loras,
     )
     made = diagnose(request, DiagnosisOptions(**options), reporter=reporter())  # type: ignore[arg-type]
     if as_json:

@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-LONGEST = 4096
+from dsr_export.cli.options.pairs import each_once, split_pair
+
 Value = bool | int | float | str
 
 
@@ -20,9 +21,7 @@ class Argument(click.ParamType[tuple[str, Value]]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if isinstance(value, tuple):
             return value
-        name, sign, text = str(value).partition("=")
-        if not sign or re.fullmatch(r"[A-Za-z_]\w*", name) is None or not 0 < len(text) <= LONGEST:
-            self.fail(f"{str(value)[:80]!r} is not NAME=VALUE; for example --option image_size=256", param, ctx)
+        name, text = split_pair(str(value), param, ctx, example="--option image_size=256")
         return name, value_of(text)
 
 
@@ -45,14 +44,6 @@ def argument_options(command: Callable[..., Any]) -> Callable[..., Any]:
         type=Argument(),
         multiple=True,
         metavar="NAME=VALUE",
-        callback=_unique,
+        callback=each_once,
         help="An option of the model's family, such as image_size=256; repeatable.",
     )(command)
-
-
-def _unique(ctx: click.Context, param: click.Parameter, given: tuple[tuple[str, Value], ...]) -> dict[str, Value]:
-    names = [name for name, _ in given]
-    for name in names:
-        if names.count(name) > 1:
-            raise click.BadParameter(f"{name} is given twice", ctx=ctx, param=param)
-    return dict(given)

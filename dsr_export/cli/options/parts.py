@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from dsr_export.cli.options.pairs import each_once, split_pair
+
 MOST = 16
 
 
@@ -33,15 +35,12 @@ class OfPart(click.ParamType[tuple[str, str]]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if isinstance(value, tuple):
             return value
-        name, sign, text = str(value).partition("=")
-        if not sign or not re.fullmatch(r"[a-z0-9_]+", name) or not text:
-            self.fail(f"{str(value)[:80]!r} is not PART=VALUE; for example vae=fp32", param, ctx)
-        return name, text
+        return split_pair(str(value), param, ctx, example="vae=fp32")
 
 
 def pipeline_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds `--components`, which gives the command `parts`, and what is said of single ones."""
-    said: dict[str, Any] = {"type": OfPart(), "multiple": True, "callback": _unique}
+    said: dict[str, Any] = {"type": OfPart(), "multiple": True, "callback": each_once}
     options = (
         click.option(
             "--components",
@@ -57,11 +56,3 @@ def pipeline_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(options):
         command = option(command)
     return command
-
-
-def _unique(ctx: click.Context, param: click.Parameter, given: tuple[tuple[str, str], ...]) -> dict[str, str]:
-    names = [name for name, _ in given]
-    for name in names:
-        if names.count(name) > 1:
-            raise click.BadParameter(f"{name} is given twice", ctx=ctx, param=param)
-    return dict(given)
