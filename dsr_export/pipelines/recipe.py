@@ -17,6 +17,7 @@ from dsr_export.bundle.pipeline_record import PipelineRecord
 from dsr_export.errors import ExportError
 from dsr_export.pipelines.parts import PipelineSizes, TextPart, VaePart
 from dsr_export.prompts.settings import Side
+from dsr_export.samplers.sigma_schedules import dynamic_mu
 from graphs.artifacts import TensorSpec
 
 Array = npt.NDArray[Any]
@@ -168,14 +169,11 @@ class Recipe(ABC):
 def dynamic_shift(scheduler: Mapping[str, Any], tokens: int, *, most: float) -> float:
     """`mu` of a latent of so many tokens: a line through the scheduler's two shifts (SD3, FLUX.1).
 
-    `most` stands for `max_shift` where the scheduler does not say it.
+    `most` stands for `max_shift` where the scheduler does not say it. ExportError for a line that is none.
     """
-    few, many = (
-        int(scheduler.get(name, own)) for name, own in (("base_image_seq_len", 256), ("max_image_seq_len", 4096))
-    )
-    low, high = (float(scheduler.get(name, own)) for name, own in (("base_shift", 0.5), ("max_shift", most)))
-    slope = (high - low) / (many - few)
-    return tokens * slope + (low - slope * few)
+    base = scheduler.get("base_image_seq_len", 256), scheduler.get("base_shift", 0.5)
+    end = scheduler.get("max_image_seq_len", 4096), scheduler.get("max_shift", most)
+    return dynamic_mu(tokens, base=base, most=end)
 
 
 def lowered(prompt: str) -> str:

@@ -52,6 +52,12 @@ def test_the_shift_is_diffusers_line(tokens: int, scheduler: dict[str, Any]) -> 
     assert dynamic_shift(scheduler, tokens, most=1.15) == pytest.approx(wanted, rel=1e-12)
 
 
+@pytest.mark.parametrize("scheduler", [{"base_image_seq_len": 4096}, {"base_shift": None}, {"max_shift": 1e30}])
+def test_a_line_that_is_none_is_refused(scheduler: dict[str, Any]) -> None:
+    with pytest.raises(ExportError):
+        dynamic_shift(scheduler, 1024, most=1.15)
+
+
 def test_sd3_puts_clip_beside_clip_and_t5_behind(rng: np.random.Generator) -> None:
     texts = {role: TextRecord(tokenizer="t", tokens=2) for role in ("text_encoder", "text_encoder_2")}
     record = PipelineRecord(class_name="StableDiffusion3Pipeline", text=texts, settings={"t5_tokens": 3})
