@@ -145,9 +145,9 @@ def sample(denoiser: Denoiser, spec: SamplerSpec, noise: Array, labels: Array) -
     return state
 
 
-def seeded_noise(seed: int, count: int, shape: tuple[int, ...]) -> Array:
-    """Standard normal noise [count, *shape] float32; image i does not depend on `count`."""
-    rows = [np.random.default_rng([seed, i]).standard_normal(shape) for i in range(count)]
+def seeded_noise(seed: int, count: int, shape: tuple[int, ...], *, first: int = 0) -> Array:
+    """Standard normal noise [count, *shape] float32 of the images from `first` on; image i is the same in any call."""
+    rows = [np.random.default_rng([seed, i]).standard_normal(shape) for i in range(first, first + count)]
     return np.stack(rows).astype(np.float32)
 
 

@@ -21,7 +21,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 GUIDE = (ROOT / "dsr_export" / "docs" / "jetson.md").read_text(encoding="utf-8")
 ON_CPU_ONLY = [("Linux", "aarch64"), ("Windows", "ARM64"), ("Darwin", "arm64")]
 ON_GPU_TOO = [("Linux", "x86_64"), ("Windows", "AMD64")]
-LEFT_OUT = {"torch", "onnxscript", "safetensors", "pyyaml", "tomli"}
+LEFT_OUT = {"torch", "torchmetrics", "onnxscript", "safetensors", "pyyaml", "tomli"}
 ON_A_DEVICE = """
 import importlib.metadata as metadata, re, sys
 from packaging.requirements import Requirement

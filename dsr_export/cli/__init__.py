@@ -25,6 +25,7 @@ COMMANDS = {
     "compile": "Build an engine from a bundle's graph, on the machine it will run on.",
     "run": "Run a bundle on inputs from an npz file.",
     "sample": "Draw samples from a bundle as a PNG grid.",
+    "evaluate": "Judge the pictures that a bundle draws: FID, LPIPS and others, as a gate.",
     "inspect": "Show what is in a bundle or an ONNX file.",
     "diff": "Show how two bundles differ, and whether the second is worse.",
     "bench": "Time graphs or engines side by side.",

@@ -13,6 +13,7 @@ from dsr_export.backends.runtime_names import Runtime
 from dsr_export.bundle.reader import Bundle
 from dsr_export.config import BatchRange
 from dsr_export.drawing.chain import pixels_of
+from dsr_export.errors import ExportError
 from dsr_export.parity.batch_calls import filled
 from dsr_export.progress import Bar
 
@@ -25,7 +26,13 @@ def decode(bundle: Bundle, latents: Array, *, runtime: Runtime, progress: Bar, s
     Raises:
         ExportError: the bundle holds no decoder, or the runtime asked for can't run it here.
     """
-    decoder = bundle.component("decoder")
+    return decode_with(bundle.component("decoder"), latents, runtime=runtime, progress=progress, say=say)
+
+
+def decode_with(decoder: Bundle, latents: Array, *, runtime: Runtime, progress: Bar, say: Say | None = None) -> Array:
+    """As `decode`, by the decoder's own bundle. ExportError where it is none."""
+    if "z" not in {spec.name for spec in decoder.manifest.input_specs()}:
+        raise ExportError(f"{decoder.path} is no decoder of latents", hint="build one: dsr-export build rae-decoder")
     pixels = pixels_of(decoder)
     with decoder.runner(runtime, say=say) as runner:
         images = _in_batches(runner, latents, decoder.manifest.batch_range(), progress)

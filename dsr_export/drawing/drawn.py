@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -26,6 +27,8 @@ from graphs.sampling.fused_step import ROWS
 Array = npt.NDArray[Any]
 Walking = Callable[[Array, Array], Iterable[Step]]
 """From noise and labels, step by step."""
+Drawing = Callable[[Array, Array, Bar], Array]
+"""From noise and labels to samples, with progress."""
 
 
 def draw(
@@ -45,13 +48,20 @@ def draw(
     Raises:
         ExportError: the bundle is no denoiser, or the label does not exist.
     """
-    sampler = _sampler(bundle, steps, guidance)
+    sampler = fitting_sampler(bundle, steps, guidance)
     labels = _labels(bundle, label, count)
     noise = seeded_noise(seed, count, bundle.manifest.input_specs()[0].with_batch(1)[1:])
+    with drawing(bundle, sampler, runtime=runtime, say=say) as drawn:
+        return drawn(noise, labels, progress)
+
+
+@contextmanager
+def drawing(bundle: Bundle, sampler: SamplerSpec, *, runtime: Runtime, say: Say | None = None) -> Iterator[Drawing]:
+    """The bundle, opened to walk from any noise [n, C, H, W] and labels [n] to samples; the model is loaded once."""
     fused = has_step(bundle, sampler)
     with bundle.runner(runtime, say=say, step=fused) as runner:
         images = image_batch(bundle.manifest.batch_range(), sampler)
-        return _in_batches(_walking(runner, sampler, fused), sampler, images, noise, labels, progress)
+        yield partial(_in_batches, _walking(runner, sampler, fused), sampler, images)
 
 
 def has_step(bundle: Bundle, sampler: SamplerSpec) -> bool:
@@ -86,10 +96,17 @@ def _in_batches(
     return np.concatenate(made)
 
 
-def _sampler(bundle: Bundle, steps: int | None, guidance: float | None) -> SamplerSpec:
+def fitting_sampler(bundle: Bundle, steps: int | None, guidance: float | None) -> SamplerSpec:
+    """The bundle's own with other `steps` or `guidance`, as its batches allow. Raises ExportError as `draw` does."""
     sampler = bundle.manifest.sampler_spec()
     if sampler is None:
         raise ExportError(f"{bundle.path} holds no denoiser, so there is nothing to sample")
+    chosen = asked_sampler(sampler, steps, guidance)
+    return fitted_sampler(chosen, bundle.manifest.batch_range())
+
+
+def asked_sampler(sampler: SamplerSpec, steps: int | None, guidance: float | None) -> SamplerSpec:
+    """`sampler` with other `steps` or `guidance`. ExportError for guidance of a model without a null label."""
     chosen = dataclasses.replace(
         sampler,
         num_steps=sampler.num_steps if steps is None else steps,
@@ -97,7 +114,7 @@ def _sampler(bundle: Bundle, steps: int | None, guidance: float | None) -> Sampl
     )
     if chosen.guidance != 1.0 and chosen.null_label is None:
         raise ExportError("guidance needs a null label, and this model has none", hint="use --guidance 1")
-    return fitted_sampler(chosen, bundle.manifest.batch_range())
+    return chosen
 
 
 def _labels(bundle: Bundle, label: int | None, count: int) -> Array:

@@ -48,7 +48,7 @@ def open_images(path: Path, shape: tuple[int, ...], family: str) -> Images:
 def check_readable(path: Path) -> None:
     """What `open_images` would refuse by headers alone: before a model is loaded, which takes longer."""
     if path.is_dir():
-        for file in _files(path):
+        for file in picture_files(path):
             check_header(file)
     elif path.exists():
         declared_shapes(path)
@@ -96,7 +96,7 @@ class _Folder:
 
 
 def _folder(path: Path, shape: tuple[int, ...], family: str) -> _Folder:
-    files = _files(path)
+    files = picture_files(path)
     if len(shape) != 3 or shape[0] != 3 or family not in PREPARATIONS:
         raise ExportError(
             f"how to make inputs {list(shape)} of '{family}' from image files is not known",
@@ -105,7 +105,8 @@ def _folder(path: Path, shape: tuple[int, ...], family: str) -> _Folder:
     return _Folder(files, (shape[1], shape[2]), PREPARATIONS[family])
 
 
-def _files(path: Path) -> tuple[Path, ...]:
+def picture_files(path: Path) -> tuple[Path, ...]:
+    """The PNG and JPEG files of a folder by name. ExportError where there is none."""
     files = tuple(sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file()))
     if not files:
         raise ExportError(f"{path} holds no image", hint="it takes " + ", ".join(SUFFIXES) + " files")

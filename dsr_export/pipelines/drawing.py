@@ -67,7 +67,7 @@ class Pipeline:
         """The latents [n, C, h, w] float32 that a walk begins with: standard normal, row i whatever n is."""
         shape = self.recipe.latent
         if wish.noise is None:
-            return seeded_noise(wish.seed, wish.count, shape)
+            return seeded_noise(wish.seed, wish.count, shape, first=wish.first)
         if wish.noise.shape != (wish.count, *shape):
             raise ExportError(f"noise of {list(wish.noise.shape)} for latents of {[wish.count, *shape]}")
         return np.asarray(wish.noise, np.float32)
@@ -184,9 +184,8 @@ class Pipeline:
 
     def _later_noise(self, wish: Wish, step: int) -> Array:
         """What a sampler adds on the way: of each image its own, whatever n is."""
-        rows = [
-            np.random.default_rng([wish.seed, i, step]).standard_normal(self.recipe.latent) for i in range(wish.count)
-        ]
+        images = range(wish.first, wish.first + wish.count)
+        rows = [np.random.default_rng([wish.seed, i, step]).standard_normal(self.recipe.latent) for i in images]
         return np.stack(rows).astype(np.float32)
 
 

@@ -16,13 +16,14 @@ class Wish:
 
     `negative` stands for the absence of a prompt. `guidance` and `steps` are the pipeline's where they are None;
     `true_guidance` is the scale of a negative prompt where the model takes guidance as an input. `noise` [n, C, h, w]
-    is drawn from `seed` where it is not given.
+    is drawn from `seed` where it is not given, that of image `first` and those behind it.
     """
 
     prompts: tuple[str, ...] = ()
     labels: tuple[int, ...] = ()
     negative: str | None = None
     seed: int = 0
+    first: int = 0
     steps: int | None = None
     guidance: float | None = None
     true_guidance: float | None = None

@@ -114,12 +114,12 @@ def _counts(suites: Sequence[_Suite]) -> dict[str, str]:
 def _add_suite(root: ElementTree.Element, suite: _Suite, report: Report) -> None:
     skipped = str(sum(case.skipped is not None for case in suite.cases))
     made = ElementTree.SubElement(
-        root, "testsuite", {"name": _clean(suite.name), "skipped": skipped, **_counts([suite])}
+        root, "testsuite", {"name": clean(suite.name), "skipped": skipped, **_counts([suite])}
     )
     properties = ElementTree.SubElement(made, "properties")
     for name in ("precision", "target", "bundle", "manifest_digest", "signed_by"):
         if (value := getattr(report, name)) is not None:
-            ElementTree.SubElement(properties, "property", name=name, value=_clean(value))
+            ElementTree.SubElement(properties, "property", name=name, value=clean(value))
     for case in suite.cases:
         _add_case(made, case, suite, report)
 
@@ -128,14 +128,15 @@ def _add_case(suite: ElementTree.Element, case: _Case, of: _Suite, report: Repor
     """The stage's time is shared evenly: a comparison is not timed for itself."""
     package = re.sub(r"[^\w-]+", "-", model_name(report)).strip("-") or "model"
     seconds = f"{of.seconds / len(of.cases):.3f}"
-    classname = _clean(f"{package}.{of.name}")
-    made = ElementTree.SubElement(suite, "testcase", classname=classname, name=_clean(case.name), time=seconds)
+    classname = clean(f"{package}.{of.name}")
+    made = ElementTree.SubElement(suite, "testcase", classname=classname, name=clean(case.name), time=seconds)
     if case.skipped is not None:
-        ElementTree.SubElement(made, "skipped", message=_clean(case.skipped))
+        ElementTree.SubElement(made, "skipped", message=clean(case.skipped))
     if case.problem is not None:
-        failure = ElementTree.SubElement(made, "failure", message=_clean(case.problem), type="OutOfTolerance")
-        failure.text = _clean(f"{case.problem}\nmeasured: {case.figures}")
+        failure = ElementTree.SubElement(made, "failure", message=clean(case.problem), type="OutOfTolerance")
+        failure.text = clean(f"{case.problem}\nmeasured: {case.figures}")
 
 
-def _clean(value: str) -> str:
+def clean(value: str) -> str:
+    """Without what XML has no form for."""
     return _FORBIDDEN.sub("\N{REPLACEMENT CHARACTER}", value)

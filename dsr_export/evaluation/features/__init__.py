@@ -1,0 +1,1 @@
+"""Networks whose features the figures are made of: from local files, or packaged. Nothing is downloaded."""

@@ -1,0 +1,59 @@
+"""The table of methods: in the terminal, as JSON, and as a page with the same pictures under each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from dsr_export.evaluation.features.extractor import as_rgb
+from dsr_export.evaluation.measured import SHOWN
+from dsr_export.evaluation.methods import METHODS, NONE, MethodResult
+from dsr_export.evaluation.results import line_dict
+from dsr_export.evaluation.summary import Line
+from dsr_export.evaluation.wording import figure as figure_text
+from dsr_export.evaluation.wording import name
+from dsr_export.html.markup import Markup, element
+from dsr_export.html.page import Section, Verdict, figure, page, row, table
+from dsr_export.html.rasters import data_uri
+from dsr_export.images.thumbnails import enlarged
+
+PICTURES = 10  # of each method
+
+
+def methods_dict(found: Sequence[MethodResult]) -> dict[str, Any]:
+    """JSON values: by method its metrics; differences are to `none`."""
+    return {"methods": {each.method: {line.metric.name: line_dict(line) for line in each.lines} for each in found}}
+
+
+def method_lines(found: Sequence[MethodResult]) -> list[str]:
+    """For the terminal."""
+    made = ["differences are to `none`; ± is half of a 95 % interval"]
+    for each in found:
+        figures = [f"{name(line.metric)} {_figure(each, line)}" for line in each.lines]
+        made.append(f"{each.method:<10} {', '.join(figures)}")
+    return made
+
+
+def methods_page(found: Sequence[MethodResult]) -> str:
+    """The whole document."""
+    header = ("", *(name(line.metric) for line in found[0].lines))
+    rows = [(each.method, *(_figure(each, line) for line in each.lines)) for each in found]
+    explanation = "In brackets the difference to `none`, of the same noise; behind ± is half of a 95 % interval."
+    figures = Section("Figures", explanation, row(figure(table(header, rows)), wide=True))
+    strips = row(*(figure(_strip(each), title=f"{each.method}: {METHODS[each.method]}") for each in found), wide=True)
+    pictures = Section("Pictures", "The first pictures, from the same noise under each method.", strips)
+    verdict = Verdict(tone="good", headline="What can be done to outlier tokens, and what it does to the pictures")
+    return page("Methods compared", verdict, [], [figures, pictures], "Made by")
+
+
+def _figure(of: MethodResult, line: Line) -> str:
+    said = figure_text(line.value)
+    return said if of.method == NONE else f"{said} ({figure_text(line.difference, signed=True)})"
+
+
+def _strip(of: MethodResult) -> Markup:
+    shown = np.concatenate([part[f"{SHOWN}candidate"] for part in of.parts])[:PICTURES]
+    sheet = np.concatenate(list(as_rgb(enlarged(shown))), axis=1)
+    return element("img", src=data_uri(sheet), alt=of.method, style="max-width: 100%; image-rendering: pixelated")

@@ -1,0 +1,71 @@
+"""FID against scipy's matrix square root in float64, the Inception Score against its definition."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.linalg import sqrtm
+
+from dsr_export.errors import ExportError
+from dsr_export.evaluation.distances import class_shares, frechet_distance, inception_score
+from dsr_export.evaluation.moments import Moments
+
+
+def _by_scipy(a: Moments, b: Moments) -> float:
+    root = np.real(sqrtm(a.covariance @ b.covariance))
+    return float(np.square(a.mean - b.mean).sum() + np.trace(a.covariance + b.covariance - 2 * root))
+
+
+@settings(max_examples=30, deadline=None)
+@given(width=st.integers(1, 24), apart=st.floats(0.01, 5), scale=st.floats(1e-3, 1e3), seed=st.integers(0, 999))
+def test_the_distance_is_that_of_an_independent_implementation(
+    width: int, apart: float, scale: float, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    mixing = rng.standard_normal((width, width))
+    one = Moments.of(scale * rng.standard_normal((4 * width + 9, width)) @ mixing)
+    other = Moments.of(scale * (rng.standard_normal((3 * width + 7, width)) + apart))
+    assert frechet_distance(one, other) == pytest.approx(_by_scipy(one, other), rel=1e-6)
+
+
+def test_one_distance_after_the_other() -> None:
+    rng = np.random.default_rng(0)
+    one, other, third = (Moments.of(rng.standard_normal((60, 8)) + shift) for shift in (0.0, 1.0, 3.0))
+    for pair in ((one, other), (one, third), (other, third)):
+        assert frechet_distance(*pair) == pytest.approx(_by_scipy(*pair), rel=1e-6)
+
+
+def test_equal_populations_are_at_no_distance() -> None:
+    one = Moments.of(np.random.default_rng(0).standard_normal((100, 8)))
+    assert 0 <= frechet_distance(one, one) < 1e-9
+
+
+@pytest.mark.parametrize("count", [1, 7, 8])
+def test_too_few_pictures_are_refused_with_the_number_needed(count: int) -> None:
+    rng = np.random.default_rng(0)
+    few, many = (Moments.of(rng.standard_normal((rows, 8))) for rows in (count, 100))
+    for pair in ((few, many), (many, few)):
+        with pytest.raises(ExportError, match=rf"{count} pictures.* too few") as caught:
+            frechet_distance(*pair)
+        assert "more than 8" in str(caught.value.hint)
+
+
+def test_features_of_two_networks_are_refused() -> None:
+    rng = np.random.default_rng(0)
+    with pytest.raises(ExportError, match="width 3 against data of width 4"):
+        frechet_distance(*(Moments.of(rng.standard_normal((50, width))) for width in (3, 4)))
+
+
+def test_the_inception_score_is_its_definition() -> None:
+    logits = np.random.default_rng(0).standard_normal((200, 7)) * 3
+    shares, entropies = class_shares(logits)
+    plain = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    divergence = (plain * np.log(plain / plain.mean(axis=0))).sum(axis=1).mean()
+    assert inception_score(shares.mean(axis=0), float(entropies.mean())) == pytest.approx(np.exp(divergence), rel=1e-12)
+
+
+def test_classes_that_are_sure_and_even_score_their_number() -> None:
+    shares, entropies = class_shares(1000 * np.eye(5)[np.arange(50) % 5])
+    assert inception_score(shares.mean(axis=0), float(entropies.mean())) == pytest.approx(5, rel=1e-12)
