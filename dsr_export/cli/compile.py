@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from dsr_export.bundle.component_entries import ROLES
 from dsr_export.cli.options.named import Named
 from dsr_export.cli.options.trust import trust_option, trusted
 from dsr_export.cli.printing.report import show_report
@@ -17,9 +18,7 @@ from dsr_export.readable import readable
 @click.command("compile", cls=Command)
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--target", required=True, help="Where the engine will run; see `dsr-export doctor`.")
-@click.option(
-    "--component", type=Named("decoder", "encoder"), help="Compile this component. [default: the bundle's own model]"
-)
+@click.option("--component", type=Named(*ROLES), help="Compile this component. [default: the bundle's own model]")
 @click.option(
     "--out",
     type=click.Path(path_type=Path),

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from dsr_export.bundle.component_entries import ROLES
 from dsr_export.cli.options.named import Named
 from dsr_export.cli.options.runtime import runtime_option
 from dsr_export.cli.options.trust import trust_option, trusted
@@ -20,7 +21,7 @@ from dsr_export.cli.process.streams import Command, answer
 )
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="npz to write, outputs by name.")
 @runtime_option
-@click.option("--component", type=Named("decoder", "encoder"), help="Run this component, not the denoiser.")
+@click.option("--component", type=Named(*ROLES), help="Run this component, not the denoiser.")
 @trust_option
 def command(bundle: Path, source: Path, output: Path, runtime: Any, component: str | None, trust: Any) -> None:
     """Run BUNDLE once on the arrays of an npz file."""

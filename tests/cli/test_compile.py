@@ -234,8 +234,9 @@ def test_other_refusals_leave_nothing(denoiser_bundle: Path, cli: Cli, tmp_path:
     for out in (tmp_path / "around", copy / "inside.dsr"):
         done = cli("compile", copy, "--target", "rtx", "--out", out, "--force")
         assert (done.code, "lie one in the other" in done.err) == (1, True)
-    done = cli("compile", copy, "--target", "rtx", "--component", "decoder", "--out", tmp_path / "out.dsr")
-    assert (done.code, "has no component 'decoder'" in done.err) == (1, True)
+    for role in ("decoder", "vae", "text_encoder_3"):
+        done = cli("compile", copy, "--target", "rtx", "--component", role, "--out", tmp_path / "out.dsr")
+        assert (done.code, f"has no component '{role}'" in done.err) == (1, True)
     (copy / "golden.npz").write_bytes(b"altered")
     done = cli("compile", copy, "--target", "rtx", "--out", tmp_path / "out.dsr")
     assert (done.code, "golden.npz" in done.err) == (1, True)

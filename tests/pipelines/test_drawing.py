@@ -158,6 +158,18 @@ def test_numbers_that_are_none_make_no_picture(bundle: Path) -> None:
         list(pipeline.walk(Wish(prompts=("a cat", "a dog"), noise=noise)))
 
 
+def test_any_part_runs_alone(bundle: Path, cli: Cli, tmp_path: Path) -> None:
+    z = np.arange(2 * CHANNELS * SIDE**2, dtype=np.float32).reshape(2, CHANNELS, SIDE, SIDE)
+    np.savez(tmp_path / "in.npz", z=z)
+    files = ("--input", tmp_path / "in.npz", "--output", tmp_path / "out.npz")
+    done = cli("run", bundle, "--component", "vae", *files)
+    assert done.code == 0, done.err
+    with np.load(tmp_path / "out.npz") as found:
+        np.testing.assert_allclose(found["image"], painted(z), rtol=1e-4, atol=1e-4)
+    refused = cli("run", bundle, "--component", "vea", *files)
+    assert refused.code == 2 and "'vae'" in refused.err
+
+
 def test_inspect_tells_of_the_pipeline(bundle: Path, cli: Cli) -> None:
     told = cli("inspect", bundle).out
     assert "class_name: PixArtAlphaPipeline" in told and "tokenizer: tokenizer" in told
