@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dsr_export.bundle.manifest import Manifest
+from dsr_export.diffusers.running import Running
 from dsr_export.errors import ExportError
 from dsr_export.families.fixed_values import fixed_digest
 from graphs.artifacts import TensorSpec
@@ -18,25 +19,25 @@ SAME: Mapping[str, str] = {"x": "hidden_states", "t": "timestep", "y": "class_la
 PLAIN = ("return_dict",)
 
 
-def graph_inputs(manifest: Manifest, called: Mapping[str, Any], device: torch.device) -> dict[str, Tensor]:
-    """The graph's inputs in their order and types on `device`, from the arguments of one call by name.
+def graph_inputs(running: Running, called: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The graph's inputs in their order and types where it runs, from the arguments of one call by name.
 
     Raises:
         ExportError: one that the graph lacks or has as another constant, one that is missing, another shape, or a
             batch that the bundle was not built for.
     """
-    specs = manifest.input_specs()
+    specs = running.manifest.input_specs()
     given = _spread(called)
     latent = given.get(SAME.get(specs[0].name, specs[0].name))
     if not isinstance(latent, Tensor):
         raise ExportError(f"the pipeline gives no {specs[0].name}", hint="call it as diffusers' own pipelines do")
     batch = len(latent)
-    _check_batch(manifest, batch)
+    running.check_batch(batch)
     made = {}
     for spec in specs:
         value = given.pop(SAME.get(spec.name, spec.name), None)
-        made[spec.name] = _tensor(spec, value, batch, device)
-    _check_rest(manifest, given)
+        made[spec.name] = _tensor(spec, value, batch, running.device)
+    _check_rest(running.manifest, given)
     return made
 
 
@@ -65,17 +66,6 @@ def _tensor(spec: TensorSpec, value: Any, batch: int, device: torch.device) -> T
             hint="height, width, frames and the number of the prompt's tokens are those that it was built for",
         )
     return found.to(device, getattr(torch, spec.dtype)).contiguous()
-
-
-def _check_batch(manifest: Manifest, batch: int) -> None:
-    sizes = manifest.batch_range()
-    if sizes.min <= batch <= sizes.max:
-        return
-    wider = f"{min(sizes.min, batch)},{sizes.opt},{max(sizes.max, batch)}"
-    raise ExportError(
-        f"the pipeline calls its transformer with a batch of {batch}, and the bundle takes {sizes.min} to {sizes.max}",
-        hint=f"guidance doubles the batch of the prompts; build with --batch {wider}",
-    )
 
 
 def _check_rest(manifest: Manifest, given: Mapping[str, Any]) -> None:

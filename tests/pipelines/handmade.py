@@ -71,7 +71,7 @@ def pipeline_bundle(folder: Path, *, record: Mapping[str, Any] | None = None) ->
         vae=VaeRecord(scaling_factor=SCALING, shift_factor=SHIFT, scale=2),
     )
     manifest = replace(
-        _manifest("transformer", _transformer()),
+        manifest_of("transformer", _transformer()),
         components={role: component_entry(role, part.manifest) for role, part in parts.items()},
         pipeline=replace(said, **(record or {})),
     )
@@ -80,13 +80,14 @@ def pipeline_bundle(folder: Path, *, record: Mapping[str, Any] | None = None) ->
 
 def _written(out: Path, name: str, model: onnx.ModelProto) -> Bundle:
     contents: dict[str, Any] = {"model.onnx": model.SerializeToString(), "report.json": b'{"passed": true}'}
-    return Bundle.open(write_bundle(out, _manifest(name, model), contents))
+    return Bundle.open(write_bundle(out, manifest_of(name, model), contents))
 
 
-def _manifest(name: str, model: onnx.ModelProto) -> Manifest:
+def manifest_of(name: str, model: onnx.ModelProto, **config: Any) -> Manifest:
+    """As a build writes it; `config` is the model's."""
     return Manifest(
         name=name,
-        model={"name": name, "family": "handmade", "config": {"vocab_size": SIZE}, "num_classes": 0},
+        model={"name": name, "family": "handmade", "config": {"vocab_size": SIZE, **config}, "num_classes": 0},
         dsr={},
         precision="fp32",
         targets=(BundleTarget(name="onnxruntime", backend="onnxruntime", version="1"),),

@@ -74,7 +74,7 @@ def text_encoder_subject(
         inputs=tuple(TensorSpec(name=each, dtype="int64", shape=("batch", reads.tokens)) for each in names),
         outputs=_outputs(module),
         dsr=DsrSpec(),
-        config={"_class_name": folder.class_name, "text_tokens": reads.tokens, **_sizes(model.config)},
+        config={"_class_name": folder.class_name, **_told(reads), **_sizes(model.config)},
         provenance={**_provenance(folder, random_weights), **({"loras": records} if records else {})},
         outer_modules=tuple(f"model.{name}" for name, part in model.named_modules() if isinstance(part, nn.Embedding)),
         draws={"ids": _ids_of(model.config), "mask": _prefix},
@@ -138,6 +138,12 @@ def _outputs(module: TextEncoder) -> tuple[TensorSpec, ...]:
     values = made if isinstance(made, tuple) else (made,)
     shapes = {name: tuple(value.shape[1:]) for name, value in zip(module.outputs, values, strict=True)}
     return tuple(TensorSpec(name=name, dtype="float32", shape=("batch", *shape)) for name, shape in shapes.items())
+
+
+def _told(reads: Reads) -> dict[str, Any]:
+    """What stands for the graph's input and its first output."""
+    state = {} if reads.hidden is None else {"hidden_state": reads.hidden}
+    return {"text_tokens": reads.tokens, **state}
 
 
 def _sizes(config: Any) -> dict[str, Any]:
