@@ -20,6 +20,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),  # diffusers, of NumPy 2
 ]
 PARTS = ("transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3")
+ROWS = 6  # three prompts, and guidance
 
 
 def noise_for(bundle: Bundle, count: int) -> np.ndarray:
@@ -48,13 +49,13 @@ def check(pipe: Any, name: str, bundle: Bundle, good: float, guidance: float) ->
 
 @pytest.mark.parametrize("name", MADE)
 def test_every_step_and_the_picture_are_the_pipelines(name: str, tmp_path: Path, stage_cache: Path) -> None:
-    pipe, bundle = built(name, tmp_path)
+    pipe, bundle = built(name, tmp_path, most=ROWS)
     check(pipe, name, bundle, GOOD_DB["fp32"], 3.0)
 
 
 @pytest.mark.parametrize("name", ["sd3", "flux", "pixart-alpha", "sana", "dit"])
 def test_half_precision_stays_close(name: str, tmp_path: Path, stage_cache: Path) -> None:
-    pipe, bundle = built(name, tmp_path, "fp16")
+    pipe, bundle = built(name, tmp_path, "fp16", most=ROWS)
     wish = wish_for(name, 1.5)
     again = tiny_pipeline(name, tmp_path / "again")
     witness = rounded(again, name, wish, noise_for(bundle, wish.count))

@@ -34,7 +34,7 @@ ROOM_DB = 3.0  # below the witness
 TOKENS = 12
 
 
-def built(name: str, folder: Path, precision: str = "fp32") -> tuple[Any, Bundle]:
+def built(name: str, folder: Path, precision: str = "fp32", most: int = 4) -> tuple[Any, Bundle]:
     """diffusers' own pipeline, and its bundle."""
     from dsr_export.pipeline import export
 
@@ -45,7 +45,7 @@ def built(name: str, folder: Path, precision: str = "fp32") -> tuple[Any, Bundle
         options=OPTIONS[name],
         precision=precision,  # type: ignore[arg-type]
         targets=("onnxruntime",),
-        batch=BatchRange(1, 2, 4),
+        batch=BatchRange(1, 2, most),
         out=folder / f"{precision}.dsr",
     )
     return pipe, export(config)
