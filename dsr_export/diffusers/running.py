@@ -49,10 +49,11 @@ class Running:
         """The outputs by name, where the model runs, of inputs that lie there in their types. Raises as the runner."""
         self.check_open()
         assert self._runner is not None
+        given = {name: value.detach() for name, value in inputs.items()}  # others than torch take no gradients
         gpu = device_runner(self._runner)
         if gpu is not None:
-            return {name: from_dlpack(each) for name, each in gpu.infer_on_device(inputs).items()}
-        found = self._runner.infer({name: value.numpy() for name, value in inputs.items()})
+            return {name: from_dlpack(each) for name, each in gpu.infer_on_device(given).items()}
+        found = self._runner.infer({name: value.numpy() for name, value in given.items()})
         return {name: torch.from_numpy(value) for name, value in found.items()}
 
     def check_batch(self, batch: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +13,9 @@ from torch import Tensor, nn
 
 from dsr_export.diffusers.arguments import graph_inputs
 from dsr_export.diffusers.part import AttachedPart
+from dsr_export.diffusers.recording import Recording
 from dsr_export.diffusers.running import Running
+from dsr_export.storage.output_target import check_target
 
 
 class AttachedTransformer(AttachedPart):
@@ -21,6 +24,21 @@ class AttachedTransformer(AttachedPart):
     def __init__(self, original: nn.Module, running: Running) -> None:
         super().__init__(original, running)
         self._signature = inspect.signature(type(original).forward)
+        self._recordings: list[Recording] = []
+
+    @contextlib.contextmanager
+    def recorded(self, file: Path | str) -> Iterator[None]:
+        """At the end of the block, what the graph was given in it lies in `file`: data for `build --calibration`.
+
+        Raises ExportError where the file can't be written, or nothing was called.
+        """
+        check_target(Path(file))
+        self._recordings.append(made := Recording())
+        try:
+            yield
+        finally:
+            self._recordings.remove(made)
+        made.write(Path(file))
 
     @contextlib.contextmanager
     def cache_context(self, name: str) -> Iterator[None]:
@@ -34,6 +52,8 @@ class AttachedTransformer(AttachedPart):
         running.check_open()
         called = self._signature.bind(None, *args, **kwargs).arguments
         inputs = graph_inputs(running, dict(list(called.items())[1:]))
+        for each in self._recordings:
+            each.add(inputs)
         latent = next(each for each in called.values() if isinstance(each, Tensor))
         made = tuple(each.to(latent.device, latent.dtype) for each in running(inputs).values())
         if called.get("return_dict", True) is False:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from dsr_export.backends.named_arrays import load_arrays
 from dsr_export.bundle.reader import Bundle
 from dsr_export.config import BatchRange, ExportConfig
 from dsr_export.diffusers import attach
@@ -101,6 +102,23 @@ def test_the_pipeline_makes_the_same_latents(built: tuple[str, Bundle]) -> None:
     assert pipe.transformer is own
     with pytest.raises(ExportError, match="is detached"):
         attached(torch.zeros(1, 4, 8, 8))
+
+
+def test_what_the_graph_is_given_is_recorded(built: tuple[str, Bundle], tmp_path: Path) -> None:
+    name, bundle = built
+    pipe, file = pipeline(name), tmp_path / "inputs.npz"
+    with attach(pipe, bundle) as attached:
+        with attached.recorded(file):
+            drawn(pipe, name)
+        drawn(pipe, name)  # not this one
+        with pytest.raises(ExportError, match="nothing is recorded"), attached.recorded(tmp_path / "none.npz"):
+            pass
+        with pytest.raises(ZeroDivisionError), attached.recorded(tmp_path / "none.npz"):
+            raise ZeroDivisionError
+    assert [path.name for path in tmp_path.iterdir()] == ["inputs.npz"]
+    rows = STEPS if name == FLUX else 2 * STEPS
+    found = load_arrays(file, bundle.manifest.input_specs())
+    assert {len(value) for value in found.values()} == {rows}
 
 
 def test_what_the_bundle_was_not_built_for_is_refused(built: tuple[str, Bundle]) -> None:
