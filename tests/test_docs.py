@@ -17,6 +17,7 @@ import yaml
 
 from tests.cli.test_compile import ABSENT_ON_DEVICES
 from tests.conftest import Cli
+from tests.guide_files import BROUGHT
 from tests.shell_commands import dsr_commands, parse
 
 ROOT = Path(__file__).parent.parent
@@ -52,10 +53,11 @@ def _run_pytest(line: str, folder: Path) -> None:
 
 
 def _marked(page: Path) -> Any:
-    """The INT8 guide builds for two minutes."""
-    return pytest.param(page, marks=pytest.mark.slow) if page.stem == "int8" else page
+    """These two build for two minutes each."""
+    return pytest.param(page, marks=pytest.mark.slow) if page.stem in ("int8", "from-diffusers") else page
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers, of NumPy 2
 @pytest.mark.parametrize("page", [_marked(page) for page in PAGES if blocks(page, "sh")], ids=lambda page: page.stem)
 def test_commands_succeed_as_written(
     page: Path, cli: Cli, digits_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -63,6 +65,8 @@ def test_commands_succeed_as_written(
     """In order, in one folder; Python blocks between them too. `digits_bundle` has filled the cache."""
     pytest.importorskip("tensorrt_rtx", reason="needs the rtx extra")
     monkeypatch.chdir(tmp_path)
+    if page.stem in BROUGHT:
+        BROUGHT[page.stem](tmp_path)
     for block in BLOCK.finditer(page.read_text(encoding="utf-8")):
         if block["kind"] == "python":
             _python(block["body"])
@@ -87,13 +91,14 @@ def _python(body: str) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_commands_for_devices_and_sketches_have_valid_options(page: Path) -> None:
-    scripts = [*blocks(page, "sh", "device"), *blocks(page, "sh", "sketch")]
+def test_commands_have_valid_options(page: Path) -> None:
+    """Those that are run elsewhere too, as some of them only are where all tests are."""
+    scripts = [script for mark in (None, "device", "sketch") for script in blocks(page, "sh", mark)]
     scripts += [line for block in blocks(page, "yaml") for line in _scripts(yaml.safe_load(block))]
     commands = [words for script in scripts for words in dsr_commands(script)]
     for words in commands:
         parse(words)
-    assert len(commands) >= {"jetson": 8, "ci": 4, "your-own-model": 4}.get(page.stem, 0)
+    assert len(commands) >= {"jetson": 8, "ci": 4, "your-own-model": 4, "from-diffusers": 14}.get(page.stem, 0)
 
 
 def _scripts(value: object) -> list[str]:
@@ -113,6 +118,7 @@ def test_the_device_packages_are_all_but_those_that_a_device_does_without() -> N
     left_out = {name for name in needed if modules.get(name, name) in ABSENT_ON_DEVICES}
     extra = {re.split(r"[^A-Za-z0-9-]", entry)[0] for entry in project["optional-dependencies"]["tensorrt"]}
     assert set(line.split()) == (needed - left_out - {"tomli", "onnxruntime-gpu"}) | (extra - {"tensorrt"})
+    assert f"pip install {line} tokenizers\n" in (FOLDER / "from-diffusers.md").read_text()  # prompts take one more
 
 
 def _messages() -> list[list[str]]:
