@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from packaging.requirements import Requirement
 
+from tests.pipelines.handmade import pipeline_bundle
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:
@@ -98,3 +100,13 @@ def test_commands_import_only_what_the_guide_installs(command: str, denoiser_bun
     line = [sys.executable, "-c", ON_A_DEVICE, ",".join(_guided()), command, *words[command]]
     done = subprocess.run(line, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+
+
+def test_pictures_are_drawn_with_the_tokenizers_beside_it(tmp_path: Path) -> None:
+    """On Python 3.10, which JetPack has, nobody reads TOML either."""
+    bundle = pipeline_bundle(tmp_path)
+    words = ["sample", str(bundle), "--prompt", "a cat", "--steps", "2", "-o", "out.png"]
+    line = [sys.executable, "-c", ON_A_DEVICE, ",".join([*_guided(), "tokenizers"]), *words]
+    done = subprocess.run(line, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out.png").is_file()

@@ -36,11 +36,6 @@ from dsr_export.spec import DenoiserSpec, DsrSpec, EncoderSpec, ReplaceSpec
 from graphs.digests import bytes_digest, files_digest
 from graphs.foreign.small_files import read_small
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
 LARGEST_TOML = 16 << 10  # bytes; the reader's time grows with the square of a dotted key's parts
 OWN = "diffusion"  # ReplaceSpec.registers: the model's own
 _TEST_TIME_ONLY = ("scale", "normal_values", "neurons")
@@ -91,7 +86,7 @@ def dsr_digest(path: Path) -> str:
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
         data = read_small(path, max_bytes=LARGEST_TOML, hint="a declaration is a few tables; neurons have a file")
-        return tomllib.loads(data.decode())
+        return _parsed(data.decode())
     except FileNotFoundError as error:
         raise ExportError(f"no such file: {path}", hint="give --dsr a TOML file") from error
     except OSError as error:
@@ -100,6 +95,15 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise ExportError(f"{path} nests without end", hint="a declaration has tables and lists of values") from None
     except ValueError as error:  # covers TOMLDecodeError, UnicodeDecodeError and integers of thousands of digits
         raise ExportError(f"{path} is no TOML: {str(error)[:200]}", hint="correct it at that place") from error
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    """The reader is imported here: a device with Python 3.10 has none, and needs none."""
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    return tomllib.loads(text)
 
 
 def _table(root: Table, name: str) -> Table:
