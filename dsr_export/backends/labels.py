@@ -59,9 +59,13 @@ class LabelledRunner:
 
 
 def with_labels(runner: Runner, manifest: Manifest) -> Runner:
-    """`runner`, for a denoiser with classes held to 0 .. its last class, or its null label where that is higher."""
+    """`runner`, for a denoiser with classes held to 0 .. its last class, or its null label where that is higher.
+
+    Without a sampler of its own (DiT in diffusers) the null label is the row behind the classes.
+    """
     classes, sampler = int(manifest.model["num_classes"]), manifest.sampler_spec()
-    if not classes or sampler is None:
+    if not classes:
         return runner
-    checked: Runner = LabelledRunner(runner, max(classes - 1, sampler.null_label or 0))
+    null = classes if sampler is None else sampler.null_label
+    checked: Runner = LabelledRunner(runner, max(classes - 1, null or 0))
     return checked
