@@ -67,9 +67,10 @@ def test_commands_succeed_as_written(
     monkeypatch.chdir(tmp_path)
     if page.stem in BROUGHT:
         BROUGHT[page.stem](tmp_path)
+    names: dict[str, Any] = {"__name__": "docs"}
     for block in BLOCK.finditer(page.read_text(encoding="utf-8")):
         if block["kind"] == "python":
-            _python(block["body"])
+            _python(block["body"], names)
         elif (block["kind"], block["mark"]) == ("sh", None):
             for line in block["body"].splitlines():
                 if line.startswith("pytest "):
@@ -81,13 +82,13 @@ def test_commands_succeed_as_written(
                     assert done.code == 0, f"{line}\n{done.err}"
 
 
-def _python(body: str) -> None:
-    """A block that begins with a file name is that file; others are run."""
+def _python(body: str, names: dict[str, Any]) -> None:
+    """A block that begins with a file name is that file; others are run, and know the names of those before."""
     name = re.match(r"# (\w+\.py)\n", body)
     if name:
         Path(name[1]).write_text(body)
     else:
-        exec(compile(body, "<docs>", "exec"), {"__name__": "docs"})
+        exec(compile(body, "<docs>", "exec"), names)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
@@ -98,7 +99,7 @@ def test_commands_have_valid_options(page: Path) -> None:
     commands = [words for script in scripts for words in dsr_commands(script)]
     for words in commands:
         parse(words)
-    assert len(commands) >= {"jetson": 8, "ci": 4, "your-own-model": 4, "from-diffusers": 14}.get(page.stem, 0)
+    assert len(commands) >= {"jetson": 8, "ci": 4, "your-own-model": 4, "from-diffusers": 16}.get(page.stem, 0)
 
 
 def _scripts(value: object) -> list[str]:

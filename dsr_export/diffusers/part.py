@@ -91,12 +91,14 @@ class Attachment:
 
     def __init__(self, pipe: Any, parts: Mapping[str, AttachedPart]) -> None:
         self.pipe, self.parts = pipe, dict(parts)
+        config: Mapping[str, Any] = getattr(pipe, "config", {})
+        self._listed = {role: config[role] for role in self.parts if role in config}
 
     def begin(self) -> None:
-        """Puts them in their places."""
+        """Puts them in their places; the pipeline's configuration goes on naming the classes of the originals."""
         for role, part in self.parts.items():
             part._attachment = self
-            setattr(self.pipe, role, part)
+            vars(self.pipe)[role] = part
 
     def end(self) -> None:
         """Puts the originals back, where these parts stand yet, and closes their runners."""
@@ -105,4 +107,10 @@ class Attachment:
                 for running in part._running:
                     closing.callback(running.close)
                 if vars(self.pipe).get(role) is part:
-                    setattr(self.pipe, role, part.restored())
+                    vars(self.pipe)[role] = part.restored()
+                    self._list_again(role)
+
+    def _list_again(self, role: str) -> None:
+        """A pipeline that was saved in the meantime has crossed the part out, as nothing that it could save."""
+        if role in self._listed and self.pipe.config[role] != self._listed[role]:
+            self.pipe.register_to_config(**{role: self._listed[role]})

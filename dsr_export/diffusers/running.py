@@ -58,13 +58,17 @@ class Running:
 
     def check_batch(self, batch: int) -> None:
         """Raises ExportError for a batch that the bundle was not built for."""
-        sizes, component = self.manifest.batch_range(), self.role != TRANSFORMER
+        sizes = self.manifest.batch_range()
         if sizes.min <= batch <= sizes.max:
             return
         wider = f"{min(sizes.min, batch)},{sizes.opt},{max(sizes.max, batch)}"
-        how = f"build with --component-batch {self.role}={wider}"
+        hint = f"build with --component-batch {self.role}={wider}"
+        if self.role == TRANSFORMER:
+            hint = f"guidance doubles the batch of the prompts; build with --batch {wider}"
+        elif self.role == "vae" and sizes.min == 1:
+            hint += ", or take pictures one by one: pipe.vae.enable_slicing()"
         raise ExportError(
             f"the pipeline calls its {self.role} with a batch of {batch}, and the bundle takes {sizes.min} to "
             f"{sizes.max}",
-            hint=how if component else f"guidance doubles the batch of the prompts; build with --batch {wider}",
+            hint=hint,
         )

@@ -104,6 +104,18 @@ def test_the_pipeline_makes_the_same_latents(built: tuple[str, Bundle]) -> None:
         attached(torch.zeros(1, 4, 8, 8))
 
 
+def test_a_pipeline_that_was_saved_in_the_meantime_is_whole_again(built: tuple[str, Bundle], tmp_path: Path) -> None:
+    name, bundle = built
+    pipe = pipeline(name)
+    listed = dict(pipe.config)
+    with attach(pipe, bundle):
+        assert dict(pipe.config) == listed
+        pipe.save_pretrained(tmp_path / "without")
+    assert not (tmp_path / "without" / "transformer").exists() and dict(pipe.config) == listed
+    pipe.save_pretrained(tmp_path / "whole")
+    assert (tmp_path / "whole" / "transformer" / "config.json").is_file()
+
+
 def test_what_the_graph_is_given_is_recorded(built: tuple[str, Bundle], tmp_path: Path) -> None:
     name, bundle = built
     pipe, file = pipeline(name), tmp_path / "inputs.npz"
