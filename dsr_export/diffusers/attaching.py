@@ -42,7 +42,7 @@ def attach(
             for outputs that it does not hold.
     """
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(Path(bundle))
-    models = {role: _models(opened, role) for role in _chosen(pipe, opened, components)}
+    models = {role: _models(opened, role) for role in chosen_parts(pipe, opened, components)}
     originals = {role: _original(pipe, role) for role in models}
     for role, original in originals.items():
         for model in models[role].values():
@@ -52,8 +52,8 @@ def attach(
     return next(iter(attachment.parts.values()))
 
 
-def _chosen(pipe: Any, bundle: Bundle, components: str | Iterable[str]) -> list[str]:
-    """Their roles, the transformer's first."""
+def chosen_parts(pipe: Any, bundle: Bundle, components: str | Iterable[str]) -> list[str]:
+    """The roles of those that are to be attached, the transformer's first. Raises ExportError as `attach`."""
     asked = [components] if isinstance(components, str) else list(components)
     held = {TRANSFORMER, *bundle.components}
     if asked == [ALL]:

@@ -10,6 +10,8 @@ import torch
 
 from dsr_export.bundle.reader import Bundle
 from dsr_export.diffusers import AttachedAutoencoder, AttachedTextEncoder, attach
+from dsr_export.diffusers.attaching import chosen_parts
+from dsr_export.diffusers.running import Running
 from dsr_export.errors import ExportError
 from tests.diffusers.handmade_parts import LAYERS, TOKENS, WIDTH, handmade_bundle, handmade_pipe
 
@@ -236,6 +238,16 @@ def test_parts_that_are_not_there_are_refused(components: Any, message: str, hin
     assert pipe.vae is own[VAE]
 
 
+def test_all_is_what_the_bundle_holds_and_the_pipeline_has(bundle: Bundle, tmp_path: Path) -> None:
+    pipe = handmade_pipe()
+    pipe.transformer = torch.nn.Identity()
+    assert chosen_parts(pipe, bundle, "all") == ["transformer", *ALL]
+    assert chosen_parts(pipe, bundle, [T5, "transformer", T5]) == ["transformer", T5]
+    pipe.text_encoder = None  # the prompts come embedded
+    assert chosen_parts(pipe, bundle, "all") == ["transformer", VAE, T5]
+    assert chosen_parts(pipe, handmade_bundle(tmp_path, "vae"), "all") == ["transformer", T5]  # one that can't decode
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
@@ -266,6 +278,35 @@ def test_a_runtime_that_is_not_there_leaves_the_pipeline_as_it_was(bundle: Bundl
     with pytest.raises(ExportError, match="holds no tensorrt-rtx engine"):
         attach(pipe, bundle, components=ALL, runtime="tensorrt-rtx")
     assert vars(pipe) == own
+
+
+class OnDevice:
+    """Stands for a runner on a GPU: it takes and gives tensors where they lie."""
+
+    name = "device"
+    upload = infer = None
+
+    def __init__(self, outputs: dict[str, torch.Tensor]) -> None:
+        self.outputs, self.given = outputs, dict[str, torch.Tensor]()
+
+    def infer_on_device(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        self.given = inputs
+        return self.outputs
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+def test_nothing_is_copied_on_its_way_to_a_device_and_back(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Running, "device", torch.device("cpu"))  # where the tensors of this test lie
+    pipe, z, image, embeds = handmade_pipe(), Z.clone(), torch.ones(2, 3, 8, 8), torch.ones(2, TOKENS, WIDTH)
+    z.requires_grad_()
+    with attach(pipe, bundle, components=(VAE, T5)) as attached:
+        vae, t5 = OnDevice({"image": image}), OnDevice({"embeds": embeds})
+        attached._running[0]._runner, attached.parts[T5]._running[0]._runner = vae, t5  # type: ignore[assignment]
+        made = pipe.vae.decode(z).sample
+        states = pipe.text_encoder_2(IDS).last_hidden_state
+    assert vae.given["z"].data_ptr() == z.data_ptr() and made.data_ptr() == image.data_ptr()
+    assert t5.given["ids"].tolist() == IDS.tolist() and states.data_ptr() == embeds.data_ptr()
 
 
 def test_attaching_leaves_no_width_to_chance() -> None:
