@@ -287,13 +287,14 @@ class OnDevice:
     upload = infer = None
 
     def __init__(self, outputs: dict[str, torch.Tensor]) -> None:
-        self.outputs, self.given = outputs, dict[str, torch.Tensor]()
+        self.outputs, self.given, self.closed = outputs, dict[str, torch.Tensor](), False
 
     def infer_on_device(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         self.given = inputs
         return self.outputs
 
-    def __exit__(self, *_: object) -> None: ...
+    def __exit__(self, *_: object) -> None:
+        self.closed = True
 
 
 def test_nothing_is_copied_on_its_way_to_a_device_and_back(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -307,6 +308,21 @@ def test_nothing_is_copied_on_its_way_to_a_device_and_back(bundle: Bundle, monke
         states = pipe.text_encoder_2(IDS).last_hidden_state
     assert vae.given["z"].data_ptr() == z.data_ptr() and made.data_ptr() == image.data_ptr()
     assert t5.given["ids"].tolist() == IDS.tolist() and states.data_ptr() == embeds.data_ptr()
+
+
+def test_what_was_opened_is_closed_where_a_later_part_fails(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[OnDevice] = []
+
+    def runner(self: Bundle, runtime: str) -> OnDevice:
+        if len(opened) == 2:
+            raise ExportError("no memory is left")
+        opened.append(OnDevice({}))
+        return opened[-1]
+
+    monkeypatch.setattr(Bundle, "runner", runner)
+    with pytest.raises(ExportError, match="no memory is left"):
+        attach(handmade_pipe(), bundle, components=ALL)
+    assert [each.closed for each in opened] == [True, True]
 
 
 def test_attaching_leaves_no_width_to_chance() -> None:
