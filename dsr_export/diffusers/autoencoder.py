@@ -17,6 +17,7 @@ from dsr_export.errors import ExportError
 
 KL = "AutoencoderKL"
 VAE, VAE_ENCODER = "vae", "vae_encoder"
+_LEAVE_OUT = "leave the vae out: attach(..., components='transformer')"
 
 
 class AttachedAutoencoder(AttachedPart):
@@ -61,7 +62,7 @@ class AttachedAutoencoder(AttachedPart):
     def _of(self, role: str, what: str, components: str) -> Running:
         found = [each for each in self._running if each.role == role]
         if not found:
-            hint = f"build with {components}, or leave the vae out: attach(..., components='transformer')"
+            hint = f"build with {components}, or {_LEAVE_OUT}"
             raise ExportError(f"{self.bundle.path} does not hold {what}", hint=hint)
         return found[0]
 
@@ -112,7 +113,9 @@ def _most_likely(mean: Tensor) -> Any:
 
     made = DiagonalGaussianDistribution.__new__(DiagonalGaussianDistribution)
     made.mean, made.deterministic = mean, False
-    hint = "take the most likely latent: latent_dist.mode(), sample_mode='argmax'"
+    hint = (
+        "take the most likely latent, latent_dist.mode(), or leave the vae out: attach(..., components='transformer')"
+    )
     for name in ("parameters", "logvar", "std", "var"):
         setattr(made, name, Absent.of("variance of latents", hint))
     return made

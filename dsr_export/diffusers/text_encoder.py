@@ -31,6 +31,7 @@ class AttachedTextEncoder(AttachedPart):
     def __init__(self, original: nn.Module, running: Running) -> None:
         super().__init__(original, running)
         self._signature = inspect.signature(type(original).forward)
+        self._state = _state(running)
 
     @torch.no_grad()
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -42,9 +43,8 @@ class AttachedTextEncoder(AttachedPart):
         inputs, length = _inputs(running, ids, called.get("attention_mask"))
         made = {name: each.to(ids.device, self.dtype) for name, each in running(inputs).items()}
         made = {name: each[:, :length] if name == "embeds" else each for name, each in made.items()}
-        config = running.manifest.model["config"]
         layers = int(self.config.num_hidden_layers) if self._asked(called, "output_hidden_states", False) else None
-        output = text_output(type(self.original).__name__, made, config.get("hidden_state"), layers)
+        output = text_output(type(self.original).__name__, made, self._state, layers)
         return output if self._asked(called, "return_dict", True) else output.to_tuple()
 
     def _called(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -66,6 +66,15 @@ class AttachedTextEncoder(AttachedPart):
         value = called.get(name)
         value = getattr(self.config, name, usual) if value is None else value
         return value is not False and value is not None
+
+
+def _state(running: Running) -> str | None:
+    """Which hidden state the graph gives; None where it gives none. ExportError where the bundle does not say it."""
+    found: str | None = running.manifest.model["config"].get("hidden_state")
+    if any(spec.name == "embeds" for spec in running.manifest.outputs) and found not in ("last", "penultimate"):
+        hint = "build it again, or leave this part out: components=..."
+        raise ExportError(f"{running.bundle.path} does not say which hidden state it gives", hint=hint)
+    return found
 
 
 def _inputs(running: Running, ids: Any, mask: Any) -> tuple[dict[str, Tensor], int]:

@@ -12,7 +12,6 @@ from typing import Any
 from torch import Tensor
 
 from dsr_export.diffusers.absent import Absent
-from dsr_export.errors import ExportError
 
 _OUTPUTS = "transformers.modeling_outputs"
 _CLIP = "transformers.models.clip.modeling_clip"
@@ -34,10 +33,8 @@ def text_output(class_name: str, made: Mapping[str, Tensor], state: str | None, 
     """The output object; `layers` is how many there are, where all hidden states are asked for.
 
     `made` are the graph's `embeds` [n, L, D] and `pooled` [n, D], as far as it has them, and `state` is which hidden
-    state the first is. What is not among them is `Absent`. Raises ExportError where the bundle does not say which.
+    state the first is. What is not among them is `Absent`.
     """
-    if "embeds" in made and state not in ("last", "penultimate"):
-        raise ExportError("the bundle does not say which hidden state its text encoder gives", hint="build it again")
     module, name = CLASSES[class_name]
     last = made["embeds"] if state == "last" else Absent.of(f"last hidden state of its {class_name}", _READS)
     fields: dict[str, Any] = {"last_hidden_state": last}

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from dsr_export.bundle.reader import Bundle
-from dsr_export.diffusers import AttachedAutoencoder, AttachedTextEncoder, attach
+from dsr_export.diffusers import AttachedAutoencoder, AttachedTextEncoder, attach, text_outputs
 from dsr_export.diffusers.attaching import chosen_parts
 from dsr_export.diffusers.running import Running
 from dsr_export.errors import ExportError
+from dsr_export.families.text_encoders import folder
 from tests.diffusers.handmade_parts import LAYERS, TOKENS, WIDTH, handmade_bundle, handmade_pipe
 
 CLIP, T5, VAE = "text_encoder", "text_encoder_2", "vae"
@@ -267,9 +268,11 @@ def test_parts_of_another_model_are_refused(changed: dict[str, Any], message: st
 
 def test_a_bundle_that_does_not_say_which_state_it_gives_is_refused(tmp_path: Path) -> None:
     pipe = handmade_pipe()
+    own = dict(vars(pipe))
     bundle = handmade_bundle(tmp_path, text_encoder_2={"hidden_state": None})
-    with attach(pipe, bundle, components=T5), pytest.raises(ExportError, match="does not say which hidden state"):
-        pipe.text_encoder_2(IDS)
+    with pytest.raises(ExportError, match="does not say which hidden state"):
+        attach(pipe, bundle, components=ALL)
+    assert vars(pipe) == own
 
 
 def test_a_runtime_that_is_not_there_leaves_the_pipeline_as_it_was(bundle: Bundle) -> None:
@@ -323,6 +326,10 @@ def test_what_was_opened_is_closed_where_a_later_part_fails(bundle: Bundle, monk
     with pytest.raises(ExportError, match="no memory is left"):
         attach(handmade_pipe(), bundle, components=ALL)
     assert [each.closed for each in opened] == [True, True]
+
+
+def test_every_encoder_that_is_built_is_known_by_what_it_returns() -> None:
+    assert set(text_outputs.CLASSES) == set(folder.CLASSES)
 
 
 def test_attaching_leaves_no_width_to_chance() -> None:
