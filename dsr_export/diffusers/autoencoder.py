@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dsr_export.diffusers.absent import Absent
+from dsr_export.diffusers.matching import eager
 from dsr_export.diffusers.part import AttachedPart
 from dsr_export.diffusers.running import Running
 from dsr_export.errors import ExportError
@@ -44,10 +45,10 @@ class AttachedAutoencoder(AttachedPart):
         running = self._of(VAE_ENCODER, "an encoder of pictures", "--components all,vae_encoder")
         least = ("tile_sample_min_height", "tile_sample_min_width", "tile_sample_min_size")
         made = self._through(running, x, least)
-        found = _most_likely(made) if type(self.original).__name__ == KL else made
+        found = _most_likely(made) if type(eager(self.original)).__name__ == KL else made
         if not return_dict:
             return (found,)
-        if type(self.original).__name__ == KL:
+        if type(eager(self.original)).__name__ == KL:
             from diffusers.models.modeling_outputs import AutoencoderKLOutput
 
             return AutoencoderKLOutput(latent_dist=found)
@@ -57,7 +58,7 @@ class AttachedAutoencoder(AttachedPart):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """There and back, as the original goes: through `encode` and `decode` of this one."""
-        return type(self.original).forward(self, *args, **kwargs)
+        return type(eager(self.original)).forward(self, *args, **kwargs)
 
     def _of(self, role: str, what: str, components: str) -> Running:
         found = [each for each in self._running if each.role == role]

@@ -11,10 +11,16 @@ from dsr_export.bundle.reader import Bundle
 from dsr_export.errors import ExportError
 
 
+def eager(module: nn.Module) -> nn.Module:
+    """What `torch.compile` was given, where it has wrapped one."""
+    inner = getattr(module, "_orig_mod", None)
+    return inner if isinstance(inner, nn.Module) else module
+
+
 def check_same_model(bundle: Bundle, original: nn.Module, role: str) -> None:
     """Raises ExportError for a bundle of another class, or of other sizes."""
     config = dict(bundle.manifest.model["config"])
-    built, here = config.get("_class_name"), type(original).__name__
+    built, here = config.get("_class_name"), type(eager(original)).__name__
     if built != here:
         what = f"was built of a {built}" if built else "was not built of a diffusers transformer"
         raise ExportError(f"{bundle.path} {what}, and the pipeline's {role} is a {here}", hint="build with --model-dir")

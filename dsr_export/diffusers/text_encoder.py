@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from dsr_export.diffusers.matching import eager
 from dsr_export.diffusers.part import AttachedPart
 from dsr_export.diffusers.running import Running
 from dsr_export.diffusers.text_outputs import text_output
@@ -30,7 +31,7 @@ class AttachedTextEncoder(AttachedPart):
 
     def __init__(self, original: nn.Module, running: Running) -> None:
         super().__init__(original, running)
-        self._signature = inspect.signature(type(original).forward)
+        self._signature = inspect.signature(type(eager(original)).forward)
         self._state = _state(running)
 
     @torch.no_grad()
@@ -44,7 +45,7 @@ class AttachedTextEncoder(AttachedPart):
         made = {name: each.to(ids.device, self.dtype) for name, each in running(inputs).items()}
         made = {name: each[:, :length] if name == "embeds" else each for name, each in made.items()}
         layers = int(self.config.num_hidden_layers) if self._asked(called, "output_hidden_states", False) else None
-        output = text_output(type(self.original).__name__, made, self._state, layers)
+        output = text_output(type(eager(self.original)).__name__, made, self._state, layers)
         return output if self._asked(called, "return_dict", True) else output.to_tuple()
 
     def _called(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:

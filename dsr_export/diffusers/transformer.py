@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dsr_export.diffusers.arguments import graph_inputs
+from dsr_export.diffusers.matching import eager
 from dsr_export.diffusers.part import AttachedPart
 from dsr_export.diffusers.recording import Recording
 from dsr_export.diffusers.running import Running
@@ -23,7 +24,7 @@ class AttachedTransformer(AttachedPart):
 
     def __init__(self, original: nn.Module, running: Running) -> None:
         super().__init__(original, running)
-        self._signature = inspect.signature(type(original).forward)
+        self._signature = inspect.signature(type(eager(original)).forward)
         self._recordings: list[Recording] = []
 
     @contextlib.contextmanager

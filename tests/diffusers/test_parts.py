@@ -54,6 +54,18 @@ def test_each_part_is_replaced_and_put_back(bundle: Bundle) -> None:
     attached.detach()
 
 
+def test_compiled_modules_are_known_by_what_they_wrap(bundle: Bundle) -> None:
+    pipe, own = handmade_pipe(), {}
+    for role in ALL:
+        own[role] = torch.compile(getattr(pipe, role), backend="eager")
+        setattr(pipe, role, own[role])
+    with attach(pipe, bundle, components=ALL):
+        assert pipe.text_encoder_2(IDS)[0].shape == (2, TOKENS, WIDTH) and pipe.text_encoder(IDS)[0].shape == (2, WIDTH)
+        wanted = pipe.vae.decode(Z).sample
+        torch.testing.assert_close(pipe.vae(wanted).sample, wanted)
+    assert {role: getattr(pipe, role) for role in ALL} == own
+
+
 def test_two_attachments_end_on_their_own(bundle: Bundle) -> None:
     pipe = handmade_pipe()
     own = dict(vars(pipe))
