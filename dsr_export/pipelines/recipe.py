@@ -101,8 +101,10 @@ class Recipe(ABC):
         latents = [(each.channels, each.height, each.width) for each in parts.values() if isinstance(each, VaePart)]
         if latents and latents[0] != self.latent:
             raise _misfit("latents", self.latent, "the autoencoder", latents[0])
+        if not self.record.text:
+            return
         made, taken = self.prompt_tokens, self.shapes.get("encoder_hidden_states", (0,))[0]
-        if self.record.text and made != taken:
+        if made != taken:
             raise _misfit("prompts", (taken,), "the text encoders", (made,))
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ from dsr_export.errors import ExportError
 from dsr_export.pipelines.dit import DiT
 from dsr_export.pipelines.flux import Flux
 from dsr_export.pipelines.folder import open_pipeline
-from dsr_export.pipelines.parts import PipelineSizes
-from dsr_export.pipelines.recipe import Encoded, dynamic_shift
+from dsr_export.pipelines.parts import PipelineSizes, VaePart
+from dsr_export.pipelines.recipe import Encoded, Recipe, dynamic_shift
 from dsr_export.pipelines.sana import Sana
 from dsr_export.pipelines.sd3 import StableDiffusion3
+from dsr_export.pipelines.table import RECIPES
 from graphs.artifacts import TensorSpec
 from tests.pipelines.folders import pixart_folder
 from tests.pipelines.tokenizers_made import clip_tokenizer
@@ -40,6 +42,19 @@ def test_latents_are_packed_as_flux_packs_them(rng: np.random.Generator) -> None
     np.testing.assert_array_equal(flux().packed(latents), wanted)
     np.testing.assert_array_equal(flux().unpacked(wanted), latents)
     assert flux().time(500.0) == 0.5
+
+
+@pytest.mark.parametrize("kind", RECIPES)
+def test_an_autoencoder_alone_asks_nothing_of_prompts(kind: type[Recipe]) -> None:
+    """`--components vae`: there is no text encoder that a prompt's length could be told of."""
+    name = "x" if kind is DiT else "hidden_states"
+    shape = (12, 16) if kind is Flux else (4, 8, 6)
+    record = PipelineRecord(class_name=kind.names[0])
+    recipe = kind(record, [spec(name, *shape), spec("encoder_hidden_states", 5, 6)], {"height": 8, "width": 6}, 0)
+    part = VaePart(channels=4, height=8, width=6, scale=2, scaling_factor=1.0, shift_factor=0.0)
+    recipe.check({"vae": part})
+    with pytest.raises(ExportError, match="the autoencoder would be built for"):
+        recipe.check({"vae": replace(part, height=4)})
 
 
 @pytest.mark.parametrize("tokens", [16, 256, 1024, 4096])
