@@ -7,10 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+Stream = Literal["image", "text"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class ReplaceSpec:
-    """One group of replacement sites: outliers in the output tokens of each of `layers` are replaced."""
+    """One group of replacement sites: outliers in the output tokens of each of `layers` are replaced.
+
+    `stream` says which tokens: the image's (or film's), or those of the prompt where a model keeps both.
+    """
 
     layers: tuple[int, ...]
     rule: Literal["absolute", "median", "sigma"]
@@ -18,6 +23,7 @@ class ReplaceSpec:
     rounds: int = 1
     choice: Literal["nearest", "gate", "mask", "clip"] = "nearest"
     registers: str = "diffusion"  # the model's own, or a .safetensors file
+    stream: Stream = "image"
 
 
 @dataclass(frozen=True, kw_only=True)

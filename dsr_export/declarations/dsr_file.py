@@ -18,6 +18,7 @@ threshold = 4.0
 rounds = 2
 choice = "nearest"       # nearest | gate | mask | clip
 registers = "diffusion"  # the model's own, or a .safetensors file relative to this file
+stream = "image"         # image | text, where a model keeps the prompt's tokens beside the image's
 ```
 """
 
@@ -161,7 +162,7 @@ def _denoiser(path: Path, table: Table) -> DenoiserSpec:
 
 
 def _replace(path: Path, table: Table) -> ReplaceSpec:
-    table.check_keys("layers", "rule", "threshold", "rounds", "choice", "registers")
+    table.check_keys("layers", "rule", "threshold", "rounds", "choice", "registers", "stream")
     layers = table.integers("layers", "[4, 8]")
     if len(set(layers)) != len(layers):
         raise ExportError(f"{table.where}: layers {list(layers)} repeat one", hint="one replacement per layer")
@@ -175,6 +176,7 @@ def _replace(path: Path, table: Table) -> ReplaceSpec:
         rounds=table.integer("rounds", 1, least=1, most=MOST_ROUNDS),
         choice=table.word("choice", "nearest", ("nearest", "gate", "mask", "clip")),
         registers=_registers(path, table),
+        stream=table.word("stream", "image", ("image", "text")),
     )
 
 

@@ -63,14 +63,22 @@ def test_denoiser(tmp_path: Path) -> None:
         '[denoiser]\nkind = "diffusion"\nregisters = 36\nstart = 8\n'
         + REPLACE
         + 'rounds = 2\nchoice = "nearest"\nregisters = "diffusion"\n'
-        + '[[denoiser.replace]]\nlayers = [0]\nrule = "absolute"\nthreshold = 1.5\nregisters = "rows.safetensors"\n',
+        + '[[denoiser.replace]]\nlayers = [0]\nrule = "absolute"\nthreshold = 1.5\nregisters = "rows.safetensors"\n'
+        + 'stream = "text"\n',
     )
     groups = (
         ReplaceSpec(layers=(4, 8), rule="median", threshold=4.0, rounds=2),
-        ReplaceSpec(layers=(0,), rule="absolute", threshold=1.5, registers=str(tmp_path / "rows.safetensors")),
+        ReplaceSpec(
+            layers=(0,), rule="absolute", threshold=1.5, registers=str(tmp_path / "rows.safetensors"), stream="text"
+        ),
     )
     assert read_dsr_file(path).spec.denoiser == DenoiserSpec(kind="diffusion", registers=36, start=8, replace=groups)
     assert read_dsr_file(path).spec.sites() == {"ReplaceOutliers": 3, "ShiftRegisterNeurons": 0}
+
+
+def test_a_group_may_be_of_the_prompts_tokens(tmp_path: Path) -> None:
+    (group,) = read_dsr_file(_file(tmp_path, REPLACE + 'stream = "text"\n')).spec.denoiser.replace
+    assert group == ReplaceSpec(layers=(4, 8), rule="median", threshold=4.0, stream="text")
 
 
 def test_the_keys_that_are_given_are_told_from_defaults(tmp_path: Path) -> None:
@@ -112,6 +120,7 @@ def test_the_keys_that_are_given_are_told_from_defaults(tmp_path: Path) -> None:
         (REPLACE.replace("[4, 8]", "[-1]"), "layers = [-1] is not", "layers"),
         (REPLACE.replace("[4, 8]", "[4, 4]"), "repeat", "one replacement per layer"),
         (REPLACE.replace("[4, 8]", "[]"), "layers = [] is not", "layers"),
+        (REPLACE + 'stream = "texts"\n', "'texts' is unknown", "did you mean 'text'?"),
         (REPLACE.replace("median", "mean"), "'mean' is unknown", "did you mean 'median'?"),
         (REPLACE.replace("= 4", "= 0"), "positive", "threshold"),
         (REPLACE.replace("= 4", "= inf"), "finite", "threshold"),

@@ -21,6 +21,7 @@ class FluxDenoiser(DiffusersDenoiser):
     """
 
     TEXT_TOKENS = 512
+    KEEPS_TEXT = True
     EMBEDDERS = ("x_embedder", "time_text_embed", "context_embedder", "proj_out")
     ids: Tensor
 

@@ -17,6 +17,7 @@ class SD3Denoiser(Patched):
     """`SD3Transformer2DModel`, arXiv 2403.03206: Stable Diffusion 3 and 3.5."""
 
     TEXT_TOKENS = 333  # 77 of CLIP, 256 of T5
+    KEEPS_TEXT = True
     EMBEDDERS = ("pos_embed", "time_text_embed", "context_embedder", "proj_out")
 
     @classmethod

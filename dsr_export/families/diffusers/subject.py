@@ -82,7 +82,7 @@ def subject_from(asked: Asked) -> Subject:
     """
     transformer, origin = build_transformer(asked.class_name, asked.config, asked.weights, asked.loras)
     module = _module(asked, transformer)
-    apply_replacements(module, asked.replace)
+    apply_replacements(module, asked.replace, text=module.text)
     config = module.transformer.config
     return Subject(
         name=asked.name,

@@ -31,7 +31,7 @@ class LatentSize:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageStream:
-    """A model's residual stream, under the names of `RaeDitConfig`."""
+    """A model's residual stream, under the names of `RaeDitConfig`; a prompt's as well."""
 
     depth: int
     hidden_size: int
@@ -47,10 +47,12 @@ class DiffusersDenoiser(nn.Module):
     """Base of the adapters: `forward` takes the graph's inputs by position and returns `out`.
 
     `registers` [R, D], prepended to the image tokens before block `start` and dropped behind the last block, may be
-    None. Text tokens are neither counted nor replaced.
+    None. Text tokens have sites of their own, where the class keeps them: a stream is counted and replaced by itself.
     """
 
     TEXT_TOKENS: ClassVar[int] = 0
+    KEEPS_TEXT: ClassVar[bool] = False
+    """Whether blocks return the prompt's tokens beside the image's."""
     EMBEDDERS: ClassVar[tuple[str, ...]] = ()
     """Modules kept in FP32: sinusoids of large angles, and the layer whose error is the output's."""
     registers: Tensor | None
@@ -132,6 +134,11 @@ class DiffusersDenoiser(nn.Module):
         for layer in layers:
             self.replacements[str(layer)] = replacement
 
+    @property
+    def text(self) -> TextTokens | None:
+        """The prompt's stream; None for a class without one."""
+        return TextTokens(self) if self.KEEPS_TEXT else None
+
     def enter(self, layer: int, arguments: dict[str, Any]) -> None:
         """Changes a block's keyword arguments once the registers are there."""
 
@@ -147,6 +154,35 @@ class DiffusersDenoiser(nn.Module):
         if self.registers is not None and layer == self.config.depth - 1:
             tokens = DiffusionRegisters.drop(tokens, self.register_count)
         return tokens
+
+    def text_out(self, layer: int, text: Tensor | None) -> Tensor | None:
+        name = text_site(layer)
+        if text is None or name not in self.replacements:
+            return text
+        made: Tensor = self.replacements[name](text, None)
+        return made
+
+
+def text_site(layer: int) -> str:
+    """What the site of a prompt's tokens behind block `layer` is called; an image's has the number alone."""
+    return f"{layer}_text"
+
+
+@dataclass(frozen=True, eq=False)
+class TextTokens:
+    """The prompt's tokens behind the blocks, to be replaced by themselves: they are as wide as the image's."""
+
+    denoiser: DiffusersDenoiser
+
+    @property
+    def config(self) -> ImageStream:
+        """What replacement groups are checked against: registers are the image's."""
+        depth = self.denoiser.config.depth
+        return ImageStream(depth=depth, hidden_size=self.denoiser.dim, register_len=0, register_start=depth)
+
+    def replace_at(self, layers: Sequence[int], replacement: RecursiveReplacement) -> None:
+        for layer in layers:
+            self.denoiser.replacements[text_site(layer)] = replacement
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,7 +213,7 @@ class _After:
         if isinstance(output, torch.Tensor):
             return self.denoiser.tokens_out(self.layer, output)
         text, tokens = output
-        return text, self.denoiser.tokens_out(self.layer, tokens)
+        return self.denoiser.text_out(self.layer, text), self.denoiser.tokens_out(self.layer, tokens)
 
 
 def float_input(name: str, *shape: int) -> TensorSpec:

@@ -12,7 +12,7 @@ from torch import Tensor
 from dsr_export.checkpoints import StateDict, Wanted, load_into, read_state_dict, require_float
 from dsr_export.errors import ExportError
 from dsr_export.registers import Choice, RecursiveReplacement, Rule
-from dsr_export.spec import ReplaceSpec
+from dsr_export.spec import ReplaceSpec, Stream
 
 REGISTERS = Wanted(("registers",))
 OWN = "diffusion"  # ReplaceSpec.registers: the model's own
@@ -34,7 +34,7 @@ class TokenStream(Protocol):
 
 
 class Replaceable(Protocol):
-    """A model whose blocks can be followed by a replacement."""
+    """A model, or one of its streams of tokens, whose blocks can be followed by a replacement."""
 
     @property
     def config(self) -> Any: ...  # a TokenStream, where none is given apart
@@ -42,16 +42,31 @@ class Replaceable(Protocol):
 
 
 def apply_replacements(
-    module: Replaceable, groups: Sequence[ReplaceSpec], *, stream: TokenStream | None = None
+    module: Replaceable,
+    groups: Sequence[ReplaceSpec],
+    *,
+    stream: TokenStream | None = None,
+    text: Replaceable | None = None,
 ) -> None:
     """Puts one `RecursiveReplacement` behind each listed block of `module`.
 
     `stream` describes its tokens; where it is left out, `module.config` does. From `register_start` on, the register
-    rows are excluded; before it there are none. Raises ExportError for groups that do not fit the model, or whose
-    register file does not.
+    rows are excluded; before it there are none. `text` takes the groups of the prompt's stream, where the model has
+    one. Raises ExportError for groups that do not fit the model, or whose register file does not.
     """
-    if stream is None:
-        stream = module.config
+    prompts = [group for group in groups if group.stream == "text"]
+    _apply(module, module.config if stream is None else stream, [group for group in groups if group.stream != "text"])
+    if prompts and text is None:
+        raise ExportError(
+            f"replacement at layers {list(prompts[0].layers)}: the model has no prompt's tokens beside the image's",
+            hint="leave out stream: models that read the prompt by cross-attention have the image's tokens alone",
+        )
+    if prompts and text is not None:
+        _check_read(text.config, prompts)
+        _apply(text, text.config, prompts)
+
+
+def _apply(module: Replaceable, stream: TokenStream, groups: Sequence[ReplaceSpec]) -> None:
     _check_layers(stream, groups)
     for group in groups:
         _check_group(stream, group)
@@ -95,11 +110,23 @@ def _check_layers(stream: TokenStream, groups: Sequence[ReplaceSpec]) -> None:
         if not 0 <= layer < stream.depth:
             raise ExportError(f"replacement at layer {layer}: the model has blocks 0 to {stream.depth - 1}")
         if layers.count(layer) > 1:
-            raise ExportError(f"layer {layer} is listed twice for replacement", hint="one replacement per layer")
+            raise ExportError(f"layer {layer} is listed twice for replacement", hint="one per layer and stream")
+
+
+def _check_read(text: TokenStream, groups: Sequence[ReplaceSpec]) -> None:
+    """Behind the last block the image is all that is read on: a site of the prompt's would change nothing."""
+    last = text.depth - 1
+    if any(last in group.layers for group in groups):
+        raise ExportError(
+            f"replacement of text tokens at layer {last}: behind the last block nothing reads them",
+            hint=f"give layers below {last}",
+        )
 
 
 def _check_group(stream: TokenStream, group: ReplaceSpec) -> None:
     where = f"replacement at layers {list(group.layers)}"
+    if group.stream not in get_args(Stream):
+        raise ExportError(f"{where}: unknown stream '{group.stream}'", hint="one of " + ", ".join(get_args(Stream)))
     if group.rule not in get_args(Rule):
         raise ExportError(f"{where}: unknown rule '{group.rule}'", hint="one of " + ", ".join(get_args(Rule)))
     if group.choice not in get_args(Choice):
@@ -113,7 +140,7 @@ def _check_group(stream: TokenStream, group: ReplaceSpec) -> None:
         raise ExportError(f"{where}: choice 'gate' needs trained weights", hint="set registers to a .safetensors file")
     if own and group.choice == "nearest" and not stream.register_conditioning:
         raise ExportError(
-            f"{where}: the model has no registers of its own",
+            f"{where}: the model has no registers of its own" + (" for text" if group.stream == "text" else ""),
             hint="set registers to a .safetensors file, or choice to mask or clip",
         )
     if not own and group.choice in ("mask", "clip"):

@@ -1,8 +1,8 @@
 """A transformer's blocks, found by running it: what stands in its lists of modules and hands tokens on.
 
-A block is called with tokens [B, N, D] and returns others of the same shape, alone or beside those of another stream
-(the prompt's, in two-stream blocks): its image tokens are those that go in as
-`hidden_states`, or as its first argument.
+A block is called with tokens [B, N, D] and returns others of the same shape: its image tokens are those that go in as
+`hidden_states`, or as its first argument. Two streams come in two forms: a block of both returns the prompt's tokens,
+which go in as `encoder_hidden_states`, beside the image's; and behind a join both are one sequence (`joined`).
 """
 
 from __future__ import annotations
@@ -11,38 +11,65 @@ import inspect
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dsr_export.errors import ExportError
+from dsr_export.spec import Stream
 
-IMAGE = "hidden_states"
+TOKENS: Mapping[Stream, str] = {"image": "hidden_states", "text": "encoder_hidden_states"}
+Run = Callable[[Stream | None], Any]
+"""Calls the transformer once: with the same inputs each time but for those of a stream, where one is named."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """`place` is where the image tokens stand in the tuple that it returns; None where it returns them alone."""
+    """What a block hands on of each stream.
+
+    `places` says where its tokens stand in the tuple that is returned; None where they are returned alone. A stream
+    that is not in it is not handed on. `others` are the rows of that sequence which are not the stream's.
+    """
 
     name: str
     module: nn.Module
-    place: int | None
-    width: int
+    widths: Mapping[Stream, int]
+    places: Mapping[Stream, int | None]
+    others: Mapping[Stream, tuple[int, ...]] = field(default_factory=dict)
+
+    def tokens(self, stream: Stream, output: Any) -> Tensor:
+        """The sequence in what the block returned, [B, n, D]."""
+        place = self.places[stream]
+        found: Tensor = output if place is None else output[place]
+        return found
+
+    def with_tokens(self, stream: Stream, output: Any, tokens: Tensor) -> Any:
+        """`output` with that sequence in its place."""
+        place = self.places[stream]
+        return tokens if place is None else (*output[:place], tokens, *output[place + 1 :])
 
 
-def find_blocks(transformer: nn.Module, run: Callable[[], Any]) -> tuple[Block, ...]:
+@dataclass(frozen=True)
+class Seen:
+    """A block and one call of it: `output` is what it returned, but for the tokens that it hands on."""
+
+    block: Block
+    output: tuple[Any, ...]
+
+
+def seen_blocks(transformer: nn.Module, run: Run) -> list[Seen]:
     """In the order in which `run` first calls them: those of the width that most have.
 
     Raises ExportError for a block whose image tokens cannot be told from another stream's, since both are as many.
     """
-    found: dict[str, Block] = {}
+    found: dict[str, Seen] = {}
     with _watched(transformer, found), torch.no_grad():
-        run()
-    widths = Counter(block.width for block in found.values())
+        run(None)
+    widths = Counter(seen.block.widths["image"] for seen in found.values())
     most = max(widths, key=lambda width: widths[width], default=0)
-    return tuple(block for block in found.values() if block.width == most)
+    return [seen for seen in found.values() if seen.block.widths["image"] == most]
 
 
 def listed(transformer: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -52,13 +79,29 @@ def listed(transformer: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             yield from ((f"{name}.{i}", each) for i, each in enumerate(child))
 
 
+def named_arguments(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """What a module was called with, by the names of its parameters."""
+    names = [each for each in inspect.signature(type(module).forward).parameters if each not in kwargs]
+    return {**dict(zip(names[1:], args, strict=False)), **kwargs}
+
+
+def sequences(given: Mapping[str, Any]) -> dict[Stream, Tensor]:
+    """The tokens [B, n, D] of each stream that a block was given; none where the first are no tokens."""
+    tokens = {key: value for key, value in given.items() if isinstance(value, Tensor) and value.ndim == 3}
+    image = given.get(TOKENS["image"], next(iter(tokens.values()), None))
+    if not isinstance(image, Tensor) or image.ndim != 3:
+        return {}
+    text = tokens.get(TOKENS["text"])
+    return {"image": image} if text is None or text is image else {"image": image, "text": text}
+
+
 @contextmanager
-def _watched(transformer: nn.Module, found: dict[str, Block]) -> Iterator[None]:
+def _watched(transformer: nn.Module, found: dict[str, Seen]) -> Iterator[None]:
     def watch(name: str) -> Callable[..., None]:
         def seen(module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
-            block = None if name in found else _block(name, module, _named(module, args, kwargs), output)
-            if block is not None:
-                found[name] = block
+            made = None if name in found else _seen(name, module, named_arguments(module, args, kwargs), output)
+            if made is not None:
+                found[name] = made
 
         return seen
 
@@ -70,23 +113,27 @@ def _watched(transformer: nn.Module, found: dict[str, Block]) -> Iterator[None]:
             handle.remove()
 
 
-def _named(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    names = [each for each in inspect.signature(module.forward).parameters if each not in kwargs]
-    return {**dict(zip(names, args, strict=False)), **kwargs}
-
-
-def _block(name: str, module: nn.Module, given: Mapping[str, Any], output: Any) -> Block | None:
-    tokens = {key: value for key, value in given.items() if isinstance(value, Tensor) and value.ndim == 3}
-    image = given.get(IMAGE, next(iter(tokens.values()), None))
-    if not isinstance(image, Tensor) or image.ndim != 3:
+def _seen(name: str, module: nn.Module, given: Mapping[str, Any], output: Any) -> Seen | None:
+    tokens = sequences(given)
+    if not tokens:
         return None
+    widths: dict[Stream, int] = {stream: each.shape[-1] for stream, each in tokens.items()}
+    shape = tokens["image"].shape
     if isinstance(output, Tensor):
-        return Block(name, module, None, image.shape[-1]) if output.shape == image.shape else None
+        return Seen(Block(name, module, widths, {"image": None}), ()) if output.shape == shape else None
     parts = output if isinstance(output, tuple) else ()
-    places = [i for i, part in enumerate(parts) if isinstance(part, Tensor) and part.shape == image.shape]
-    if len(places) > 1:
+    at: dict[Stream, list[int]] = {stream: _places(parts, each) for stream, each in tokens.items()}
+    if len(at["image"]) > 1:
         raise ExportError(
-            f"'{name}' returns several streams of {image.shape[1]} tokens: which of them are the image's is not told",
+            f"'{name}' returns several streams of {shape[1]} tokens: which of them are the image's is not told",
             hint="give the prompt another length, for example --option text_tokens=77",
         )
-    return Block(name, module, places[0], image.shape[-1]) if places else None
+    if not at["image"]:
+        return None
+    places: dict[Stream, int | None] = {stream: each[0] for stream, each in at.items() if each}
+    left = tuple(None if i in places.values() else part for i, part in enumerate(parts))
+    return Seen(Block(name, module, widths, places), left)
+
+
+def _places(parts: tuple[Any, ...], tokens: Tensor) -> list[int]:
+    return [i for i, part in enumerate(parts) if isinstance(part, Tensor) and part.shape == tokens.shape]

@@ -15,10 +15,10 @@ from dsr_export.example_rows.drawn import Draw, draw_inputs
 from dsr_export.families.config_bounds import MOST_SIDE
 from dsr_export.families.diffusers.files import TransformerFolder
 from dsr_export.families.diffusers.general.adapter import GeneralDenoiser
-from dsr_export.families.diffusers.general.blocks import find_blocks
 from dsr_export.families.diffusers.general.call import Call, call_of
 from dsr_export.families.diffusers.general.draws import draw_of
 from dsr_export.families.diffusers.general.freezing import freeze
+from dsr_export.families.diffusers.general.joined import find_blocks
 from dsr_export.families.diffusers.general.recipes.classes import recipe_of
 from dsr_export.families.diffusers.general.recipes.recipe import Given
 from dsr_export.families.diffusers.general.replacing import replace_in
@@ -27,7 +27,7 @@ from dsr_export.families.diffusers.supported import SUPPORTED
 from dsr_export.families.diffusers.weights import build_transformer
 from dsr_export.families.fixed_values import fixed_digests
 from dsr_export.families.request import FamilyRequest
-from dsr_export.spec import DenoiserSpec, DsrSpec, ReplaceSpec
+from dsr_export.spec import DenoiserSpec, DsrSpec, ReplaceSpec, Stream
 from dsr_export.subject import Subject
 from dsr_export.subjects.module import probe_module
 from graphs.artifacts import TensorSpec
@@ -89,7 +89,7 @@ def subject_of(
     draws = _draws(call, sizes)
     if sizes.recipe.frozen:
         freeze(transformer, sizes.recipe.frozen, lambda: _run(module, inputs, draws, 2))
-    blocks = find_blocks(transformer, lambda: _run(module, inputs, draws, 1)) if groups else ()
+    blocks = find_blocks(transformer, lambda other: _run(module, inputs, draws, 1, other)) if groups else ()
     if groups:
         replace_in(module, blocks, groups)
     outputs = probe_module(module, inputs, draws, {}, limits=(1, None), called=class_name)
@@ -115,9 +115,26 @@ def subject_of(
     )
 
 
-def _run(module: GeneralDenoiser, inputs: Sequence[TensorSpec], draws: Mapping[str, Draw], count: int) -> Any:
-    rows = draw_inputs(inputs, count, seed=0, draws=draws).values()
-    return module(*(torch.from_numpy(row) for row in rows))
+def _run(
+    module: GeneralDenoiser,
+    inputs: Sequence[TensorSpec],
+    draws: Mapping[str, Draw],
+    count: int,
+    other: Stream | None = None,
+) -> Any:
+    """One call with drawn inputs, the same each time but for those of the stream `other`."""
+    rows = draw_inputs(inputs, count, seed=0, draws=draws)
+    if other is not None:
+        changed = draw_inputs(inputs, count, seed=1, draws=draws)
+        rows |= {spec.name: changed[spec.name] for spec in inputs if _stream_of(spec, inputs) == other}
+    return module(*(torch.from_numpy(row) for row in rows.values()))
+
+
+def _stream_of(spec: TensorSpec, inputs: Sequence[TensorSpec]) -> Stream | None:
+    """Which stream's tokens an input becomes: the latent's, or a prompt's; None for times, masks and single vectors."""
+    if spec.name == next((each.name for each in inputs if each.name == "hidden_states"), inputs[0].name):
+        return "image"
+    return "text" if len(spec.shape) > 2 or spec.dtype == "int64" else None
 
 
 def _constants(call: Call) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Blocks of any transformer: found by running it, whatever they are called with and return."""
+"""Blocks of any transformer: found by running it, whatever they take and return, and whose their rows are."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dsr_export.errors import ExportError
-from dsr_export.families.diffusers.general.blocks import find_blocks
+from dsr_export.families.diffusers.general.joined import find_blocks
 
 
 class Single(nn.Module):
@@ -47,24 +47,61 @@ class Transformer(nn.Module):
         return made
 
 
-def test_they_are_in_the_order_of_their_calls_with_the_place_of_the_image() -> None:
+def _run(transformer: nn.Module, image: int = 5, text: int = 3) -> Any:
+    """Runs it with the same zeros each time, but for ones in the stream that is to be another."""
+
+    def run(other: str | None) -> Any:
+        made = (torch.full((1, rows, 4), float(other == stream)) for stream, rows in (("image", image), ("text", text)))
+        return transformer(*made)
+
+    return run
+
+
+def test_they_are_in_the_order_of_their_calls_with_the_places_of_both_streams() -> None:
     transformer = Transformer()
-    found = find_blocks(transformer, lambda: transformer(torch.zeros(1, 5, 4), torch.zeros(1, 3, 4)))
-    assert [(each.name, each.place, each.width) for each in found] == [
-        ("joint.0", 1, 4),
-        ("joint.1", 1, 4),
-        ("single.0", None, 4),
+    found = find_blocks(transformer, _run(transformer))
+    assert [(each.name, dict(each.places), dict(each.others)) for each in found] == [
+        ("joint.0", {"image": 1, "text": 0}, {}),
+        ("joint.1", {"image": 1, "text": 0}, {}),
+        ("single.0", {"image": None, "text": None}, {"image": (0, 1, 2), "text": (3, 4, 5, 6, 7)}),
     ]
-    assert not any(module._forward_hooks for module in transformer.modules())
+    assert not any(module._forward_hooks or "forward" in vars(module) for module in transformer.modules())
+
+
+class Padded(nn.Module):
+    """Refines either stream by itself, as Lumina's and Z-Image's do, and joins them with rows that nobody gave."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.refine_text = nn.ModuleList([Single()])
+        self.refine_image = nn.ModuleList([Single()])
+        self.layers = nn.ModuleList([Single(), Single()])
+        self.padding = nn.Parameter(torch.full((1, 2, 4), 9.0))
+
+    def forward(self, x: Tensor, text: Tensor) -> Tensor:
+        x = torch.cat([self.refine_image[0](x), self.padding], 1)
+        h = torch.cat([self.padding[:, :1], self.refine_text[0](text), self.padding, x], 1)
+        for layer in self.layers:
+            h = layer(h)
+        return h
+
+
+def test_rows_of_neither_stream_belong_to_those_that_they_stand_behind() -> None:
+    transformer = Padded()
+    found = {each.name: each for each in find_blocks(transformer, _run(transformer))}
+    assert dict(found["refine_text.0"].places) == {"text": None}
+    assert dict(found["refine_image.0"].places) == {"image": None} and not found["refine_image.0"].others
+    for name in ("layers.0", "layers.1"):
+        assert found[name].others == {"image": tuple(range(6)), "text": tuple(range(6, 13))}
 
 
 def test_streams_of_one_length_are_not_told_apart() -> None:
     transformer = Transformer()
     with pytest.raises(ExportError, match="'joint.0' returns several streams of 5 tokens"):
-        find_blocks(transformer, lambda: transformer(torch.zeros(1, 5, 4), torch.zeros(1, 5, 4)))
+        find_blocks(transformer, _run(transformer, text=5))
     assert not any(module._forward_hooks for module in transformer.modules())
 
 
 def test_a_model_without_lists_has_none() -> None:
     model = Single()
-    assert find_blocks(model, lambda: model(torch.zeros(1, 5, 4))) == ()
+    assert find_blocks(model, lambda _: model(torch.zeros(1, 5, 4))) == ()

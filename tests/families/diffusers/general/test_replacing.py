@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from dsr_export.backends.onnxruntime import OnnxRuntimeRunner
 from dsr_export.errors import ExportError
 from dsr_export.spec import ReplaceSpec
 from graphs.lowering import lower
 from tests.families.diffusers.general.tiny import TINY, loaded, saved
+from tests.families.diffusers.in_place import MADE, REGISTERS, Made, Place, check_sites
 
 pytest.importorskip("diffusers", reason="the models extra is not installed")
 
@@ -60,11 +64,37 @@ def test_the_image_tokens_behind_a_block_are_replaced(name: str, place: int | No
         np.testing.assert_allclose(runner.infer(inputs)["out"], expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("made_by", MADE)
+def test_each_stream_is_decided_by_itself_where_both_are_one_sequence(made_by: Made, tmp_path: Path) -> None:
+    """FLUX.2's single-stream blocks: the prompt's five tokens, then the picture's six."""
+    model = saved("Flux2Transformer2DModel", tmp_path / "model", num_single_layers=2)
+    save_file({"registers": torch.from_numpy(REGISTERS)}, tmp_path / "r.safetensors")
+    image = ReplaceSpec(layers=(0, 1, 2), rule="sigma", threshold=1.0, rounds=2, choice="mask")
+    text = ReplaceSpec(
+        layers=(0, 1), rule="sigma", threshold=0.5, registers=str(tmp_path / "r.safetensors"), stream="text"
+    )
+    tiny = TINY["Flux2Transformer2DModel"]
+    subject = loaded(tmp_path / "model", options=tiny.options, replace=(image, text))
+    names, parts = subject.config["layers"], {"text": (0, slice(0, 5)), "image": (1, slice(5, 11))}
+    sites = []
+    for group in (image, text):
+        at, rows = parts[group.stream]
+        places = [Place(names[0], at), *(Place(name, None, rows) for name in names[1:])]
+        sites += [(group, layer, places[layer]) for layer in group.layers]
+
+    def call(inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        made: torch.Tensor = model(**{**inputs, **tiny.beside(dict(inputs))}, return_dict=False)[0]
+        return made
+
+    check_sites(model, call, subject, sites, made_by, tmp_path)
+
+
 @pytest.mark.parametrize(
     ("group", "message"),
     [
         (ReplaceSpec(layers=(7,), rule="median", threshold=4, choice="clip"), "the model has blocks 0 to 0"),
         (ReplaceSpec(layers=(0,), rule="median", threshold=4), "the model has no registers of its own"),
+        (dataclasses.replace(CLIP, stream="text"), "no prompt's tokens"),
     ],
 )
 def test_groups_that_do_not_fit_are_refused(group: ReplaceSpec, message: str, tmp_path: Path) -> None:

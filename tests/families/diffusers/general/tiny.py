@@ -103,13 +103,13 @@ TINY: Mapping[str, Tiny] = {
 }
 
 
-def saved(class_name: str, folder: Path) -> Any:
-    """diffusers' own model with seeded weights, which it has also saved to `folder`."""
+def saved(class_name: str, folder: Path, **changed: Any) -> Any:
+    """diffusers' own model with seeded weights, saved to `folder` too; `changed` are entries of its config."""
     import diffusers
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        made = getattr(diffusers, class_name)(**TINY[class_name].config).eval()
+        made = getattr(diffusers, class_name)(**{**TINY[class_name].config, **changed}).eval()
     made.save_pretrained(folder)
     return made
 

@@ -1,0 +1,99 @@
+"""Which rows of a joined sequence are the image's, and which the prompt's.
+
+Told by what they depend on before anything is mixed: every block is made to hand on what it is given, and the model
+runs three times, the second time with another latent, the third with another prompt. Rows that change with the latent
+are the image's, those that change with the prompt alone are the prompt's. What changes with neither (padding, a
+learned token) belongs to the rows that it stands behind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor, nn
+
+from dsr_export.families.diffusers.general.blocks import Block, Run, Seen, named_arguments, seen_blocks, sequences
+from dsr_export.spec import Stream
+
+IMAGE, TEXT = 1, 2
+
+
+def find_blocks(transformer: nn.Module, run: Run) -> tuple[Block, ...]:
+    """The blocks in the order in which `run` calls them, with what they hand on of each stream.
+
+    Raises ExportError for a block whose image tokens cannot be told from another stream's, since both are as many.
+    """
+    found = seen_blocks(transformer, run)
+    if all("text" in seen.block.places for seen in found):
+        return tuple(seen.block for seen in found)
+    with torch.no_grad():
+        runs = [_entries(found, run, None), _entries(found, run, "image"), _entries(found, run, "text")]
+    return tuple(_with_rows(seen.block, [each.get(seen.block.name) for each in runs]) for seen in found)
+
+
+def _entries(found: Sequence[Seen], run: Run, other: Stream | None) -> dict[str, Tensor]:
+    """By block, its sequence in one run without blocks, each row by two sums [1, n, 2]: all of it would fill memory."""
+    entries: dict[str, Tensor] = {}
+    with _passing_through(found, entries):
+        run(other)
+    return entries
+
+
+@contextmanager
+def _passing_through(found: Sequence[Seen], entries: dict[str, Tensor]) -> Iterator[None]:
+    with ExitStack() as patches:
+        for seen in found:
+            patches.enter_context(mock.patch.object(seen.block.module, "forward", _passing(seen, entries)))
+        yield
+
+
+def _passing(seen: Seen, entries: dict[str, Tensor]) -> Callable[..., Any]:
+    block = seen.block
+
+    def passed(*args: Any, **kwargs: Any) -> Any:
+        tokens = sequences(named_arguments(block.module, args, kwargs))
+        image = tokens["image"].double()
+        entries.setdefault(block.name, torch.stack([image.sum(-1), image.square().sum(-1)], -1))
+        output: Any = seen.output
+        for stream in block.places:
+            output = block.with_tokens(stream, output, tokens[stream])
+        return output
+
+    return passed
+
+
+def _with_rows(block: Block, entries: Sequence[Tensor | None]) -> Block:
+    before, other_latent, other_prompt = entries
+    if "text" in block.places or before is None or other_latent is None or other_prompt is None:
+        return block
+    if not before.shape == other_latent.shape == other_prompt.shape:
+        return block
+    latent, prompt = ((each != before).any(-1).any(0) for each in (other_latent, other_prompt))
+    owners = _owners(torch.where(latent, IMAGE, torch.where(prompt, TEXT, 0)).tolist())
+    image, text = (tuple(i for i, each in enumerate(owners) if each == owner) for owner in (IMAGE, TEXT))
+    width = block.widths["image"]
+    if not text:
+        return block
+    if not image:
+        return replace(block, places={"text": None}, widths={"text": width, "image": width})
+    return replace(
+        block,
+        places={"image": None, "text": None},
+        widths={"image": width, "text": width},
+        others={"image": text, "text": image},
+    )
+
+
+def _owners(known: Sequence[int]) -> list[int]:
+    """Rows without an owner (0) get that of the row before them; the first ones, that of the first one behind them."""
+    owner = next((each for each in known if each), IMAGE)
+    filled = []
+    for each in known:
+        owner = each or owner
+        filled.append(owner)
+    return filled
