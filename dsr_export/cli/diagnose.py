@@ -24,6 +24,8 @@ from dsr_export.limits import MOST_NEURONS, MOST_REGISTERS, MOST_SEED
 )
 @click.option("--dsr", type=click.Path(path_type=Path), help="TOML file with the model's DSR spec, to be judged.")
 @argument_options
+@click.option("--model-dir", type=click.Path(path_type=Path), help="Folder of a diffusers pipeline, in place of MODEL.")
+@click.option("--prompts", type=click.Path(path_type=Path), help="Pipeline: a text file, one prompt a line.")
 @click.option("--images", type=click.Path(path_type=Path), help="Encoder: folder of PNG or JPEG files, or an npz file.")
 @click.option("--detect-layer", type=int, help="Encoder: where outliers are told; -1 is the last. [default: family's]")
 @click.option(
@@ -38,7 +40,7 @@ from dsr_export.limits import MOST_NEURONS, MOST_REGISTERS, MOST_SEED
 @click.option(
     "--rounds", type=click.IntRange(min=1, max=8), help="Encoder: 2 repeats on the repaired one. [default: 1]"
 )
-@click.option("--count", type=click.IntRange(min=1, max=1024), help="Denoiser: images to walk. [default: 8]")
+@click.option("--count", type=click.IntRange(min=1, max=1024), help="Denoiser: images. [default: 8, or one a prompt]")
 @click.option("--steps", type=click.IntRange(min=1, max=999), help="Denoiser: time steps of each. [default: 10]")
 @click.option("--seed", type=click.IntRange(0, MOST_SEED), help="Denoiser: seed of the noise. [default: 0]")
 @click.option("--write-dsr", type=click.Path(path_type=Path), metavar="FILE", help="One more copy of dsr.toml.")
@@ -52,6 +54,7 @@ def command(
     random_weights: int | None,
     registers: int | None,
     dsr: Path | None,
+    model_dir: Path | None,
     arguments: dict[str, bool | int | float | str],
     as_json: bool,
     **options: object,
@@ -67,6 +70,7 @@ def command(
         random_weights=random_weights,
         registers=registers,
         dsr=dsr,
+        model_dir=model_dir,
         options=arguments,
     )
     made = diagnose(request, DiagnosisOptions(**options), reporter=reporter())  # type: ignore[arg-type]

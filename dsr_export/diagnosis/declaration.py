@@ -10,6 +10,7 @@ from dsr_export.diagnosis.denoiser import DenoiserDiagnosis
 from dsr_export.diagnosis.encoder import EncoderDiagnosis
 from dsr_export.diagnosis.neurons import Table
 from dsr_export.html.axes import percent
+from dsr_export.spec import ReplaceSpec
 
 NEURONS_FILE = "neurons.json"
 
@@ -35,14 +36,22 @@ def denoiser_toml(found: DenoiserDiagnosis) -> str | None:
             "",
             "[[denoiser.replace]]",
             f"# replaced {percent(fired / max(proposed.measured.tokens, 1))} of the tokens; the threshold lies {place}",
-            f"layers = {list(group.layers)}",
-            f'rule = "{group.rule}"',
-            f"threshold = {group.threshold}",
-            f"rounds = {group.rounds}",
-            f'choice = "{group.choice}"',
+            *group_lines(group),
         ]
-        lines += ['registers = "diffusion"'] if group.choice == "nearest" else []
     return "\n".join(lines) + "\n"
+
+
+def group_lines(group: ReplaceSpec) -> list[str]:
+    """The keys of one `[[denoiser.replace]]`."""
+    return [
+        f"layers = {list(group.layers)}",
+        f'rule = "{group.rule}"',
+        f"threshold = {group.threshold}",
+        f"rounds = {group.rounds}",
+        f'choice = "{group.choice}"',
+        *(['registers = "diffusion"'] if group.choice == "nearest" else []),
+        *([f'stream = "{group.stream}"'] if group.stream != "image" else []),
+    ]
 
 
 def encoder_toml(found: EncoderDiagnosis, neurons: Path, folder: Path) -> str | None:

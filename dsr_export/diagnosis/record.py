@@ -1,8 +1,8 @@
 """`diagnosis.json`, schema version 1.
 
-Both stages: `schema_version`, `kind` ("dsr-export-diagnosis"), `tool_version`, `model`, `family`, `stage` ("denoiser"
-or "encoder"), `settings` (what was asked, defaults filled in), `verdict` (`tone`, `headline`, `details`, `command`),
-`outliers` (bool), `layers` (one object per layer, from 0).
+All stages: `schema_version`, `kind` ("dsr-export-diagnosis"), `tool_version`, `model`, `family`, `stage` ("denoiser",
+"encoder" or "pipeline"), `settings` (what was asked, defaults filled in), `verdict` (`tone`, `headline`, `details`,
+`command`), `outliers` (bool), `layers` (one object per layer, from 0).
 
 Denoiser: `patches`, `registers`, `times` (the model's time at each step). A layer holds `threshold` (multiples of the
 median norm; null: no outliers), `found_by` ("gap", "tail" or null), `largest` (multiple of the median; null: not
@@ -11,6 +11,12 @@ finite), `largest_register`, `outlier_patches` (positions, row by row), `non_fin
 steps for each layer), `replaced` (site's layer -> share of patch tokens replaced), `attention` (received by each row
 of a layer's sequence, registers first, 1 being an even share; null where it could not be seen). `replace` is what
 dsr.toml declares.
+
+Pipeline: `grid` (frames, rows and columns of the image's tokens), `times`. `sites` takes the place of `layers`: one
+object for each `layer` and `stream` ("image" or "text"), with the `block`'s name, `threshold`, `found_by` and `largest`
+as above, and `roles`: for "padding", "corner", "first frame" and "other", as far as there are such tokens, their number
+`tokens`, how many of them were `outliers`, and `share`, their part of the site's outliers. `runs` hold `ratios` (a list
+of steps) and `replaced` as objects by "layer" or "layer_text".
 
 Encoder: `images`, `detect_layer` (from 0), `rounds` (`images_with_outliers`, `outliers`, `neurons`: layer, index and
 score, best first), `neurons` (the merged table), `after` (`images_with_outliers` and `outliers` with the table
@@ -44,19 +50,19 @@ def denoiser_record(found: DenoiserDiagnosis, verdict: Verdict) -> JSON:
         {
             "threshold": limit.value if limit else None,
             "found_by": limit.found if limit else None,
-            "largest": _finite(norms.largest[layer]),
-            "largest_register": _finite(norms.other_peaks[layer]),
+            "largest": finite(norms.largest[layer]),
+            "largest_register": finite(norms.other_peaks[layer]),
             "outlier_patches": [int(patch) for patch in found.outlier_patches(found.off, layer)],
             "non_finite": int(norms.non_finite[layer]),
         }
         for layer, limit in enumerate(found.limits)
     ]
     return {
-        **_head(found.subject, "denoiser", verdict, dataclasses.asdict(found.settings)),
+        **head(found.subject, "denoiser", verdict, dataclasses.asdict(found.settings)),
         "outliers": bool(found.outlier_layers),
         "patches": found.patches,
         "registers": found.registers,
-        "times": [_rounded(t) for t in found.times],
+        "times": [rounded(t) for t in found.times],
         "layers": layers,
         "runs": [_run(run) for run in found.runs],
         "replace": [{**dataclasses.asdict(group), "layers": list(group.layers)} for group in found.replace],
@@ -69,14 +75,14 @@ def encoder_record(found: EncoderDiagnosis, verdict: Verdict) -> JSON:
     ratios, left = layer_ratios(found.before), None if after is None else layer_ratios(after)
     layers = [
         {
-            "largest": _finite(found.before.stats.largest[layer]),
-            "ratio": _rounded(ratios[layer]),
-            "ratio_after": None if left is None else _rounded(left[layer]),
+            "largest": finite(found.before.stats.largest[layer]),
+            "ratio": rounded(ratios[layer]),
+            "ratio_after": None if left is None else rounded(left[layer]),
         }
         for layer in range(found.depth)
     ]
     return {
-        **_head(found.subject, "encoder", verdict, dataclasses.asdict(found.settings)),
+        **head(found.subject, "encoder", verdict, dataclasses.asdict(found.settings)),
         "outliers": bool(found.before.outliers),
         "images": found.before.images,
         "detect_layer": found.detect_layer,
@@ -89,7 +95,11 @@ def encoder_record(found: EncoderDiagnosis, verdict: Verdict) -> JSON:
 
 def summary(record: JSON) -> JSON:
     """What `--json` prints: the record without its long lists."""
-    left_out = {"denoiser": ("layers", "runs", "times"), "encoder": ("layers", "rounds")}[record["stage"]]
+    left_out = {
+        "denoiser": ("layers", "runs", "times"),
+        "pipeline": ("sites", "runs", "times"),
+        "encoder": ("layers", "rounds"),
+    }[record["stage"]]
     return {key: value for key, value in record.items() if key not in left_out}
 
 
@@ -99,7 +109,8 @@ def layer_ratios(scan: Scan) -> list[float]:
     return [float(share) for share in share_above(scan.stats.by_layer(), bins.anchor_edge)]
 
 
-def _head(subject: Subject, stage: str, verdict: Verdict, settings: JSON) -> JSON:
+def head(subject: Subject, stage: str, verdict: Verdict, settings: JSON) -> JSON:
+    """What every record begins with."""
     said = {
         "tone": verdict.tone,
         "headline": verdict.headline,
@@ -123,16 +134,16 @@ def _run(run: Run) -> JSON:
     return {
         "name": run.name,
         "sites": list(run.sites),
-        "ratios": [[_rounded(value) for value in row] for row in run.ratios],
+        "ratios": [[rounded(value) for value in row] for row in run.ratios],
         "replaced": {
-            str(layer): _rounded(count / max(measured.tokens, 1)) for layer, count in sorted(measured.replaced.items())
+            str(layer): rounded(count / max(measured.tokens, 1)) for layer, count in sorted(measured.replaced.items())
         },
-        "attention": [None if mean is None else [_rounded(v) for v in mean] for mean in measured.attention.means],
+        "attention": [None if mean is None else [rounded(v) for v in mean] for mean in measured.attention.means],
     }
 
 
 def _round(each: Round) -> JSON:
-    neurons = [{"layer": n.layer, "index": n.index, "score": _rounded(n.score)} for n in each.neurons]
+    neurons = [{"layer": n.layer, "index": n.index, "score": rounded(n.score)} for n in each.neurons]
     return {**_counts(each.scan), "neurons": neurons}
 
 
@@ -140,10 +151,11 @@ def _counts(scan: Scan) -> JSON:
     return {"images_with_outliers": scan.images_with_outliers, "outliers": scan.outliers}
 
 
-def _finite(value: float) -> float | None:
-    return _rounded(value) if math.isfinite(value) else None
+def finite(value: float) -> float | None:
+    """`rounded`; None for what is not finite, which JSON does not know."""
+    return rounded(value) if math.isfinite(value) else None
 
 
-def _rounded(value: float) -> float:
+def rounded(value: float) -> float:
     """Six significant digits: what is beyond them differs from machine to machine."""
     return float(f"{float(value):.6g}")

@@ -52,7 +52,7 @@ def find_limit(counts: Array, bins: LogBins) -> Limit | None:
 
 
 def _limit(counts: Array, bins: LogBins, edge: int, found: Literal["gap", "tail"]) -> Limit:
-    value = round(float(bins.edges[edge]), 3)
+    value = math.floor(float(bins.edges[edge]) * 1000 - 1e-2) / 1000  # what is clipped to it stays below the edge
     return Limit(edge=edge, value=value, found=found, share=float(share_above(counts, edge)))
 
 

@@ -5,7 +5,7 @@ Shapes: n images, latents [n, C, h, w].
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,9 +18,10 @@ from dsr_export.bundle.pipeline_record import SCHEDULER
 from dsr_export.bundle.reader import Bundle
 from dsr_export.errors import ExportError, RunnerError
 from dsr_export.parity.batch_calls import in_batches
+from dsr_export.pipelines.models import PipelineModel
 from dsr_export.pipelines.pictures import finite
 from dsr_export.pipelines.prompting import encoded_prompts
-from dsr_export.pipelines.recipe import Recipe
+from dsr_export.pipelines.recipe import Encoded, Recipe
 from dsr_export.pipelines.table import recipe_of
 from dsr_export.pipelines.wish import Wish
 from dsr_export.progress import Bar
@@ -30,6 +31,8 @@ from graphs.foreign.small_files import read_json_object
 
 Array = npt.NDArray[Any]
 Inputs = dict[str, Array]
+PROMPT_MASK = "prompt_mask"
+"""No input of the transformer: which of its prompt tokens are the prompt's (1), and which padding (0)."""
 
 
 @dataclass(frozen=True)
@@ -44,13 +47,18 @@ class LatentStep:
 
 @dataclass(frozen=True, kw_only=True)
 class Pipeline:
-    """The bundle of a whole pipeline, ready to draw."""
+    """A whole pipeline, of a bundle or not, ready to draw.
 
-    bundle: Bundle
+    `told` is given the transformer's inputs that do not change, at the start of a walk: n rows, and where it is guided
+    n rows of nothing before them; beside them `PROMPT_MASK` [rows, T], where prompts have tokens in the transformer.
+    """
+
+    bundle: PipelineModel
     recipe: Recipe
     scheduler: Mapping[str, Any]
     runtime: Runtime = "auto"
     say: Say | None = None
+    told: Callable[[Inputs], None] | None = None
 
     @classmethod
     def of(cls, bundle: Bundle, *, runtime: Runtime = "auto", say: Say | None = None) -> Pipeline:
@@ -86,6 +94,8 @@ class Pipeline:
         walk = self._sampler().start(steps, **recipe.start(self.scheduler, steps))
         scale = self._scale(wish)
         conditions = self._conditions(wish, guided=scale is not None)
+        if self.told is not None:
+            self.told(conditions)
         state = recipe.packed(self.noise(wish))
         if recipe.started:
             state = np.asarray(state * np.float32(walk.initial_scale), np.float32)
@@ -157,11 +167,16 @@ class Pipeline:
             self.bundle, self.recipe, texts, negative=is_negative, runtime=self.runtime, say=self.say
         )
         rows = np.array([len(negatives) + kinds.index(prompt) for prompt in wish.prompts])
-        made = self.recipe.conditions({role: each.taken(rows) for role, each in found.items()}, negative=False)
+        made = self._of_encoded({role: each.taken(rows) for role, each in found.items()}, negative=False)
         if not guided:
             return made
         none = {role: each.taken(np.zeros(wish.count, np.int64)) for role, each in found.items()}
-        return _stacked(self.recipe.conditions(none, negative=True), made)
+        return _stacked(self._of_encoded(none, negative=True), made)
+
+    def _of_encoded(self, encoded: Mapping[str, Encoded], *, negative: bool) -> Inputs:
+        mask = self.recipe.prompt_mask(encoded)
+        beside = {} if mask is None else {PROMPT_MASK: mask}
+        return {**self.recipe.conditions(encoded, negative=negative), **beside}
 
     def _of_labels(self, wish: Wish, guided: bool) -> Inputs:
         if wish.negative is not None:

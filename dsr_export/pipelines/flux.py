@@ -44,6 +44,9 @@ class Flux(Recipe):
     def conditions(self, encoded: Mapping[str, Encoded], *, negative: bool) -> dict[str, Array]:
         return {"encoder_hidden_states": encoded[T5].hidden, "pooled_projections": encoded[CLIP].vector}
 
+    def prompt_mask(self, encoded: Mapping[str, Encoded]) -> Array:
+        return encoded[T5].mask
+
     def other(self, count: int, guidance: float) -> dict[str, Array]:
         return {"guidance": np.full(count, guidance, np.float32)} if "guidance" in self.shapes else {}
 

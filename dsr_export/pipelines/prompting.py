@@ -14,8 +14,8 @@ import numpy.typing as npt
 from dsr_export.backends.opening import Say
 from dsr_export.backends.runtime_names import Runtime
 from dsr_export.bundle.pipeline_record import tokenizer_folder
-from dsr_export.bundle.reader import Bundle
 from dsr_export.parity.batch_calls import in_batches
+from dsr_export.pipelines.models import PipelineModel
 from dsr_export.pipelines.pictures import finite
 from dsr_export.pipelines.recipe import Encoded, Recipe
 from dsr_export.prompts import PromptTokenizer, Tokens, check_ids
@@ -24,7 +24,7 @@ Array = npt.NDArray[Any]
 
 
 def encoded_prompts(
-    bundle: Bundle,
+    bundle: PipelineModel,
     recipe: Recipe,
     prompts: Sequence[str],
     *,
@@ -62,7 +62,7 @@ def _together(found: Sequence[Tokens], total: int) -> Tokens:
     return Tokens(ids, mask, tuple(text for tokens in found for text in tokens.dropped))
 
 
-def _check_and_tell(tokens: Tokens, encoder: Bundle, role: str, say: Say | None) -> None:
+def _check_and_tell(tokens: Tokens, encoder: PipelineModel, role: str, say: Say | None) -> None:
     """Ids are the encoder's own; what does not fit in its length is said."""
     rows = encoder.manifest.model["config"].get("vocab_size")
     if type(rows) is int:
@@ -73,7 +73,7 @@ def _check_and_tell(tokens: Tokens, encoder: Bundle, role: str, say: Say | None)
             say(f"{role} takes {kept} tokens, and does not read the end of a prompt: {text.strip()[:80]!r}")
 
 
-def _encoded(role: str, encoder: Bundle, tokens: Tokens, runtime: Runtime, say: Say | None) -> Encoded:
+def _encoded(role: str, encoder: PipelineModel, tokens: Tokens, runtime: Runtime, say: Say | None) -> Encoded:
     given: Mapping[str, Array] = {"ids": tokens.ids, "mask": tokens.mask}
     inputs = {spec.name: given[spec.name] for spec in encoder.manifest.input_specs()}
     with encoder.runner(runtime, say=say) as runner:

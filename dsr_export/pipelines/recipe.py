@@ -126,6 +126,13 @@ class Recipe(ABC):
         """The transformer's inputs that prompts make, by the graph's names."""
         raise ExportError(f"{self.record.class_name} takes classes, not prompts", hint="give --class, not --prompt")
 
+    def prompt_mask(self, encoded: Mapping[str, Encoded]) -> Array | None:
+        """[n, T]: 1 for the prompt's own tokens among those that go through the transformer, 0 for padding.
+
+        None where the transformer keeps none of them.
+        """
+        return None
+
     def labels(self, labels: Array, *, null: bool) -> dict[str, Array]:
         """The transformer's inputs that classes make: of these classes [n], or of none."""
         raise ExportError(f"{self.record.class_name} takes prompts, not classes", hint="give --prompt TEXT")

@@ -64,6 +64,12 @@ class StableDiffusion3(Recipe):
             "pooled_projections": np.concatenate([each.vector for each in clips], -1),
         }
 
+    def prompt_mask(self, encoded: Mapping[str, Encoded]) -> Array:
+        """Both CLIP encoders share a place: a token of either is none of padding."""
+        clips = np.maximum(*(encoded[role].mask for role in CLIPS))
+        long = np.zeros((len(clips), int(self.record.settings["t5_tokens"])), clips.dtype)
+        return np.concatenate([clips, encoded[T5].mask if T5 in encoded else long], 1)
+
     def start(self, scheduler: Mapping[str, Any], steps: int) -> dict[str, Any]:
         if not scheduler.get("use_dynamic_shifting"):
             return {}

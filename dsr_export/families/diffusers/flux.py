@@ -44,6 +44,10 @@ class FluxDenoiser(DiffusersDenoiser):
     def blocks_of(cls, transformer: Any) -> list[nn.Module]:
         return [*transformer.transformer_blocks, *transformer.single_transformer_blocks]
 
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        return 1, self.size.height // 2, self.size.width // 2
+
     def enter(self, layer: int, arguments: dict[str, Any]) -> None:
         arguments["image_rotary_emb"] = (self.with_registers.cos, self.with_registers.sin)
 

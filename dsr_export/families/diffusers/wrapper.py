@@ -96,6 +96,12 @@ class DiffusersDenoiser(nn.Module):
         )
 
     @property
+    def grid(self) -> tuple[int, int, int]:
+        """Frames, rows and columns of the image's tokens."""
+        patch = int(self.transformer.config.patch_size)
+        return 1, self.size.height // patch, self.size.width // patch
+
+    @property
     def dim(self) -> int:
         return int(self.transformer.inner_dim)
 

@@ -18,7 +18,10 @@ from dsr_export.families.diffusers.general.sizes import Sizes
 
 @dataclass(frozen=True, kw_only=True)
 class Call:
-    """`given` are the graph's inputs, in their order; `fixed` the constants, of which `rows` have a batch axis of 1."""
+    """`given` are the graph's inputs, in their order; `fixed` the constants, of which `rows` have a batch axis of 1.
+
+    `grid` are the frames, rows and columns of the tokens of the picture or film, of which there are `cells`.
+    """
 
     given: Mapping[str, Given]
     fixed: Mapping[str, Any] = field(default_factory=dict)
@@ -28,6 +31,7 @@ class Call:
     returned: str = ""
     frames: int = 0
     cells: int = 0
+    grid: tuple[int, int, int] = (1, 1, 1)
 
 
 def parts_of(made_by: Any, recipe: ClassRecipe) -> dict[str, Part | tuple[Part, ...]]:
@@ -65,6 +69,7 @@ def call_of(made_by: Any, recipe: ClassRecipe, sizes: Sizes) -> Call:
         returned=recipe.returned,
         frames=sizes.frames,
         cells=sizes.cells,
+        grid=sizes.grid,
     )
 
 

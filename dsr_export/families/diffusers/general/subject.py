@@ -15,6 +15,7 @@ from dsr_export.example_rows.drawn import Draw, draw_inputs
 from dsr_export.families.config_bounds import MOST_SIDE
 from dsr_export.families.diffusers.files import TransformerFolder
 from dsr_export.families.diffusers.general.adapter import GeneralDenoiser
+from dsr_export.families.diffusers.general.blocks import Block
 from dsr_export.families.diffusers.general.call import Call, call_of
 from dsr_export.families.diffusers.general.draws import draw_of
 from dsr_export.families.diffusers.general.freezing import freeze
@@ -89,7 +90,7 @@ def subject_of(
     draws = _draws(call, sizes)
     if sizes.recipe.frozen:
         freeze(transformer, sizes.recipe.frozen, lambda: _run(module, inputs, draws, 2))
-    blocks = find_blocks(transformer, lambda other: _run(module, inputs, draws, 1, other)) if groups else ()
+    blocks = blocks_of(module, inputs, draws) if groups else ()
     if groups:
         replace_in(module, blocks, groups)
     outputs = probe_module(module, inputs, draws, {}, limits=(1, None), called=class_name)
@@ -113,6 +114,11 @@ def subject_of(
         draws=draws,
         special_rows=True,
     )
+
+
+def blocks_of(module: GeneralDenoiser, inputs: Sequence[TensorSpec], draws: Mapping[str, Draw]) -> tuple[Block, ...]:
+    """Its blocks, found by running it with drawn inputs; see `find_blocks`."""
+    return find_blocks(module.transformer, lambda other: _run(module, inputs, draws, 1, other))
 
 
 def _run(

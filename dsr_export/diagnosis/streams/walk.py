@@ -1,0 +1,82 @@
+"""One walk of a pipeline's own sampler, from its own prompts, with the norms of every stream's tokens."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dsr_export.diagnosis.streams.norms import RoleNorms
+from dsr_export.diagnosis.streams.pipeline import CHUNK
+from dsr_export.diagnosis.streams.roles import image_roles, text_roles
+from dsr_export.diagnosis.streams.sites import Site, sites_of, watching
+from dsr_export.families.diffusers.general.blocks import Block
+from dsr_export.pipelines.drawing import PROMPT_MASK, Pipeline
+from dsr_export.pipelines.wish import Wish
+from dsr_export.progress import Bar
+from dsr_export.sampling import seeded_noise
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Walked:
+    """What is walked: `images` of the `prompts` in turn (of classes, where there are none), `steps` of the schedule."""
+
+    images: int
+    steps: int
+    seed: int
+    prompts: tuple[str, ...] = ()
+
+
+class Measured:
+    """What one walk found, by site; `times` are those of the schedule."""
+
+    def __init__(self, blocks: Sequence[Block], grid: tuple[int, int, int]) -> None:
+        self.norms: dict[Site, RoleNorms] = {site: RoleNorms() for site in sites_of(blocks)}
+        self.times: dict[int, float] = {}
+        self._grid, self._step = grid, 0
+        self._mask: Array | None = None
+
+    def start(self, conditions: dict[str, Array]) -> None:
+        """Another group of images, from their first step on."""
+        self._mask, self._step = conditions.get(PROMPT_MASK), 0
+
+    def behind(self, step: int, time: float) -> None:
+        """That step is done."""
+        self.times[step], self._step = time, step + 1
+
+    def see(self, site: Site, norms: Array) -> None:
+        on_grid = np.broadcast_to(image_roles(self._grid, norms.shape[1]), norms.shape)
+        roles = on_grid if site[1] == "image" else text_roles(self._mask, norms.shape)
+        self.norms[site].add(self._step, norms, roles)
+
+    def replaced(self, site: Site, count: int) -> None:
+        self.norms[site].replaced += count
+
+
+def walk(pipeline: Pipeline, blocks: Sequence[Block], measured: Measured, walked: Walked, bar: Bar) -> None:
+    """Draws with the sites that the model has at the moment. Rows of the negative prompt count like the others."""
+    told = dataclasses.replace(pipeline, told=measured.start)
+    groups = list(_wishes(pipeline, walked))
+    with watching(blocks, measured.see):
+        for done, wish in enumerate(groups):
+            for step in told.walk(wish):
+                measured.behind(step.index, step.time)
+                bar(done * step.count + step.index + 1, len(groups) * step.count)
+
+
+def _wishes(pipeline: Pipeline, walked: Walked) -> Iterator[Wish]:
+    """The images in groups; what one is does not depend on them."""
+    classes = max(pipeline.recipe.num_classes, 1)
+    noise = seeded_noise(walked.seed, walked.images, pipeline.recipe.latent)
+    for start in range(0, walked.images, CHUNK):
+        images = range(start, min(start + CHUNK, walked.images))
+        prompts = tuple(walked.prompts[i % len(walked.prompts)] for i in images) if walked.prompts else ()
+        labels = () if walked.prompts else tuple(i * classes // walked.images for i in images)
+        taken = noise[images.start : images.stop]
+        yield Wish(prompts=prompts, labels=labels, seed=walked.seed + start, steps=walked.steps, noise=taken)

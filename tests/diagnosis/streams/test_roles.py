@@ -1,0 +1,44 @@
+"""Roles of tokens by their place."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dsr_export.diagnosis.streams.norms import RoleNorms
+from dsr_export.diagnosis.streams.roles import CORNER, FIRST_FRAME, OTHER, PADDING, image_roles, text_roles
+
+
+def test_a_picture_has_four_corners_and_no_first_frame() -> None:
+    found = image_roles((1, 3, 4), 12).reshape(3, 4)
+    assert (found == CORNER).sum() == 4
+    assert found[0, 0] == found[0, 3] == found[2, 0] == found[2, 3] == CORNER
+    assert (found == OTHER).sum() == 8
+
+
+def test_a_film_has_corners_in_each_frame_and_a_first_frame() -> None:
+    found = image_roles((2, 3, 3), 18).reshape(2, 3, 3)
+    assert (found == CORNER).sum(axis=(1, 2)).tolist() == [4, 4]
+    assert (found[0] == FIRST_FRAME).sum() == 5 and not (found[1] == FIRST_FRAME).any()
+
+
+def test_rows_behind_the_grid_are_padding() -> None:
+    assert image_roles((1, 2, 2), 6).tolist() == [CORNER] * 4 + [PADDING] * 2
+
+
+def test_text_is_told_by_its_mask_where_that_is_of_the_same_tokens() -> None:
+    mask = np.array([[1, 1, 0], [1, 0, 0]])
+    assert text_roles(mask, (2, 3)).tolist() == [[OTHER, OTHER, PADDING], [OTHER, PADDING, PADDING]]
+    assert (text_roles(mask, (2, 5)) == OTHER).all()
+    assert (text_roles(None, (2, 3)) == OTHER).all()
+
+
+def test_outliers_are_counted_by_role() -> None:
+    norms = RoleNorms()
+    tokens = np.array([[1.0, 1.0, 1.0, 9.0, 8.0]])
+    roles = np.array([[OTHER, OTHER, PADDING, PADDING, OTHER]])
+    for step in (1, 0):
+        norms.add(step, tokens, roles)
+    edge = norms.bins.edge_at(4.0)
+    assert norms.above(edge).tolist() == [2, 0, 0, 2]
+    assert norms.tokens().tolist() == [4, 0, 0, 6]
+    assert norms.ratios(edge).tolist() == [0.4, 0.4] and norms.largest == 9.0
