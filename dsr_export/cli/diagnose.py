@@ -26,6 +26,7 @@ from dsr_export.limits import MOST_NEURONS, MOST_REGISTERS, MOST_SEED
 @argument_options
 @click.option("--model-dir", type=click.Path(path_type=Path), help="Folder of a diffusers pipeline, in place of MODEL.")
 @click.option("--prompts", type=click.Path(path_type=Path), help="Pipeline: a text file, one prompt a line.")
+@click.option("--inputs", type=click.Path(path_type=Path), help="Transformer alone: its inputs, npz or a folder.")
 @click.option("--images", type=click.Path(path_type=Path), help="Encoder: folder of PNG or JPEG files, or an npz file.")
 @click.option("--detect-layer", type=int, help="Encoder: where outliers are told; -1 is the last. [default: family's]")
 @click.option(

@@ -121,6 +121,10 @@ class Arrays:
     rows: int
     card: SubjectCard
 
+    @property
+    def count(self) -> int:
+        return len(next(iter(self.values.values())))
+
     def drive(self, answer: Callable[[Call], Array], progress: Progress) -> None:
         """Calls of equal size; a model of fixed batch leaves the last rows out where they fill none."""
         count, fixed = len(next(iter(self.values.values()))), self.card.batch_limits[1] is not None

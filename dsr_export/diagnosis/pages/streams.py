@@ -27,10 +27,8 @@ def stream_page(found: StreamDiagnosis, verdict: Verdict) -> str:
     ]
     ratios = [each for run in found.runs for each in run.ratios.values()]
     sections = [_ratio_section(found)] if any(each.any() for each in ratios) else []
-    foot = (
-        f"{walked.images} images, {walked.steps} steps of the pipeline's scheduler, seed {walked.seed}. "
-        "A norm counts as a multiple of the median norm of its image's own tokens of that stream behind the same block."
-    )
+    words = "A norm counts as a multiple of the median norm of its image's tokens of that stream behind the same block."
+    foot = f"{walked}. {words}"
     return page(f"Outlier tokens of {found.subject.name}", verdict, facts, [*sections, _role_section(found)], foot)
 
 

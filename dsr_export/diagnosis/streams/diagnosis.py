@@ -17,12 +17,11 @@ import numpy.typing as npt
 from dsr_export.diagnosis.denoiser import ROUNDS, RunName
 from dsr_export.diagnosis.streams.roles import ROLES
 from dsr_export.diagnosis.streams.sites import Site, replacing, without_sites
-from dsr_export.diagnosis.streams.walk import Measured, Walked, walk
+from dsr_export.diagnosis.streams.walk import Drive, Measured, Walked
 from dsr_export.diagnosis.threads import fitting_threads
 from dsr_export.diagnosis.thresholds import Limit, find_limit
 from dsr_export.families.diffusers.followed import followed_blocks, token_grid
 from dsr_export.families.diffusers.general.blocks import Block
-from dsr_export.pipelines.drawing import Pipeline
 from dsr_export.progress import Reporter
 from dsr_export.spec import ReplaceSpec
 from dsr_export.subject import Subject
@@ -74,8 +73,8 @@ class StreamDiagnosis:
         return {role: (count, tokens) for role, count, tokens in pairs if tokens}
 
 
-def diagnose_streams(subject: Subject, pipeline: Pipeline, walked: Walked, said: Reporter) -> StreamDiagnosis:
-    """Two or three walks of the pipeline's sampler. The model is left as it was."""
+def diagnose_streams(subject: Subject, drive: Drive, walked: Walked, said: Reporter) -> StreamDiagnosis:
+    """Two or three walks, which `drive` makes and `walked` describes. The model is left as it was."""
     with fitting_threads(subject.module):
         with without_sites(subject.module):
             blocks, grid = followed_blocks(subject), token_grid(subject)
@@ -84,7 +83,7 @@ def diagnose_streams(subject: Subject, pipeline: Pipeline, walked: Walked, said:
             with ExitStack() as stack, said.stage(stage) as bar:
                 for context in contexts:
                     stack.enter_context(context)
-                walk(pipeline, blocks, into, walked, bar)
+                drive(blocks, into, bar)
             return into
 
         module = subject.module

@@ -96,5 +96,5 @@ def no_pipeline(subject: Subject) -> ExportError:
     """What is said of a denoiser that comes alone."""
     return ExportError(
         f"{subject.name} is a transformer without its pipeline, whose prompts and scheduler a diagnosis walks with",
-        hint="give --model-dir the folder that the pipeline's save_pretrained wrote",
+        hint="give --model-dir the pipeline's folder, or the transformer's inputs: --inputs FILE.npz",
     )

@@ -19,6 +19,7 @@ from dsr_export.html.axes import percent, spans
 from dsr_export.html.page import Verdict
 
 JSON = dict[str, Any]
+_ONE_LINE = dict.fromkeys(range(32), " ")  # a file's name may hold anything
 WHOSE = {"image": "the image's tokens", "text": "the prompt's tokens"}
 
 
@@ -40,11 +41,10 @@ def stream_toml(found: StreamDiagnosis, register_file: Path | None, folder: Path
     if not found.replace:
         return None
     walked, spec = found.walked, found.subject.dsr.denoiser
-    of = f"{len(walked.prompts)} prompts" if walked.prompts else "classes in turn"
     lines = [
-        f"# Proposed by `dsr-export diagnose` for {found.subject.name}: {walked.images} images of {of},",
-        f"# {walked.steps} steps, seed {walked.seed}. Thresholds are multiples of the median norm of the image's own",
-        "# tokens of that stream.",
+        f"# Proposed by `dsr-export diagnose` for {found.subject.name}:",
+        f"# {str(walked).translate(_ONE_LINE)}.",
+        "# Thresholds are multiples of the median norm of the image's own tokens of that stream.",
     ]
     if spec.kind == "diffusion" and register_file is not None:
         file = Path(os.path.relpath(register_file, folder)).as_posix()

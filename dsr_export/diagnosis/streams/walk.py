@@ -1,36 +1,52 @@
-"""One walk of a pipeline's own sampler, from its own prompts, with the norms of every stream's tokens."""
+"""One walk of a pipeline's own sampler, or one pass over given inputs, with the norms of every stream's tokens."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from calibration.collect import Call
 from dsr_export.diagnosis.streams.norms import RoleNorms
 from dsr_export.diagnosis.streams.pipeline import CHUNK
 from dsr_export.diagnosis.streams.roles import image_roles, text_roles
 from dsr_export.diagnosis.streams.sites import Site, sites_of, watching
 from dsr_export.families.diffusers.general.blocks import Block
+from dsr_export.int8.data import Arrays
 from dsr_export.pipelines.drawing import PROMPT_MASK, Pipeline
 from dsr_export.pipelines.wish import Wish
 from dsr_export.progress import Bar
 from dsr_export.sampling import seeded_noise
+from dsr_export.subject import Subject
+from dsr_export.subjects.torch_runner import TorchRunner
 
 Array = npt.NDArray[Any]
+Drive = Callable[[Sequence[Block], "Measured", Bar], None]
+"""Runs the model, with what it has behind its blocks at the moment, and tells what was measured there."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Walked:
-    """What is walked: `images` of the `prompts` in turn (of classes, where there are none), `steps` of the schedule."""
+    """What is walked: `images` of the `prompts` in turn (of classes, where there are none), `steps` of the schedule.
+
+    With `inputs` (a folder or file), the rows in it instead, all of them as one step.
+    """
 
     images: int
-    steps: int
-    seed: int
+    steps: int = 1
+    seed: int = 0
     prompts: tuple[str, ...] = ()
+    inputs: str | None = None
+
+    def __str__(self) -> str:
+        if self.inputs is not None:
+            return f"{self.images} rows of {self.inputs}"
+        of = f"of {len(self.prompts)} prompts" if self.prompts else "of classes in turn"
+        return f"{self.images} images {of}, {self.steps} steps of the pipeline's scheduler, seed {self.seed}"
 
 
 class Measured:
@@ -59,7 +75,7 @@ class Measured:
         self.norms[site].replaced += count
 
 
-def walk(pipeline: Pipeline, blocks: Sequence[Block], measured: Measured, walked: Walked, bar: Bar) -> None:
+def walk(pipeline: Pipeline, walked: Walked, blocks: Sequence[Block], measured: Measured, bar: Bar) -> None:
     """Draws with the sites that the model has at the moment. Rows of the negative prompt count like the others."""
     told = dataclasses.replace(pipeline, told=measured.start)
     groups = list(_wishes(pipeline, walked))
@@ -68,6 +84,20 @@ def walk(pipeline: Pipeline, blocks: Sequence[Block], measured: Measured, walked
             for step in told.walk(wish):
                 measured.behind(step.index, step.time)
                 bar(done * step.count + step.index + 1, len(groups) * step.count)
+
+
+def walk_rows(subject: Subject, data: Arrays, blocks: Sequence[Block], measured: Measured, bar: Bar) -> None:
+    """Calls the model with every row of `data`, whatever its time."""
+    runner = TorchRunner(subject)
+    mask = next((spec.name for spec in subject.inputs if "mask" in spec.name and len(spec.shape) == 2), None)
+
+    def answer(call: Call) -> Array:
+        measured.start({} if mask is None else {PROMPT_MASK: call.inputs[mask]})
+        return next(iter(runner.infer(call.inputs).values()))
+
+    with watching(blocks, measured.see):
+        data.drive(answer, bar)
+    measured.behind(0, 0.0)
 
 
 def _wishes(pipeline: Pipeline, walked: Walked) -> Iterator[Wish]:

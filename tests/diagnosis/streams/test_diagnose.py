@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from dsr_export.config import ModelRequest
 from dsr_export.declarations.dsr_file import read_dsr_file
@@ -89,6 +91,62 @@ def test_a_transformer_alone_is_refused(tmp_path: Path) -> None:
     tiny_pipeline("pixart-alpha", tmp_path)
     with pytest.raises(ExportError, match="without its pipeline"):
         diagnose(ModelRequest(model_dir=tmp_path / "pipe" / "transformer"), DiagnosisOptions(out=tmp_path / "found"))
+
+
+FILM: dict[str, Any] = {
+    "in_channels": 4,
+    "out_channels": 4,
+    "num_attention_heads": 2,
+    "attention_head_dim": 10,
+    "num_layers": 1,
+    "num_single_layers": 1,
+    "num_refiner_layers": 1,
+    "patch_size_t": 1,
+    "text_embed_dim": 16,
+    "pooled_projection_dim": 8,
+    "rope_axes_dim": [2, 4, 4],
+    "guidance_embeds": True,
+}
+"""HunyuanVideo's."""
+
+
+def test_a_films_first_frame_is_told_from_its_corners(tmp_path: Path) -> None:
+    """A transformer without its pipeline, from inputs: the first latent frame is far larger than the other five."""
+    diffusers = pytest.importorskip("diffusers", reason="the models extra is not installed")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        diffusers.HunyuanVideoTransformer3DModel(**FILM).save_pretrained(tmp_path / "film")
+    sizes = {"latent_height": 8, "latent_width": 8, "latent_frames": 6, "text_tokens": 5}
+    request = ModelRequest(model_dir=tmp_path / "film", options=sizes)
+    inputs = require_module(find_source(request).load()).example(3, seed=0)
+    inputs["hidden_states"][:, :, 0] *= 100
+    np.savez(tmp_path / "rows.npz", **inputs)
+    out = tmp_path / "found"
+    made = diagnose(request, DiagnosisOptions(inputs=tmp_path / "rows.npz", out=out))
+    assert made["outliers"] is True and made["grid"] == [6, 4, 4]
+    sites = json.loads((out / "diagnosis.json").read_text())["sites"]
+    assert [(site["layer"], site["stream"]) for site in sites] == [(0, "image"), (1, "image"), (0, "text")]
+    roles = sites[0]["roles"]
+    assert roles["first frame"] == {"tokens": 36, "outliers": 36, "share": 0.75}
+    assert roles["corner"] == {"tokens": 72, "outliers": 12, "share": 0.25}
+    assert roles["other"]["outliers"] == 0
+    given = int(inputs["encoder_attention_mask"].sum())
+    assert {role: each["tokens"] for role, each in sites[2]["roles"].items()} == {"padding": 15 - given, "other": given}
+    assert read_dsr_file(out / "dsr.toml").spec.denoiser.replace[0].threshold == sites[0]["threshold"]
+
+
+@pytest.mark.parametrize(
+    ("model", "asked", "message"),
+    [
+        ("digits", {"inputs": "random:0"}, "--inputs is for diffusers transformers"),
+        ("digits", {"prompts": __file__}, "--prompts is for a pipeline"),
+        ("digits", {"inputs": "trajectory"}, "without its pipeline a transformer has none"),
+    ],
+)
+def test_options_of_other_models_are_refused(model: str, asked: dict[str, str], message: str, tmp_path: Path) -> None:
+    options = DiagnosisOptions(**{name: Path(value) for name, value in asked.items()}, out=tmp_path / "found")
+    with pytest.raises(ExportError, match=message):
+        diagnose(ModelRequest(model=model), options)
 
 
 def _file(folder: Path, text: str | bytes) -> Path:
