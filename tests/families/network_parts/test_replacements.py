@@ -58,6 +58,8 @@ def test_registers_and_gate_come_from_a_file(tmp_path: Path) -> None:
         ({"choice": "gate"}, "needs trained weights"),
         ({"registers": "missing.safetensors"}, "no such checkpoint"),
         ({"registers": "x.safetensors", "choice": "mask"}, "reads no registers"),
+        ({"stream": "text", "choice": "clip"}, "no prompt's tokens"),
+        ({"stream": "sound"}, "unknown stream 'sound'"),
     ],
 )
 def test_groups_that_do_not_fit_are_refused(change: dict[str, Any], message: str) -> None:

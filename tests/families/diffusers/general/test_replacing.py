@@ -16,7 +16,7 @@ from dsr_export.backends.onnxruntime import OnnxRuntimeRunner
 from dsr_export.errors import ExportError
 from dsr_export.spec import ReplaceSpec
 from graphs.lowering import lower
-from tests.families.diffusers.general.tiny import TINY, loaded, saved
+from tests.families.diffusers.general.tiny import TINY, bare_folder, loaded, saved
 from tests.families.diffusers.in_place import MADE, REGISTERS, Made, Place, check_sites
 
 pytest.importorskip("diffusers", reason="the models extra is not installed")
@@ -87,6 +87,37 @@ def test_each_stream_is_decided_by_itself_where_both_are_one_sequence(made_by: M
         return made
 
     check_sites(model, call, subject, sites, made_by, tmp_path)
+
+
+MOCHI = {"num_attention_heads": 2, "attention_head_dim": 8, "num_layers": 2, "in_channels": 4, "time_embed_dim": 8}
+MOCHI |= {"pooled_projection_dim": 12, "text_embed_dim": 16}
+
+
+@pytest.mark.filterwarnings("ignore:In CPU autocast:UserWarning")  # what Mochi asks for
+def test_registers_are_as_wide_as_the_tokens_of_their_stream(tmp_path: Path) -> None:
+    """Mochi's prompt has 12 channels, its film 16."""
+    folder = bare_folder(tmp_path / "model", "MochiTransformer3DModel", MOCHI)
+    sizes = {"latent_height": 4, "latent_width": 6, "latent_frames": 2, "text_tokens": 5}
+
+    def with_registers(width: int, **group: Any) -> Any:
+        file = tmp_path / f"{width}.safetensors"
+        save_file({"registers": torch.ones(2, width)}, file)
+        spec = ReplaceSpec(layers=(0,), rule="median", threshold=2, registers=str(file), **group)
+        return loaded(folder, options=sizes, replace=(spec,), random_weights=0)
+
+    for width, group in ((12, {"stream": "text"}), (16, {})):
+        assert with_registers(width, **group).dsr.sites()["ReplaceOutliers"] == 1
+        with pytest.raises(ExportError, match=rf"shape \[R, {width}\], found \[2, {28 - width}\]"):
+            with_registers(28 - width, **group)
+
+
+def test_a_refiner_of_the_prompt_has_no_image_tokens(tmp_path: Path) -> None:
+    saved("Lumina2Transformer2DModel", tmp_path)
+    with pytest.raises(ExportError, match=r"block 0 \('context_refiner.0'\) hands on no image tokens") as raised:
+        loaded(tmp_path, replace=(CLIP,))
+    assert raised.value.hint == "these do: [1, 2]"
+    subject = loaded(tmp_path, replace=(dataclasses.replace(CLIP, stream="text"),))
+    assert list(subject.module.replacements) == ["0_text"]  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
