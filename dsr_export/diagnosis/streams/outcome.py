@@ -71,7 +71,10 @@ def rows_outcome(
     """A transformer whose pipeline is not known here, or that comes alone."""
     if not is_followed(subject):
         raise ExportError(f"--inputs is for diffusers transformers, and {subject.name} is none", hint="leave it out")
-    refuse(subject, asked, (*ENCODERS, *DENOISERS, *PIPELINES), "a walk of another kind")
+    for name in (*ENCODERS, *DENOISERS, *PIPELINES):
+        if getattr(asked, name) is not None:
+            flag = "--" + name.replace("_", "-")
+            raise ExportError(f"--inputs says what the model is run with, and {flag} is of no use", hint="give one")
     data = open_rows(inputs, subject)
     walked = Walked(images=data.count, inputs=readable(str(inputs)))
     found = diagnose_streams(subject, partial(walk_rows, subject, data), walked, said)

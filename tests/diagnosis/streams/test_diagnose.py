@@ -122,6 +122,8 @@ def test_a_films_first_frame_is_told_from_its_corners(tmp_path: Path) -> None:
     inputs["hidden_states"][:, :, 0] *= 100
     np.savez(tmp_path / "rows.npz", **inputs)
     out = tmp_path / "found"
+    with pytest.raises(ExportError, match="--steps is of no use"):
+        diagnose(request, DiagnosisOptions(inputs=tmp_path / "rows.npz", steps=3, out=out))
     made = diagnose(request, DiagnosisOptions(inputs=tmp_path / "rows.npz", out=out))
     assert made["outliers"] is True and made["grid"] == [6, 4, 4]
     sites = json.loads((out / "diagnosis.json").read_text())["sites"]
