@@ -76,14 +76,14 @@ def _with_rows(block: Block, entries: Sequence[Tensor | None]) -> Block:
     latent, prompt = ((each != before).any(-1).any(0) for each in (other_latent, other_prompt))
     owners = _owners(torch.where(latent, IMAGE, torch.where(prompt, TEXT, 0)).tolist())
     image, text = (tuple(i for i, each in enumerate(owners) if each == owner) for owner in (IMAGE, TEXT))
-    width = block.widths["image"]
+    width, place = block.widths["image"], block.places["image"]
     if not text:
         return block
     if not image:
-        return replace(block, places={"text": None}, widths={"text": width, "image": width})
+        return replace(block, places={"text": place}, widths={"text": width, "image": width})
     return replace(
         block,
-        places={"image": None, "text": None},
+        places={"image": place, "text": place},
         widths={"image": width, "text": width},
         others={"image": text, "text": image},
     )

@@ -68,6 +68,13 @@ def test_they_are_in_the_order_of_their_calls_with_the_places_of_both_streams() 
     assert not any(module._forward_hooks or "forward" in vars(module) for module in transformer.modules())
 
 
+class Pair(nn.Module):
+    """Returns something beside its tokens."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x.mean(1), x + 1
+
+
 class Padded(nn.Module):
     """Refines either stream by itself, as Lumina's and Z-Image's do, and joins them with rows that nobody gave."""
 
@@ -75,7 +82,7 @@ class Padded(nn.Module):
         super().__init__()
         self.refine_text = nn.ModuleList([Single()])
         self.refine_image = nn.ModuleList([Single()])
-        self.layers = nn.ModuleList([Single(), Single()])
+        self.layers = nn.ModuleList([Single(), Pair(), Single()])
         self.padding = nn.Parameter(torch.full((1, 2, 4), 9.0))
 
     def forward(self, x: Tensor, text: Tensor) -> Tensor:
@@ -83,6 +90,7 @@ class Padded(nn.Module):
         h = torch.cat([self.padding[:, :1], self.refine_text[0](text), self.padding, x], 1)
         for layer in self.layers:
             h = layer(h)
+            h = h[1] if isinstance(h, tuple) else h
         return h
 
 
@@ -91,8 +99,9 @@ def test_rows_of_neither_stream_belong_to_those_that_they_stand_behind() -> None
     found = {each.name: each for each in find_blocks(transformer, _run(transformer))}
     assert dict(found["refine_text.0"].places) == {"text": None}
     assert dict(found["refine_image.0"].places) == {"image": None} and not found["refine_image.0"].others
-    for name in ("layers.0", "layers.1"):
+    for name, place in (("layers.0", None), ("layers.1", 1), ("layers.2", None)):
         assert found[name].others == {"image": tuple(range(6)), "text": tuple(range(6, 13))}
+        assert dict(found[name].places) == {"image": place, "text": place}
 
 
 def test_streams_of_one_length_are_not_told_apart() -> None:
