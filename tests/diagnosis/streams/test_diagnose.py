@@ -17,6 +17,7 @@ from dsr_export.diagnosis.streams import encoders
 from dsr_export.errors import ExportError
 from dsr_export.sources import find_source
 from dsr_export.subject import require_module
+from tests.conftest import Cli
 from tests.diagnosis.streams.planted_pipeline import PROMPTS, SIZES, planted_pipeline
 from tests.html.reading import check_document
 from tests.pipelines.tiny_pipelines import tiny_pipeline
@@ -85,6 +86,18 @@ def test_prompts_are_asked_for_before_anything_is_loaded(text: Any, message: str
     file = None if text is None else _file(tmp_path, text)
     with pytest.raises(ExportError, match=message):
         diagnose(ModelRequest(model_dir=tmp_path / "pipe"), DiagnosisOptions(prompts=file, out=tmp_path / "found"))
+
+
+def test_the_command_takes_a_pipeline_and_its_prompts(tmp_path: Path, prompts: Path, cli: Cli) -> None:
+    tiny_pipeline("pixart-alpha", tmp_path)
+    told = ("diagnose", "--model-dir", tmp_path / "pipe", "--option", "text_tokens=12", "--out", tmp_path / "found")
+    without = cli(*told)
+    assert without.code == 1 and "give --prompts FILE" in without.err
+    done = cli(*told, "--prompts", prompts, "--steps", "2", "--count", "3", "--json")
+    assert done.code == 0, done.err
+    made = json.loads(done.out)
+    assert made["settings"]["images"] == 3 and made["settings"]["prompts"] == list(PROMPTS)
+    assert "sites" not in made and made["verdict"]["command"].endswith("--option text_tokens=12 --components all")
 
 
 def test_a_transformer_alone_is_refused(tmp_path: Path) -> None:
