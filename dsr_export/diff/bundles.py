@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dsr_export.bundle.reader import ENGINE_MODEL, MODEL, STEP, Bundle
+from dsr_export.bundle.reader import ENGINE_MODEL, MODEL, RUNTIME_MODEL, STEP, Bundle
 from dsr_export.bundle.signature_file import PublicKey
 from dsr_export.diff.fields import differing
 from dsr_export.diff.figures import check_difference, engine_difference, parity_difference, stage_difference
@@ -81,17 +81,19 @@ def _described(target: dict[str, Any]) -> dict[str, Any]:
 def _graphs(a: Bundle, b: Bundle, say: Reporter, prefix: str) -> dict[str, Any]:
     """`model.onnx` on both sides and, where one side has another for its engines, what both build engines from.
 
-    Of graphs that hold a whole step of the sampler, each that one side has.
+    Of the form that ONNX Runtime runs best, and of graphs that hold a whole step of the sampler, each that a side has.
     """
     with say.stage(f"{prefix}graphs"):
         found, engine = _graph(_held(a, MODEL), _held(b, MODEL)), None
         if ENGINE_MODEL in (a.engine_graph, b.engine_graph):
             engine = _graph_of_files(_held(a, a.engine_graph), _held(b, b.engine_graph))
         places = dict.fromkeys(name for each in (a, b) for name in each.graphs if name.startswith(STEP))
-        return {**found, "engine_graph": engine, "step_graphs": {place: _step_graph(a, b, place) for place in places}}
+        steps = {place: _further_graph(a, b, place) for place in places}
+        runtime = _further_graph(a, b, RUNTIME_MODEL) if RUNTIME_MODEL in (*a.graphs, *b.graphs) else None
+        return {**found, "engine_graph": engine, "runtime_graph": runtime, "step_graphs": steps}
 
 
-def _step_graph(a: Bundle, b: Bundle, place: str) -> dict[str, Any]:
+def _further_graph(a: Bundle, b: Bundle, place: str) -> dict[str, Any]:
     lacking = [side for side, each in (("a", a), ("b", b)) if place not in each.graphs]
     found = {} if lacking else _graph_of_files(_held(a, place), _held(b, place))
     return {"lacking": lacking, **found}
@@ -108,7 +110,7 @@ def _graph(a: WeightFile, b: WeightFile) -> dict[str, Any]:
 
 def _held(bundle: Bundle, graph: str) -> WeightFile:
     """A graph of the bundle with its data files, which lie beside it and go by their names there."""
-    path, inside = bundle.file(graph), graph.removesuffix(MODEL)
+    path, inside = bundle.file(graph), graph[: graph.rfind("/") + 1]
     listed = {
         name.removeprefix(inside): entry for name, entry in bundle.manifest.files.items() if name.startswith(graph)
     }

@@ -29,6 +29,8 @@ def _sections(found: Mapping[str, Any]) -> Iterator[str]:
     yield from _weights(found["weights"])
     if found["engine_graph"] is not None:
         yield from _other_graph("graph of engines", found["engine_graph"])
+    if found["runtime_graph"] is not None:
+        yield from _other_graph("graph for ONNX Runtime", found["runtime_graph"])
     for place, step in found["step_graphs"].items():
         yield from _other_graph(f"graph {place}", step)
     yield from _rows(found["parity"])

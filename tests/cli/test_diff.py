@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from dsr_export.bundle.reader import Bundle
+from dsr_export.bundle.reader import RUNTIME_MODEL, Bundle
 from graphs.artifacts import TensorSpec
 from tests.cli.test_pipeline import _around, _drifted
 from tests.conftest import Cli
@@ -35,6 +35,19 @@ def test_a_bundle_is_identical_to_itself_without_torch(denoiser_bundle: Path) ->
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert (found["identical"], found["regressions"]) == (True, [])
+
+
+def test_a_difference_of_the_graph_for_onnx_runtime_is_told(denoiser_bundle: Path, cli: Cli, tmp_path: Path) -> None:
+    """`sample` runs that one: two bundles of one model.onnx may draw other pictures."""
+    model = onnx.load(denoiser_bundle / RUNTIME_MODEL)
+    weight = next(t for t in model.graph.initializer if t.name.endswith("mlp.w3.bias"))
+    weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) + 1, weight.name))
+    other = rewritten(denoiser_bundle, tmp_path / "other.dsr", {RUNTIME_MODEL: model.SerializeToString()})
+    found = json.loads(cli("diff", denoiser_bundle, other, "--json").out)
+    assert [each["name"] for each in found["runtime_graph"]["weights"]["changed"]] == [weight.name]
+    assert found["weights"]["changed"] == []
+    resealed = rewritten(denoiser_bundle, tmp_path / "resealed.dsr", name="other")
+    assert "graph for ONNX Runtime: identical, byte for byte" in cli("diff", denoiser_bundle, resealed).out
 
 
 def test_a_weight_that_drifted_is_named_and_fails(denoiser_bundle: Path, cli: Cli, tmp_path: Path) -> None:

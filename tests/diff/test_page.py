@@ -35,7 +35,14 @@ def _found(engines: dict[str, Any], **other: Any) -> dict[str, Any]:
     graph = {"nodes": {"a": 1, "b": 1}, "operators": {}, "nodes_added": [], "nodes_removed": [], "nodes_changed": []}
     weights = {"unchanged": 1, "changed": [], "added": [], "removed": []}
     same = {"identical": False, "regressions": [], "manifest": {}, "graph": graph, "weights": weights, "parity": []}
-    same |= {"engine_graph": None, "step_graphs": {}, "outputs": [], "components": {}, "engines": engines}
+    same |= {
+        "engine_graph": None,
+        "runtime_graph": None,
+        "step_graphs": {},
+        "outputs": [],
+        "components": {},
+        "engines": engines,
+    }
     return {"a": "some/fp16.dsr", "b": "some/int8<&>.dsr", **same, **other}
 
 
