@@ -18,6 +18,7 @@ from dsr_export.parity.metrics import compare
 from tests.families.diffusers.folders import CONFIGS, DIT, FLUX, OPTIONS, PIXART, SD3, original, saved
 
 diffusers = pytest.importorskip("diffusers", reason="the models extra is not installed")
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers, of NumPy 2
 STEPS = 3
 GOOD_DB = 80.0
 OWN = {FLUX: {"in_channels": 16}, DIT: {"num_embeds_ada_norm": 1000}}  # as their pipelines expect
@@ -111,7 +112,8 @@ def test_a_pipeline_that_was_saved_in_the_meantime_is_whole_again(built: tuple[s
     with attach(pipe, bundle):
         assert dict(pipe.config) == listed
         pipe.save_pretrained(tmp_path / "without")
-    assert not (tmp_path / "without" / "transformer").exists() and dict(pipe.config) == listed
+    assert not (tmp_path / "without" / "transformer").exists()
+    assert {name: pipe.config[name] for name in listed} == listed  # saving adds its class
     pipe.save_pretrained(tmp_path / "whole")
     assert (tmp_path / "whole" / "transformer" / "config.json").is_file()
 

@@ -87,6 +87,19 @@ def test_what_encoders_return_is_what_transformers_returns(name: str, tmp_path: 
                 assert all(type(a) is type(b) or "<no " in repr(a) for a, b in pairs)
 
 
+@pytest.mark.parametrize("name", ["dit", "sana"])
+@torch.no_grad()
+def test_pictures_are_encoded_as_the_autoencoder_does_it(name: str, tmp_path: Path, stage_cache: Path) -> None:
+    pipe, bundle = built(name, tmp_path, parts=("vae", "vae_encoder"))
+    image = torch.rand(2, 3, *2 * [pipe.transformer.config.sample_size * 2], generator=torch.Generator().manual_seed(1))
+    wanted = pipe.vae.encode(image * 2 - 1)
+    with attach(pipe, bundle, components="vae"):
+        made = pipe.vae.encode(image * 2 - 1)
+    assert type(made) is type(wanted)
+    ours, theirs = ((each.latent if name == "sana" else each.latent_dist.mode()).numpy() for each in (made, wanted))
+    assert (compare(theirs, ours).snr_db or 0) >= GOOD_DB["fp32"]
+
+
 @torch.no_grad()
 def same(wanted: Any, made: Any) -> None:
     assert type(made) is type(wanted)

@@ -34,14 +34,16 @@ ROOM_DB = 3.0  # below the witness
 TOKENS = 12
 
 
-def built(name: str, folder: Path, precision: str = "fp32", most: int = 4) -> tuple[Any, Bundle]:
+def built(
+    name: str, folder: Path, precision: str = "fp32", most: int = 4, parts: tuple[str, ...] = ("all",)
+) -> tuple[Any, Bundle]:
     """diffusers' own pipeline, and its bundle."""
     from dsr_export.pipeline import export
 
     pipe = tiny_pipeline(name, folder)
     config = ExportConfig(
         model_dir=folder / "pipe",
-        parts=("all",),
+        parts=parts,
         options=OPTIONS[name],
         precision=precision,  # type: ignore[arg-type]
         targets=("onnxruntime",),
