@@ -21,7 +21,11 @@ diffusers = pytest.importorskip("diffusers", reason="the models extra is not ins
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers, of NumPy 2
 STEPS = 3
 GOOD_DB = 80.0
-OWN = {FLUX: {"in_channels": 16}, DIT: {"num_embeds_ada_norm": 1000}}  # as their pipelines expect
+OWN: dict[str, dict[str, Any]] = {  # as their pipelines expect
+    FLUX: {"in_channels": 16},
+    DIT: {"num_embeds_ada_norm": 1000},
+    PIXART: {"use_additional_conditions": False},  # the others come with latents of 128 x 128
+}
 
 
 MORE = [pytest.param(name, marks=pytest.mark.slow) for name in (DIT, SD3, PIXART)]
