@@ -18,15 +18,21 @@ from dsr_export.bundle.writer import write_bundle
 from tests.pipelines.handmade import SIZE, manifest_of, pipeline_bundle
 
 TOKENS, WIDTH, LAYERS = 6, 3, 2
+CLIP, T5, VAE = "text_encoder", "text_encoder_2", "vae"
+ALL = (VAE, CLIP, T5)
+IDS = torch.tensor([[3, 5, 6, 1, 1, 1], [3, 7, 8, 9, 1, 1]])
+ROW = torch.tensor([1.0, 2.0, 3.0])
+"""What an id is multiplied by, for each channel of its state."""
+Z = torch.arange(64.0).view(2, 2, 4, 4)
 HEAD = '<ir_version: 10, opset_import: ["" : 20]>'
-T5 = f"""{HEAD} t5 (int64[batch,6] ids, int64[batch,6] mask) => (float[batch,6,3] embeds)
+T5_GRAPH = f"""{HEAD} t5 (int64[batch,6] ids, int64[batch,6] mask) => (float[batch,6,3] embeds)
 <int64[1] last = {{-1}}, float[3] row = {{1, 2, 3}}> {{
   kept = Mul(ids, mask)
   numbers = Cast<to=1>(kept)
   column = Unsqueeze(numbers, last)
   embeds = Mul(column, row)
 }}"""
-CLIP = f"""{HEAD} clip (int64[batch,6] ids) => (float[batch,6,3] embeds, float[batch,3] pooled)
+CLIP_GRAPH = f"""{HEAD} clip (int64[batch,6] ids) => (float[batch,6,3] embeds, float[batch,3] pooled)
 <int64[1] last = {{-1}}, int64[1] tokens = {{1}}, float[3] row = {{1, 2, 3}}> {{
   numbers = Cast<to=1>(ids)
   column = Unsqueeze(numbers, last)
@@ -46,8 +52,8 @@ ENCODER = f"""{HEAD} back (float[batch,3,8,8] image) => (float[batch,2,4,4] z)
 TEXT = {"text_tokens": TOKENS, "hidden_size": WIDTH, "num_hidden_layers": LAYERS, "vocab_size": SIZE}
 KL = {"_class_name": "AutoencoderKL", "latent_channels": 2, "block_out_channels": [2, 2], "scaling_factor": 0.5}
 PARTS: dict[str, tuple[str, dict[str, Any]]] = {
-    "text_encoder": (CLIP, {**TEXT, "_class_name": "CLIPTextModelWithProjection", "hidden_state": "penultimate"}),
-    "text_encoder_2": (T5, {**TEXT, "_class_name": "T5EncoderModel", "hidden_state": "last"}),
+    "text_encoder": (CLIP_GRAPH, {**TEXT, "_class_name": "CLIPTextModelWithProjection", "hidden_state": "penultimate"}),
+    "text_encoder_2": (T5_GRAPH, {**TEXT, "_class_name": "T5EncoderModel", "hidden_state": "last"}),
     "vae": (DECODER, KL),
     "vae_encoder": (ENCODER, KL),
 }
