@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import warnings
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -26,13 +28,25 @@ def frechet_distance(made: Moments, real: Moments) -> float:
         raise ExportError(f"features of width {made.width} against data of width {real.width}", hint=_SAME)
     for which, each in (("pictures", made), ("pictures of data", real)):
         check_enough(each.count, each.width, which)
+    return resampled_distance(made, real)
+
+
+def resampled_distance(made: Moments, real: Moments) -> float:
+    """`frechet_distance` of populations that were drawn with replacement: these may hold fewer rows than features.
+
+    Only their spread is asked for, and a short part that is drawn twice says nothing of how many pictures there are.
+    Means are taken from the real one's, which a distance does not see: torchmetrics subtracts squares of means from
+    squares of features, and means far from 0 would leave rounding. ExportError where features overflow.
+    """
     metric = _metric(made.width)
     metric.reset()  # it remembers what it computed
-    for side, moments in (("real", real), ("fake", made)):
-        _set(metric, side, moments)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), np.errstate(over="ignore", invalid="ignore"):
+        for side, moments in (("real", real), ("fake", made)):
+            _set(metric, side, replace(moments, mean=moments.mean - real.mean))
         warnings.simplefilter("ignore", UserWarning)  # its sums were set, and not updated
         found = float(metric.compute())
+    if not math.isfinite(found):
+        raise ExportError("features are so large that their distance is no number", hint="check --data and --network")
     return max(found, 0.0)  # rounding makes a distance of equal populations -1e-14
 
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from dsr_export.evaluation.distances import frechet_distance, inception_score
+from dsr_export.evaluation.distances import frechet_distance, inception_score, resampled_distance
 from dsr_export.evaluation.measured import CANDIDATE, PAIRS, REFERENCE, Measured
 from dsr_export.evaluation.metrics import Metric
 from dsr_export.evaluation.moments import Moments, merged
@@ -56,10 +57,11 @@ class _Spread:
     drawn: Array
 
     @classmethod
-    def of(cls, figure: Figure, parts: Sequence[Measured], draws: Array) -> _Spread:
-        value = figure(parts)
+    def of(cls, figure: Figure, parts: Sequence[Measured], draws: Array, again: Figure | None = None) -> _Spread:
+        """`again` is the figure of a draw, where it is not `figure`."""
+        value, again = figure(parts), again or figure
         usable = len(parts) >= FEWEST_PARTS and math.isfinite(value)
-        return cls(value, np.array([figure([parts[i] for i in draw]) for draw in draws] if usable else []))
+        return cls(value, np.array([again([parts[i] for i in draw]) for draw in draws] if usable else []))
 
     def minus(self, other: _Spread) -> _Spread:
         both = min(len(self.drawn), len(other.drawn))
@@ -76,22 +78,31 @@ def summarised(metric: Metric, parts: Sequence[Measured], real: Mapping[str, Mom
     draws = _draws(len(parts), _resamples(metric, parts))
     if metric.kind == "pair":
         return Line(metric=metric, value=_Spread.of(_of_pairs(metric), parts, draws).interval)
-    made = _Spread.of(_figure(metric, CANDIDATE, real), parts, draws)
+    made = _of_side(metric, CANDIDATE, real, parts, draws)
     if not paired:
         return Line(metric=metric, value=made.interval)
-    other = _Spread.of(_figure(metric, REFERENCE, real), parts, draws)
+    other = _of_side(metric, REFERENCE, real, parts, draws)
     return Line(metric=metric, value=made.interval, reference=other.interval, difference=made.minus(other).interval)
 
 
-def _figure(metric: Metric, side: str, real: Mapping[str, Moments]) -> Figure:
+def _of_side(
+    metric: Metric, side: str, real: Mapping[str, Moments], parts: Sequence[Measured], draws: Array
+) -> _Spread:
     if metric.kind == "distribution":
         name = f"{side}{metric.name}/"
-        return lambda parts: frechet_distance(
-            merged(Moments.from_arrays(each, name) for each in parts), real[metric.name]
+        whole, again = (
+            partial(_distance, distance, name, real[metric.name]) for distance in (frechet_distance, resampled_distance)
         )
+        return _Spread.of(whole, parts, draws, again)
     if metric.kind == "population":
-        return lambda parts: _inception_score(parts, side)
-    return lambda parts: _mean(parts, f"{side}{metric.name}")
+        return _Spread.of(lambda drawn: _inception_score(drawn, side), parts, draws)
+    return _Spread.of(lambda drawn: _mean(drawn, f"{side}{metric.name}"), parts, draws)
+
+
+def _distance(
+    distance: Callable[[Moments, Moments], float], name: str, real: Moments, parts: Sequence[Measured]
+) -> float:
+    return distance(merged(Moments.from_arrays(each, name) for each in parts), real)
 
 
 def _of_pairs(metric: Metric) -> Figure:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -28,6 +30,20 @@ def test_the_distance_is_that_of_an_independent_implementation(
     one = Moments.of(scale * rng.standard_normal((4 * width + 9, width)) @ mixing)
     other = Moments.of(scale * (rng.standard_normal((3 * width + 7, width)) + apart))
     assert frechet_distance(one, other) == pytest.approx(_by_scipy(one, other), rel=1e-6)
+
+
+@pytest.mark.parametrize("far", [0.0, 1e4, 1e6, -1e8])
+def test_a_distance_does_not_see_how_far_from_zero_both_are(far: float) -> None:
+    rng = np.random.default_rng(0)
+    one, other = (Moments.of(rng.standard_normal((60, 8)) + shift) for shift in (0.0, 0.1))
+    moved = (replace(each, mean=each.mean + far) for each in (one, other))
+    assert frechet_distance(*moved) == pytest.approx(_by_scipy(one, other), rel=1e-6)
+
+
+def test_a_distance_that_overflows_is_refused() -> None:
+    one = Moments.of(np.random.default_rng(0).standard_normal((60, 8)))
+    with pytest.raises(ExportError, match="so large"):
+        frechet_distance(one, replace(one, mean=one.mean + 1e200))
 
 
 def test_one_distance_after_the_other() -> None:

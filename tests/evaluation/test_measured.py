@@ -32,8 +32,8 @@ def _measuring(noise: int = 5, metrics: str = "fid,is,psnr,ssim", **changed: Any
     return Measuring(**{**sides, "drawn": Drawn(), "classes": 10, "panel": panel, "key": {"noise": noise}, **changed})
 
 
-def _lines(measuring: Measuring, cache: StageCache) -> list[Line]:
-    parts = [read_part(stage) for stage in measure(measuring, parts_of(COUNT), cache, Silent())]
+def _lines(measuring: Measuring, cache: StageCache, count: int = COUNT) -> list[Line]:
+    parts = [read_part(stage) for stage in measure(measuring, parts_of(count), cache, Silent())]
     return [summarised(each, parts, REAL, paired=measuring.reference is not None) for each in measuring.panel.metrics]
 
 
@@ -87,6 +87,13 @@ def test_intervals_hold_other_seeds_and_differences_are_tighter(whole: list[Line
     assert fid.value.half_width and fid.difference.half_width
     assert fid.difference.half_width < fid.value.half_width
     assert fid.difference.value == pytest.approx(fid.value.value - fid.reference.value, abs=1e-12)
+
+
+@pytest.mark.parametrize("count", [9, 10, 33])
+def test_a_short_last_part_may_be_drawn_again_and_again(tmp_path: Path, count: int) -> None:
+    """Draws with replacement may then hold fewer pictures than features, which refuses no figure of all pictures."""
+    fid = _lines(_measuring(metrics="fid"), StageCache(tmp_path), count)[0]
+    assert fid.value.value > 0 and (fid.value.half_width is None) == (count < 25)
 
 
 def test_the_worst_pictures_are_kept(tmp_path: Path) -> None:
