@@ -13,6 +13,7 @@ import numpy.typing as npt
 from dsr_export.errors import ExportError
 from dsr_export.evaluation.distances import check_enough
 from dsr_export.evaluation.features.extractor import Extractor
+from dsr_export.evaluation.measured_with import measured_with
 from dsr_export.evaluation.moments import Moments
 from dsr_export.families.digests import file_sha256
 from dsr_export.images.picture_file import check_header, read_picture
@@ -59,7 +60,7 @@ def data_moments(
         check_enough(count, extractor.width, f"pictures in {path}")
     found = {}
     for name, extractor in extractors.items():
-        key = {"data": digest, "network": extractor.digest}
+        key = {"data": digest, "network": [extractor.name, extractor.digest], **measured_with()}
         with shown.stage(f"features of the data ({extractor.name})") as bar:
             stage = cache.run(_STAGE, key, partial(_write, extractor=extractor, chunks=chunks, count=count, bar=bar))
         found[name] = Moments.from_arrays(read_npz(stage.path / _FILE), "")

@@ -17,6 +17,7 @@ from dsr_export.evaluation.distances import check_enough, fid_module
 from dsr_export.evaluation.drawers import Drawer, Drawn, bundle_drawer, decoder_of, torch_drawer
 from dsr_export.evaluation.gate import Limit, check_limits, rulings
 from dsr_export.evaluation.measured import Measuring, measure, read_part
+from dsr_export.evaluation.measured_with import measured_with
 from dsr_export.evaluation.metrics import Metric, of_kind
 from dsr_export.evaluation.moments import Moments
 from dsr_export.evaluation.panel import Panel, open_panel
@@ -27,7 +28,6 @@ from dsr_export.evaluation.summary import summarised
 from dsr_export.progress import Reporter
 from dsr_export.storage.cache import StageCache
 from dsr_export.subject import Subject
-from dsr_export.version import __version__
 
 DIGITS = ("digits", "digits-outliers")
 """Models that the packaged reader and its data judge."""
@@ -175,7 +175,7 @@ def drawn_key(asked: Asked, panel: Panel) -> dict[str, Any]:
     """What figures of any model depend on."""
     drawn = asked.drawn
     return {
-        "version": __version__,
+        **measured_with(),
         "runtime": asked.runtime,
         "drawn": [drawn.seed, drawn.steps, drawn.guidance, list(drawn.prompts)],
         "metrics": list(panel.names),

@@ -17,8 +17,10 @@ from torch import Tensor
 from dsr_export.errors import ExportError
 from dsr_export.evaluation.features.processed import Processing
 from dsr_export.evaluation.features.vision_folder import pretrained
-from dsr_export.families.digests import folder_sha256
+from dsr_export.families.digests import file_sha256, folder_sha256
 from dsr_export.prompts import PromptTokenizer
+from dsr_export.prompts.vocabularies import MERGES, PIECES
+from dsr_export.storage.canonical import canonical_digest
 
 Array = npt.NDArray[Any]
 
@@ -28,7 +30,7 @@ class ClipScore:
 
     def __init__(self, folder: Path) -> None:
         """Raises ExportError for a folder that holds no whole CLIP, or no tokenizer."""
-        self.digest = folder_sha256(folder)
+        self.digest = _digest(folder)
         self._model = pretrained(folder)
         if not hasattr(self._model, "text_projection") or not hasattr(self._model, "visual_projection"):
             raise ExportError(
@@ -53,6 +55,12 @@ class ClipScore:
         texts = self._model.text_projection(text.pooler_output)
         images = self._model.visual_projection(image.pooler_output)
         return np.asarray(100 * _cosine(images, texts).clamp(min=0))
+
+
+def _digest(folder: Path) -> str:
+    """Of the model's files, and of those of a tokenizer that are no JSON."""
+    own = [file for name in (MERGES, *PIECES) if (file := folder / name).is_file()]
+    return canonical_digest([folder_sha256(folder), *(file_sha256(file) for file in own)])
 
 
 def _cosine(images: Tensor, texts: Tensor) -> Tensor:

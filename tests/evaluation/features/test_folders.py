@@ -81,6 +81,13 @@ def test_the_clip_score_is_the_cosine_of_projected_embeddings(clip: Path) -> Non
     np.testing.assert_allclose(ClipScore(clip)(PICTURES, prompts), wanted.numpy(), rtol=1e-5, atol=1e-4)
 
 
+def test_another_tokenizer_is_another_network(clip: Path) -> None:
+    before = ClipScore(clip).digest
+    (clip / "merges.txt").write_text("#version: 0.2\n")
+    assert ClipScore(clip).digest != before
+    (clip / "merges.txt").unlink()
+
+
 def test_folders_that_are_not_whole_are_refused(dinov2: Path, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="holds no model files"):
         VisionFolder(tmp_path)
