@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dsr_export.evaluation.drawers import Drawer, Drawn
+from dsr_export.evaluation.joined_parts import AT_ONCE, CANDIDATE, PAIRS, REFERENCE, SHOWN, joined, worst_places
 from dsr_export.evaluation.panel import Panel
 from dsr_export.evaluation.parts import Part
 from dsr_export.images.thumbnails import thumbnails
@@ -23,8 +24,6 @@ Array = npt.NDArray[Any]
 Measured = Mapping[str, Array]
 """What was measured of a part, by name: see `Measuring.part`."""
 STAGE, FILE = "evaluation-part", "part.npz"
-CANDIDATE, REFERENCE, PAIRS, SHOWN = "candidate/", "reference/", "pairs/", "shown/"
-MOST_SHOWN = 24  # pictures of a part that a page may show
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,18 +41,23 @@ class Measuring:
         """`candidate/...` and `reference/...` as `Panel.of_side` names them, `pairs/...` as `of_pairs`.
 
         `first` is the part's first picture. `shown/index` [k], `shown/candidate` and `shown/reference` [k, h, w, C] are
-        the pictures that differ most, small; without a reference the first.
+        the pictures that differ most, small; without a reference the first. Drawn and measured `AT_ONCE` by `AT_ONCE`:
+        a part grows with the number of pictures, and memory does not.
         """
+        starts = range(part.first, part.first + part.count, AT_ONCE)
+        ends = part.first + part.count
+        pieces = (self._piece(Part(part.index, first, min(AT_ONCE, ends - first))) for first in starts)
+        return reduce(joined, pieces)
+
+    def _piece(self, part: Part) -> dict[str, Array]:
         made = self.candidate(part)
         other = None if self.reference is None else self.reference(part)
         labels, prompts = self.drawn.labels(part, self.classes), self._prompts(part)
         found = _named(CANDIDATE, self.panel.of_side(made, labels, prompts))
-        order = np.arange(part.count)
         if other is not None:
-            pairs = self.panel.of_pairs(made, other)
-            found |= _named(REFERENCE, self.panel.of_side(other, labels, prompts)) | _named(PAIRS, pairs)
-            order = np.argsort(-pairs[worst_by(pairs)], kind="stable")
-        shown = np.sort(order[:MOST_SHOWN])
+            found |= _named(REFERENCE, self.panel.of_side(other, labels, prompts))
+            found |= _named(PAIRS, self.panel.of_pairs(made, other))
+        shown = worst_places(found, part.count)
         found |= {f"{SHOWN}index": shown + part.first, f"{SHOWN}candidate": thumbnails(made[shown])}
         found["first"] = np.array(part.first)
         if other is not None:
@@ -62,11 +66,6 @@ class Measuring:
 
     def _prompts(self, part: Part) -> Sequence[str]:
         return self.drawn.texts(part) if self.drawn.prompts else ()
-
-
-def worst_by(pairs: Mapping[str, Array]) -> str:
-    """By which distance pictures are sorted: LPIPS where it is there."""
-    return "lpips" if "lpips" in pairs else "squared_error"
 
 
 def measure(measuring: Measuring, parts: Sequence[Part], cache: StageCache, shown: Reporter) -> list[CachedStage]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from dsr_export.evaluation.features.extractor import as_rgb
-from dsr_export.evaluation.measured import SHOWN
+from dsr_export.evaluation.joined_parts import SHOWN
 from dsr_export.evaluation.methods import METHODS, NONE, MethodResult
 from dsr_export.evaluation.results import line_dict
 from dsr_export.evaluation.summary import Line

@@ -16,7 +16,8 @@ from dsr_export.config import ModelRequest
 from dsr_export.errors import ExportError
 from dsr_export.evaluation.drawers import torch_drawer
 from dsr_export.evaluation.evaluate import Asked, check_asked, drawn_key, opened_networks
-from dsr_export.evaluation.measured import CANDIDATE, REFERENCE, Measured, Measuring, measure, read_part
+from dsr_export.evaluation.joined_parts import CANDIDATE, REFERENCE
+from dsr_export.evaluation.measured import Measured, Measuring, measure, read_part
 from dsr_export.evaluation.parts import parts_of
 from dsr_export.evaluation.references import subject_digest
 from dsr_export.evaluation.summary import Line, summarised

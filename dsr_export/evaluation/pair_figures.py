@@ -18,7 +18,7 @@ WINDOW = 11  # pixels: SSIM's Gaussian window
 
 def squared_errors(one: Array, other: Array) -> Array:
     """The mean squared difference of pixels, [n] float64, of pictures [n, H, W, C] uint8."""
-    apart = one.astype(np.int64) - other
+    apart = one.astype(np.int32) - other  # squares of 8 bits fit, and sums are of float64
     return np.asarray(np.square(apart).mean(axis=(1, 2, 3)))
 
 
@@ -35,6 +35,8 @@ def ssim(one: Array, other: Array) -> Array:
     fid_module()
     from torchmetrics.functional.image import structural_similarity_index_measure
 
-    first, second = (as_tensor(each).double() for each in (one, other))
-    found = structural_similarity_index_measure(first, second, data_range=PEAK, reduction="none")
-    return np.asarray(found).reshape(-1)
+    found = []
+    for i in range(len(one)):  # in float64, and five times that beside it: one picture fits in memory
+        pair = (as_tensor(each[i : i + 1]).double() for each in (one, other))
+        found.append(structural_similarity_index_measure(*pair, data_range=PEAK, reduction="none"))
+    return np.asarray([float(each) for each in found])

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from dsr_export.bundle.reader import Bundle
 from dsr_export.evaluation.gate import Ruling
-from dsr_export.evaluation.measured import PAIRS, SHOWN, worst_by
+from dsr_export.evaluation.joined_parts import PAIRS, SHOWN, worst_by
 from dsr_export.evaluation.summary import Interval, Line
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dsr_export.evaluation.distances import frechet_distance, inception_score, resampled_distance
-from dsr_export.evaluation.measured import CANDIDATE, PAIRS, REFERENCE, Measured
+from dsr_export.evaluation.joined_parts import CANDIDATE, PAIRS, REFERENCE
+from dsr_export.evaluation.measured import Measured
 from dsr_export.evaluation.metrics import Metric
 from dsr_export.evaluation.moments import Moments, merged
 from dsr_export.evaluation.pair_figures import psnr
