@@ -12,6 +12,7 @@ from dsr_export.backends.runtime_names import Runtime
 from dsr_export.bundle.reader import Bundle
 from dsr_export.drawing.drawn import asked_sampler, fitting_sampler
 from dsr_export.errors import ExportError
+from dsr_export.evaluation.comparable import check_comparable
 from dsr_export.evaluation.data import check_data, data_moments
 from dsr_export.evaluation.distances import check_enough, fid_module
 from dsr_export.evaluation.drawers import Drawer, Drawn, bundle_drawer, decoder_of, torch_drawer
@@ -57,6 +58,8 @@ def evaluate(
             that makes no pictures or can't run here.
     """
     paired = reference is not None
+    if reference is not None:
+        check_comparable(bundle, reference)
     check_asked(asked, paired=paired)
     panel, real = opened_networks(asked, str(bundle.manifest.model["name"]), cache, shown)
     parts = parts_of(asked.count)
@@ -142,7 +145,7 @@ def _reference_drawer(
 ) -> AbstractContextManager[Drawer]:
     """Draws as the bundle does. ExportError where the reference is sampled in another way: nothing is to compare."""
     if bundle.manifest.pipeline is not None:
-        assert isinstance(reference, Bundle)  # a pipeline has no PyTorch reference
+        assert isinstance(reference, Bundle)  # a module has no pipeline, and is not comparable
         return bundle_drawer(reference, asked.drawn, runtime=asked.runtime, shown=shown)
     sampler = fitting_sampler(bundle, asked.drawn.steps, asked.drawn.guidance)
     drawn = replace(asked.drawn, steps=sampler.num_steps, guidance=sampler.guidance)
