@@ -68,6 +68,7 @@ class Panel:
             found["class-accuracy"] = (read == labels).astype(np.float64)
         if self.clip is not None:
             found["clip"] = self.clip(pictures, prompts)
+        _check_numbers(found)
         return {name: value for name, value in found.items() if not name.endswith("/read")}
 
     def of_pairs(self, made: Array, reference: Array) -> dict[str, Array]:
@@ -80,7 +81,19 @@ class Panel:
             found["ssim"] = ssim(made, reference)
         if self.lpips is not None:
             found["lpips"] = self.lpips(made, reference)
+        _check_numbers(found)
         return found
+
+
+def _check_numbers(found: Mapping[str, Array]) -> None:
+    """Raises ExportError for NaN: its mean is a figure that says nothing, and perhaps no limit stops it."""
+    for name, values in found.items():
+        if not np.isfinite(values).all():
+            metric = name.partition("/")[0]
+            raise ExportError(f"the network of {metric} makes NaN or infinities of a picture", hint=_BROKEN)
+
+
+_BROKEN = "check the files of --network: they are damaged, or of half precision that overflows"
 
 
 def open_panel(metrics: tuple[Metric, ...], weights: Mapping[str, Path], *, digits: bool) -> Panel:
