@@ -15,6 +15,7 @@ from dsr_export.evaluation.distances import check_enough
 from dsr_export.evaluation.features.extractor import Extractor
 from dsr_export.evaluation.measured_with import measured_with
 from dsr_export.evaluation.moments import Moments
+from dsr_export.evaluation.statistics_file import checked_count, checked_statistics
 from dsr_export.families.digests import file_sha256
 from dsr_export.images.picture_file import check_header, read_picture
 from dsr_export.images.reading import picture_files
@@ -126,16 +127,15 @@ def _pictures_or_statistics(path: Path, arrays: Mapping[str, Array]) -> Array | 
 
 
 def _statistics(path: Path, arrays: Mapping[str, Array], extractor: Extractor) -> Moments:
-    mean, covariance = (np.asarray(arrays[name], np.float64) for name in (MEAN, COVARIANCE))
     width = extractor.width
+    mean, covariance = arrays[MEAN], arrays[COVARIANCE]
     if mean.shape != (width,) or covariance.shape != (width, width):
         raise ExportError(
             f"{path} has statistics of {list(mean.shape)} and {list(covariance.shape)}, and {extractor.name} makes "
             f"{width} features",
             hint="statistics belong to the network that they were made with",
         )
-    if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
-        raise ExportError(f"{path} holds NaN or infinities", hint="make the statistics again")
-    count = int(arrays[COUNT]) if COUNT in arrays else UNKNOWN_COUNT
+    mean, covariance = checked_statistics(path, mean, covariance)
+    count = checked_count(path, arrays[COUNT]) if COUNT in arrays else UNKNOWN_COUNT
     check_enough(count, width, f"pictures behind {path}")
     return Moments(count, mean, covariance * (count - 1))

@@ -42,6 +42,13 @@ def test_a_folder_an_array_and_statistics_say_the_same(tmp_path: Path, wanted: M
         np.testing.assert_allclose(found.covariance, wanted.covariance, rtol=1e-9)
 
 
+def test_statistics_that_were_rounded_are_taken(tmp_path: Path, wanted: Moments) -> None:
+    rounded = wanted.covariance.astype(np.float32)
+    rounded[0, 1] *= np.float32(1 + 1e-6)
+    np.savez(tmp_path / "stats.npz", mu=wanted.mean.astype(np.float32), sigma=rounded, count=40.0)
+    np.testing.assert_allclose(_moments(tmp_path / "stats.npz", tmp_path).covariance, wanted.covariance, rtol=1e-4)
+
+
 def test_pictures_of_two_sizes_are_refused_by_name(tmp_path: Path) -> None:
     for i, picture in enumerate(PICTURES):
         Image.fromarray(picture if i != 30 else picture[:8]).save(tmp_path / f"{i:03d}.png")
@@ -58,6 +65,14 @@ def test_pictures_of_two_sizes_are_refused_by_name(tmp_path: Path) -> None:
         ({"mu": np.zeros(3), "sigma": np.eye(3)}, "8 features"),
         ({"mu": np.full(8, np.nan), "sigma": np.eye(8)}, "NaN"),
         ({"mu": np.zeros(8), "sigma": np.eye(8), "count": np.array(8)}, "8 pictures behind"),
+        ({"mu": np.zeros(8), "sigma": np.triu(np.ones((8, 8)))}, "not symmetric"),
+        ({"mu": np.zeros(8), "sigma": np.diag([1.0] * 7 + [-1])}, "eigenvalue -1"),
+        ({"mu": np.zeros(8), "sigma": 1j * np.eye(8)}, "complex128"),
+        ({"mu": np.zeros(8), "sigma": np.eye(8) > 0}, "bool"),
+        *(
+            ({"mu": np.zeros(8), "sigma": np.eye(8), "count": np.array(count)}, "'count' in .* is")
+            for count in ([40, 40], [], 40.5, np.nan, np.inf, -40, 0, 2**63, True, 1j)
+        ),
     ],
 )
 def test_data_that_says_nothing_is_refused(tmp_path: Path, arrays: dict[str, np.ndarray], message: str) -> None:
