@@ -101,7 +101,7 @@ def command(bundle: Path, as_json: bool, **given: Any) -> None:
     from dsr_export.storage.cache import StageCache
 
     files = EvaluationFiles(html=given.pop("html"), junit=given.pop("junit"), output=given.pop("output"))
-    files.check(bundle)
+    files.check(bundle, given)
     trust = trusted(given.pop("trust"))
     if given.pop("methods"):
         compared = compared_methods(str(bundle), given, StageCache.default(), reporter(), trust=trust)
@@ -113,7 +113,8 @@ def command(bundle: Path, as_json: bool, **given: Any) -> None:
     asked, reference = asked_for(opened, given), opened_reference(opened, given, trust=trust)
     found = evaluate(opened, reference, asked, StageCache.default(), reporter())
     if found is None:
-        answer(f"shard {given['shard']} is measured; run the same command without --shard for the figures")
+        said = f"shard {given['shard']} is measured; run the same command without --shard for the figures"
+        _answer({"shard": given["shard"], "measured": True}, [said], as_json=as_json)
         return
     files.write(found)
     _answer(found.as_dict(), lines(found), as_json=as_json)

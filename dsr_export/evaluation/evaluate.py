@@ -84,6 +84,8 @@ def evaluate(
 def opened_networks(asked: Asked, model: str, cache: StageCache, shown: Reporter) -> tuple[Panel, dict[str, Moments]]:
     """The networks of the metrics, and the data's moments by metric. ExportError as `evaluate`, before any drawing."""
     if asked.data is not None:
+        if not of_kind(asked.metrics, "distribution"):
+            raise ExportError("--data is for distances, and none is asked for", hint="add one: --metrics fid,...")
         check_data(asked.data)
     panel = open_panel(asked.metrics, asked.networks, digits=model in DIGITS)
     distributions = of_kind(asked.metrics, "distribution")

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dsr_export.errors import ExportError
 from dsr_export.evaluation.junit import evaluation_junit
 from dsr_export.evaluation.method_table import methods_dict, methods_page
 from dsr_export.evaluation.methods import MethodResult
 from dsr_export.evaluation.page import evaluation_page
+from dsr_export.evaluation.references import PYTORCH
 from dsr_export.evaluation.results import Evaluation
 from dsr_export.reports.plain_json import plain
-from dsr_export.reports.written_files import ReportOutputs, write_report
+from dsr_export.reports.written_files import check_report_files, write_report
 from dsr_export.storage.canonical import canonical_bytes
 
 
@@ -25,9 +27,14 @@ class EvaluationFiles:
     junit: Path | None = None
     output: Path | None = None
 
-    def check(self, bundle: Path) -> None:
-        """Raises ExportError where a file would go into the bundle, onto the other one, or nowhere."""
-        ReportOutputs(html=self.html, junit=self.junit, markdown=self.output).check(bundle)
+    def check(self, bundle: Path, given: Mapping[str, Any]) -> None:
+        """Raises ExportError where a file would go into what the command reads, onto another one, or nowhere."""
+        if given["methods"] and self.junit is not None:
+            raise ExportError("--junit is of limits, and --methods takes none", hint="leave it away, or take --html")
+        files = {"--html": self.html, "--junit": self.junit, "--output": self.output}
+        asked = {name: path for name, path in files.items() if path is not None}
+        own = {} if given["methods"] else {"the bundle": bundle}  # else it is the name of a model
+        check_report_files(asked, own | _read(given))
 
     def write(self, found: Evaluation) -> None:
         """Raises ExportError where one can't be written."""
@@ -46,3 +53,12 @@ class EvaluationFiles:
     def _write_json(self, found: dict[str, Any]) -> None:
         if self.output is not None:
             write_report(self.output, canonical_bytes(plain(found)).decode())
+
+
+def _read(given: Mapping[str, Any]) -> dict[str, Path]:
+    """What an evaluation reads beside its bundle, by option."""
+    paths = {f"--{name}": given[name] for name in ("data", "prompts", "decoder", "checkpoint", "dsr")}
+    if given["reference"] not in (None, PYTORCH):
+        paths["--reference"] = Path(given["reference"])
+    paths |= {f"--network {metric}": path for metric, path in given["networks"].items()}
+    return {name: path for name, path in paths.items() if path is not None}

@@ -135,12 +135,17 @@ def _given(name: str, weights: Mapping[str, Path]) -> Path:
 def _classifier(names: set[str], weights: Mapping[str, Path], digits: bool) -> Extractor:
     """What makes FID's features and reads classes."""
     path = weights.get("fid", weights.get("is"))
+    if weights.get("is", path) != path:
+        raise ExportError(
+            "the Inception Score reads the classes of the network of fid, and --network names another for it",
+            hint="measure one of them at a time: --metrics fid, then --metrics is",
+        )
     if path is None and digits:
         from dsr_export.evaluation.features.digit_reader import PackagedReader
 
         return PackagedReader()
     if "class-accuracy" in names:
-        raise ExportError("a requested class is read by the packaged reader of digits alone", hint="leave it away")
+        raise ExportError("a requested class is read by the packaged reader of digits alone", hint=_NAMED)
     if path is None:
         path = _given("fid" if "fid" in names else "is", weights)
     if path.is_file():
@@ -150,6 +155,9 @@ def _classifier(names: set[str], weights: Mapping[str, Path], digits: bool) -> E
     if "is" in names:
         raise ExportError(f"{path} reads no classes, and the Inception Score is of these", hint="give Inception's file")
     return _encoder(path)
+
+
+_NAMED = "name the metrics without it, for example --metrics fid,psnr"
 
 
 def _encoder(path: Path) -> Extractor:

@@ -14,7 +14,7 @@ from dsr_export.evaluation.drawers import Drawn
 from dsr_export.evaluation.evaluate import DIGITS, Asked
 from dsr_export.evaluation.gate import Limit
 from dsr_export.evaluation.methods import MethodResult, compare_methods
-from dsr_export.evaluation.metrics import METRICS, Metric, parsed
+from dsr_export.evaluation.metrics import METRICS, Metric, of_kind, parsed
 from dsr_export.evaluation.parts import Shard
 from dsr_export.evaluation.references import PYTORCH, torch_reference
 from dsr_export.progress import Reporter
@@ -64,6 +64,8 @@ def compared_methods(
     model: str, given: Mapping[str, Any], cache: StageCache, shown: Reporter, *, trust: Sequence[PublicKey] = ()
 ) -> list[MethodResult]:
     """What `--methods` asks for. ExportError for options that go with bundles only, and as `compare_methods`."""
+    if pairs := of_kind(parsed(given["metrics"] or ",".join(OF_DIGITS)), "pair"):
+        raise ExportError(f"{pairs[0].title} does not go with --methods", hint="it is of pairs: leave it away")
     for name in ("reference", "shard", "prompts", "most", "least"):
         if given[name] not in (None, ()):
             option = {"most": "max", "least": "min"}.get(name, name)

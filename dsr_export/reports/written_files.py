@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,19 +26,7 @@ class ReportOutputs:
     def check(self, bundle: Path) -> None:
         """Raises ExportError where a file would go into the bundle, onto the other one, or nowhere."""
         files = {"--junit": self.junit, "--html": self.html, "--markdown": self.markdown}
-        asked = {name: path for name, path in files.items() if path is not None}
-        for name, path in asked.items():
-            if path.resolve().is_relative_to(bundle.resolve()):
-                raise ExportError(
-                    f"{name} {path} lies in the bundle, which is left as it is", hint="write it elsewhere"
-                )
-            if path.is_dir() or not path.parent.is_dir():
-                problem = "is a folder" if path.is_dir() else f"lies in {path.parent}, which is no folder"
-                raise ExportError(f"{name} {path} {problem}", hint="give the path of a file in an existing folder")
-            check_target(path)
-        if len({path.resolve() for path in asked.values()}) < len(asked):
-            listed = ", ".join(f"{name} {path}" for name, path in asked.items())
-            raise ExportError(f"two reports would go into the same file: {listed}", hint="give each its own")
+        check_report_files({name: path for name, path in files.items() if path is not None}, {"the bundle": bundle})
 
     def write(self, report: Report) -> None:
         """Each file whole or not at all. Raises ExportError where one can't be written."""
@@ -47,6 +36,24 @@ class ReportOutputs:
             write_report(self.html, report_page(report))
         if self.markdown is not None:
             write_report(self.markdown, markdown_table(report))
+
+
+def check_report_files(asked: Mapping[str, Path], read: Mapping[str, Path]) -> None:
+    """Files by option. Raises ExportError where one would go into what is `read`, onto another one, or nowhere.
+
+    `read` are files and folders by what they are called: a command leaves these as they are.
+    """
+    for name, path in asked.items():
+        for what, source in read.items():
+            if path.resolve().is_relative_to(source.resolve()):
+                raise ExportError(f"{name} {path} lies in {what}, which is left as it is", hint="write it elsewhere")
+        if path.is_dir() or not path.parent.is_dir():
+            problem = "is a folder" if path.is_dir() else f"lies in {path.parent}, which is no folder"
+            raise ExportError(f"{name} {path} {problem}", hint="give the path of a file in an existing folder")
+        check_target(path)
+    if len({path.resolve() for path in asked.values()}) < len(asked):
+        listed = ", ".join(f"{name} {path}" for name, path in asked.items())
+        raise ExportError(f"two reports would go into the same file: {listed}", hint="give each its own")
 
 
 def write_report(path: Path, content: str) -> None:

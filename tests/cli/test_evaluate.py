@@ -73,6 +73,7 @@ def test_shares_are_measured_apart(digits_bundle: Path, cli: Cli) -> None:
     for share in ("2/2", "1/2"):
         done = cli(*asked, "--shard", share)
         assert done.code == 0 and f"shard {share} is measured" in done.out
+    assert json.loads(cli(*asked, "--shard", "1/2", "--json").out) == {"shard": "1/2", "measured": True}
     assert cli(*asked).code == 0
 
 
@@ -104,6 +105,13 @@ def test_latents_go_through_the_bundles_decoder(pipeline_bundle: Path, denoiser_
         (("--shard", "3/2"), "is not I/N"),
         (("--random-weights", "1", "--reference", "pytorch"), "built from another weights"),
         (("--html", "no/such/page.html"), "no folder"),
+        (("--data", "x", "--metrics", "is"), "--data is for distances"),
+        (("-o", "x", "--prompts", "x"), "--output x lies in --prompts"),
+        (("--html", "x/y", "--network", "fid=x"), "--html x/y lies in --network fid"),
+        (("--junit", "x/y", "--data", "x"), "--junit x/y lies in --data"),
+        (("-o", "x/y", "--reference", "x"), "--output x/y lies in --reference"),
+        (("--metrics", "fid,is", "--network", "fid=.", "--network", "is=.."), "names another"),
+        (("--network", "fid=."), "--metrics fid,psnr"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(

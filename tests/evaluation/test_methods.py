@@ -54,9 +54,10 @@ def test_the_table_of_methods_comes_from_one_command(cli: Cli, tmp_path: Path) -
         (("digits", "--methods", "--reference", "pytorch"), "--reference does not go with --methods"),
         (("digits", "--methods", "--max", "fid=1"), "--max does not go with --methods"),
         (("dit-s-8", "--methods"), "which figures of dit-s-8 are wanted"),
+        (("digits", "--methods", "--junit", "x.xml"), "--junit is of limits"),
         (("no-such-model", "--methods", "--metrics", "is"), "no-such-model"),
         (("digits", "--decoder", "x.dsr"), "--decoder goes with --methods"),
-        (("digits", "--methods", "--metrics", "psnr"), "PSNR, dB needs a reference"),
+        (("digits", "--methods", "--metrics", "psnr"), "PSNR, dB does not go with --methods"),
         (
             ("dit-s-8", "--methods", "--metrics", "fid", "--random-weights", "0"),
             "dit-s-8 declares no replacement sites",
