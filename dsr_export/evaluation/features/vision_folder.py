@@ -33,15 +33,30 @@ class VisionFolder:
         self._network = pretrained(folder)
         self._network = getattr(self._network, "vision_model", self._network)
         self._processing = Processing.of(folder, self._network.config)
-        self.width = int(self._network.config.hidden_size)
+        self.width = self._width(folder)
 
     @torch.inference_mode()
     def __call__(self, pictures: Array) -> Extracted:
         """Of pictures [n, H, W, 1 or 3] uint8 of any size."""
+        return Extracted(np.asarray(self._pooled(pictures)))
+
+    @torch.inference_mode()
+    def _width(self, folder: Path) -> int:
+        """Tried out: configurations of convolutional encoders have no one name for it, and other models see nothing."""
+        try:
+            return int(self._pooled(np.zeros((1, 8, 8, 3), np.uint8)).shape[1])
+        except refusals() as error:
+            name = type(self._network).__name__
+            raise ExportError(
+                f"{folder} holds {name}, which makes no features of a picture: {first_line(error)}",
+                hint="give the folder of an image encoder, such as DINOv2, CLIP or SigLIP",
+            ) from error
+
+    def _pooled(self, pictures: Array) -> torch.Tensor:
+        """[n, D]; a convolutional encoder pools [n, D, 1, 1]."""
         made = self._network(pixel_values=self._processing(pictures))
-        pooled = getattr(made, "pooler_output", None)
-        features = made.last_hidden_state.mean(dim=1) if pooled is None else pooled
-        return Extracted(np.asarray(features))
+        pooled: torch.Tensor | None = getattr(made, "pooler_output", None)
+        return made.last_hidden_state.mean(dim=1) if pooled is None else pooled.flatten(1)
 
 
 def pretrained(folder: Path) -> Any:
@@ -58,6 +73,12 @@ def pretrained(folder: Path) -> Any:
             )
     except refusals() as error:
         raise ExportError(f"{folder} can't be loaded: {first_line(error)}", hint="download it again") from error
-    if absent := absent_names(info):
+    absent = absent_names(info)
+    if absent and all(name.startswith("pooler.") for name in absent):
+        raise ExportError(
+            f"{folder} was saved without its pooling '{absent[0]}', and features are what it pools",
+            hint="give an encoder that was trained with one, such as DINOv2, CLIP or SigLIP",
+        )
+    if absent:
         raise ExportError(f"{folder} lacks {len(absent)} weights, such as {absent[0]}", hint="download it again")
     return model.float().eval()

@@ -97,3 +97,30 @@ def test_folders_that_are_not_whole_are_refused(dinov2: Path, tmp_path: Path) ->
     with pytest.raises(ExportError, match="holds no preprocessor_config.json"):
         VisionFolder(dinov2)
     (tmp_path / "aside").rename(dinov2 / "preprocessor_config.json")
+
+
+def _saved(folder: Path, model: transformers.PreTrainedModel) -> Path:
+    model.save_pretrained(folder)
+    _processor(folder, 32)
+    return folder
+
+
+def test_a_convolutional_encoder_gives_what_it_pools(tmp_path: Path) -> None:
+    config = transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8, 12], depths=[1, 1])
+    model = transformers.ResNetModel(config).eval()
+    network = VisionFolder(_saved(tmp_path, model))
+    with torch.no_grad():
+        wanted = model(_pixels(32)).pooler_output[..., 0, 0]
+    assert network.width == 12
+    np.testing.assert_allclose(network(PICTURES).features, wanted.numpy(), atol=1e-5)
+
+
+def test_models_that_see_nothing_or_pool_nothing_are_refused(tmp_path: Path) -> None:
+    reads = _saved(tmp_path / "text", transformers.BertModel(transformers.BertConfig(**SIZES, vocab_size=20)))
+    with pytest.raises(ExportError, match="BertModel, which makes no features of a picture"):
+        VisionFolder(reads)
+    config = transformers.ViTConfig(**SIZES, image_size=32, patch_size=16)
+    classifies = _saved(tmp_path / "classes", transformers.ViTForImageClassification(config))
+    with pytest.raises(ExportError, match="saved without its pooling") as caught:
+        VisionFolder(classifies)
+    assert "DINOv2" in str(caught.value.hint)
