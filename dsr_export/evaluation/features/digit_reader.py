@@ -62,7 +62,9 @@ class PackagedReader:
 
     @torch.inference_mode()
     def __call__(self, pictures: Array) -> Extracted:
-        """Of pictures [n, 16, 16, 1] uint8. ExportError for others."""
+        """Of pictures [n, 16, 16, 1] uint8, or RGB that is grey as files are read. ExportError for others."""
+        if pictures.shape[3] == 3 and (pictures == pictures[..., :1]).all():
+            pictures = pictures[..., :1]
         if pictures.shape[1:] != (SIDE, SIDE, 1):
             size = "x".join(map(str, pictures.shape[1:]))
             raise ExportError(

@@ -24,6 +24,14 @@ def test_real_digits_are_read_and_are_the_packaged_data() -> None:
     np.testing.assert_allclose(reader.real.covariance, own.covariance, atol=2e-4)
 
 
-def test_other_pictures_are_refused() -> None:
-    with pytest.raises(ExportError, match="these are 8x8x3"):
-        PackagedReader()(np.zeros((1, 8, 8, 3), np.uint8))
+def test_grey_pictures_of_files_are_read() -> None:
+    grey = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 1)).astype(np.uint8)
+    reader = PackagedReader()
+    found = reader(np.repeat(grey, 3, axis=3)).features
+    np.testing.assert_allclose(found, reader(grey).features, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8, 1), (1, 16, 16, 3)])
+def test_other_pictures_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ExportError, match=f"these are {'x'.join(map(str, shape[1:]))}"):
+        PackagedReader()(np.arange(np.prod(shape)).reshape(shape).astype(np.uint8))
