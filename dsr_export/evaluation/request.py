@@ -94,6 +94,8 @@ def check_no_methods(given: Mapping[str, Any]) -> None:
 
 def read_prompts(path: Path) -> tuple[str, ...]:
     """The lines of a UTF-8 file that are not blank. ExportError where there is none, or it can't be read."""
+    if path.exists() and not path.is_file():  # a pipe may never end
+        raise ExportError(f"the prompts in {path} can't be read: it is no regular file", hint="a text file, one a line")
     try:
         if path.stat().st_size > LARGEST_PROMPTS:
             raise ExportError(f"{path} has more than {LARGEST_PROMPTS >> 20} MiB", hint="give fewer prompts")

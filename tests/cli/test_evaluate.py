@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -101,6 +102,7 @@ def test_latents_go_through_the_bundles_decoder(pipeline_bundle: Path, denoiser_
         (("--data", "nothing"), "no data at nothing"),
         (("--reference", "nothing.dsr"), "does not exist"),
         (("--prompts", "nothing.txt"), "can't be read"),
+        (("--prompts", "/dev/zero"), "no regular file"),
         (("--checkpoint", "x.pth"), "--checkpoint is for --reference pytorch"),
         (("--shard", "3/2"), "is not I/N"),
         (("--random-weights", "1", "--reference", "pytorch"), "built from another weights"),
@@ -126,6 +128,12 @@ def test_what_cannot_be_measured_is_refused(
     done = cli("evaluate", digits_bundle, *options)
     assert done.code == 1 and message in done.err, done.err
     assert not list(tmp_path.iterdir())
+
+
+def test_torch_that_is_missing_is_named(digits_bundle: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    done = cli("evaluate", digits_bundle)
+    assert done.code == 1 and "need the package torch" in done.err and "pip install torch" in done.err
 
 
 def test_a_reference_of_other_weights_or_no_name_is_refused(pipeline_bundle: Path, tmp_path: Path) -> None:
