@@ -100,7 +100,10 @@ def declared_groups(request: ModelRequest) -> tuple[ReplaceSpec, ...]:
             hint=f"`dsr-export diagnose {request.model}` proposes them: give its file with --dsr",
         )
     if any(group.registers != "diffusion" for group in groups):
-        raise ExportError("methods are compared with the model's own registers", hint='registers = "diffusion"')
+        raise ExportError(
+            "methods are compared with the model's own registers",
+            hint='registers = "diffusion", and choice = "nearest"',
+        )
     return groups
 
 

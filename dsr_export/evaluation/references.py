@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dsr_export.bundle.reader import Bundle
 from dsr_export.errors import ExportError
+from dsr_export.families.digests import file_sha256
 from dsr_export.reports.plain_json import plain
 from dsr_export.storage.canonical import canonical_digest
 
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from dsr_export.subject import Subject
 
 PYTORCH = "pytorch"
+OWN = "diffusion"  # registers of the model itself, and no file's
 
 
 def torch_reference(bundle: Bundle, request: ModelRequest) -> Subject:
@@ -53,5 +56,7 @@ def _check_same(bundle: Bundle, what: str, own: Mapping[str, Any], held: Mapping
 
 
 def subject_digest(subject: Subject) -> str:
-    """What identifies a PyTorch reference: its weights and its configuration."""
-    return canonical_digest({"provenance": subject.provenance, "config": subject.config, "dsr": subject.dsr.as_dict()})
+    """What identifies a PyTorch reference: its weights, its configuration, and the registers it reads from files."""
+    named = [group.registers for group in subject.dsr.denoiser.replace if group.registers != OWN]
+    said = {"provenance": subject.provenance, "config": subject.config, "dsr": subject.dsr.as_dict()}
+    return canonical_digest({**said, "registers": [file_sha256(Path(file)) for file in named]})
