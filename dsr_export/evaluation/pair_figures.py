@@ -37,6 +37,7 @@ def ssim(one: Array, other: Array) -> Array:
 
     found = []
     for i in range(len(one)):  # in float64, and five times that beside it: one picture fits in memory
-        pair = (as_tensor(each[i : i + 1]).double() for each in (one, other))
-        found.append(structural_similarity_index_measure(*pair, data_range=PEAK, reduction="none"))
-    return np.asarray([float(each) for each in found])
+        first, second = (as_tensor(each[i : i + 1]).double() for each in (one, other))
+        made = structural_similarity_index_measure(first, second, data_range=PEAK, reduction="none")
+        found.append(np.asarray(made).reshape(-1))
+    return np.concatenate(found)
