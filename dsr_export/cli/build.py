@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from dsr_export.cli.options.arguments import argument_options
+from dsr_export.cli.options.fleet import FleetOptions, fleet_options, show_fleet
 from dsr_export.cli.options.int8 import int8_options
 from dsr_export.cli.options.lora import lora_options
 from dsr_export.cli.options.named import Named
@@ -18,6 +20,12 @@ from dsr_export.declarations.int8_options import Int8Options
 from dsr_export.declarations.lora_file import LoraFile
 from dsr_export.limits import MOST_REGISTERS, MOST_STEPS
 from graphs.precisions import PRECISIONS
+
+
+class ConfigOnly:
+    """As a context's object: nothing is built, and what would be is put here."""
+
+    config: ExportConfig | None = None
 
 
 @click.command("build", cls=Command)
@@ -80,7 +88,32 @@ from graphs.precisions import PRECISIONS
 )
 @click.option("--force", is_flag=True, help="Replace an existing folder.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, and nothing else.")
-def command(
+@fleet_options
+@click.pass_context
+def command(context: click.Context, /, as_json: bool, fleet: FleetOptions | None, **given: Any) -> None:
+    """Build a verified bundle with engines from MODEL (default: the packaged `digits`).
+
+    With --matrix, many bundles: the cells of a TOML file, each with a receipt in the folder --out, and one summary.
+    Exit code 3 where a cell failed parity, 1 where one could not be built.
+    """
+    from dsr_export.progress import reporter
+
+    if fleet is not None:
+        show_fleet(context, fleet, given["out"], as_json=as_json, shown=reporter())
+        return
+    config = config_of(**given)
+    wanted = context.find_object(ConfigOnly)
+    if wanted is not None:
+        wanted.config = config
+        return
+    from dsr_export.pipeline import export
+    from dsr_export.reports.record import Report
+
+    show_report(Report.read(export(config, reporter=reporter()).report()), as_json=as_json)
+
+
+def config_of(
+    *,
     model: str,
     checkpoint: Path | None,
     weights: str | None,
@@ -105,11 +138,11 @@ def command(
     strict: bool,
     fuse_step: bool,
     force: bool,
-    as_json: bool,
     int8: Int8Options,
-) -> None:
-    """Build a verified bundle with engines from MODEL (default: the packaged `digits`)."""
-    config = ExportConfig(
+    **_: Any,
+) -> ExportConfig:
+    """What the options of `build` ask for. ExportError for values that do not go together."""
+    return ExportConfig(
         model=model,
         checkpoint=checkpoint,
         weights=weights,
@@ -134,11 +167,6 @@ def command(
         fuse_step=fuse_step,
         force=force,
     )
-    from dsr_export.pipeline import export
-    from dsr_export.progress import reporter
-    from dsr_export.reports.record import Report
-
-    show_report(Report.read(export(config, reporter=reporter()).report()), as_json=as_json)
 
 
 def _given(**options: object) -> dict[str, str]:

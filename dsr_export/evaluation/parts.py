@@ -31,11 +31,12 @@ class Shard:
     of: int
 
     @classmethod
-    def parse(cls, text: str) -> Shard:
+    def parse(cls, text: str, *, option: str = "--shard") -> Shard:
         """From `i/n`. ExportError for anything else."""
         first, _, second = text.partition("/")
         if not (first.isdecimal() and second.isdecimal() and len(text) < 16 and 1 <= int(first) <= int(second)):
-            raise ExportError(f"--shard {text[:40]!r} is not I/N", hint="with I from 1 to N, for example --shard 2/8")
+            hint = f"with I from 1 to N, for example {option} 2/8"
+            raise ExportError(f"{option} {text[:40]!r} is not I/N", hint=hint)
         return cls(int(first), int(second))
 
     def of_parts(self, parts: Sequence[Part]) -> Sequence[Part]:

@@ -1,0 +1,80 @@
+"""`--matrix` of `build`, and what goes with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+
+from dsr_export.cli.process.streams import answer, answer_json
+
+if TYPE_CHECKING:
+    from dsr_export.progress import Reporter
+
+MOST_JOBS = 256
+BESIDE = ("matrix", "resume", "cell", "jobs", "html", "markdown", "out", "as_json")
+"""Options that go with `--matrix`; all others belong into its file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FleetOptions:
+    """What was given beside `--matrix`."""
+
+    matrix: Path
+    resume: bool
+    cell: str | None
+    jobs: int
+    html: Path | None
+    markdown: Path | None
+
+
+def fleet_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the options, which give the command `fleet`, None without `--matrix`."""
+
+    @wraps(command)
+    def collected(*args: Any, matrix: Path | None, **given: Any) -> Any:
+        own = {key: given.pop(key) for key in ("resume", "cell", "jobs", "html", "markdown")}
+        usual = {"jobs": 1, "resume": False}
+        if matrix is None and (asked := [key for key, value in own.items() if value != usual.get(key)]):
+            raise click.UsageError(f"--{asked[0]} goes with --matrix")
+        fleet = None if matrix is None else FleetOptions(matrix=matrix, **own)
+        return command(*args, fleet=fleet, **given)
+
+    path = click.Path(path_type=Path)
+    for option in (
+        click.option("--markdown", type=path, metavar="FILE", help="Matrix: also write the summary as Markdown."),
+        click.option("--html", type=path, metavar="FILE", help="Matrix: also write the summary as a page."),
+        click.option(
+            "--jobs", type=click.IntRange(1, MOST_JOBS), default=1, help="Matrix: cells at once. [default: 1]"
+        ),
+        click.option("--cell", metavar="I/N", help="Matrix: build one of N shares only, as a job array does."),
+        click.option("--resume", is_flag=True, help="Matrix: go on where an earlier run was stopped."),
+        click.option("--matrix", type=path, metavar="FILE", help="Build the cells of this TOML file into --out."),
+    ):
+        collected = option(collected)
+    return collected
+
+
+def show_fleet(
+    context: click.Context, fleet: FleetOptions, out: Path | None, *, as_json: bool, shown: Reporter
+) -> None:
+    """Builds, prints the summary, and exits with its code. UsageError for options of a single build."""
+    for name in context.params:
+        if name not in BESIDE and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            option = next(each for each in context.command.params if each.name == name)
+            raise click.UsageError(f"{option.opts[0]} does not go with --matrix: write it into {fleet.matrix}")
+    from dsr_export.fleet.command import FleetRequest, built_fleet
+    from dsr_export.fleet.summary import exit_code, summary_dict, summary_lines
+
+    receipts = built_fleet(FleetRequest(**vars(fleet), out=out), shown)
+    if as_json:
+        answer_json(summary_dict(receipts))
+    else:
+        answer("\n".join(summary_lines(receipts)))
+    if code := exit_code(receipts):
+        raise click.exceptions.Exit(code)

@@ -1,0 +1,187 @@
+"""`fleet.toml`: which builds there are. Each is a cell, and every key an option of `dsr-export build`.
+
+[matrix]                                  # lists are axes, single values are for every cell
+model = ["digits", "digits-outliers"]
+precision = ["fp16", "int8"]
+target = ["rtx", "onnxruntime"]
+batch = "1,2,2"
+exclude = [{ model = "digits", precision = "int8" }]
+include = [{ model = "rae-dit-s", precision = "fp16", target = "rtx" }]
+
+[[options]]                               # further options of the cells that `when` picks
+when = { model = "rae-dit-s" }
+random-weights = 0
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dsr_export.declarations.toml_table import Table
+from dsr_export.errors import ExportError
+from graphs.foreign.small_files import read_small
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+LARGEST_TOML = 64 << 10  # bytes
+MOST_CELLS = 10_000
+MODEL, INCLUDE, EXCLUDE, WHEN = "model", "include", "exclude", "when"
+OWN = ("out", "force", "json", "matrix", "resume", "cell", "jobs", "html", "markdown")
+"""Options that the matrix itself gives to every cell, or that are its own."""
+LONGEST_NAME = 100
+
+Value = str | int | float | bool
+Values = Mapping[str, Value]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One build. `values` are options of `build` by their long names, and `model`."""
+
+    name: str
+    values: Values
+
+    @property
+    def words(self) -> list[str]:
+        """What follows `dsr-export build`: the model, and options. True is a flag, False leaves it away."""
+        words = [str(self.values[MODEL])] if MODEL in self.values else []
+        for key, value in self.values.items():
+            if key == MODEL or value is False:
+                continue
+            words += [f"--{key}"] if value is True else [f"--{key}", str(value)]
+        return words
+
+
+def read_matrix(path: Path) -> tuple[Cell, ...]:
+    """The cells of a file, in its order. ExportError for what is no matrix, an empty one, or two equal cells."""
+    root = Table(str(path), _read_toml(path))
+    root.check_keys("matrix", "options")
+    table = root.require("matrix", '{ model = ["digits"], precision = ["fp16", "int8"] }')
+    if not isinstance(table, dict):
+        raise ExportError(f"{path}: 'matrix' is not a table", hint="write [matrix] on a line of its own")
+    own = {key: value for key, value in table.items() if key not in (INCLUDE, EXCLUDE)}
+    constant = {key: value for key, value in own.items() if not isinstance(value, list)}
+    axes = {key: value for key, value in own.items() if isinstance(value, list)}
+    _check_axes(path, constant, axes)
+    excluded = _rows(path, table, EXCLUDE)
+    made = [row for row in _product(axes) if not any(_matches({**constant, **row}, each) for each in excluded)]
+    found = [{**constant, **row} for row in [*made, *_rows(path, table, INCLUDE)]]
+    extra = _options(path, root)
+    cells = [_with_options(values, extra) for values in found]
+    _check_cells(path, cells)
+    return tuple(Cell(name, values) for name, values in zip(_names(cells, list(axes)), cells, strict=True))
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    hint = "give --matrix a TOML file"
+    try:
+        return tomllib.loads(read_small(path, max_bytes=LARGEST_TOML, hint=hint).decode())
+    except OSError as error:
+        raise ExportError(f"{path} can't be read: {error.strerror or error}", hint=hint) from error
+    except (ValueError, RecursionError) as error:
+        raise ExportError(f"{path} is no TOML: {str(error)[:200]}", hint="correct it at that place") from error
+
+
+def _check_axes(path: Path, constant: Mapping[str, Any], axes: Mapping[str, list[Any]]) -> None:
+    for key, values in axes.items():
+        if not values:
+            raise ExportError(f"{path}: the axis '{key}' is empty", hint="give it a value, or leave it away")
+    for key, value in [*constant.items(), *((key, each) for key, values in axes.items() for each in values)]:
+        _check_value(path, key, value)
+    count = 1
+    for values in axes.values():
+        count *= len(values)
+        if count > MOST_CELLS:
+            raise ExportError(f"{path} has more than {MOST_CELLS} cells", hint="split it into several files")
+
+
+def _check_value(path: Path, key: str, value: object) -> None:
+    if key in OWN:
+        raise ExportError(f"{path}: '{key}' is the matrix's own, and not a cell's", hint="give it on the command line")
+    if re.fullmatch(r"[a-z][a-z0-9-]*", key) is None:
+        raise ExportError(
+            f"{path}: '{key[:80]}' is no option of `dsr-export build`", hint="options have their long names"
+        )
+    if not isinstance(value, (str, int, float)):
+        raise ExportError(f"{path}: '{key}' is a {type(value).__name__}", hint="options are texts, numbers and flags")
+
+
+def _product(axes: Mapping[str, list[Value]]) -> Iterator[dict[str, Value]]:
+    if axes:
+        yield from (dict(zip(axes, each, strict=True)) for each in itertools.product(*axes.values()))
+
+
+def _rows(path: Path, table: Mapping[str, Any], key: str) -> list[Values]:
+    rows = table.get(key, [])
+    if not isinstance(rows, list) or not all(isinstance(row, dict) and row for row in rows):
+        raise ExportError(f"{path}: '{key}' is no list of tables", hint=f'{key} = [{{ model = "digits" }}]')
+    for row in rows:
+        for name, value in row.items():
+            _check_value(path, name, value)
+    return rows
+
+
+def _options(path: Path, root: Table) -> list[tuple[Values, Values]]:
+    """Of each `[[options]]`: which cells it is for, and what it adds."""
+    tables = root.values.get("options", [])
+    if not isinstance(tables, list) or not all(isinstance(each, dict) for each in tables):
+        raise ExportError(f"{path}: 'options' is no list of tables", hint="write [[options]] on a line of its own")
+    found: list[tuple[Values, Values]] = []
+    for each in tables:
+        when = each.get(WHEN, {})
+        if not isinstance(when, dict):
+            raise ExportError(f"{path}: '{WHEN}' is no table", hint='when = { model = "digits" }')
+        more = {key: value for key, value in each.items() if key != WHEN}
+        for name, value in [*when.items(), *more.items()]:
+            _check_value(path, name, value)
+        found.append((when, more))
+    return found
+
+
+def _with_options(values: Values, extra: Sequence[tuple[Values, Values]]) -> dict[str, Value]:
+    made = dict(values)
+    for when, more in extra:
+        if _matches(values, when):
+            made |= more
+    return made
+
+
+def _matches(values: Values, wanted: Values) -> bool:
+    return all(key in values and values[key] == value for key, value in wanted.items())
+
+
+def _check_cells(path: Path, cells: Sequence[Values]) -> None:
+    if not cells:
+        raise ExportError(f"{path} has no cell", hint="give [matrix] a list, such as precision, or `include`")
+    seen: list[Values] = []
+    for cell in cells:
+        if cell in seen:
+            said = ", ".join(f"{key} {value}" for key, value in cell.items())
+            raise ExportError(f"{path} has one cell twice: {said}", hint="leave it away in `include`")
+        seen.append(cell)
+
+
+def _names(cells: Sequence[Values], axes: Sequence[str]) -> list[str]:
+    """From the model and the axes: short, fit for a file system, each once."""
+    keys = [MODEL, *(axis for axis in axes if axis != MODEL)]
+    names: list[str] = []
+    for cell in cells:
+        parts = [_slug(str(cell[key])) for key in keys if key in cell] or ["cell"]
+        name = "-".join(part for part in parts if part)[:LONGEST_NAME] or "cell"
+        taken = sum(each == name or each.startswith(f"{name}.") for each in names)
+        names.append(name if not taken else f"{name}.{taken + 1}")
+    return names
+
+
+def _slug(text: str) -> str:
+    name = text.rstrip("/").rsplit("/", 1)[-1]
+    return re.sub(r"[^A-Za-z0-9._]+", "-", name).strip("-.")
