@@ -26,7 +26,7 @@ from tests.bundle.test_sbom import checked
 from tests.conftest import Cli
 from tests.pipeline_parts import rewritten
 
-ABSENT_ON_DEVICES = ("torch", "onnxscript", "safetensors", "yaml")
+ABSENT_ON_DEVICES = ("torch", "torchmetrics", "onnxscript", "safetensors", "yaml")
 """What the device guide leaves out of its list of packages."""
 ON_A_DEVICE = f"""
 import sys

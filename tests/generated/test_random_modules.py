@@ -16,7 +16,7 @@ from tests.generated.grammar import BLOCKS
 from tests.generated.judging import faults
 from tests.generated.random_modules import draw_recipe
 
-FIXED = (0, 2, 3, 4, 5, 9, 10, 11, 12, 13, 16, 17, 19, 20, 23, 27, 29, 36)  # few that hold every block together
+FIXED = (0, 9, 17, 41, 44, 50, 61, 63, 153, 409, 566)  # few of the first 600 that hold every block together
 MANY = 500
 WIDE_AND_HALF: tuple[Precision, ...] = ("fp32", "fp16")
 OTHERS: tuple[Precision, ...] = ("bf16", "int8")

@@ -170,6 +170,7 @@ def test_a_model_without_a_sampler_has_no_step(tmp_path: Path) -> None:
     assert not (tmp_path / "decoder.dsr").exists()
 
 
+@pytest.mark.slow
 def test_what_has_no_step_is_refused_before_anything_is_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
