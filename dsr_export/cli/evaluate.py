@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from dsr_export.cli.options.pairs import each_once
 from dsr_export.cli.options.runtime import runtime_option
 from dsr_export.cli.options.trust import trust_option, trusted
 from dsr_export.cli.process.streams import Command, answer, answer_json
-from dsr_export.errors import ExportError
 from dsr_export.limits import MOST_SEED, MOST_STEPS
 
 MOST_PICTURES = 1_000_000
@@ -93,7 +91,6 @@ def command(bundle: Path, as_json: bool, **given: Any) -> None:
     from local files; nothing is downloaded. Every part is kept in the cache when it is measured, so that a run that
     was stopped goes on, and --shard spreads the work. Exit code 3 where a limit fails.
     """
-    _check_torch()
     from dsr_export.bundle.reader import Bundle
     from dsr_export.evaluation.evaluate import evaluate
     from dsr_export.evaluation.files import EvaluationFiles
@@ -122,15 +119,6 @@ def command(bundle: Path, as_json: bool, **given: Any) -> None:
     files.write(found)
     _answer(found.as_dict(), lines(found), as_json=as_json)
     exit_unless(found.passed)
-
-
-def _check_torch() -> None:
-    """Networks of figures run in it; other commands on bundles do without. ExportError where it is missing."""
-    try:
-        importlib.import_module("torch")
-    except ImportError as error:
-        message = f"figures of pictures need the package torch: {error}"
-        raise ExportError(message, hint="pip install torch torchmetrics") from error
 
 
 def _answer(found: Any, said: list[str], *, as_json: bool) -> None:

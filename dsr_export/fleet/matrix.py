@@ -177,9 +177,15 @@ def _names(cells: Sequence[Values], axes: Sequence[str]) -> list[str]:
     for cell in cells:
         parts = [_slug(str(cell[key])) for key in keys if key in cell] or ["cell"]
         name = "-".join(part for part in parts if part)[:LONGEST_NAME] or "cell"
-        taken = sum(each == name or each.startswith(f"{name}.") for each in names)
-        names.append(name if not taken else f"{name}.{taken + 1}")
+        names.append(_unused(name, names))
     return names
+
+
+def _unused(name: str, names: Sequence[str]) -> str:
+    """`name`, with a number where that is taken: file systems may take `A` for `a`."""
+    taken = {each.casefold() for each in names}
+    tries = itertools.chain([name], (f"{name}.{i}" for i in itertools.count(2)))
+    return next(each for each in tries if each.casefold() not in taken)
 
 
 def _slug(text: str) -> str:

@@ -14,6 +14,8 @@ Explained = tuple[str, str | None]
 
 _MEMORY_HINT = "give it more memory (see `ulimit -v`, or the container's limit), or a smaller --batch"
 _FILES_HINT = "allow more open files (`ulimit -n`)"
+_LEFT_OUT = {name: name for name in ("torch", "torchmetrics", "onnxscript", "safetensors")} | {"yaml": "pyyaml"}
+"""Packages by module that a plain installation brings, and a device goes without: it builds no models."""
 _HINTS = {errno.EMFILE: _FILES_HINT, errno.ENFILE: _FILES_HINT}
 
 
@@ -24,6 +26,9 @@ def explained(error: Exception) -> Explained:
         return f"out of memory{_detail(short)}", _MEMORY_HINT
     if isinstance(error, ExportError):
         return error.message, error.hint
+    if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] in _LEFT_OUT:
+        package = _LEFT_OUT[(error.name or "").split(".")[0]]
+        return f"this needs the package {package}, which is not installed here", f"pip install {package}"
     if isinstance(error, OSError):
         return _of_system(error)
     if isinstance(error, RuntimeError) and str(error).startswith("Symlink loop"):  # from Path.resolve() before 3.13

@@ -60,6 +60,16 @@ def test_a_message_that_quotes_the_words_is_left_as_it_is() -> None:
         (OSError(errno.EMFILE, "Too many open files"), "Too many open files", "ulimit -n"),
         (UnicodeEncodeError("ascii", "日.onnx", 0, 1, "?"), "'日' has no form in ascii", "PYTHONUTF8=1"),
         (RuntimeError("Symlink loop from 'loop'"), "Symlink loop", "check the path"),
+        (
+            ModuleNotFoundError("No module named 'torch'", name="torch.nn"),
+            "this needs the package torch",
+            "pip install torch",
+        ),
+        (
+            ModuleNotFoundError("No module named 'other'", name="other"),
+            "unexpected ModuleNotFoundError",
+            "this is a bug",
+        ),
         (ZeroDivisionError("division by zero"), "unexpected ZeroDivisionError", "this is a bug"),
         (RuntimeError("shape mismatch"), "unexpected RuntimeError", "this is a bug"),
     ],
