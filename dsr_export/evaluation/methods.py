@@ -21,10 +21,11 @@ from dsr_export.evaluation.measured import Measured, Measuring, measure, read_pa
 from dsr_export.evaluation.parts import parts_of
 from dsr_export.evaluation.references import subject_digest
 from dsr_export.evaluation.summary import Line, summarised
+from dsr_export.families import FamilyRequest, entry, load
+from dsr_export.families.declared import with_declaration
 from dsr_export.progress import Reporter
 from dsr_export.spec import ReplaceSpec
 from dsr_export.storage.cache import StageCache
-from dsr_export.subject import Subject
 
 NONE = "none"
 METHODS: Mapping[str, str] = {
@@ -56,12 +57,13 @@ def compare_methods(
             decoder; and whatever `evaluate` refuses.
     """
     check_asked(asked, paired=False)
-    groups = declared_groups(request)
+    model = declared_model(request)
+    groups = declared_groups(model)
     panel, real = opened_networks(asked, request.model, cache, shown)
     measured: dict[str, tuple[Measured, ...]] = {}
     for method in METHODS:
         shown.note(f"{method}: {METHODS[method]}")
-        subject = _load(request, method_groups(groups, method))
+        subject = load(replace(model, replace=method_groups(groups, method)))
         with ExitStack() as opened:
             drawer = opened.enter_context(torch_drawer(subject, asked.drawn, decoder=decoder, runtime=asked.runtime))
             key = {"subject": subject_digest(subject), **_decoder_key(decoder), **drawn_key(asked, panel)}
@@ -91,13 +93,30 @@ def method_groups(groups: tuple[ReplaceSpec, ...], method: str) -> tuple[Replace
     return tuple(replace(group, choice=choice, rounds=1) for group in groups)
 
 
-def declared_groups(request: ModelRequest) -> tuple[ReplaceSpec, ...]:
+def declared_model(request: ModelRequest) -> FamilyRequest:
+    """The model with all that its `dsr.toml` says: what a method changes is what happens at the sites, and no more.
+
+    Raises ExportError for a name or a file that do not exist, or do not fit.
+    """
+    asked = FamilyRequest(
+        model=request.model,
+        checkpoint=request.checkpoint,
+        weights=request.weights,
+        random_weights=request.random_weights,
+        registers=request.registers,
+        dsr=request.dsr,
+        options=request.options,
+    )
+    return with_declaration(asked, entry(request.model).stage)
+
+
+def declared_groups(model: FamilyRequest) -> tuple[ReplaceSpec, ...]:
     """The sites that the model or its `dsr.toml` declares. ExportError where there are none."""
-    groups = _load(request, None).dsr.denoiser.replace
+    groups = load(model).dsr.denoiser.replace
     if not groups:
         raise ExportError(
-            f"{request.model} declares no replacement sites, so there is nothing to compare",
-            hint=f"`dsr-export diagnose {request.model}` proposes them: give its file with --dsr",
+            f"{model.model} declares no replacement sites, so there is nothing to compare",
+            hint=f"`dsr-export diagnose {model.model}` proposes them: give its file with --dsr",
         )
     if any(group.registers != "diffusion" for group in groups):
         raise ExportError(
@@ -105,14 +124,6 @@ def declared_groups(request: ModelRequest) -> tuple[ReplaceSpec, ...]:
             hint='registers = "diffusion", and choice = "nearest"',
         )
     return groups
-
-
-def _load(request: ModelRequest, groups: tuple[ReplaceSpec, ...] | None) -> Subject:
-    from dsr_export.families import load_subject
-
-    given: dict[str, Any] = {"checkpoint": request.checkpoint, "weights": request.weights, **request.options}
-    given["dsr" if groups is None else "replace"] = request.dsr if groups is None else groups
-    return load_subject(request.model, random_weights=request.random_weights, registers=request.registers, **given)
 
 
 def _against(parts: tuple[Measured, ...], base: tuple[Measured, ...]) -> list[Measured]:

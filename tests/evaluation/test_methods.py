@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from dsr_export.evaluation.methods import METHODS, method_groups
+from dsr_export.config import ModelRequest
+from dsr_export.evaluation.methods import METHODS, declared_groups, declared_model, method_groups
+from dsr_export.families import load
 from dsr_export.spec import ReplaceSpec
 from tests.conftest import Cli
+from tests.pipeline_parts import DENOISER
 
+SIZES = {name: value for name, value in DENOISER.items() if name != "register_start"}
+DECLARED = """
+[denoiser]
+kind = "diffusion"
+registers = 4
+start = 1
+[[denoiser.replace]]
+layers = [1]
+rule = "median"
+threshold = 1.5
+"""
 SITES = (ReplaceSpec(layers=(3, 5), rule="median", threshold=4.0, rounds=3),)
 
 
@@ -46,6 +61,17 @@ def test_the_table_of_methods_comes_from_one_command(cli: Cli, tmp_path: Path) -
     assert found["mask"]["fid"]["value"] != found["none"]["fid"]["value"]
     assert found["nearest"]["fid"]["value"] != found["mask"]["fid"]["value"]
     assert (tmp_path / "made.html").read_text().count("<img") == len(METHODS)
+
+
+def test_what_a_declaration_says_beside_its_sites_is_kept(tmp_path: Path) -> None:
+    """Registers and where they begin: else a method would be compared with another model."""
+    file = tmp_path / "dsr.toml"
+    file.write_text(DECLARED)
+    model = declared_model(ModelRequest(model="rae-dit", random_weights=0, dsr=file, options=SIZES))
+    groups = declared_groups(model)
+    found = [load(replace(model, replace=method_groups(groups, method))) for method in METHODS]
+    assert {(each.dsr.denoiser.registers, each.dsr.denoiser.start) for each in found} == {(4, 1)}
+    assert [each.dsr.denoiser.replacement_sites for each in found] == [0, 1, 1, 1, 1]
 
 
 @pytest.mark.parametrize(
