@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from dsr_export.cli.options.arguments import argument_options
-from dsr_export.cli.options.fleet import FleetOptions, fleet_options, show_fleet
+from dsr_export.cli.options.fleet import fleet_options, show_fleet
 from dsr_export.cli.options.int8 import int8_options
 from dsr_export.cli.options.lora import lora_options
 from dsr_export.cli.options.named import Named
@@ -18,6 +18,7 @@ from dsr_export.cli.process.streams import Command
 from dsr_export.config import BatchRange, ExportConfig
 from dsr_export.declarations.int8_options import Int8Options
 from dsr_export.declarations.lora_file import LoraFile
+from dsr_export.fleet.request import FleetRequest
 from dsr_export.limits import MOST_REGISTERS, MOST_STEPS
 from graphs.precisions import PRECISIONS
 
@@ -90,7 +91,7 @@ class ConfigOnly:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, and nothing else.")
 @fleet_options
 @click.pass_context
-def command(context: click.Context, /, as_json: bool, fleet: FleetOptions | None, **given: Any) -> None:
+def command(context: click.Context, /, as_json: bool, fleet: FleetRequest | None, **given: Any) -> None:
     """Build a verified bundle with engines from MODEL (default: the packaged `digits`).
 
     With --matrix, many bundles: the cells of a TOML file, each with a receipt in the folder --out, and one summary.

@@ -69,14 +69,14 @@ MOST_PICTURES = 1_000_000
     type=Limits("max"),
     multiple=True,
     metavar="METRIC=BOUND",
-    help=("Fail above the bound; with a sign above the reference's figure plus it: --max fid=+0.5. Repeatable."),
+    help="Fail above the bound; with a sign above the reference's figure plus it: --max fid=+0.5. Repeatable.",
 )
 @click.option("--min", "least", type=Limits("min"), multiple=True, metavar="METRIC=BOUND", help="Fail below the bound.")
 @click.option("--shard", metavar="I/N", help="Measure one of N shares only, into the cache; then run without it.")
-@click.option("--checkpoint", type=click.Path(path_type=Path), help="Of --reference pytorch: what the bundle has.")
-@click.option("--weights", metavar="NAME", help="Of --reference pytorch: which of a checkpoint's weights.")
-@click.option("--random-weights", type=int, metavar="SEED", help="Of --reference pytorch: as the bundle was built.")
-@click.option("--dsr", type=click.Path(path_type=Path), help="Of --reference pytorch: the bundle's declaration.")
+@click.option("--checkpoint", type=click.Path(path_type=Path), help="Of --reference pytorch and --methods.")
+@click.option("--weights", metavar="NAME", help="Of --reference pytorch and --methods.")
+@click.option("--random-weights", type=int, metavar="SEED", help="Of --reference pytorch and --methods.")
+@click.option("--dsr", type=click.Path(path_type=Path), help="Of --reference pytorch and --methods.")
 @argument_options
 @runtime_option
 @trust_option

@@ -24,20 +24,17 @@ stream = "image"         # image | text, where a model keeps the prompt's tokens
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from dsr_export.declarations.neuron_table import read_neurons
+from dsr_export.declarations.toml_file import read_toml
 from dsr_export.declarations.toml_table import Table, is_number
 from dsr_export.errors import ExportError
 from dsr_export.limits import MOST_REGISTERS, MOST_ROUNDS
 from dsr_export.spec import DenoiserSpec, DsrSpec, EncoderSpec, ReplaceSpec
 from graphs.digests import bytes_digest, files_digest
-from graphs.foreign.small_files import read_small
 
-LARGEST_TOML = 16 << 10  # bytes; the reader's time grows with the square of a dotted key's parts
 OWN = "diffusion"  # ReplaceSpec.registers: the model's own
 _TEST_TIME_ONLY = ("scale", "normal_values", "neurons")
 _DIFFUSION_ONLY = ("registers", "start", "register_file")
@@ -62,7 +59,7 @@ def read_dsr_file(path: Path) -> DsrFile:
     Raises ExportError, with a hint, for a file that is missing or no TOML, unknown tables and keys, values of a wrong
     type or outside their range, keys that do not fit the kind, and files that are missing or malformed.
     """
-    root = Table(str(path), _read_toml(path))
+    root = Table(str(path), read_toml(path, "--dsr", what="a declaration is a few tables; neurons have a file"))
     root.check_keys("encoder", "denoiser")
     if not root.values:
         raise ExportError(f"{path} declares nothing", hint="give it a table [encoder] or [denoiser]")
@@ -82,29 +79,6 @@ def dsr_digest(path: Path) -> str:
     """sha256 over the file and every file it names: equal digests declare the same."""
     files = (path, *read_dsr_file(path).files)
     return bytes_digest(*(bytes.fromhex(files_digest([file])) for file in files))  # bytes can't move between files
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        data = read_small(path, max_bytes=LARGEST_TOML, hint="a declaration is a few tables; neurons have a file")
-        return _parsed(data.decode())
-    except FileNotFoundError as error:
-        raise ExportError(f"no such file: {path}", hint="give --dsr a TOML file") from error
-    except OSError as error:
-        raise ExportError(f"{path} can't be read: {error}", hint="give --dsr a TOML file") from error
-    except RecursionError:
-        raise ExportError(f"{path} nests without end", hint="a declaration has tables and lists of values") from None
-    except ValueError as error:  # covers TOMLDecodeError, UnicodeDecodeError and integers of thousands of digits
-        raise ExportError(f"{path} is no TOML: {str(error)[:200]}", hint="correct it at that place") from error
-
-
-def _parsed(text: str) -> dict[str, Any]:
-    """The reader is imported here: a device with Python 3.10 has none, and needs none."""
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
-    return tomllib.loads(text)
 
 
 def _table(root: Table, name: str) -> Table:

@@ -22,7 +22,6 @@ from dsr_export.diagnosis.pages.encoder import encoder_page
 from dsr_export.diagnosis.record import denoiser_record, encoder_record, summary
 from dsr_export.diagnosis.streams.outcome import check_prompts, pipeline_outcome, rows_outcome
 from dsr_export.diagnosis.streams.pipeline import is_pipeline, no_pipeline, planned, sized
-from dsr_export.diagnosis.streams.prompts import read_prompts
 from dsr_export.diagnosis.streams.rows import rows_of
 from dsr_export.diagnosis.verdicts import DSR_FILE, denoiser_verdict, encoder_verdict
 from dsr_export.diagnosis.walk import WalkSettings
@@ -31,6 +30,7 @@ from dsr_export.families.encoders.vision_encoder import VisionEncoder
 from dsr_export.families.network_parts.trunk import Trunk
 from dsr_export.images.reading import check_readable, open_images
 from dsr_export.int8.data import check_data
+from dsr_export.pipelines.prompt_file import read_prompts
 from dsr_export.progress import Reporter, Silent
 from dsr_export.readable import readable
 from dsr_export.sources import find_source

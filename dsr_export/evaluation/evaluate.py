@@ -10,6 +10,7 @@ from typing import Any
 
 from dsr_export.backends.runtime_names import Runtime
 from dsr_export.bundle.reader import Bundle
+from dsr_export.declarations.share import Share
 from dsr_export.drawing.drawn import asked_sampler, fitting_sampler
 from dsr_export.errors import ExportError
 from dsr_export.evaluation.comparable import check_comparable
@@ -22,7 +23,7 @@ from dsr_export.evaluation.measured_with import measured_with
 from dsr_export.evaluation.metrics import Metric, of_kind
 from dsr_export.evaluation.moments import Moments
 from dsr_export.evaluation.panel import Panel, open_panel
-from dsr_export.evaluation.parts import Shard, parts_of
+from dsr_export.evaluation.parts import parts_of
 from dsr_export.evaluation.references import subject_digest
 from dsr_export.evaluation.results import Evaluation
 from dsr_export.evaluation.summary import summarised
@@ -44,7 +45,7 @@ class Asked:
     networks: Mapping[str, Path] = field(default_factory=dict)
     data: Path | None = None
     limits: tuple[Limit, ...] = ()
-    shard: Shard | None = None
+    shard: Share | None = None
     runtime: Runtime = "auto"
 
 
@@ -65,7 +66,7 @@ def evaluate(
     parts = parts_of(asked.count)
     with _measuring(bundle, reference, asked, panel, shown) as measuring:
         if asked.shard is not None:
-            measure(measuring, asked.shard.of_parts(parts), cache, shown)
+            measure(measuring, asked.shard.taken(parts), cache, shown)
             return None
         stages = measure(measuring, parts, cache, shown)
     measured = [read_part(stage) for stage in stages]

@@ -13,6 +13,7 @@ from typing import Any
 
 from dsr_export.bundle.reader import Bundle
 from dsr_export.config import ModelRequest
+from dsr_export.declarations.dsr_file import OWN
 from dsr_export.errors import ExportError
 from dsr_export.evaluation.drawers import torch_drawer
 from dsr_export.evaluation.evaluate import Asked, check_asked, drawn_key, opened_networks
@@ -118,7 +119,7 @@ def declared_groups(model: FamilyRequest) -> tuple[ReplaceSpec, ...]:
             f"{model.model} declares no replacement sites, so there is nothing to compare",
             hint=f"`dsr-export diagnose {model.model}` proposes them: give its file with --dsr",
         )
-    if any(group.registers != "diffusion" for group in groups):
+    if any(group.registers != OWN for group in groups):
         raise ExportError(
             "methods are compared with the model's own registers",
             hint='registers = "diffusion", and choice = "nearest"',

@@ -5,10 +5,7 @@ They depend on the number of pictures alone, so that whoever draws them, and in 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-
-from dsr_export.errors import ExportError
 
 ABOUT = 32  # parts: enough for an interval, and few enough for their moments to be kept
 GRAIN = 8  # pictures; a part holds a multiple of them
@@ -21,27 +18,6 @@ class Part:
     index: int
     first: int
     count: int
-
-
-@dataclass(frozen=True)
-class Shard:
-    """The share `index` (from 1) of `of` shares."""
-
-    index: int
-    of: int
-
-    @classmethod
-    def parse(cls, text: str, *, option: str = "--shard") -> Shard:
-        """From `i/n`. ExportError for anything else."""
-        first, _, second = text.partition("/")
-        if not (first.isdecimal() and second.isdecimal() and len(text) < 16 and 1 <= int(first) <= int(second)):
-            hint = f"with I from 1 to N, for example {option} 2/8"
-            raise ExportError(f"{option} {text[:40]!r} is not I/N", hint=hint)
-        return cls(int(first), int(second))
-
-    def of_parts(self, parts: Sequence[Part]) -> Sequence[Part]:
-        """Those of this share; shares are as equal as parts allow."""
-        return parts[self.index - 1 :: self.of]
 
 
 def parts_of(count: int) -> tuple[Part, ...]:

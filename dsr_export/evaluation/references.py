@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dsr_export.bundle.reader import Bundle
+from dsr_export.declarations.dsr_file import OWN
 from dsr_export.errors import ExportError
 from dsr_export.families.digests import file_sha256
 from dsr_export.reports.plain_json import plain
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from dsr_export.subject import Subject
 
 PYTORCH = "pytorch"
-OWN = "diffusion"  # registers of the model itself, and no file's
 
 
 def torch_reference(bundle: Bundle, request: ModelRequest) -> Subject:

@@ -9,21 +9,21 @@ from typing import TYPE_CHECKING, Any
 from dsr_export.bundle.reader import Bundle
 from dsr_export.bundle.signature_file import PublicKey
 from dsr_export.config import ModelRequest
+from dsr_export.declarations.share import Share
 from dsr_export.errors import ExportError
 from dsr_export.evaluation.drawers import Drawn
 from dsr_export.evaluation.evaluate import DIGITS, Asked
 from dsr_export.evaluation.gate import Limit
 from dsr_export.evaluation.methods import MethodResult, compare_methods
 from dsr_export.evaluation.metrics import METRICS, Metric, of_kind, parsed
-from dsr_export.evaluation.parts import Shard
 from dsr_export.evaluation.references import PYTORCH, torch_reference
+from dsr_export.pipelines.prompt_file import read_prompts
 from dsr_export.progress import Reporter
 from dsr_export.storage.cache import StageCache
 
 if TYPE_CHECKING:
     from dsr_export.subject import Subject
 
-LARGEST_PROMPTS = 64 << 20  # bytes
 OF_DIGITS = ("fid", "is", "class-accuracy")
 _OF_PYTORCH = ("checkpoint", "weights", "random_weights", "dsr", "arguments")
 
@@ -41,7 +41,7 @@ def asked_for(bundle: Bundle, given: Mapping[str, Any]) -> Asked:
         networks=given["networks"],
         data=given["data"],
         limits=tuple(limits),
-        shard=None if given["shard"] is None else Shard.parse(given["shard"]),
+        shard=None if given["shard"] is None else Share.parse(given["shard"], option="--shard"),
         runtime=given["runtime"],
     )
 
@@ -90,22 +90,6 @@ def check_no_methods(given: Mapping[str, Any]) -> None:
     """Raises ExportError for what goes with `--methods` only."""
     if given["decoder"] is not None:
         raise ExportError("--decoder goes with --methods", hint="a bundle holds its own: build it with --component")
-
-
-def read_prompts(path: Path) -> tuple[str, ...]:
-    """The lines of a UTF-8 file that are not blank. ExportError where there is none, or it can't be read."""
-    if path.exists() and not path.is_file():  # a pipe may never end
-        raise ExportError(f"the prompts in {path} can't be read: it is no regular file", hint="a text file, one a line")
-    try:
-        if path.stat().st_size > LARGEST_PROMPTS:
-            raise ExportError(f"{path} has more than {LARGEST_PROMPTS >> 20} MiB", hint="give fewer prompts")
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ExportError(f"the prompts in {path} can't be read: {error}", hint="a text file, one a line") from error
-    prompts = tuple(line.strip() for line in lines if line.strip())
-    if not prompts:
-        raise ExportError(f"{path} holds no prompt", hint="write one a line")
-    return prompts
 
 
 def _limits(given: Mapping[str, Any]) -> list[tuple[Any, Any]]:

@@ -2,32 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
-from dsr_export.evaluation.parts import Shard
+from dsr_export.declarations.share import Share
 from dsr_export.fleet.building import build_cells
 from dsr_export.fleet.checking import check_cells
 from dsr_export.fleet.matrix import read_matrix
 from dsr_export.fleet.receipts import Receipt
+from dsr_export.fleet.request import FleetRequest
 from dsr_export.fleet.summary import summary_markdown, summary_page
 from dsr_export.progress import Reporter
 from dsr_export.reports.written_files import ReportOutputs, write_report
 
 OUT = Path("fleet")
-
-
-@dataclass(frozen=True, kw_only=True)
-class FleetRequest:
-    """What `--matrix` and the options beside it say."""
-
-    matrix: Path
-    out: Path | None = None
-    resume: bool = False
-    cell: str | None = None
-    jobs: int = 1
-    html: Path | None = None
-    markdown: Path | None = None
 
 
 def built_fleet(request: FleetRequest, shown: Reporter) -> list[Receipt]:
@@ -39,13 +26,14 @@ def built_fleet(request: FleetRequest, shown: Reporter) -> list[Receipt]:
     out = request.out or OUT
     ReportOutputs(html=request.html, markdown=request.markdown).check(out)
     cells = read_matrix(request.matrix)
-    share = None if request.cell is None else Shard.parse(request.cell, option="--cell")
+    share = None if request.cell is None else Share.parse(request.cell, option="--cell")
     with shown.stage("check"):
         check_cells(cells)
-    chosen = cells if share is None else cells[share.index - 1 :: share.of]
+    chosen = cells if share is None else share.taken(cells)
     resume = request.resume or share is not None  # shares of one matrix go into one folder
-    name = None if share is None else f"share-{share.index}-of-{share.of}"
-    receipts = build_cells(chosen, out, resume=resume, jobs=request.jobs, shown=shown, share=name)
+    receipts = build_cells(
+        chosen, out, resume=resume, jobs=request.jobs, shown=shown, share=None if share is None else str(share)
+    )
     if request.html is not None:
         write_report(request.html, summary_page(receipts))
     if request.markdown is not None:

@@ -17,22 +17,15 @@ from __future__ import annotations
 
 import itertools
 import re
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dsr_export.declarations.toml_file import read_toml
 from dsr_export.declarations.toml_table import Table
 from dsr_export.errors import ExportError
-from graphs.foreign.small_files import read_small
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
-LARGEST_TOML = 64 << 10  # bytes
 MOST_CELLS = 10_000
 MODEL, INCLUDE, EXCLUDE, WHEN = "model", "include", "exclude", "when"
 OWN = ("out", "force", "json", "matrix", "resume", "cell", "jobs", "html", "markdown")
@@ -63,7 +56,7 @@ class Cell:
 
 def read_matrix(path: Path) -> tuple[Cell, ...]:
     """The cells of a file, in its order. ExportError for what is no matrix, an empty one, or two equal cells."""
-    root = Table(str(path), _read_toml(path))
+    root = Table(str(path), read_toml(path, "--matrix", what="axes are lists, and many cells need few lines"))
     root.check_keys("matrix", "options")
     table = root.require("matrix", '{ model = ["digits"], precision = ["fp16", "int8"] }')
     if not isinstance(table, dict):
@@ -79,16 +72,6 @@ def read_matrix(path: Path) -> tuple[Cell, ...]:
     cells = [_with_options(values, extra) for values in found]
     _check_cells(path, cells)
     return tuple(Cell(name, values) for name, values in zip(_names(cells, list(axes)), cells, strict=True))
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
-    hint = "give --matrix a TOML file"
-    try:
-        return tomllib.loads(read_small(path, max_bytes=LARGEST_TOML, hint=hint).decode())
-    except OSError as error:
-        raise ExportError(f"{path} can't be read: {error.strerror or error}", hint=hint) from error
-    except (ValueError, RecursionError) as error:
-        raise ExportError(f"{path} is no TOML: {str(error)[:200]}", hint="correct it at that place") from error
 
 
 def _check_axes(path: Path, constant: Mapping[str, Any], axes: Mapping[str, list[Any]]) -> None:

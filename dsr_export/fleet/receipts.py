@@ -73,18 +73,16 @@ def finished(receipt: Receipt | None, cell: Cell, command: Sequence[str], out: P
         return False
     if (receipt.cell, receipt.version, list(receipt.command)) != (cell.name, __version__, list(command)):
         return False
-    return receipt.bundle is not None and receipt.digest == manifest_digest(out / receipt.bundle)
+    return receipt.bundle is not None and receipt.digest == bundle_digest(out / receipt.bundle)
 
 
-def manifest_digest(bundle: Path) -> str | None:
-    """The digest that a bundle's manifest is sealed with; None where it can't be read."""
-    from dsr_export.bundle.manifest import Manifest
-    from dsr_export.bundle.paths import MANIFEST
+def bundle_digest(bundle: Path) -> str | None:
+    """The digest of a bundle's manifest, after every file was held to it; None where one is not as it says."""
+    from dsr_export.bundle.reader import Bundle
 
-    path = bundle / MANIFEST
     try:
-        return Manifest.from_bytes(path.read_bytes(), where=path).digest
-    except (OSError, ExportError):
+        return Bundle.open(bundle).manifest.digest
+    except ExportError:
         return None
 
 
@@ -96,7 +94,7 @@ def figures(bundle: Path, answer: str) -> dict[str, Any]:
     known = {name: schedule for name, schedule in schedules.items() if schedule}
     sizes = [path.stat().st_size for path in bundle.rglob("*") if path.is_file()]
     return {
-        "digest": manifest_digest(bundle),
+        "digest": bundle_digest(bundle),
         "bundle_bytes": sum(sizes),
         "snr_db": min(rows, default=None),
         "launches": {name: len(schedule["launches"]) for name, schedule in known.items()},

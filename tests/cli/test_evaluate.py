@@ -101,7 +101,7 @@ def test_latents_go_through_the_bundles_decoder(pipeline_bundle: Path, denoiser_
         (("--max", "fid=+1"), "relative to a reference"),
         (("--data", "nothing"), "no data at nothing"),
         (("--reference", "nothing.dsr"), "does not exist"),
-        (("--prompts", "nothing.txt"), "can't be read"),
+        (("--prompts", "nothing.txt"), "no such file: nothing.txt"),
         (("--prompts", "/dev/zero"), "no regular file"),
         (("--checkpoint", "x.pth"), "--checkpoint is for --reference pytorch"),
         (("--shard", "3/2"), "is not I/N"),

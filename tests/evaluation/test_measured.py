@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dsr_export.declarations.share import Share
 from dsr_export.errors import ExportError
 from dsr_export.evaluation.drawers import Drawn
 from dsr_export.evaluation.measured import Measuring, measure, read_part
 from dsr_export.evaluation.metrics import parsed
 from dsr_export.evaluation.moments import Moments
 from dsr_export.evaluation.panel import Panel
-from dsr_export.evaluation.parts import Part, Shard, parts_of
+from dsr_export.evaluation.parts import Part, parts_of
 from dsr_export.evaluation.summary import Line, summarised
 from dsr_export.progress import Silent
 from dsr_export.storage.cache import StageCache
@@ -46,7 +47,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> list[Line]:
 def test_shares_in_any_order_give_the_same_figures(tmp_path: Path, whole: list[Line], order: Sequence[int]) -> None:
     cache, parts = StageCache(tmp_path), parts_of(COUNT)
     for i in order:
-        measure(_measuring(), Shard(i, len(order)).of_parts(parts), cache, Silent())
+        measure(_measuring(), Share(i, len(order)).taken(parts), cache, Silent())
     drawers = {"candidate": _never, "reference": _never}
     assert _lines(_measuring(**drawers), cache) == whole
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ import click
 from click.core import ParameterSource
 
 from dsr_export.cli.process.streams import answer, answer_json
+from dsr_export.fleet.request import FleetRequest
 
 if TYPE_CHECKING:
     from dsr_export.progress import Reporter
@@ -19,18 +20,6 @@ if TYPE_CHECKING:
 MOST_JOBS = 256
 BESIDE = ("matrix", "resume", "cell", "jobs", "html", "markdown", "out", "as_json")
 """Options that go with `--matrix`; all others belong into its file."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class FleetOptions:
-    """What was given beside `--matrix`."""
-
-    matrix: Path
-    resume: bool
-    cell: str | None
-    jobs: int
-    html: Path | None
-    markdown: Path | None
 
 
 def fleet_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -42,7 +31,7 @@ def fleet_options(command: Callable[..., Any]) -> Callable[..., Any]:
         usual = {"jobs": 1, "resume": False}
         if matrix is None and (asked := [key for key, value in own.items() if value != usual.get(key)]):
             raise click.UsageError(f"--{asked[0]} goes with --matrix")
-        fleet = None if matrix is None else FleetOptions(matrix=matrix, **own)
+        fleet = None if matrix is None else FleetRequest(matrix=matrix, **own)
         return command(*args, fleet=fleet, **given)
 
     path = click.Path(path_type=Path)
@@ -61,17 +50,17 @@ def fleet_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def show_fleet(
-    context: click.Context, fleet: FleetOptions, out: Path | None, *, as_json: bool, shown: Reporter
+    context: click.Context, fleet: FleetRequest, out: Path | None, *, as_json: bool, shown: Reporter
 ) -> None:
     """Builds, prints the summary, and exits with its code. UsageError for options of a single build."""
     for name in context.params:
         if name not in BESIDE and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             option = next(each for each in context.command.params if each.name == name)
             raise click.UsageError(f"{option.opts[0]} does not go with --matrix: write it into {fleet.matrix}")
-    from dsr_export.fleet.command import FleetRequest, built_fleet
+    from dsr_export.fleet.command import built_fleet
     from dsr_export.fleet.summary import exit_code, summary_dict, summary_lines
 
-    receipts = built_fleet(FleetRequest(**vars(fleet), out=out), shown)
+    receipts = built_fleet(replace(fleet, out=out), shown)
     if as_json:
         answer_json(summary_dict(receipts))
     else:

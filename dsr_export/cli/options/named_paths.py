@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any, Literal
 
 import click
 
-LONGEST = 4096
+from dsr_export.cli.options.pairs import split_pair
+
+METRIC = r"[a-z][a-z0-9-]*"
 
 
 class NamedPath(click.ParamType[tuple[str, Path]]):
@@ -19,7 +20,7 @@ class NamedPath(click.ParamType[tuple[str, Path]]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if isinstance(value, tuple):
             return value
-        name, text = _pair(str(value), param, ctx, "--network fid=inception.pth")
+        name, text = split_pair(str(value), param, ctx, example="--network fid=inception.pth", names=METRIC)
         return name, Path(text)
 
 
@@ -34,11 +35,4 @@ class Limits(click.ParamType[tuple[str, str]]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if isinstance(value, tuple):
             return value
-        return _pair(str(value), param, ctx, f"--{self.side} psnr=30")
-
-
-def _pair(given: str, param: click.Parameter | None, ctx: click.Context | None, example: str) -> tuple[str, str]:
-    name, sign, text = given.partition("=")
-    if not sign or re.fullmatch(r"[a-z][a-z0-9-]*", name) is None or not 0 < len(text) <= LONGEST:
-        raise click.BadParameter(f"{given[:80]!r} is not NAME=VALUE; for example {example}", ctx=ctx, param=param)
-    return name, text
+        return split_pair(str(value), param, ctx, example=f"--{self.side} psnr=30", names=METRIC)

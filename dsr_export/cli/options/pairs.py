@@ -8,15 +8,16 @@ from typing import Any, TypeVar
 import click
 
 LONGEST = 4096
+IDENTIFIER = r"[A-Za-z_]\w*"
 Value = TypeVar("Value")
 
 
 def split_pair(
-    given: str, param: click.Parameter | None, ctx: click.Context | None, *, example: str
+    given: str, param: click.Parameter | None, ctx: click.Context | None, *, example: str, names: str = IDENTIFIER
 ) -> tuple[str, str]:
-    """The name, an identifier, and the text behind the sign. Raises `click.BadParameter` for anything else."""
+    """The name, which matches `names`, and the text behind the sign. Raises `click.BadParameter` for anything else."""
     name, sign, text = given.partition("=")
-    if not sign or re.fullmatch(r"[A-Za-z_]\w*", name) is None or not 0 < len(text) <= LONGEST:
+    if not sign or re.fullmatch(names, name) is None or not 0 < len(text) <= LONGEST:
         raise click.BadParameter(f"{given[:80]!r} is not NAME=VALUE; for example {example}", ctx=ctx, param=param)
     return name, text
 

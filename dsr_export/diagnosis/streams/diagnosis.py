@@ -23,7 +23,7 @@ from dsr_export.diagnosis.thresholds import Limit, find_limit
 from dsr_export.families.diffusers.followed import followed_blocks, token_grid
 from dsr_export.families.diffusers.general.blocks import Block
 from dsr_export.progress import Reporter
-from dsr_export.spec import ReplaceSpec
+from dsr_export.spec import ReplaceSpec, Stream
 from dsr_export.subject import Subject
 
 Array = npt.NDArray[Any]
@@ -144,9 +144,9 @@ def _run(name: RunName, measured: Measured, limits: dict[Site, Limit | None]) ->
     return StreamRun(name, measured, ratios)
 
 
-def sites_by_stream(sites: Sequence[Site]) -> dict[str, list[int]]:
+def sites_by_stream(sites: Sequence[Site]) -> dict[Stream, list[int]]:
     """Stream -> its layers, for a sentence or a chart."""
-    found: dict[str, list[int]] = {}
+    found: dict[Stream, list[int]] = {}
     for layer, stream in sites:
         found.setdefault(stream, []).append(layer)
     return found

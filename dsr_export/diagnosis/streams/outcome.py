@@ -18,8 +18,8 @@ from dsr_export.diagnosis.asked import (
 )
 from dsr_export.diagnosis.pages.streams import stream_page
 from dsr_export.diagnosis.streams.diagnosis import StreamDiagnosis, diagnose_streams
+from dsr_export.diagnosis.streams.inserted import register_file
 from dsr_export.diagnosis.streams.pipeline import sized, torch_pipeline
-from dsr_export.diagnosis.streams.prompts import register_file
 from dsr_export.diagnosis.streams.report import stream_record, stream_toml, stream_verdict
 from dsr_export.diagnosis.streams.rows import is_followed, open_rows
 from dsr_export.diagnosis.streams.walk import Walked, walk, walk_rows

@@ -70,11 +70,12 @@ def stream_verdict(found: StreamDiagnosis, words: tuple[str, ...], dsr: Path) ->
         )
     largest = max(norms[site].largest for site in sites)
     times = "with no finite norm" if not np.isfinite(largest) else f"up to {largest:.0f} times the median norm"
+    layers_of = sites_by_stream(sites)
     details = [
         f"Among {WHOSE[stream]} they are there behind block{'s' if len(layers) > 1 else ''} {spans(layers)}."
-        for stream, layers in sites_by_stream(sites).items()
+        for stream, layers in layers_of.items()
     ]
-    worst = {stream: max(layers, key=lambda i: _share(found, (i, stream))) for stream, layers in _by(sites).items()}
+    worst = {stream: max(layers, key=lambda i: _share(found, (i, stream))) for stream, layers in layers_of.items()}
     details += [f"Most behind block {i}: {roles_in_words(found, (i, stream))}." for stream, i in worst.items()]
     details += [_effect(run) for run in found.runs[1:]]
     left = found.run("proposed")
@@ -98,10 +99,6 @@ def roles_in_words(found: StreamDiagnosis, site: Site) -> str:
 def _share(found: StreamDiagnosis, site: Site) -> float:
     pairs = found.role_counts(site).values()
     return sum(above for above, _ in pairs) / max(sum(tokens for _, tokens in pairs), 1)
-
-
-def _by(sites: list[Site]) -> dict[Any, list[int]]:
-    return sites_by_stream(sites)
 
 
 def _left(run: StreamRun) -> list[Site]:

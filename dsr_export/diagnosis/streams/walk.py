@@ -20,7 +20,6 @@ from dsr_export.int8.data import Arrays
 from dsr_export.pipelines.drawing import PROMPT_MASK, Pipeline
 from dsr_export.pipelines.wish import Wish
 from dsr_export.progress import Bar
-from dsr_export.sampling import seeded_noise
 from dsr_export.subject import Subject
 from dsr_export.subjects.torch_runner import TorchRunner
 
@@ -103,10 +102,8 @@ def walk_rows(subject: Subject, data: Arrays, blocks: Sequence[Block], measured:
 def _wishes(pipeline: Pipeline, walked: Walked) -> Iterator[Wish]:
     """The images in groups; what one is does not depend on them."""
     classes = max(pipeline.recipe.num_classes, 1)
-    noise = seeded_noise(walked.seed, walked.images, pipeline.recipe.latent)
     for start in range(0, walked.images, CHUNK):
         images = range(start, min(start + CHUNK, walked.images))
         prompts = tuple(walked.prompts[i % len(walked.prompts)] for i in images) if walked.prompts else ()
         labels = () if walked.prompts else tuple(i * classes // walked.images for i in images)
-        taken = noise[images.start : images.stop]
-        yield Wish(prompts=prompts, labels=labels, seed=walked.seed + start, steps=walked.steps, noise=taken)
+        yield Wish(prompts=prompts, labels=labels, seed=walked.seed, first=start, steps=walked.steps)

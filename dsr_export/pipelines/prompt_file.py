@@ -1,15 +1,13 @@
-"""What files beside the model say of a pipeline's diagnosis: its prompts, and where inserted registers lie."""
+"""A text file of prompts, one a line."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from dsr_export.config import ModelRequest
-from dsr_export.declarations.dsr_file import read_dsr_file
 from dsr_export.errors import ExportError
 from graphs.foreign.small_files import read_small
 
-LARGEST = 1 << 20
+LARGEST = 64 << 20  # bytes: a million prompts
 HINT = "give --prompts a text file with one prompt a line"
 
 
@@ -27,10 +25,3 @@ def read_prompts(path: Path) -> tuple[str, ...]:
     if not found:
         raise ExportError(f"{path} holds no prompts", hint=HINT)
     return found
-
-
-def register_file(request: ModelRequest) -> Path | None:
-    """The registers that are inserted into the model, by option or declaration."""
-    if "register_file" in request.options:
-        return Path(str(request.options["register_file"]))
-    return None if request.dsr is None else read_dsr_file(request.dsr).register_file
