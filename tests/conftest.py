@@ -24,7 +24,8 @@ def pytest_configure(config: pytest.Config) -> None:
     if worker and hasattr(os, "sched_setaffinity"):
         usable = sorted(os.sched_getaffinity(0))
         if len(usable) >= int(os.environ["PYTEST_XDIST_WORKER_COUNT"]):
-            os.sched_setaffinity(0, {usable[int(worker.removeprefix("gw"))]})
+            number = int(worker.removeprefix("gw"))  # one that took the place of another has a higher one
+            os.sched_setaffinity(0, {usable[number % len(usable)]})
 
 
 @pytest.fixture(scope="session", autouse=True)

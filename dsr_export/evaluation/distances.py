@@ -38,16 +38,27 @@ def resampled_distance(made: Moments, real: Moments) -> float:
     Means are taken from the real one's, which a distance does not see: torchmetrics subtracts squares of means from
     squares of features, and means far from 0 would leave rounding. ExportError where features overflow.
     """
+    with np.errstate(over="ignore", invalid="ignore"):
+        sides = {"real": replace(real, mean=real.mean - real.mean), "fake": replace(made, mean=made.mean - real.mean)}
+    for moments in sides.values():
+        _check_size(moments)
     metric = _metric(made.width)
     metric.reset()  # it remembers what it computed
-    with warnings.catch_warnings(), np.errstate(over="ignore", invalid="ignore"):
-        for side, moments in (("real", real), ("fake", made)):
-            _set(metric, side, replace(moments, mean=moments.mean - real.mean))
+    for side, moments in sides.items():
+        _set(metric, side, moments)
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # its sums were set, and not updated
-        found = float(metric.compute())
-    if not math.isfinite(found):
+        return max(float(metric.compute()), 0.0)  # rounding makes a distance of equal populations -1e-14
+
+
+_LARGEST = 1e140  # of sums of squares: a product of two covariances is a number then
+
+
+def _check_size(moments: Moments) -> None:
+    """Raises ExportError for sums that would overflow: LAPACK ends the process over a matrix with infinities."""
+    spread, apart = (np.abs(each).max(initial=0.0) for each in (moments.scatter, moments.mean))
+    if not (spread < _LARGEST and apart < math.sqrt(_LARGEST / moments.count)):  # NaN is not
         raise ExportError("features are so large that their distance is no number", hint="check --data and --network")
-    return max(found, 0.0)  # rounding makes a distance of equal populations -1e-14
 
 
 _SAME = "both must come from one network: take its statistics, or give the pictures themselves with --data"

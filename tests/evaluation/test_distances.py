@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.linalg import sqrtm
@@ -40,10 +43,38 @@ def test_a_distance_does_not_see_how_far_from_zero_both_are(far: float) -> None:
     assert frechet_distance(*moved) == pytest.approx(_by_scipy(one, other), rel=1e-6)
 
 
-def test_a_distance_that_overflows_is_refused() -> None:
+@pytest.mark.parametrize("change", [
+    lambda one: replace(one, mean=one.mean + 1e200),
+    lambda one: replace(one, mean=one.mean + np.inf),
+    lambda one: replace(one, mean=one.mean * np.nan),
+    lambda one: replace(one, scatter=one.scatter * 1e200),
+    lambda one: replace(one, scatter=one.scatter * np.inf),
+    lambda one: replace(one, scatter=one.scatter * 1e300, mean=one.mean * 1e153),
+])  # fmt: skip
+def test_a_distance_that_overflows_is_refused(
+    change: Callable[[Moments], Moments], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before an eigenvalue is asked for: some of MKL's routines end the process over infinities, on some days."""
     one = Moments.of(np.random.default_rng(0).standard_normal((60, 8)))
-    with pytest.raises(ExportError, match="so large"):
-        frechet_distance(one, replace(one, mean=one.mean + 1e200))
+    monkeypatch.setattr(torch.linalg, "eigvals", lambda matrix: pytest.fail("LAPACK was called"))
+    for pair in ((one, change(one)), (change(one), one)):
+        with pytest.raises(ExportError, match="so large"):
+            frechet_distance(*pair)
+
+
+@given(scale=st.floats(-150, 308), apart=st.floats(-150, 308), count=st.integers(10, 10**9))
+def test_lapack_is_given_finite_numbers_only(scale: float, apart: float, count: int) -> None:
+    rng = np.random.default_rng(0)
+    one = Moments(count, np.zeros(8), 10.0**scale * np.cov(rng.standard_normal((8, 20))))
+    other = Moments(count, np.full(8, 10.0**apart), 10.0**scale * np.eye(8))
+
+    def checked(matrix: torch.Tensor) -> torch.Tensor:
+        assert matrix.isfinite().all()
+        return torch.zeros(8, dtype=torch.complex128)
+
+    with pytest.MonkeyPatch.context() as patch, contextlib.suppress(ExportError):
+        patch.setattr(torch.linalg, "eigvals", checked)
+        frechet_distance(one, other)
 
 
 def test_one_distance_after_the_other() -> None:
