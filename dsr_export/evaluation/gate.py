@@ -13,6 +13,7 @@ from dsr_export.evaluation.metrics import metric as metric_of
 from dsr_export.evaluation.summary import Line
 
 Side = Literal["max", "min"]
+_ROUNDING = 1e-12  # of a sum: 0.9 - 0.05 is more than 0.85
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,8 @@ class Ruling:
 
     @property
     def passed(self) -> bool:
+        if self.limit.relative and math.isclose(self.value, self.bound, rel_tol=_ROUNDING):
+            return True
         return self.value <= self.bound if self.limit.side == "max" else self.value >= self.bound
 
 

@@ -26,6 +26,11 @@ def _line(name: str, value: float, reference: float | None = None) -> Line:
         ("max", "+0.5", 2.6, 2.0, False),
         ("min", "-0.5", 1.5, 2.0, True),
         ("min", "-0.5", 1.4, 2.0, False),
+        ("min", "-0.05", 0.85, 0.9, True),  # whose sum is 0.8500000000000001
+        ("max", "+0.1", 0.3, 0.2, True),
+        ("max", "+0.1", 0.3000001, 0.2, False),
+        ("max", "+0.1", math.nan, 0.2, False),
+        ("max", "+0.1", 0.3, math.nan, False),
         ("min", "2", math.nan, None, False),
         ("max", "2", math.nan, None, False),
     ],

@@ -48,20 +48,26 @@ class Lpips:
 
     @torch.inference_mode()
     def __call__(self, one: Array, other: Array) -> Array:
-        """Of two times n pictures [n, H, W, 1 or 3] uint8: [n] float64. ExportError for ones that are too small."""
+        """Of two times n pictures [n, H, W, 1 or 3] uint8: [n] float64. ExportError for ones that are too small.
+
+        In float64: of pictures that are nearly equal it is the square of a small difference of features, and float32
+        leaves five digits of it. One pair at a time, whose layers fit in memory.
+        """
         if min(one.shape[1:3]) < SMALLEST:
             size = "x".join(map(str, one.shape[1:3]))
             raise ExportError(
                 f"LPIPS is not defined for pictures of {size}", hint=f"they need {SMALLEST} pixels a side"
             )
-        total = torch.zeros(len(one))
-        for a, b, head in zip(self._layers(one), self._layers(other), self._heads, strict=True):
-            total += head((_unit(a) - _unit(b)).square()).mean(dim=(1, 2, 3))
-        return np.asarray(total.double())
+        return np.array([self._of_pair(one[i : i + 1], other[i : i + 1]) for i in range(len(one))])
+
+    def _of_pair(self, one: Array, other: Array) -> float:
+        layers = zip(self._layers(one), self._layers(other), self._heads, strict=True)
+        return sum(float(head((_unit(a) - _unit(b)).square()).mean()) for a, b, head in layers)
 
     def _layers(self, pictures: Array) -> list[Tensor]:
-        x = as_tensor(as_rgb(pictures)).float() / 127.5 - 1
-        x = (x - torch.tensor(_SHIFT).view(3, 1, 1)) / torch.tensor(_SCALE).view(3, 1, 1)
+        x = as_tensor(as_rgb(pictures)).double() / 127.5 - 1
+        shift, scale = (torch.tensor(each, dtype=x.dtype).view(3, 1, 1) for each in (_SHIFT, _SCALE))
+        x = (x - shift) / scale
         found = []
         for place, layer in self._trunk.items():
             x = F.relu(layer(F.max_pool2d(x, 3, 2) if place in _POOLED else x))
@@ -82,10 +88,15 @@ def _tensors(path: Path) -> dict[str, Tensor]:
 
 def _convolution(path: Path, state: dict[str, Tensor], place: int) -> nn.Conv2d:
     channels, width, size, stride, padding = _LAYERS[place]
-    made = nn.Conv2d(channels, width, size, stride, padding)
+    made = nn.Conv2d(channels, width, size, stride, padding, dtype=torch.float64)
     prefix = f"features.{place}."
     try:
-        made.load_state_dict({name: state[f"{prefix}{name}"] for name in ("weight", "bias")})
+        weights = {name: state[f"{prefix}{name}"] for name in ("weight", "bias")}
+        for name, value in weights.items():
+            if not value.is_floating_point():  # torch would cast it, and whole numbers are zero mostly
+                kind = str(value.dtype).removeprefix("torch.")
+                raise ExportError(f"{path} holds '{prefix}{name}' in {kind}, and no floats", hint=f"take {_FILE}")
+        made.load_state_dict(weights)
     except (KeyError, RuntimeError) as error:
         raise ExportError(f"{path} does not hold AlexNet's '{prefix}weight'", hint=f"take {_FILE}") from error
     return made
@@ -98,7 +109,7 @@ def _heads() -> list[nn.Conv2d]:
         state = _tensors(path)
     made = []
     for i, (_, width, *_) in enumerate(_LAYERS.values()):
-        head = nn.Conv2d(width, 1, 1, bias=False)
+        head = nn.Conv2d(width, 1, 1, bias=False, dtype=torch.float64)
         head.load_state_dict({"weight": state[f"lin{i}.model.1.weight"]})
         made.append(head)
     return made

@@ -52,7 +52,10 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     text = {**SIZES, "vocab_size": 10, "max_position_embeddings": 8, "eos_token_id": 9, "bos_token_id": 8}
     vision = {**SIZES, "image_size": 32, "patch_size": 16}
     config = transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=12)
-    transformers.CLIPModel(config).save_pretrained(folder)
+    model = transformers.CLIPModel(config)
+    with torch.no_grad():  # else every cosine of these weights is negative, and every score 0
+        model.visual_projection.weight.neg_()
+    model.save_pretrained(folder)
     words = {**{word: i for i, word in enumerate(["<pad>", "a", "red", "fox", "[UNK]"])}, "<s>": 8, "</s>": 9}
     made = Tokenizer(WordLevel(words, unk_token="[UNK]"))
     made.pre_tokenizer = Whitespace()
@@ -78,7 +81,9 @@ def test_the_clip_score_is_the_cosine_of_projected_embeddings(clip: Path) -> Non
     with torch.no_grad():
         made = model(input_ids=torch.tensor(ids), pixel_values=_pixels(32))
         wanted = 100 * torch.cosine_similarity(made.image_embeds, made.text_embeds).clamp(min=0)
-    np.testing.assert_allclose(ClipScore(clip)(PICTURES, prompts), wanted.numpy(), rtol=1e-5, atol=1e-4)
+    found = ClipScore(clip)(PICTURES, prompts)
+    np.testing.assert_allclose(found, wanted.numpy(), rtol=1e-5, atol=1e-4)
+    assert (found > 1).all() and len(set(found.tolist())) == 3
 
 
 def test_another_tokenizer_is_another_network(clip: Path) -> None:

@@ -42,7 +42,7 @@ def weights(trunk: nn.Sequential, tmp_path_factory: pytest.TempPathFactory) -> P
 def _by_definition(trunk: nn.Sequential, one: np.ndarray, other: np.ndarray) -> np.ndarray:
     shipped = resources.files("torchmetrics").joinpath("functional/image/lpips_models/alex.pth")
     heads = torch.load(str(shipped), map_location="cpu", weights_only=True)
-    shift, scale = torch.tensor([-0.030, -0.088, -0.188]).double(), torch.tensor([0.458, 0.448, 0.450]).double()
+    shift, scale = torch.tensor([[-0.030, -0.088, -0.188], [0.458, 0.448, 0.450]], dtype=torch.float64)
 
     def layers(pictures: np.ndarray) -> list[Tensor]:
         x = (torch.from_numpy(pictures).double() / 127.5 - 1 - shift) / scale
@@ -65,8 +65,25 @@ def test_the_distance_is_its_definition(trunk: nn.Sequential, weights: Path, sha
     rng = np.random.default_rng(0)
     one, other = (rng.integers(0, 256, (3, *shape)).astype(np.uint8) for _ in range(2))
     found = Lpips(weights)(one, other)
-    np.testing.assert_allclose(found, _by_definition(trunk, one, other), rtol=1e-5)
+    np.testing.assert_allclose(found, _by_definition(trunk, one, other), rtol=1e-9)
     assert (found > 1e-4).all()
+
+
+def test_the_distance_of_nearly_equal_pictures_keeps_its_digits(trunk: nn.Sequential, weights: Path) -> None:
+    """What an export that is nearly right makes: in float32 differences of features are rounding for the most part."""
+    one = np.random.default_rng(2).integers(0, 256, (2, 32, 40, 3)).astype(np.uint8)
+    other = one.copy()
+    other[:, 5, 5, 0] ^= 1
+    np.testing.assert_allclose(Lpips(weights)(one, other), _by_definition(trunk, one, other), rtol=1e-7)
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.complex64])
+def test_weights_that_are_no_floats_are_refused(trunk: nn.Sequential, tmp_path: Path, dtype: torch.dtype) -> None:
+    """Cast to whole numbers most are zero, and all pictures are equal then."""
+    state = {f"features.{name}": value.to(dtype) for name, value in trunk.state_dict().items()}
+    torch.save(state, tmp_path / "other.pth")
+    with pytest.raises(ExportError, match=rf"'features\.0\.weight' in {str(dtype)[6:]}, and no floats"):
+        Lpips(tmp_path / "other.pth")
 
 
 def test_equal_pictures_are_at_no_distance_and_grey_is_spread(weights: Path) -> None:
