@@ -31,7 +31,7 @@ class ClipScore:
     def __init__(self, folder: Path) -> None:
         """Raises ExportError for a folder that holds no whole CLIP, or no tokenizer."""
         self.digest = _digest(folder)
-        self._model = pretrained(folder)
+        self._model = pretrained(folder).double()
         if not hasattr(self._model, "text_projection") or not hasattr(self._model, "visual_projection"):
             raise ExportError(
                 f"{folder} holds {type(self._model).__name__}, and the score needs CLIP",
@@ -44,7 +44,8 @@ class ClipScore:
     def __call__(self, pictures: Array, prompts: Sequence[str]) -> Array:
         """Of pictures [n, H, W, 1 or 3] uint8 and their n prompts: [n] float64, 0 to 100.
 
-        Prompts are cut at what CLIP reads, 77 tokens.
+        Prompts are cut at what CLIP reads, 77 tokens. In float64: a cosine near 0 is a small sum of large products, and
+        float32 leaves five digits of it.
         """
         longest = int(self._model.config.text_config.max_position_embeddings)
         tokens = self._tokenizer(list(prompts), length=longest)

@@ -42,16 +42,16 @@ class Processing:
         return cls(side, mean, std)
 
     def __call__(self, pictures: Array) -> Tensor:
-        """Pictures [n, H, W, 1 or 3] uint8 -> [n, 3, side, side] float32."""
+        """Pictures [n, H, W, 1 or 3] uint8 -> [n, 3, side, side] float64."""
         from PIL import Image
 
         grey = pictures.shape[3] == 1
         rows = []
         for picture in pictures:
             opened = Image.fromarray(picture[..., 0] if grey else picture).convert("RGB")
-            rows.append(np.asarray(opened.resize((self.side, self.side), BICUBIC), np.float32) / 255)
-        scaled = (np.stack(rows) - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
-        return torch.from_numpy(np.ascontiguousarray(scaled.transpose(0, 3, 1, 2), np.float32))
+            rows.append(np.asarray(opened.resize((self.side, self.side), BICUBIC), np.float64) / 255)
+        scaled = (np.stack(rows) - np.array(self.mean)) / np.array(self.std)
+        return torch.from_numpy(np.ascontiguousarray(scaled.transpose(0, 3, 1, 2)))
 
 
 def _side(settings: Mapping[str, Any], config: Any) -> int:

@@ -54,7 +54,7 @@ class VisionFolder:
 
     def _pooled(self, pictures: Array) -> torch.Tensor:
         """[n, D]; a convolutional encoder pools [n, D, 1, 1]."""
-        made = self._network(pixel_values=self._processing(pictures))
+        made = self._network(pixel_values=self._processing(pictures).float())
         pooled: torch.Tensor | None = getattr(made, "pooler_output", None)
         return made.last_hidden_state.mean(dim=1) if pooled is None else pooled.flatten(1)
 
