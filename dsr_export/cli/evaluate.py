@@ -12,6 +12,7 @@ from dsr_export.cli.options.arguments import argument_options
 from dsr_export.cli.options.named_paths import Limits, NamedPath
 from dsr_export.cli.options.pairs import each_once
 from dsr_export.cli.options.runtime import runtime_option
+from dsr_export.cli.options.scale import Scale
 from dsr_export.cli.options.trust import trust_option, trusted
 from dsr_export.cli.process.streams import Command, answer, answer_json
 from dsr_export.limits import MOST_SEED, MOST_STEPS
@@ -59,7 +60,7 @@ MOST_PICTURES = 1_000_000
 )
 @click.option("--seed", type=click.IntRange(0, MOST_SEED), default=0, show_default=True)
 @click.option("--steps", type=click.IntRange(1, MOST_STEPS), help="As `sample` takes them. [default: the model's]")
-@click.option("--guidance", type=float, help="Guidance scale; 1 for none. [default: the model's]")
+@click.option("--guidance", type=Scale(), help="Guidance scale; 1 for none. [default: the model's]")
 @click.option(
     "--prompts", type=click.Path(path_type=Path), metavar="FILE", help="Pipeline: one prompt a line; they start over."
 )

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from dsr_export.cli.options.runtime import runtime_option
+from dsr_export.cli.options.scale import Scale
 from dsr_export.cli.options.trust import trust_option, trusted
 from dsr_export.cli.process.streams import Command, answer
 from dsr_export.limits import MOST_SEED, MOST_STEPS
@@ -29,9 +30,11 @@ from dsr_export.limits import MOST_SEED, MOST_STEPS
     type=click.IntRange(1, MOST_STEPS),
     help="Steps of a pipeline, or grid points of a sampler. [default: the model's]",
 )
-@click.option("--guidance", type=float, help="Guidance scale; 1 for none. [default: the model's]")
+@click.option("--guidance", type=Scale(), help="Guidance scale; 1 for none. [default: the model's]")
 @click.option(
-    "--true-guidance", type=float, help="Scale of --negative where the model takes guidance as an input, as FLUX does."
+    "--true-guidance",
+    type=Scale(),
+    help="Scale of --negative where the model takes guidance as an input, as FLUX does.",
 )
 @click.option(
     "--latents", type=click.Path(path_type=Path), metavar="FILE", help="Pipeline: also write every step's, as npz."

@@ -12,6 +12,7 @@ from dsr_export.bundle.reader import Bundle
 from dsr_export.drawing.decoding import decode
 from dsr_export.drawing.drawn import draw
 from dsr_export.errors import ExportError
+from dsr_export.images.finite import finite
 from dsr_export.progress import Reporter
 
 Array = npt.NDArray[Any]
@@ -33,7 +34,7 @@ def draw_samples(
 ) -> Array:
     """`draw` of `count` images, 16 where it is not given, and `decode`, with progress: [n, C, H, W] float32.
 
-    Raises ExportError as these do, and for what only pipelines have.
+    Raises ExportError as these do, for numbers that are none, and for what only pipelines have.
     """
     for name, value in of_pipelines.items():
         if value:
@@ -43,7 +44,10 @@ def draw_samples(
     with shown.stage("sample") as bar:
         options = {**asked, "steps": steps, "guidance": guidance}
         images = draw(bundle, **options, runtime=runtime, progress=bar, say=shown.note)  # type: ignore[arg-type]
+    images = finite(images, "a sample", "model")
     if "decoder" in bundle.components:
         with shown.stage("decode") as bar:
-            images = decode(bundle, images, runtime=runtime, progress=bar, say=shown.note)
+            images = finite(
+                decode(bundle, images, runtime=runtime, progress=bar, say=shown.note), "a picture", "decoder"
+            )
     return np.asarray(images)

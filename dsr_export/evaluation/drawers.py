@@ -18,8 +18,9 @@ from dsr_export.drawing.decoding import decode_with
 from dsr_export.drawing.drawn import asked_sampler, drawing, fitting_sampler
 from dsr_export.errors import ExportError
 from dsr_export.evaluation.parts import Part
+from dsr_export.images.finite import finite
 from dsr_export.pipelines.drawing import Pipeline
-from dsr_export.pipelines.pictures import finite, pictures
+from dsr_export.pipelines.pictures import pictures
 from dsr_export.pipelines.wish import Wish
 from dsr_export.progress import Bar, Reporter
 from dsr_export.sampling import SamplerSpec, sample, seeded_noise

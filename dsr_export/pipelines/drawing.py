@@ -17,9 +17,9 @@ from dsr_export.backends.runtime_names import Runtime
 from dsr_export.bundle.pipeline_record import SCHEDULER
 from dsr_export.bundle.reader import Bundle
 from dsr_export.errors import ExportError, RunnerError
+from dsr_export.images.finite import finite
 from dsr_export.parity.batch_calls import in_batches
 from dsr_export.pipelines.models import PipelineModel
-from dsr_export.pipelines.pictures import finite
 from dsr_export.pipelines.prompting import encoded_prompts
 from dsr_export.pipelines.recipe import Encoded, Recipe
 from dsr_export.pipelines.table import recipe_of

@@ -1,4 +1,4 @@
-"""Pictures as diffusers makes them of what a decoder gives, and numbers that are none."""
+"""Pictures as diffusers makes them of what a decoder gives."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dsr_export.errors import RunnerError
-
 Array = npt.NDArray[Any]
 
 
@@ -16,13 +14,3 @@ def pictures(images: Array) -> Array:
     """Pictures [n, C, H, W] in about [-1, 1] -> [n, H, W, C] uint8, as diffusers makes them."""
     shares = np.clip(images * np.float32(0.5) + np.float32(0.5), 0, 1)
     return np.asarray((shares.transpose(0, 2, 3, 1) * 255).round().astype(np.uint8))
-
-
-def finite(values: Array, what: str, role: str) -> Array:
-    """`values` themselves. RunnerError where they hold NaN or infinities: no picture is made of these."""
-    if np.isfinite(values).all():
-        return values
-    raise RunnerError(
-        f"the {role} makes NaN or infinities in {what}",
-        hint=f"build it in more precision: --precision fp32, or --component-precision {role}=fp32",
-    )

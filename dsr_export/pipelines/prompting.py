@@ -14,9 +14,9 @@ import numpy.typing as npt
 from dsr_export.backends.opening import Say
 from dsr_export.backends.runtime_names import Runtime
 from dsr_export.bundle.pipeline_record import tokenizer_folder
+from dsr_export.images.finite import finite
 from dsr_export.parity.batch_calls import in_batches
 from dsr_export.pipelines.models import PipelineModel
-from dsr_export.pipelines.pictures import finite
 from dsr_export.pipelines.recipe import Encoded, Recipe
 from dsr_export.prompts import PromptTokenizer, Tokens, check_ids
 

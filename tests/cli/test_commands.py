@@ -72,6 +72,20 @@ def test_run_refuses_what_is_no_npz(digits_bundle: Path, cli: Cli, tmp_path: Pat
     assert "no readable npz" in done.err
 
 
+@pytest.mark.parametrize("command", ["sample", "evaluate"])
+@pytest.mark.parametrize("guidance", ["nan", "inf", "-1e300"])
+def test_a_guidance_that_is_no_number_is_refused(digits_bundle: Path, cli: Cli, command: str, guidance: str) -> None:
+    done = cli(command, digits_bundle, "--guidance", guidance)
+    assert done.code == 2 and "'--guidance'" in done.err and "is no number" in done.err
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of numpy, which is what it is about
+def test_no_samples_are_made_of_nan(digits_bundle: Path, cli: Cli, tmp_path: Path) -> None:
+    done = cli("sample", digits_bundle, "--guidance", "3e38", "--steps", "4", "-o", tmp_path / "made.png")
+    assert done.code == 1 and "makes NaN or infinities in a sample" in done.err
+    assert not list(tmp_path.iterdir())
+
+
 def test_samples_are_a_picture_and_depend_on_the_seed_alone(digits_bundle: Path, cli: Cli, tmp_path: Path) -> None:
     options = ("--class", "3", "--count", "4", "--steps", "8")
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
