@@ -72,7 +72,8 @@ def pretrained(folder: Path) -> Any:
                 folder, config=config, local_files_only=True, use_safetensors=True, output_loading_info=True
             )
     except refusals() as error:
-        raise ExportError(f"{folder} can't be loaded: {first_line(error)}", hint="download it again") from error
+        hint = "give a whole folder, with safetensors, of a model that transformers itself holds"
+        raise ExportError(f"{folder} can't be loaded: {first_line(error)}", hint=hint) from error
     absent = absent_names(info)
     if absent and all(name.startswith("pooler.") for name in absent):
         raise ExportError(

@@ -129,3 +129,11 @@ def test_models_that_see_nothing_or_pool_nothing_are_refused(tmp_path: Path) -> 
     with pytest.raises(ExportError, match="saved without its pooling") as caught:
         VisionFolder(classifies)
     assert "DINOv2" in str(caught.value.hint)
+
+
+def test_a_folder_of_pickles_is_told_what_it_lacks(dinov2: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_bytes((dinov2 / "config.json").read_bytes())
+    torch.save({}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(ExportError, match="can't be loaded") as caught:
+        VisionFolder(tmp_path)
+    assert "safetensors" in str(caught.value.hint)
