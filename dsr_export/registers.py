@@ -7,7 +7,7 @@ Shapes: B batch, N tokens, R registers, D channels, H MLP width.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +48,8 @@ class RecursiveReplacement(nn.Module):
     registers: Tensor | None
     enabled = True
     """Switched off, tokens pass unchanged and nothing is traced: what a comparison with and without needs."""
+    source = ""
+    """The file that the registers and the gate come from, where one does."""
 
     def __init__(
         self,
@@ -140,9 +142,24 @@ def replace_outliers(
     choice: str,
     exclude: list[int],
 ) -> Tensor:
+    """x [B, N, D], registers [R, D] -> [B, N, D]: one node in a trace. Gradients are those of `replaced`."""
+    gate = choice_weight, gate_weight, gate_bias
+    return replaced(x, registers, gate, rule, threshold, rounds, choice, exclude)
+
+
+def replaced(
+    x: Tensor,
+    registers: Tensor,
+    gate: tuple[Tensor | None, Tensor | None, Tensor | None],
+    rule: str,
+    threshold: float,
+    rounds: int,
+    choice: str,
+    exclude: Sequence[int],
+) -> Tensor:
     """The definition: x [B, N, D], registers [R, D] -> [B, N, D]. Stops early where nothing is an outlier."""
     counted = torch.ones(x.shape[1], dtype=torch.bool, device=x.device)
-    counted[exclude] = False
+    counted[list(exclude)] = False
     x = x.clone(memory_format=torch.contiguous_format)
     for _ in range(rounds if counted.any() else 0):
         norms = torch.linalg.vector_norm(x.float(), dim=-1)  # [B, N]
@@ -150,7 +167,7 @@ def replace_outliers(
         outlier = ((norms > limit) | ~norms.isfinite()) & counted
         if not outlier.any():
             break
-        corrected = _corrected(x, norms, limit, registers, (choice_weight, gate_weight, gate_bias), choice)
+        corrected = _corrected(x, norms, limit, registers, gate, choice)
         x = torch.where(outlier[..., None], corrected.to(x.dtype), x)
     return x
 
@@ -158,6 +175,25 @@ def replace_outliers(
 @replace_outliers.register_fake
 def _(x: Tensor, registers: Tensor, *_: object) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+def _keep_inputs(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:5])
+    ctx.settings = inputs[5:]
+
+
+def _gradients(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    """By the definition once more, so that nothing but its inputs is kept. What is an outlier has no gradient."""
+    needed = context.needs_input_grad[:5]
+    given = [None if each is None else each.detach() for each in context.saved_tensors]
+    wanted = [each.requires_grad_() for each, need in zip(given, needed, strict=True) if need and each is not None]
+    with torch.enable_grad():
+        made = replaced(given[0], given[1], (given[2], given[3], given[4]), *context.settings)
+    found = iter(torch.autograd.grad(made, wanted, gradient, allow_unused=True) if made.requires_grad else ())
+    return (*(next(found, None) if need else None for need in needed), *(None for _ in context.settings))
+
+
+replace_outliers.register_autograd(_gradients, setup_context=_keep_inputs)
 
 
 def _threshold(norms: Tensor, rule: str, value: float) -> Tensor:

@@ -88,6 +88,7 @@ def _replacement(stream: TokenStream, group: ReplaceSpec, layer: int, state: Sta
         gate_shape=None if rows is None else (len(rows), stream.hidden_size),
     )
     load_into(replacement, {key: state[key] for key in state if group.choice == "gate" and key != "registers"})
+    replacement.source = "" if group.registers == OWN else group.registers
     return replacement
 
 
