@@ -11,6 +11,7 @@ from torch import Tensor
 from dsr_export.checkpoints import StateDict, Wanted, load_into, read_checkpoint
 from dsr_export.errors import ExportError
 from dsr_export.families.digests import file_sha256
+from dsr_export.families.inserted_registers import TOKENS, inserted_rows, set_registers, with_registers
 from dsr_export.families.network_parts.randomise import drawn, without_memory
 from dsr_export.families.network_parts.trunk import Trunk
 from dsr_export.families.request import FamilyRequest
@@ -34,7 +35,8 @@ KNOWN_NAMES = Wanted(
 class Family(Generic[Config]):
     """One architecture. `widths_of` reads a configuration, `widths_in` a checkpoint (None: not one of this family).
 
-    `sizes` are the registered models, `base` is what every model has unless weights or options say otherwise.
+    `sizes` are the registered models, `base` is what every model has unless weights or options say otherwise;
+    `takes_registers` says that a checkpoint without registers can be given some.
     """
 
     schema: Schema[Config]
@@ -43,6 +45,7 @@ class Family(Generic[Config]):
     widths_of: Callable[[Config], Widths]
     widths_in: Callable[[Mapping[str, Tensor]], Widths | None]
     base: Mapping[str, Value] = field(default_factory=dict)
+    takes_registers: bool = True
 
     @property
     def name(self) -> str:
@@ -55,12 +58,19 @@ def load_module(family: Family[Any], asked: FamilyRequest, weights: StateDict | 
     name = asked.model
     if name == family.name:
         _check_free(family, asked.options)
+    own = not isinstance(weights, int) and TOKENS in weights
+    asked, rows = inserted_rows(asked, takes=family.takes_registers, own=own)
+    if rows is not None and not isinstance(weights, int):
+        weights = with_registers(weights, rows)
     base = {**family.base, **family.sizes.get(name, {})}
     state = None if isinstance(weights, int) else weights
     resolved = resolve(family.schema, base, registers=asked.registers, options=asked.options, state=state)
     if state is not None:
         check_widths(family, name, resolved, state)
-    return build(family.module, resolved, weights)
+    module = build(family.module, resolved, weights)
+    if rows is not None and isinstance(weights, int):
+        set_registers(module, rows)
+    return module
 
 
 def read_weights(asked: FamilyRequest) -> tuple[StateDict | int, dict[str, Any]]:

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dsr_export.checkpoints import Wanted, read_state_dict, require_float
 from dsr_export.declarations.lora_file import LoraFile
 from dsr_export.declarations.weight_file import WeightFile
 from dsr_export.errors import ExportError, did_you_mean
@@ -20,6 +19,7 @@ from dsr_export.families.diffusers.weights import build_transformer
 from dsr_export.families.diffusers.wrapper import DiffusersDenoiser, LatentSize
 from dsr_export.families.digests import Value
 from dsr_export.families.fixed_values import fixed_digests
+from dsr_export.families.inserted_registers import read_registers
 from dsr_export.families.network_parts.replacements import apply_replacements
 from dsr_export.families.schema import default_register_start
 from dsr_export.spec import DenoiserSpec, DsrSpec, ReplaceSpec
@@ -34,7 +34,6 @@ REGISTER_HINT = (
     'declare them with --dsr FILE: a table [denoiser] with kind = "diffusion" and register_file = "r.safetensors", '
     "which holds a tensor 'registers' [R, D]; in Python, give register_file"
 )
-REGISTERS = Wanted(("registers",))
 MOST_TEXT = 2**16
 FLUX_LATENT = 128  # its config has no sample size; its pipelines make 1024x1024 pictures
 
@@ -123,16 +122,10 @@ def _register_rows(asked: Asked, dim: int) -> Tensor | None:
     count = asked.registers
     if "register_file" in asked.options:
         file = Path(str(asked.options["register_file"]))
-        rows = read_state_dict(file, REGISTERS).get("registers")
-        if rows is None or rows.ndim != 2 or rows.shape[1] != dim or not len(rows):
-            found = "none" if rows is None else str(list(rows.shape))
-            raise ExportError(
-                f"{file}: expected a tensor 'registers' of shape [R, {dim}], found {found}",
-                hint="save it with safetensors.torch.save_file({'registers': rows}, FILE)",
-            )
+        rows = read_registers(file, dim)
         if count not in (None, len(rows)):
             raise ExportError(f"--registers {count}, but {file} holds {len(rows)}")
-        return require_float(file, "registers", rows)
+        return rows
     if not count:
         return None
     if not isinstance(asked.weights, int):

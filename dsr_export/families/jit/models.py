@@ -85,6 +85,7 @@ def _sampler(config: JitConfig) -> SamplerSpec:
 
 
 JIT = Family(
+    takes_registers=False,  # its in-context tokens are made of the label
     schema=Schema(family="jit", config=JitConfig, sizes_of=sizes_of, problems=_problems),
     module=Jit,
     sizes={

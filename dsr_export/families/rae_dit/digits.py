@@ -11,6 +11,7 @@ import torch
 
 from dsr_export.checkpoints import StateDict
 from dsr_export.families.family import build, read_weights
+from dsr_export.families.inserted_registers import TOKENS, inserted_rows, with_registers
 from dsr_export.families.network_parts.conditional import conditional_subject
 from dsr_export.families.packaged import packaged_asset
 from dsr_export.families.rae_dit.config import resolve_config
@@ -31,6 +32,9 @@ def load(asked: FamilyRequest) -> Subject:
     """Loads `digits` or `digits-outliers`, packaged unless a checkpoint or seed is given."""
     settings = packaged_settings()
     weights, provenance = _weights(asked)
+    asked, rows = inserted_rows(asked, takes=True, own=isinstance(weights, int) or TOKENS in weights)
+    if rows is not None and not isinstance(weights, int):
+        weights = with_registers(weights, rows)
     state = None if isinstance(weights, int) else weights
     resolved = resolve_config(settings["model"], registers=asked.registers, options=asked.options, state=state)
     module, planted = build(RaeDit, resolved, weights), asked.model == OUTLIERS

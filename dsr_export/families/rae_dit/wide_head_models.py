@@ -75,6 +75,7 @@ def _widths_in(state: Mapping[str, Tensor]) -> Widths | None:
 
 
 FAMILY = Family(
+    takes_registers=False,  # it has two sets, of two widths
     schema=Schema(family=RaeDitDh.FAMILY, config=RaeDitDhConfig, sizes_of=sizes_of, problems=_problems),
     module=RaeDitDh,
     sizes=SIZES,
