@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-import dsr_export.diagnosis.folder as folder_module
+import dsr_export.bundle.result_folder as folder_module
 from dsr_export.diagnosis.folder import RECORD, check_folder, write_folder
 from dsr_export.diagnosis.record import KIND
 from dsr_export.errors import ExportError
