@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Any, Literal
 
 Stream = Literal["image", "text"]
@@ -73,8 +74,10 @@ class DsrSpec:
         }
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON values."""
+        """JSON values. Of files of registers the names alone: where they lay is of no use to whoever gets a bundle."""
         plain = dataclasses.asdict(self)
+        for group in plain["denoiser"]["replace"]:
+            group["registers"] = PurePath(group["registers"]).name
         neurons = self.encoder.neurons
         plain["encoder"]["neurons"] = {str(layer): list(indices) for layer, indices in sorted(neurons.items())}
         return plain
