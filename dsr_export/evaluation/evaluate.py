@@ -31,7 +31,7 @@ from dsr_export.progress import Reporter
 from dsr_export.storage.cache import StageCache
 from dsr_export.subject import Subject
 
-DIGITS = ("digits", "digits-outliers")
+DIGITS = ("digits", "digits-outliers", "digits-gated")
 """Models that the packaged reader and its data judge."""
 
 

@@ -7,13 +7,16 @@ from typing import Any
 
 import numpy as np
 
+from dsr_export.diagnosis.record import rounded
 from dsr_export.evaluation.features.extractor import as_rgb
 from dsr_export.evaluation.joined_parts import SHOWN
-from dsr_export.evaluation.methods import METHODS, NONE, MethodResult
+from dsr_export.evaluation.methods import MethodResult
 from dsr_export.evaluation.results import line_dict
 from dsr_export.evaluation.summary import Line
+from dsr_export.evaluation.treatments import METHODS, NONE
 from dsr_export.evaluation.wording import figure as figure_text
 from dsr_export.evaluation.wording import name
+from dsr_export.html.axes import percent
 from dsr_export.html.markup import Markup, element
 from dsr_export.html.page import Section, Verdict, figure, page, row, table
 from dsr_export.html.rasters import data_uri
@@ -23,8 +26,11 @@ PICTURES = 10  # of each method
 
 
 def methods_dict(found: Sequence[MethodResult]) -> dict[str, Any]:
-    """JSON values: by method its metrics; differences are to `none`."""
-    return {"methods": {each.method: {line.metric.name: line_dict(line) for line in each.lines} for each in found}}
+    """JSON values: by method its metrics, whose differences are to `none`; and by method its outliers' share."""
+    return {
+        "methods": {each.method: {line.metric.name: line_dict(line) for line in each.lines} for each in found},
+        "outliers": {each.method: None if each.outliers is None else rounded(each.outliers) for each in found},
+    }
 
 
 def method_lines(found: Sequence[MethodResult]) -> list[str]:
@@ -32,14 +38,15 @@ def method_lines(found: Sequence[MethodResult]) -> list[str]:
     made = ["differences are to `none`; ± is half of a 95 % interval"]
     for each in found:
         figures = [f"{name(line.metric)} {_figure(each, line)}" for line in each.lines]
+        figures += [f"outliers {_outliers(each)}"] if each.outliers is not None else []
         made.append(f"{each.method:<10} {', '.join(figures)}")
     return made
 
 
 def methods_page(found: Sequence[MethodResult]) -> str:
     """The whole document."""
-    header = ("", *(name(line.metric) for line in found[0].lines))
-    rows = [(each.method, *(_figure(each, line) for line in each.lines)) for each in found]
+    header = ("", *(name(line.metric) for line in found[0].lines), "outlier tokens")
+    rows = [(each.method, *(_figure(each, line) for line in each.lines), _outliers(each)) for each in found]
     explanation = "In brackets the difference to `none`, of the same noise; behind ± is half of a 95 % interval."
     figures = Section("Figures", explanation, row(figure(table(header, rows)), wide=True))
     strips = row(*(figure(_strip(each), title=f"{each.method}: {METHODS[each.method]}") for each in found), wide=True)
@@ -51,6 +58,10 @@ def methods_page(found: Sequence[MethodResult]) -> str:
 def _figure(of: MethodResult, line: Line) -> str:
     said = figure_text(line.value)
     return said if of.method == NONE else f"{said} ({figure_text(line.difference, signed=True)})"
+
+
+def _outliers(of: MethodResult) -> str:
+    return "" if of.outliers is None else percent(of.outliers)
 
 
 def _strip(of: MethodResult) -> Markup:

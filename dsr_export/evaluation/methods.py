@@ -6,65 +6,54 @@ drawn is the FP32 PyTorch module, so that the method is judged and not an export
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from dsr_export.bundle.reader import Bundle
 from dsr_export.config import ModelRequest
-from dsr_export.declarations.dsr_file import OWN
-from dsr_export.errors import ExportError
 from dsr_export.evaluation.drawers import torch_drawer
 from dsr_export.evaluation.evaluate import Asked, check_asked, drawn_key, opened_networks
 from dsr_export.evaluation.joined_parts import CANDIDATE, REFERENCE
 from dsr_export.evaluation.measured import Measured, Measuring, measure, read_part
+from dsr_export.evaluation.outliers import OutlierRatio
 from dsr_export.evaluation.parts import parts_of
 from dsr_export.evaluation.references import subject_digest
 from dsr_export.evaluation.summary import Line, summarised
+from dsr_export.evaluation.treatments import METHODS, NONE, treated
 from dsr_export.families import FamilyRequest, entry, load
 from dsr_export.families.declared import with_declaration
 from dsr_export.progress import Reporter
-from dsr_export.spec import ReplaceSpec
 from dsr_export.storage.cache import StageCache
-
-NONE = "none"
-METHODS: Mapping[str, str] = {
-    NONE: "outliers left as they are",
-    "mask": "outliers set to zero",
-    "clip": "norms of outliers clipped to the threshold",
-    "nearest": "outliers replaced by the nearest register, once",
-    "recursive": "detected and replaced again, until the rounds are over",
-}
-ROUNDS = 2  # of `recursive`, where the declaration says one
 
 
 @dataclass(frozen=True, kw_only=True)
 class MethodResult:
-    """Figures of one method; differences are to `none`."""
+    """Figures of one method; differences are to `none`. `outliers` is a share of all tokens (`OutlierRatio`)."""
 
     method: str
     lines: tuple[Line, ...]
     parts: tuple[Measured, ...]
+    outliers: float | None
 
 
 def compare_methods(
     request: ModelRequest, asked: Asked, cache: StageCache, shown: Reporter, *, decoder: Bundle | None = None
 ) -> list[MethodResult]:
-    """A result for each of `METHODS`, in their order.
+    """A result for each method that the model's declaration has something for, in the order of `METHODS`.
 
     Raises:
         ExportError: the model declares no sites, is not registered or no denoiser, makes latents and there is no
             decoder; and whatever `evaluate` refuses.
     """
     check_asked(asked, paired=False)
-    model = declared_model(request)
-    groups = declared_groups(model)
+    models = treated(declared_model(request))
     panel, real = opened_networks(asked, request.model, cache, shown)
     measured: dict[str, tuple[Measured, ...]] = {}
-    for method in METHODS:
+    ratio, ratios = OutlierRatio(shown, asked.drawn.seed), dict[str, float | None]()
+    for method, model in models.items():
         shown.note(f"{method}: {METHODS[method]}")
-        subject = load(replace(model, replace=method_groups(groups, method)))
+        subject = load(model)
         with ExitStack() as opened:
             drawer = opened.enter_context(torch_drawer(subject, asked.drawn, decoder=decoder, runtime=asked.runtime))
             key = {"subject": subject_digest(subject), **_decoder_key(decoder), **drawn_key(asked, panel)}
@@ -73,25 +62,17 @@ def compare_methods(
             )
             stages = measure(measuring, parts_of(asked.count), cache, shown)
         measured[method] = tuple(read_part(stage) for stage in stages)
+        ratios[method] = ratio(subject)
     base = measured[NONE]
     return [
         MethodResult(
             method=method,
             parts=parts,
+            outliers=ratios[method],
             lines=tuple(summarised(each, _against(parts, base), real, paired=True) for each in asked.metrics),
         )
         for method, parts in measured.items()
     ]
-
-
-def method_groups(groups: tuple[ReplaceSpec, ...], method: str) -> tuple[ReplaceSpec, ...]:
-    """The sites of `groups` under a method."""
-    if method == NONE:
-        return ()
-    if method == "recursive":
-        return tuple(replace(group, choice="nearest", rounds=max(group.rounds, ROUNDS)) for group in groups)
-    choice: Any = method
-    return tuple(replace(group, choice=choice, rounds=1) for group in groups)
 
 
 def declared_model(request: ModelRequest) -> FamilyRequest:
@@ -109,22 +90,6 @@ def declared_model(request: ModelRequest) -> FamilyRequest:
         options=request.options,
     )
     return with_declaration(asked, entry(request.model).stage)
-
-
-def declared_groups(model: FamilyRequest) -> tuple[ReplaceSpec, ...]:
-    """The sites that the model or its `dsr.toml` declares. ExportError where there are none."""
-    groups = load(model).dsr.denoiser.replace
-    if not groups:
-        raise ExportError(
-            f"{model.model} declares no replacement sites, so there is nothing to compare",
-            hint=f"`dsr-export diagnose {model.model}` proposes them: give its file with --dsr",
-        )
-    if any(group.registers != OWN for group in groups):
-        raise ExportError(
-            "methods are compared with the model's own registers",
-            hint='registers = "diffusion", and choice = "nearest"',
-        )
-    return groups
 
 
 def _against(parts: tuple[Measured, ...], base: tuple[Measured, ...]) -> list[Measured]:

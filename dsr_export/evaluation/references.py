@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dsr_export.bundle.reader import Bundle
-from dsr_export.declarations.dsr_file import OWN
 from dsr_export.errors import ExportError
-from dsr_export.families.digests import file_sha256
 from dsr_export.reports.plain_json import plain
 from dsr_export.storage.canonical import canonical_digest
+from dsr_export.subjects.tensors_digest import tensors_digest
 
 if TYPE_CHECKING:
     from dsr_export.config import ModelRequest
@@ -56,7 +54,6 @@ def _check_same(bundle: Bundle, what: str, own: Mapping[str, Any], held: Mapping
 
 
 def subject_digest(subject: Subject) -> str:
-    """What identifies a PyTorch reference: its weights, its configuration, and the registers it reads from files."""
-    named = [group.registers for group in subject.dsr.denoiser.replace if group.registers != OWN]
-    said = {"provenance": subject.provenance, "config": subject.config, "dsr": subject.dsr.as_dict()}
-    return canonical_digest({**said, "registers": [file_sha256(Path(file)) for file in named]})
+    """What identifies a PyTorch reference: its tensors, registers from files among them, and its configuration."""
+    tensors = tensors_digest(subject.module)
+    return canonical_digest({"tensors": tensors, "config": subject.config, "dsr": subject.dsr.as_dict()})

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from dsr_export.config import ModelRequest
-from dsr_export.evaluation.methods import METHODS, declared_groups, declared_model, method_groups
+from dsr_export.evaluation.methods import declared_model
+from dsr_export.evaluation.treatments import changed_groups, treated
 from dsr_export.families import load
 from dsr_export.spec import ReplaceSpec
 from tests.conftest import Cli
@@ -40,14 +42,14 @@ SITES = (ReplaceSpec(layers=(3, 5), rule="median", threshold=4.0, rounds=3),)
     ],
 )
 def test_a_method_changes_what_happens_at_the_declared_sites(method: str, wanted: list[tuple[str, int]]) -> None:
-    groups = method_groups(SITES, method)
+    groups = changed_groups(SITES, method)
     assert [(group.choice, group.rounds) for group in groups] == wanted
     assert all((group.layers, group.rule, group.threshold) == ((3, 5), "median", 4.0) for group in groups)
 
 
 def test_recursion_takes_at_least_two_rounds() -> None:
     once = (ReplaceSpec(layers=(1,), rule="absolute", threshold=1.0),)
-    assert method_groups(once, "recursive")[0].rounds == 2
+    assert changed_groups(once, "recursive")[0].rounds == 2
 
 
 def test_the_table_of_methods_comes_from_one_command(cli: Cli, tmp_path: Path) -> None:
@@ -55,12 +57,16 @@ def test_the_table_of_methods_comes_from_one_command(cli: Cli, tmp_path: Path) -
     few = ("--count", "72", "--steps", "2", "--guidance", "1")
     done = cli("evaluate", "digits-outliers", "--methods", *few, *files)
     assert done.code == 0, done.err
-    found = json.loads((tmp_path / "made.json").read_text())["methods"]
-    assert list(METHODS) == [line.split()[0] for line in done.out.splitlines()[1:]]
+    made = json.loads((tmp_path / "made.json").read_text())
+    found, outliers = made["methods"], made["outliers"]
+    assert outliers["none"] > 0.05 > outliers["nearest"] and outliers["none"] > outliers["clip"]
+    methods = ["none", "mask", "clip", "nearest", "recursive"]
+    assert methods == [line.split()[0] for line in done.out.splitlines()[1:]]
+    assert set(found) == set(methods)
     assert found["none"]["fid"]["difference"]["value"] == 0
     assert found["mask"]["fid"]["value"] != found["none"]["fid"]["value"]
     assert found["nearest"]["fid"]["value"] != found["mask"]["fid"]["value"]
-    assert (tmp_path / "made.html").read_text().count("<img") == len(METHODS)
+    assert (tmp_path / "made.html").read_text().count("<img") == len(methods)
 
 
 def test_what_a_declaration_says_beside_its_sites_is_kept(tmp_path: Path) -> None:
@@ -68,10 +74,31 @@ def test_what_a_declaration_says_beside_its_sites_is_kept(tmp_path: Path) -> Non
     file = tmp_path / "dsr.toml"
     file.write_text(DECLARED)
     model = declared_model(ModelRequest(model="rae-dit", random_weights=0, dsr=file, options=SIZES))
-    groups = declared_groups(model)
-    found = [load(replace(model, replace=method_groups(groups, method))) for method in METHODS]
+    found = [load(each) for each in treated(model).values()]
     assert {(each.dsr.denoiser.registers, each.dsr.denoiser.start) for each in found} == {(4, 1)}
     assert [each.dsr.denoiser.replacement_sites for each in found] == [0, 1, 1, 1, 1]
+
+
+def test_registers_from_files_are_methods_of_their_own(tmp_path: Path) -> None:
+    """Inserted ones are left out of what they are compared with."""
+    rows = torch.randn(4, SIZES["hidden_size"])
+    gate = {"choice_weight": rows.T.contiguous(), "gate_weight": rows[:1].T.clone(), "gate_bias": torch.zeros(1)}
+    save_file({"registers": rows, **gate}, tmp_path / "site.safetensors")
+    save_file({"registers": rows}, tmp_path / "r.safetensors")
+    file = tmp_path / "dsr.toml"
+    site = 'choice = "gate"\nregisters = "site.safetensors"\n'
+    file.write_text(DECLARED.replace("registers = 4", 'register_file = "r.safetensors"') + site)
+    model = declared_model(ModelRequest(model="rae-dit", random_weights=0, dsr=file, options=SIZES))
+    found = {name: load(each).dsr.denoiser for name, each in treated(model).items()}
+    assert {name: (each.registers, each.replacement_sites) for name, each in found.items()} == {
+        "none": (0, 0),
+        "mask": (0, 1),
+        "clip": (0, 1),
+        "registers": (4, 0),
+        "trained": (0, 1),
+        "both": (4, 1),
+    }
+    assert found["trained"].replace[0].choice == found["both"].replace[0].choice == "gate"
 
 
 @pytest.mark.parametrize(

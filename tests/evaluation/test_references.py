@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
+import torch
+from safetensors.torch import save_file
+
+from dsr_export.config import ModelRequest
+from dsr_export.evaluation.methods import declared_model
 from dsr_export.evaluation.references import subject_digest
-from dsr_export.spec import DenoiserSpec, DsrSpec, ReplaceSpec
+from dsr_export.families import load
+from tests.pipeline_parts import DENOISER
+
+SIZES = {name: value for name, value in DENOISER.items() if name != "register_start"}
+INSERTED = '[denoiser]\nregister_file = "r.safetensors"\nstart = 1\n'
+SITE = '[[denoiser.replace]]\nlayers = [1]\nrule = "median"\nthreshold = 1.5\nregisters = "r.safetensors"\n'
 
 
-def _subject(registers: str) -> Any:
-    group = ReplaceSpec(layers=(1,), rule="absolute", threshold=1.0, choice="gate", registers=registers)
-    dsr = DsrSpec(denoiser=DenoiserSpec(replace=(group,)))
-    return SimpleNamespace(provenance={"sha256": "0"}, config={}, dsr=dsr)
+def _digest(folder: Path, text: str, seed: int) -> str:
+    folder.mkdir(exist_ok=True)
+    (folder / "dsr.toml").write_text(text)
+    rows = torch.randn(4, SIZES["hidden_size"], generator=torch.Generator().manual_seed(seed))
+    save_file({"registers": rows}, folder / "r.safetensors")
+    request = ModelRequest(model="rae-dit", random_weights=0, dsr=folder / "dsr.toml", options=SIZES)
+    return subject_digest(load(declared_model(request)))
 
 
 def test_registers_of_a_file_count_by_its_content(tmp_path: Path) -> None:
-    file = tmp_path / "gate.safetensors"
-    file.write_bytes(b"one")
-    before = subject_digest(_subject(str(file)))
-    assert subject_digest(_subject(str(file))) == before != subject_digest(_subject("diffusion"))
-    file.write_bytes(b"two")
-    assert subject_digest(_subject(str(file))) != before
+    for i, text in enumerate((INSERTED, SITE)):
+        one, other = (_digest(tmp_path / f"{i}", text, seed) for seed in (0, 1))
+        assert one != other == _digest(tmp_path / f"{i} elsewhere", text, 1)
+    assert _digest(tmp_path / "a", SITE, 0) != _digest(tmp_path / "a", SITE.replace("1.5", "1.6"), 0)
