@@ -185,7 +185,7 @@ def _keep_inputs(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _gradients(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     """By the definition once more, so that nothing but its inputs is kept. What is an outlier has no gradient."""
     needed = context.needs_input_grad[:5]
-    given = [None if each is None else each.detach() for each in context.saved_tensors]
+    given: list[Any] = [None if each is None else each.detach() for each in context.saved_tensors]
     wanted = [each.requires_grad_() for each, need in zip(given, needed, strict=True) if need and each is not None]
     with torch.enable_grad():
         made = replaced(given[0], given[1], (given[2], given[3], given[4]), *context.settings)

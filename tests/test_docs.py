@@ -39,7 +39,7 @@ def test_every_block_is_of_a_kind_that_is_checked() -> None:
     kinds = {(b["kind"], b["mark"]) for page in PAGES for b in BLOCK.finditer(page.read_text(encoding="utf-8"))}
     assert kinds == {
         *(("sh", mark) for mark in (None, "device", "sketch")),
-        *((kind, None) for kind in ("python", "yaml", "text")),
+        *((kind, None) for kind in ("python", "toml", "yaml", "text")),
     }
 
 
@@ -53,8 +53,8 @@ def _run_pytest(line: str, folder: Path) -> None:
 
 
 def _marked(page: Path) -> Any:
-    """These two build for two minutes each."""
-    return pytest.param(page, marks=pytest.mark.slow) if page.stem in ("int8", "from-diffusers") else page
+    """These build for two minutes each."""
+    return pytest.param(page, marks=pytest.mark.slow) if page.stem in ("int8", "from-diffusers", "fit") else page
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers, of NumPy 2
@@ -69,8 +69,8 @@ def test_commands_succeed_as_written(
         BROUGHT[page.stem](tmp_path)
     names: dict[str, Any] = {"__name__": "docs"}
     for block in BLOCK.finditer(page.read_text(encoding="utf-8")):
-        if block["kind"] == "python":
-            _python(block["body"], names)
+        if block["kind"] in ("python", "toml"):
+            _written_or_run(block["body"], names)
         elif (block["kind"], block["mark"]) == ("sh", None):
             for line in block["body"].splitlines():
                 if line.startswith("pytest "):
@@ -82,9 +82,9 @@ def test_commands_succeed_as_written(
                     assert done.code == 0, f"{line}\n{done.err}"
 
 
-def _python(body: str, names: dict[str, Any]) -> None:
+def _written_or_run(body: str, names: dict[str, Any]) -> None:
     """A block that begins with a file name is that file; others are run, and know the names of those before."""
-    name = re.match(r"# (\w+\.py)\n", body)
+    name = re.match(r"# (\w+\.(?:py|toml))\n", body)
     if name:
         Path(name[1]).write_text(body)
     else:

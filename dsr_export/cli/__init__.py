@@ -30,6 +30,7 @@ COMMANDS = {
     "diff": "Show how two bundles differ, and whether the second is worse.",
     "bench": "Time graphs or engines side by side.",
     "diagnose": "Find a model's outlier tokens, and what to do about them.",
+    "fit": "Train registers for a model whose weights stay as they are.",
     "models": "List the registered models.",
     "doctor": "Show what is installed, and what each target needs.",
 }

@@ -17,14 +17,15 @@ rule = "median"          # absolute | median | sigma
 threshold = 4.0
 rounds = 2
 choice = "nearest"       # nearest | gate | mask | clip
-registers = "diffusion"  # the model's own, or a .safetensors file relative to this file
+registers = "diffusion"  # the model's own, or a .safetensors file relative to this file; `fit` takes a number too
 stream = "image"         # image | text, where a model keeps the prompt's tokens beside the image's
 ```
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from dsr_export.declarations.neuron_table import read_neurons
@@ -44,17 +45,21 @@ _DIFFUSION_ONLY = ("registers", "start", "register_file")
 class DsrFile:
     """A file's content. `files` are the ones it names; `given` the keys present, such as `denoiser.start`.
 
-    `register_file` holds registers for a model that has none of its own.
+    `register_file` holds registers for a model that has none of its own. `to_train` tells of replacement groups, by
+    their place, how many registers `fit` is to make for them.
     """
 
     spec: DsrSpec
     files: tuple[Path, ...]
     given: frozenset[str]
     register_file: Path | None = None
+    to_train: Mapping[int, int] = field(default_factory=dict)
 
 
-def read_dsr_file(path: Path) -> DsrFile:
+def read_dsr_file(path: Path, *, trainable: bool = False) -> DsrFile:
     """Reads and checks `path`. Where `registers` is left out, 0 stands for the model's own number.
+
+    With `trainable`, a replacement group may give a number of registers that are yet to be made.
 
     Raises ExportError, with a hint, for a file that is missing or no TOML, unknown tables and keys, values of a wrong
     type or outside their range, keys that do not fit the kind, and files that are missing or malformed.
@@ -67,10 +72,17 @@ def read_dsr_file(path: Path) -> DsrFile:
     encoder = _encoder(path, tables["encoder"]) if "encoder" in tables else EncoderSpec()
     denoiser = _denoiser(path, tables["denoiser"]) if "denoiser" in tables else DenoiserSpec()
     inserted = _inserted(path, tables["denoiser"]) if "denoiser" in tables else None
+    to_train = _to_train(tables["denoiser"]) if "denoiser" in tables else {}
+    if to_train and not trainable:
+        raise ExportError(
+            f"{path} asks for {sum(to_train.values())} registers that are yet to be trained",
+            hint=f"`dsr-export fit MODEL --dsr {path}` makes them, and the file that names them",
+        )
     return DsrFile(
         spec=DsrSpec(encoder=encoder, denoiser=denoiser),
         files=(*_files(path, tables, denoiser), *([] if inserted is None else [inserted])),
         register_file=inserted,
+        to_train=to_train,
         given=frozenset(name for name in tables) | {f"{name}.{key}" for name, t in tables.items() for key in t.values},
     )
 
@@ -155,10 +167,20 @@ def _replace(path: Path, table: Table) -> ReplaceSpec:
 
 
 def _registers(path: Path, table: Table) -> str:
+    if type(table.values.get("registers")) is int:
+        table.integer("registers", 1, least=1, most=MOST_REGISTERS)
+        table.word("choice", "nearest", ("nearest", "gate"))  # the others read no register
+        return OWN
     name = table.text("registers", OWN)
     if name == OWN:
         return name
     return str(_safetensors(path, table, "registers", f'"{OWN}" or a .safetensors file'))
+
+
+def _to_train(table: Table) -> dict[int, int]:
+    """How many registers are to be made, by the place of their group."""
+    counts = [group.get("registers") for group in table.values.get("replace", [])]
+    return {i: count for i, count in enumerate(counts) if type(count) is int}
 
 
 def _inserted(path: Path, table: Table) -> Path | None:

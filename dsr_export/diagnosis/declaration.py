@@ -49,7 +49,7 @@ def group_lines(group: ReplaceSpec) -> list[str]:
         f"threshold = {group.threshold}",
         f"rounds = {group.rounds}",
         f'choice = "{group.choice}"',
-        *(['registers = "diffusion"'] if group.choice == "nearest" else []),
+        *([f"registers = {json.dumps(group.registers)}"] if group.choice in ("nearest", "gate") else []),
         *([f'stream = "{group.stream}"'] if group.stream != "image" else []),
     ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import resources
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dsr_export.errors import ExportError
@@ -10,6 +11,9 @@ from graphs.digests import bytes_digest
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
+
+
+GATES = "gated/dsr.toml"
 
 
 def packaged_asset(name: str) -> Traversable:
@@ -20,6 +24,15 @@ def packaged_asset(name: str) -> Traversable:
     return found
 
 
+def packaged_file(name: str) -> Path:
+    """The same as a path, for files that name others beside them."""
+    found = packaged_asset(name)
+    if not isinstance(found, Path):
+        raise ExportError("the installation lies in an archive, and this model needs files", hint="install it unpacked")
+    return found
+
+
 def packaged_sha256() -> str:
-    """sha256 over the packaged configuration and weights."""
-    return bytes_digest(*(packaged_asset(name).read_bytes() for name in ("config.json", "weights.safetensors")))
+    """sha256 over the packaged configuration and weights, and the gates of `digits-gated`."""
+    names = ("config.json", "weights.safetensors", GATES, "gated/site-1.safetensors")
+    return bytes_digest(*(packaged_asset(name).read_bytes() for name in names))

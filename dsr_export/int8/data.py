@@ -50,7 +50,7 @@ def open_data(
     if options.seed is not None:
         return Arrays(dict(example(RANDOM_ROWS, options.seed)), _rows_a_call(card), card)
     if options.data != TRAJECTORY:
-        return Arrays(_read(Path(options.data), card), _rows_a_call(card), card)
+        return Arrays(read_inputs(Path(options.data), card), _rows_a_call(card), card)
     if sampler is None:
         raise ExportError(f"{card.name} has no sampler, so it has no trajectories to calibrate with", hint=_GIVE)
     return Trajectories(sampler, card, options.images)
@@ -148,7 +148,8 @@ class Arrays:
         return np.asarray(late if reverse else 1 - late)
 
 
-def _read(path: Path, card: SubjectCard) -> dict[str, Array]:
+def read_inputs(path: Path, card: SubjectCard) -> dict[str, Array]:
+    """The inputs [n, ...] by name in an npz file or a folder. ExportError for what does not fit the model."""
     if path.is_dir() and any(file.suffix.lower() in SUFFIXES for file in path.iterdir()):
         if len(card.inputs) > 1:
             names = ", ".join(spec.name for spec in card.inputs)

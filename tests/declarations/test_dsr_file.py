@@ -244,3 +244,11 @@ class TestDeclaration:
         (tmp_path / "neurons.json").write_text('{"3": [7]}')
         keys.append(subject_key(declared))
         assert len({json.dumps(key, sort_keys=True) for key in keys}) == 3
+
+
+def test_a_manifest_names_files_of_registers_and_no_folders(tmp_path: Path) -> None:
+    (tmp_path / "mine.safetensors").write_bytes(b"")
+    text = '[[denoiser.replace]]\nlayers = [1]\nrule = "median"\nthreshold = 4.0\nregisters = "mine.safetensors"\n'
+    (tmp_path / "dsr.toml").write_text(text)
+    plain = read_dsr_file(tmp_path / "dsr.toml").spec.as_dict()
+    assert plain["denoiser"]["replace"][0]["registers"] == "mine.safetensors"

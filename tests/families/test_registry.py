@@ -17,7 +17,6 @@ from dsr_export.errors import ExportError
 from dsr_export.families import FamilyRequest, entry, load_subject, models, subject_key
 from dsr_export.families.network_parts.randomise import without_memory
 from dsr_export.families.rae_dit.config import resolve_config
-from dsr_export.families.rae_dit.digits import packaged_config
 from dsr_export.families.rae_dit.models import SIZES
 from dsr_export.families.rae_dit.network import RaeDit
 from dsr_export.spec import ReplaceSpec
@@ -33,7 +32,8 @@ def _saved(path: Path, **options: Any) -> Path:
 
 def test_registered_names() -> None:
     names = [model.name for model in models()]
-    assert names[:6] == ["digits", "digits-outliers", "rae-dit-s", "rae-dit-b", "rae-dit-l", "rae-dit-xl"]
+    assert names[:3] == ["digits", "digits-outliers", "digits-gated"]
+    assert names[3:7] == ["rae-dit-s", "rae-dit-b", "rae-dit-l", "rae-dit-xl"]
     assert {"siglip", "dinov2", "dinov2-with-registers", "rae-decoder"} <= set(names)
     assert len(set(names)) == len(names)
     assert entry("rae-dit").parameters is None
@@ -42,8 +42,8 @@ def test_registered_names() -> None:
 @pytest.mark.parametrize("model", [m for m in models() if m.family == "rae-dit"], ids=lambda model: model.name)
 def test_parameter_counts_are_true(model: Any) -> None:
     base = SIZES.get(model.name)
-    config = resolve_config(base) if base else packaged_config()
-    assert sum(weight.numel() for weight in without_memory(RaeDit, config).parameters()) == model.parameters
+    module = without_memory(RaeDit, resolve_config(base)) if base else load_subject(model.name).module
+    assert sum(weight.numel() for weight in module.parameters()) == model.parameters
 
 
 def test_unknown_model_names_the_nearest_and_all() -> None:

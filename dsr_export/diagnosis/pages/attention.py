@@ -19,7 +19,7 @@ Array = npt.NDArray[Any]
 
 def attention_section(found: DenoiserDiagnosis) -> Section:
     """Maps of every block, every token of one block, and the outlier positions over all blocks."""
-    means = [run.measured.attention.means for run in found.runs]
+    means = [_comparable(found, run.measured.attention.means) for run in found.runs]
     layers = [layer for layer in range(len(found.limits)) if all(m[layer] is not None for m in means)]
     if not layers:
         return Section("Attention received", "This model's attention could not be observed.", Markup(""))
@@ -67,6 +67,13 @@ def _attention_maps(found: DenoiserDiagnosis, layers: list[int]) -> Markup:
     )
     bar = scale_bar("0", f"{highest:.1f} times an even share", outlier=None)
     return figure(joined([bar, maps]), title="Every patch, in every block")
+
+
+def _comparable(found: DenoiserDiagnosis, means: list[Array | None]) -> list[Array | None]:
+    """By block; of patches alone where one walk had registers that another had not."""
+    by_layer = zip(*(run.measured.attention.means for run in found.runs), strict=True)
+    uneven = any(len({len(mean) for mean in each if mean is not None}) > 1 for each in by_layer)
+    return [mean[-found.patches :] if uneven and mean is not None else mean for mean in means]
 
 
 def _received(found: DenoiserDiagnosis, means: list[Array | None], layer: int) -> float:

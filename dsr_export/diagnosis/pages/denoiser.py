@@ -31,8 +31,8 @@ def denoiser_page(found: DenoiserDiagnosis, verdict: Verdict) -> str:
         ("time steps", str(walked.steps)),
         ("largest norm, medians", f"{found.off.measured.norms.largest.max():.1f}"),
     ]
-    sections = [_ratio_section(found)] if any(run.ratios.any() for run in found.runs) else []
-    sections += [_map_section(found), _norm_section(found), attention_section(found)]
+    sections = [ratio_section(found)] if any(run.ratios.any() for run in found.runs) else []
+    sections += [map_section(found), norm_section(found), attention_section(found)]
     sections += [_site_section(found)] if found.replace else []
     foot = (
         f"{walked.images} images, classes in turn, {walked.steps} steps of the model's sampler, seed {walked.seed}. "
@@ -41,7 +41,8 @@ def denoiser_page(found: DenoiserDiagnosis, verdict: Verdict) -> str:
     return page(f"Outlier tokens of {found.subject.name}", verdict, facts, sections, foot)
 
 
-def _ratio_section(found: DenoiserDiagnosis) -> Section:
+def ratio_section(found: DenoiserDiagnosis) -> Section:
+    """The share of outliers by block and time, of every walk."""
     highest = max(float(run.ratios.max()) for run in found.runs)
     charts = [
         figure(
@@ -61,7 +62,8 @@ def _ratio_section(found: DenoiserDiagnosis) -> Section:
     return Section("Where outliers are", words, row(*charts, wide=found.settings.steps > 12))
 
 
-def _map_section(found: DenoiserDiagnosis) -> Section:
+def map_section(found: DenoiserDiagnosis) -> Section:
+    """Norms on the patch grid, of the first walk and the last."""
     shown = [found.off] if len(found.runs) == 1 else [found.off, found.runs[-1]]
     charts = [_maps(found, run, ordinary_peak(found)) for run in shown]
     words = (
@@ -96,7 +98,8 @@ def ordinary_peak(found: DenoiserDiagnosis) -> float:
     return float(kept.max()) if len(kept) else 1.0
 
 
-def _norm_section(found: DenoiserDiagnosis) -> Section:
+def norm_section(found: DenoiserDiagnosis) -> Section:
+    """How many tokens have which norm."""
     layers = found.outlier_layers or list(range(len(found.limits)))
     worst = max(layers, key=lambda layer: float(found.off.measured.norms.largest[layer]))
     after = max(layers)

@@ -1,4 +1,4 @@
-"""The packaged models `digits` (the default) and `digits-outliers`; recipe: `dsr_export/training/digits.py`."""
+"""The packaged models: `digits` (the default), `digits-outliers`, `digits-gated`. Recipe: `training/digits.py`."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import safetensors.torch
 import torch
 
 from dsr_export.checkpoints import StateDict
+from dsr_export.declarations.dsr_file import read_dsr_file
 from dsr_export.families.family import build, read_weights
 from dsr_export.families.inserted_registers import TOKENS, inserted_rows, with_registers
 from dsr_export.families.network_parts.conditional import conditional_subject
-from dsr_export.families.packaged import packaged_asset
+from dsr_export.families.packaged import GATES, packaged_asset, packaged_file
 from dsr_export.families.rae_dit.config import resolve_config
 from dsr_export.families.rae_dit.models import released_sampler
 from dsr_export.families.rae_dit.network import RaeDit, RaeDitConfig
@@ -23,13 +24,13 @@ from dsr_export.spec import ReplaceSpec
 from dsr_export.subject import Subject
 from graphs.digests import bytes_digest
 
-OUTLIERS = "digits-outliers"
+OUTLIERS, GATED = "digits-outliers", "digits-gated"
 MAGNITUDES = (20.0, 30.0, 45.0, 60.0)
 """Norms of the planted tokens at the four corner patches, in units of a sin-cos position row's norm."""
 
 
 def load(asked: FamilyRequest) -> Subject:
-    """Loads `digits` or `digits-outliers`, packaged unless a checkpoint or seed is given."""
+    """Loads one of them, packaged unless a checkpoint or seed is given."""
     settings = packaged_settings()
     weights, provenance = _weights(asked)
     asked, rows = inserted_rows(asked, takes=True, own=isinstance(weights, int) or TOKENS in weights)
@@ -37,12 +38,14 @@ def load(asked: FamilyRequest) -> Subject:
         weights = with_registers(weights, rows)
     state = None if isinstance(weights, int) else weights
     resolved = resolve_config(settings["model"], registers=asked.registers, options=asked.options, state=state)
-    module, planted = build(RaeDit, resolved, weights), asked.model == OUTLIERS
+    module, planted = build(RaeDit, resolved, weights), asked.model in (OUTLIERS, GATED)
     if planted:
         plant_outliers(module)
         provenance["edit"] = "plant_outliers"
     groups = asked.replace
-    if groups is None:
+    if groups is None and asked.model == GATED:
+        groups = read_dsr_file(packaged_file(GATES)).spec.denoiser.replace
+    elif groups is None:
         groups = _packaged_groups(settings["outliers_replace" if planted else "replace"], resolved)
     sampler = SamplerSpec(**{**settings["sampler"], "null_label": released_sampler(resolved).null_label})
     return conditional_subject(asked.model, module, replace=groups, sampler=sampler, provenance=provenance)

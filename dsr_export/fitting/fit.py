@@ -1,0 +1,167 @@
+"""`fit`: loads a model, trains what its `dsr.toml` asks for, compares before and after, and writes a folder."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save, save_file
+
+from dsr_export.bundle.result_folder import ResultFolder
+from dsr_export.config import ModelRequest
+from dsr_export.declarations.dsr_file import read_dsr_file
+from dsr_export.diagnosis.asked import model_words
+from dsr_export.diagnosis.verdicts import build_command
+from dsr_export.fitting.compared import Compared, compared
+from dsr_export.fitting.data import Inputs, Latents, data_digest, read_data
+from dsr_export.fitting.objective import objective_of
+from dsr_export.fitting.page import fit_page
+from dsr_export.fitting.record import CARD, KIND, PAGE, RECORD, as_text, card, record
+from dsr_export.fitting.request import FitOptions
+from dsr_export.fitting.tensors import Trained, write_draft
+from dsr_export.fitting.trained import trained
+from dsr_export.fitting.verdict import fit_verdict
+from dsr_export.fitting.wish import DSR_FILE, Wish, read_wish
+from dsr_export.progress import Reporter, Silent
+from dsr_export.readable import readable
+from dsr_export.sources import find_source
+from dsr_export.storage.cache import StageCache
+from dsr_export.storage.canonical import canonical_digest
+from dsr_export.storage.leftovers import scratch_folder
+from dsr_export.storage.locks import exclusive
+from dsr_export.storage.made_with import source_digest, tool_versions
+from dsr_export.subject import Subject, require_module
+from dsr_export.subjects.tensors_digest import tensors_digest
+from graphs.digests import bytes_digest
+
+FOLDER = ResultFolder(
+    record=RECORD,
+    kind=KIND,
+    called="training",
+    known=lambda name: name in (RECORD, CARD, PAGE, DSR_FILE) or name.endswith(".safetensors"),
+)
+_LOSSES = "losses"
+
+
+def fit(
+    request: ModelRequest, asked: FitOptions, cache: StageCache, *, reporter: Reporter | None = None
+) -> dict[str, Any]:
+    """Trains, and writes `asked.out`. Returns a summary: the folder, the command that builds it, losses, ratios.
+
+    What is kept is the average of the weights. A run that is stopped goes on from its state in the cache.
+
+    Raises ExportError for a model, a declaration or data that do not fit, and where the training comes to no number.
+    """
+    shown = reporter or Silent()
+    FOLDER.check(asked.out, force=asked.force)
+    with exclusive(asked.out):
+        return _fitted(request, asked, cache, shown)
+
+
+def _fitted(request: ModelRequest, asked: FitOptions, cache: StageCache, shown: Reporter) -> dict[str, Any]:
+    source = find_source(dataclasses.replace(request, dsr=None))
+    digest = data_digest(asked.data)
+    read_dsr_file(asked.dsr, trainable=True)  # before the model is loaded, which takes longer
+    with shown.stage("load"):
+        base = require_module(source.load())
+    wish = read_wish(asked.dsr, own=base.dsr.denoiser.registers)
+    data = read_data(asked.data, base.card())
+    frozen = tensors_digest(base.module)
+    key = _key(source.key(), wish, asked, digest)
+    with scratch_folder("fit") as draft:
+        write_draft(draft, wish, base.module, asked.seed)
+        state = cache.root / "fit-state" / f"{canonical_digest(key)}.safetensors"
+
+        def produce(folder: Path) -> None:
+            objective = objective_of(base, source.key(), data, asked, cache, shown)
+            made, losses = trained(_loaded(request, draft), draft, wish, objective, asked, state, shown)
+            for name, tensors in made.items():
+                save_file({each: value.contiguous() for each, value in tensors.items()}, folder / name)
+            save_file({_LOSSES: torch.tensor(losses, dtype=torch.float64)}, folder / _LOSSES)
+
+        stage = cache.run("fit", key, produce)
+        state.unlink(missing_ok=True)
+        made = {file.name: load_file(stage.path / file.name) for file in wish.files}
+        losses = load_file(stage.path / _LOSSES)[_LOSSES].tolist()
+        return _written(request, asked, wish, base, draft, made, losses, _digests(frozen, digest, base, data), shown)
+
+
+def _written(
+    request: ModelRequest,
+    asked: FitOptions,
+    wish: Wish,
+    base: Subject,
+    draft: Path,
+    made: Trained,
+    losses: list[float],
+    digests: dict[str, Any],
+    shown: Reporter,
+) -> dict[str, Any]:
+    for name, tensors in made.items():
+        save_file(tensors, draft / name)
+    fitted = _loaded(request, draft)
+    found = compared(base, fitted, shown, asked.seed)
+    verdict = fit_verdict(found, losses, build_command(model_words(request), asked.out / DSR_FILE))
+    seen = _seen(found, verdict.headline)
+    said = record(base.name, verdict.command or "", wish, asked, digests, losses, seen)
+    facts = [("steps", str(asked.steps)), ("registers", str(sum(file.count for file in wish.files)))]
+    facts += [("loss at first", f"{losses[0]:.4g}"), ("loss at last", f"{sum(losses[-20:]) / len(losses[-20:]):.4g}")]
+    page = fit_page(f"Registers for {base.name}", verdict, facts, losses, found)
+    contents = {name: save(tensors) for name, tensors in made.items()}
+    contents |= {name: path.read_bytes() for name, path in wish.kept.items()}
+    texts = {RECORD: as_text(said), CARD: card(said), PAGE: page, DSR_FILE: wish.text}
+    contents |= {name: readable(text).encode() for name, text in texts.items()}
+    FOLDER.write(asked.out, contents, force=asked.force)
+    return {
+        "out": readable(str(asked.out)),
+        "files": sorted(contents),
+        "loss": {"first": losses[0], "last": losses[-1]},
+        "headline": verdict.headline,
+        "details": list(verdict.details),
+        "build": verdict.command,
+        **seen,
+    }
+
+
+def _loaded(request: ModelRequest, draft: Path) -> Subject:
+    """The model as `build` would take it from the folder `draft`."""
+    return require_module(find_source(dataclasses.replace(request, dsr=draft / DSR_FILE, registers=None)).load())
+
+
+def _key(source: dict[str, Any], wish: Wish, asked: FitOptions, data: str) -> dict[str, Any]:
+    values = dataclasses.asdict(asked)
+    for name in ("dsr", "out", "force", "licence", "data"):
+        del values[name]
+    kept = {name: bytes_digest(path.read_bytes()) for name, path in wish.kept.items()}
+    return {
+        **values,
+        "base": source,
+        "dsr": wish.text,
+        "kept": kept,
+        "data": data,
+        "tools": tool_versions(),
+        "source": source_digest(),
+        "threads": torch.get_num_threads(),  # sums are taken in another order
+    }
+
+
+def _digests(frozen: str, data: str, base: Subject, rows: Latents | Inputs | None) -> dict[str, Any]:
+    loss = "the model's own training loss" if isinstance(rows, Latents) else "distillation of the model without sites"
+    weights: Mapping[str, Any] = base.provenance
+    return {"base_sha256": frozen, "base_weights": dict(weights), "data_sha256": data, "objective": loss}
+
+
+def _seen(found: Compared | None, headline: str) -> dict[str, Any]:
+    if found is None:
+        return {"headline": headline}
+    before, after = (run.ratios for run in found.diagnosis.runs)
+    rounded = [[float(f"{float(each.mean()):.6g}") for each in ratios] for ratios in (before, after)]
+    gates = [
+        {"block": layer, "time": float(f"{time:.6g}"), "tokens": use.tokens, "changed": use.changed}
+        | {"gate": float(f"{use.strength / max(use.changed, 1):.6g}")}
+        for (layer, time), use in sorted(found.gates.items())
+    ]
+    return {"headline": headline, "outliers_by_block": {"before": rounded[0], "after": rounded[1]}, "gates": gates}

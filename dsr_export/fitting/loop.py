@@ -1,0 +1,94 @@
+"""The steps: AdamW with warm-up and a cosine decay, and an average of the weights, which is what is kept.
+
+What a step draws depends on the seed and its number alone, so that a run can go on anywhere.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dsr_export.errors import ExportError
+from dsr_export.fitting.state_file import State
+from dsr_export.progress import Reporter
+
+SAVED_EVERY = 20  # steps
+WARM_UP = 0.05  # of the steps
+CLIPPED = 1.0  # norm of a gradient
+AVERAGED = 0.995
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopSettings:
+    """`steps` of `batch` rows each; `rate` is the largest learning rate."""
+
+    steps: int
+    batch: int
+    rate: float
+    seed: int
+
+
+def train(
+    state: State,
+    loss_of: Callable[[torch.Generator], Tensor],
+    settings: LoopSettings,
+    saved: Path,
+    shown: Reporter,
+) -> None:
+    """Moves the tensors of `state`, from where it stands to the last step.
+
+    Raises ExportError where the loss is no number: the learning rate is too large, or the data is.
+    """
+    with shown.stage("fit") as bar:
+        for step in range(len(state.losses), settings.steps):
+            loss = loss_of(step_generator(settings.seed, step))
+            value = float(loss.detach())
+            if not math.isfinite(value):
+                raise ExportError(f"the loss is {value} in step {step}", hint="give a smaller --rate")
+            _move(state, loss, step, settings)
+            state.losses.append(value)
+            bar(step + 1, settings.steps)
+            if (step + 1) % SAVED_EVERY == 0 or step + 1 == settings.steps:
+                state.save(saved)
+            if (step + 1) % max(1, settings.steps // 10) == 0:
+                shown.note(f"step {step + 1} of {settings.steps}: loss {_recent(state.losses):.4g}")
+
+
+def step_generator(seed: int, step: int) -> torch.Generator:
+    """What draws the rows of a step."""
+    return torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**63)
+
+
+def learning_rate(settings: LoopSettings, step: int) -> float:
+    """Of a step, from 0: rises linearly, then falls as a cosine to 0 behind the last one."""
+    warm = max(1, round(WARM_UP * settings.steps))
+    return settings.rate * min(1.0, (step + 1) / warm) * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
+
+
+def _move(state: State, loss: Tensor, step: int, settings: LoopSettings) -> None:
+    trained = list(state.values.values())
+    found = torch.autograd.grad(loss, trained, allow_unused=True)
+    if all(each is None or not each.any() for each in found) and step == 0:
+        raise ExportError(
+            "nothing that is trained changes the loss", hint="no token comes above the thresholds: lower them"
+        )
+    for value, gradient in zip(trained, found, strict=True):
+        value.grad = torch.zeros_like(value) if gradient is None else gradient
+    torch.nn.utils.clip_grad_norm_(trained, CLIPPED)
+    for group in state.optimizer.param_groups:
+        group["lr"] = learning_rate(settings, step)
+    state.optimizer.step()
+    decay = min(AVERAGED, (1 + step) / (10 + step))
+    with torch.no_grad():
+        for name, average in state.averages.items():
+            average.lerp_(state.values[name], 1 - decay)
+
+
+def _recent(losses: list[float]) -> float:
+    last = losses[-max(1, len(losses) // 10) :]
+    return sum(last) / len(last)

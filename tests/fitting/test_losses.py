@@ -1,0 +1,108 @@
+"""The losses against their formulas."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dsr_export.families import load_subject
+from dsr_export.fitting.data import Inputs, Latents
+from dsr_export.fitting.losses import Distillation, TrainingLoss, drawn_times, norm_term
+from dsr_export.sampling import SamplerSpec, step_table, trajectory
+from tests.families.tiny_sizes import SIZES
+
+CLEAN = np.random.default_rng(0).standard_normal((1, 2, 4, 4)).astype(np.float32)
+SPECS = {
+    "data": SamplerSpec(prediction="data", null_label=3),
+    "velocity": SamplerSpec(prediction="velocity", noise_scale=2.0),
+    "reversed data": SamplerSpec(prediction="data", path="reversed"),
+    "reversed velocity": SamplerSpec(prediction="velocity", path="reversed", shift_dim=8192),
+    "noise": SamplerSpec(prediction="epsilon", path="ddpm"),
+}
+
+
+class _Knowing(nn.Module):
+    """Predicts what is right for the one clean latent there is, or that plus an error."""
+
+    def __init__(self, spec: SamplerSpec, error: float = 0.0) -> None:
+        super().__init__()
+        self.spec, self.error = spec, nn.Parameter(torch.tensor(error), requires_grad=False)
+        self.labels: list[Tensor] = []
+
+    def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        self.labels.append(y)
+        clean = torch.from_numpy(CLEAN)
+        if self.spec.path == "ddpm":
+            power = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)[t.long()]
+            power = power.float()[:, None, None, None]
+            return (x - power.sqrt() * clean) / (1 - power).sqrt() + self.error
+        share = (1 - t if self.spec.path == "reversed" else t)[:, None, None, None]
+        noise = (x - (1 - share) * clean) / share
+        velocity = clean - noise if self.spec.path == "reversed" else noise - clean
+        return (clean.expand_as(x) if self.spec.prediction == "data" else velocity) + self.error
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_the_right_prediction_has_no_loss_and_draws_the_clean_latent(name: str) -> None:
+    spec = SPECS[name]
+    loss = TrainingLoss(spec, Latents(values=CLEAN, labels=np.zeros(1, np.int64)))
+    module = _Knowing(spec)
+    assert float(loss(module, 64, torch.Generator().manual_seed(0))) < 1e-5
+    *_, last = trajectory(
+        lambda fed: module(*map(torch.from_numpy, fed.values())).detach().numpy(), spec, CLEAN * 0 + 1, np.zeros(1, int)
+    )
+    np.testing.assert_allclose(last.state, CLEAN, atol=0.08)  # which divides by 0.05 at least
+
+
+@pytest.mark.parametrize("name", ["velocity", "reversed velocity", "noise"])
+def test_an_error_counts_by_its_square(name: str) -> None:
+    loss = TrainingLoss(SPECS[name], Latents(values=CLEAN, labels=np.zeros(1, np.int64)))
+    assert float(loss(_Knowing(SPECS[name], 0.5), 64, torch.Generator().manual_seed(0))) == pytest.approx(
+        0.25, rel=1e-3
+    )
+
+
+def test_an_error_in_data_counts_as_the_velocity_made_of_it() -> None:
+    loss = TrainingLoss(SPECS["data"], Latents(values=CLEAN, labels=np.zeros(1, np.int64)))
+    found = float(loss(_Knowing(SPECS["data"], 0.5), 4096, torch.Generator().manual_seed(0)))
+    times = drawn_times(SPECS["data"], 1_000_000, torch.Generator().manual_seed(1))
+    assert found == pytest.approx(float((0.5 / times.clamp(min=0.05)).square().mean()), rel=0.15)
+
+
+def test_some_labels_are_left_out_where_the_model_knows_none() -> None:
+    module = _Knowing(SPECS["data"])
+    TrainingLoss(SPECS["data"], Latents(values=CLEAN, labels=np.zeros(1, np.int64)))(
+        module, 1000, torch.Generator().manual_seed(0)
+    )
+    assert 60 < int((module.labels[0] == 3).sum()) < 140
+
+
+def test_times_are_spaced_as_the_samplers_grid() -> None:
+    """The median time is that of the middle of the grid."""
+    spec = SPECS["reversed velocity"]
+    times = drawn_times(spec, 100_001, torch.Generator().manual_seed(0))
+    middle = float(step_table(spec)[len(step_table(spec)) // 2, 0])
+    assert float(times.median()) == pytest.approx(middle, abs=0.02) and abs(middle - 0.5) > 0.05
+
+
+def test_distillation_is_the_distance_to_the_teacher() -> None:
+    teacher, other = (load_subject("rae-dit", random_weights=seed, registers=0, **SIZES) for seed in (0, 1))
+    rows: dict[str, Any] = {name: value[:1] for name, value in teacher.example(1, seed=0).items()}
+    loss = Distillation(teacher, Inputs(values=rows))
+    assert float(loss(teacher.module, 3, torch.Generator())) == 0
+    given = [torch.from_numpy(value) for value in rows.values()]
+    with torch.no_grad():
+        wanted, made = teacher.module(*given), other.module(*given)
+    share = float((made - wanted).square().mean() / wanted.square().mean())
+    assert float(loss(other.module, 3, torch.Generator())) == pytest.approx(share, rel=1e-5)
+
+
+def test_the_norm_term_counts_what_stands_above_the_threshold() -> None:
+    tokens = torch.zeros(1, 5, 2)
+    tokens[0, :, 0] = torch.tensor([1.0, 1.0, 2.0, 2.0, 12.0])  # median 2: 12 is 6 medians, 2 beyond 4
+    assert float(norm_term({"a": [tokens]}, {"a": 4.0})) == pytest.approx(2 / 5)
+    assert float(norm_term({"a": [tokens]}, {"a": 6.0})) == 0
