@@ -43,7 +43,7 @@ class Exported:
     rewritten: dict[str, int]
 
 
-RARELY = ("sit", "jit", "pixart", "sd3", "diffusers-dit")  # variants of DiT, and classes that have tests of their own
+RARELY = ("sit", "jit", "pixart", "sd3", "flux", "rae-dit-dh", "diffusers-dit")  # tested elsewhere, or variants
 
 
 @pytest.fixture(
