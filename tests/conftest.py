@@ -12,6 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+if importlib.util.find_spec("hypothesis") is not None:  # a device may lack it
+    import hypothesis
+
+    # The first call of an operator takes a second on a busy machine: a deadline would fail whoever comes first.
+    hypothesis.settings.register_profile("any-machine", deadline=None)
+    hypothesis.settings.load_profile("any-machine")
+
 
 @pytest.fixture
 def rng() -> np.random.Generator:
