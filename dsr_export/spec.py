@@ -43,16 +43,18 @@ class DenoiserSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderSpec:
-    """Registers of an encoder: `trained` ones of the checkpoint, or `test-time` ones appended as zero rows.
+    """Registers of an encoder: `trained` ones of the checkpoint, `appended` ones from a file, or `test-time` ones.
 
-    For `test-time`, the listed `neurons` (layer -> indices into the MLP's hidden width) move onto the register rows.
+    `appended` are trained rows at the end of the sequence (`register_file`); `test-time` are rows of zeros there, onto
+    which the activations of the listed `neurons` (layer -> indices into the MLP's hidden width) are moved.
     """
 
-    kind: Literal["trained", "test-time", "none"] = "none"
+    kind: Literal["trained", "appended", "test-time", "none"] = "none"
     registers: int = 0
     scale: tuple[float, ...] = (1.0,)  # one for all registers, or one each
     normal_values: Literal["zero", "mean", "only_outliers", "same"] = "zero"
     neurons: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    register_file: str = ""
 
     @property
     def shift_sites(self) -> int:
@@ -78,6 +80,7 @@ class DsrSpec:
         plain = dataclasses.asdict(self)
         for group in plain["denoiser"]["replace"]:
             group["registers"] = PurePath(group["registers"]).name
+        plain["encoder"]["register_file"] = PurePath(self.encoder.register_file).name
         neurons = self.encoder.neurons
         plain["encoder"]["neurons"] = {str(layer): list(indices) for layer, indices in sorted(neurons.items())}
         return plain

@@ -40,7 +40,7 @@ def _traced(subject: Subject, folder: Path) -> Contestant:
 @contextmanager
 def _rows_dropped(encoder: VisionEncoder) -> Iterator[None]:
     """Of an encoder, whose CLS stays."""
-    prefix, rows = encoder.prefix, encoder.zero_rows.shape[1]
+    prefix, rows = encoder.prefix, encoder.appended
     kept = prefix[:, : prefix.shape[1] - encoder.trained_registers]
     encoder.prefix = nn.Parameter(kept, requires_grad=False)
     encoder.append_rows(0)
@@ -48,4 +48,4 @@ def _rows_dropped(encoder: VisionEncoder) -> Iterator[None]:
         yield
     finally:
         encoder.prefix = prefix
-        encoder.append_rows(rows)
+        encoder.append(rows)

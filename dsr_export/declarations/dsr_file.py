@@ -2,7 +2,7 @@
 
 ```toml
 [encoder]                # or [denoiser]
-kind = "test-time"       # "trained" | "test-time" | "none"; for a denoiser "diffusion" | "none"
+kind = "test-time"       # "trained" | "appended" | "test-time" | "none"; for a denoiser "diffusion" | "none"
 registers = 1
 scale = 1.0              # or one per register
 normal_values = "zero"   # zero | mean | only_outliers | same
@@ -46,7 +46,7 @@ class DsrFile:
     """A file's content. `files` are the ones it names; `given` the keys present, such as `denoiser.start`.
 
     `register_file` holds registers for a model that has none of its own. `to_train` tells of replacement groups, by
-    their place, how many registers `fit` is to make for them.
+    their place, how many registers `fit` is to make for them; an encoder's `appended` ones without a file are made too.
     """
 
     spec: DsrSpec
@@ -70,20 +70,26 @@ def read_dsr_file(path: Path, *, trainable: bool = False) -> DsrFile:
         raise ExportError(f"{path} declares nothing", hint="give it a table [encoder] or [denoiser]")
     tables = {name: _table(root, name) for name in root.values}
     encoder = _encoder(path, tables["encoder"]) if "encoder" in tables else EncoderSpec()
+    if encoder.kind == "appended" and not encoder.register_file and not trainable:
+        raise _yet_to_be_trained(path, encoder.registers)
     denoiser = _denoiser(path, tables["denoiser"]) if "denoiser" in tables else DenoiserSpec()
     inserted = _inserted(path, tables["denoiser"]) if "denoiser" in tables else None
     to_train = _to_train(tables["denoiser"]) if "denoiser" in tables else {}
     if to_train and not trainable:
-        raise ExportError(
-            f"{path} asks for {sum(to_train.values())} registers that are yet to be trained",
-            hint=f"`dsr-export fit MODEL --dsr {path}` makes them, and the file that names them",
-        )
+        raise _yet_to_be_trained(path, sum(to_train.values()))
     return DsrFile(
         spec=DsrSpec(encoder=encoder, denoiser=denoiser),
         files=(*_files(path, tables, denoiser), *([] if inserted is None else [inserted])),
         register_file=inserted,
         to_train=to_train,
         given=frozenset(name for name in tables) | {f"{name}.{key}" for name, t in tables.items() for key in t.values},
+    )
+
+
+def _yet_to_be_trained(path: Path, count: int) -> ExportError:
+    return ExportError(
+        f"{path} asks for {count} registers that are yet to be trained",
+        hint=f"`dsr-export fit MODEL --dsr {path}` makes them, and the file that names them",
     )
 
 
@@ -101,8 +107,11 @@ def _table(root: Table, name: str) -> Table:
 
 
 def _encoder(path: Path, table: Table) -> EncoderSpec:
-    table.check_keys("kind", "registers", *_TEST_TIME_ONLY)
-    kind = table.word("kind", None, ("trained", "test-time", "none"))
+    table.check_keys("kind", "registers", "register_file", *_TEST_TIME_ONLY)
+    kind = table.word("kind", None, ("trained", "appended", "test-time", "none"))
+    if kind == "appended":
+        return _appended(path, table)
+    _refuse(table, kind, ("register_file",))
     if kind != "test-time":
         _refuse(table, kind, _TEST_TIME_ONLY if kind == "trained" else (*_TEST_TIME_ONLY, "registers"))
         return EncoderSpec(kind=kind, registers=table.integer("registers", 0, most=MOST_REGISTERS))
@@ -115,6 +124,16 @@ def _encoder(path: Path, table: Table) -> EncoderSpec:
         normal_values=table.word("normal_values", "zero", ("zero", "mean", "only_outliers", "same")),
         neurons=read_neurons(path.parent / table.text("neurons", "")),
     )
+
+
+def _appended(path: Path, table: Table) -> EncoderSpec:
+    """Trained rows from a file, or their number where they are to be trained."""
+    _refuse(table, "appended", _TEST_TIME_ONLY)
+    file = _inserted(path, table)
+    if file is None:
+        table.require("registers", "4")
+    registers = table.integer("registers", 0, least=0 if file else 1, most=MOST_REGISTERS)
+    return EncoderSpec(kind="appended", registers=registers, register_file="" if file is None else str(file))
 
 
 def _scale(table: Table, registers: int) -> tuple[float, ...]:
@@ -208,5 +227,6 @@ def _refuse(table: Table, kind: str, keys: tuple[str, ...]) -> None:
 
 def _files(path: Path, tables: dict[str, Table], denoiser: DenoiserSpec) -> tuple[Path, ...]:
     encoder = tables.get("encoder")
-    neurons = [path.parent / encoder.values["neurons"]] if encoder is not None and "neurons" in encoder else []
+    keys = ("neurons", "register_file")
+    neurons = [path.parent / encoder.values[key] for key in keys if encoder is not None and key in encoder]
     return (*neurons, *(Path(group.registers) for group in denoiser.replace if group.registers != OWN))

@@ -39,7 +39,10 @@ class Round:
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderDiagnosis:
-    """What was found. `after` is the pass with the whole `table` applied; None where no neuron was found."""
+    """What was found. `after` is the pass with the whole `table` applied; None where no neuron was found.
+
+    `declared` is the pass with the registers that the model came with beside its checkpoint's (`--dsr`), if it has any.
+    """
 
     subject: Subject
     settings: DiscoverySettings
@@ -47,6 +50,7 @@ class EncoderDiagnosis:
     rounds: tuple[Round, ...]
     table: Table
     after: Scan | None
+    declared: Scan | None = None
 
     @property
     def before(self) -> Scan:
@@ -92,7 +96,10 @@ def diagnose_encoder(
     settings: DiscoverySettings,
     reporter: Reporter,
 ) -> EncoderDiagnosis:
-    """Each round is one pass over the images, and one more shows the effect. The model is left as it was."""
+    """Each round is one pass over the images; more show the effect of what was found, and of what was declared.
+
+    The model is left as it was.
+    """
     rounds: list[Round] = []
     table: Table = {}
     after: Scan | None = None
@@ -106,8 +113,17 @@ def diagnose_encoder(
         table = merged(table, table_of(neurons))
     if table and after is None and isinstance(model, EncoderTokens):
         after = _pass(subject, model, images, settings, table, reporter, "with test-time registers")
+    own = None
+    if subject.dsr.encoder.kind in ("appended", "test-time"):
+        own = _pass(subject, model, images, settings, None, reporter, "with the declared registers")
     return EncoderDiagnosis(
-        subject=subject, settings=settings, depth=model.depth, rounds=tuple(rounds), table=table, after=after
+        subject=subject,
+        settings=settings,
+        depth=model.depth,
+        rounds=tuple(rounds),
+        table=table,
+        after=after,
+        declared=own,
     )
 
 
@@ -116,17 +132,20 @@ def _pass(
     model: EncoderTokens | FoundBlocks,
     images: Images,
     settings: DiscoverySettings,
-    table: Table,
+    table: Table | None,
     reporter: Reporter,
     name: str,
 ) -> Scan:
+    """Without a table the model is as it came."""
     with reporter.stage(name) as bar, fitting_threads(subject.module), _stabilised(model, table):
         return scan(model, subject.module, images, settings, seen=lambda done: bar(done, len(images)))
 
 
 @contextmanager
-def _stabilised(model: EncoderTokens | FoundBlocks, table: Table) -> Iterator[None]:
-    if isinstance(model, EncoderTokens):
+def _stabilised(model: EncoderTokens | FoundBlocks, table: Table | None) -> Iterator[None]:
+    if table is None:
+        yield
+    elif isinstance(model, EncoderTokens):
         with model.with_neurons(table):
             yield
     elif table:

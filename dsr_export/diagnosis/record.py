@@ -90,6 +90,7 @@ def encoder_record(found: EncoderDiagnosis, verdict: Verdict) -> JSON:
         "rounds": [_round(each) for each in found.rounds],
         "neurons": {str(layer): list(neurons) for layer, neurons in found.table.items()},
         "after": None if after is None else _counts(after),
+        "declared": None if found.declared is None else _counts(found.declared),
     }
 
 

@@ -68,6 +68,8 @@ def encoder_verdict(found: EncoderDiagnosis, words: tuple[str, ...], dsr: Path, 
         f"in {before.images_with_outliers} of {before.images} images."
     )
     details = [f"Their norms exceed {limit:g}; the largest is {largest:.4g}."]
+    if found.declared is not None:
+        details.append(f"With the declared registers {found.declared.outliers or 'no'} outlier tokens remain.")
     if not found.table:
         details.append("No neuron up to the highest layer looked at lights up on them alone: try --highest-layer.")
         return Verdict(tone="bad", headline=headline, details=tuple(details))

@@ -16,6 +16,8 @@ import numpy.typing as npt
 from dsr_export.backends.base import as_denoiser
 from dsr_export.errors import ExportError
 from dsr_export.families.digests import file_sha256
+from dsr_export.families.encoders.vision_encoder import VisionEncoder
+from dsr_export.images.reading import SUFFIXES, picture_files
 from dsr_export.int8.data import read_inputs
 from dsr_export.progress import Reporter
 from dsr_export.sampling import SamplerSpec, seeded_noise, trajectory
@@ -51,6 +53,13 @@ class Inputs:
         return len(next(iter(self.values.values())))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Pictures:
+    """What an encoder reads, [n, ...] float32, as its image processor makes it."""
+
+    values: Array
+
+
 def data_files(path: Path) -> list[Path]:
     """The npz files that `--data` names. ExportError where there are none."""
     files = sorted(path.glob("*.npz")) if path.is_dir() else [path]
@@ -61,11 +70,20 @@ def data_files(path: Path) -> list[Path]:
 
 def data_digest(data: str) -> str:
     """What identifies it."""
-    return data if data == SELF else canonical_digest([file_sha256(file) for file in data_files(Path(data))])
+    if data == SELF:
+        return data
+    path = Path(data)
+    pictures = path.is_dir() and any(file.suffix.lower() in SUFFIXES for file in path.iterdir())
+    return canonical_digest([file_sha256(file) for file in (picture_files(path) if pictures else data_files(path))])
 
 
-def read_data(data: str, card: SubjectCard) -> Latents | Inputs | None:
+def read_data(data: str, subject: Subject) -> Data | None:
     """The rows of `--data`; None for `self`. Before the first step raises ExportError for whatever does not fit."""
+    card = subject.card()
+    if isinstance(subject.module, VisionEncoder):
+        if data == SELF:
+            raise ExportError(f"{card.name} is an encoder, and no pictures are given", hint="give --data DIR or npz")
+        return Pictures(values=read_inputs(Path(data), card)[card.inputs[0].name])
     if data == SELF:
         if card.sampler is None:
             raise ExportError(
@@ -109,6 +127,9 @@ def _checked(file: Path, arrays: Mapping[str, Array], card: SubjectCard) -> tupl
             hint=f"found {labels.dtype} {list(labels.shape)}",
         )
     return values.astype(np.float32), labels.astype(np.int64)
+
+
+Data = Latents | Inputs | Pictures
 
 
 def own_calls(subject: Subject, spec: SamplerSpec, seed: int, shown: Reporter) -> Inputs:

@@ -16,7 +16,7 @@ from dsr_export.declarations.dsr_file import read_dsr_file
 from dsr_export.diagnosis.asked import model_words
 from dsr_export.diagnosis.verdicts import build_command
 from dsr_export.fitting.compared import Compared, compared
-from dsr_export.fitting.data import Inputs, Latents, data_digest, read_data
+from dsr_export.fitting.data import Data, Inputs, Latents, Pictures, data_digest, read_data
 from dsr_export.fitting.objective import objective_of
 from dsr_export.fitting.page import fit_page
 from dsr_export.fitting.record import CARD, KIND, PAGE, RECORD, as_text, card, record
@@ -44,6 +44,12 @@ FOLDER = ResultFolder(
     known=lambda name: name in (RECORD, CARD, PAGE, DSR_FILE) or name.endswith(".safetensors"),
 )
 _LOSSES = "losses"
+OBJECTIVES = {
+    Latents: "the model's own training loss",
+    Inputs: "distillation of the model without sites, on the calls given",
+    Pictures: "distillation of the encoder's own features, averaged over shifted views",
+    type(None): "distillation of the model without sites, on its own trajectories",
+}
 
 
 def fit(
@@ -68,7 +74,7 @@ def _fitted(request: ModelRequest, asked: FitOptions, cache: StageCache, shown: 
     with shown.stage("load"):
         base = require_module(source.load())
     wish = read_wish(asked.dsr, own=base.dsr.denoiser.registers)
-    data = read_data(asked.data, base.card())
+    data = read_data(asked.data, base)
     frozen = tensors_digest(base.module)
     key = _key(source.key(), wish, asked, digest)
     with scratch_folder("fit") as draft:
@@ -148,8 +154,8 @@ def _key(source: dict[str, Any], wish: Wish, asked: FitOptions, data: str) -> di
     }
 
 
-def _digests(frozen: str, data: str, base: Subject, rows: Latents | Inputs | None) -> dict[str, Any]:
-    loss = "the model's own training loss" if isinstance(rows, Latents) else "distillation of the model without sites"
+def _digests(frozen: str, data: str, base: Subject, rows: Data | None) -> dict[str, Any]:
+    loss = OBJECTIVES[type(rows)]
     weights: Mapping[str, Any] = base.provenance
     return {"base_sha256": frozen, "base_weights": dict(weights), "data_sha256": data, "objective": loss}
 

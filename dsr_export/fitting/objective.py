@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from dsr_export.fitting.data import Inputs, Latents, own_calls
+from dsr_export.fitting.data import Data, Inputs, Latents, Pictures, own_calls
+from dsr_export.fitting.denoised import ViewDistillation
 from dsr_export.fitting.losses import Distillation, Objective, TrainingLoss
 from dsr_export.fitting.request import FitOptions
 from dsr_export.progress import Reporter
@@ -24,7 +25,7 @@ _CALLS = "calls.npz"
 
 
 def objective_of(
-    base: Subject, key: Key, data: Latents | Inputs | None, asked: FitOptions, cache: StageCache, shown: Reporter
+    base: Subject, key: Key, data: Data | None, asked: FitOptions, cache: StageCache, shown: Reporter
 ) -> Objective:
     """The training loss of latents, or else distillation: the teacher is the base with its outliers left as they are.
 
@@ -33,6 +34,9 @@ def objective_of(
     if isinstance(data, Latents):
         assert base.sampler is not None  # else the data is refused
         return TrainingLoss(base.sampler, data)
+    if isinstance(data, Pictures):
+        base.module.to(asked.device)
+        return ViewDistillation(base, data)
     for site in base.module.modules():
         if isinstance(site, RecursiveReplacement):
             site.enabled = False

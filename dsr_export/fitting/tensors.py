@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from dsr_export.errors import ExportError
+from dsr_export.families.encoders.vision_encoder import VisionEncoder
 from dsr_export.families.inserted_registers import TOKENS
 from dsr_export.families.network_parts.replacements import Replaceable
 from dsr_export.families.network_parts.trunk import Trunk
@@ -48,6 +49,8 @@ def stream_width(module: Any, file: TrainedFile) -> int:
     """D of the tokens that `file` is for. ExportError for a model without them."""
     if isinstance(module, Trunk):
         return module.trunk.hidden_size
+    if isinstance(module, VisionEncoder):
+        return module.channels
     stream: Replaceable | None = module
     if file.stream == "text":
         stream = getattr(module, "text", None)
@@ -87,6 +90,9 @@ def sites_of(module: nn.Module, file: Path) -> list[RecursiveReplacement]:
 
 def _inserted(module: Any) -> Tensor:
     """The inserted registers, as a leaf [R, D] or [1, R, D]."""
+    if isinstance(module, VisionEncoder):
+        module.appended = nn.Parameter(module.appended.detach().clone())
+        return module.appended
     parameter = getattr(module, TOKENS, None)
     if isinstance(parameter, nn.Parameter):
         return parameter.requires_grad_()

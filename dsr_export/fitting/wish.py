@@ -10,10 +10,11 @@ from pathlib import Path
 from dsr_export.declarations.dsr_file import OWN, DsrFile, read_dsr_file
 from dsr_export.diagnosis.declaration import group_lines
 from dsr_export.errors import ExportError
-from dsr_export.spec import ReplaceSpec, Stream
+from dsr_export.spec import EncoderSpec, ReplaceSpec, Stream
 
 DSR_FILE = "dsr.toml"
 REGISTERS_FILE = "registers.safetensors"
+_MADE = "# Made by `dsr-export fit`: `build --dsr` takes it as it is, with the files beside it."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,11 +44,11 @@ class Wish:
 def read_wish(path: Path, *, own: int) -> Wish:
     """Reads `--dsr` of `fit`. `own` is how many registers the model has already: these are not trained.
 
-    Raises ExportError for what `read_dsr_file` refuses, for a file that leaves nothing to train, and for an encoder.
+    Raises ExportError for what `read_dsr_file` refuses, and for a file that leaves nothing to train.
     """
     file = read_dsr_file(path, trainable=True)
-    if "encoder" in file.given:
-        raise ExportError(f"{path} declares an encoder, and fit trains denoisers", hint="give it a table [denoiser]")
+    if "encoder" in file.given and "denoiser" not in file.given:
+        return _encoder_wish(path, file.spec.encoder)
     inserted = _inserted(path, file, own)
     kept: dict[str, Path] = {}
     groups, files = [], [] if inserted is None else [inserted]
@@ -74,6 +75,15 @@ def read_wish(path: Path, *, own: int) -> Wish:
     return Wish(files=tuple(files), kept=kept, groups=tuple(groups), text=_text(file, groups, own))
 
 
+def _encoder_wish(path: Path, spec: EncoderSpec) -> Wish:
+    if spec.kind != "appended" or spec.register_file:
+        raise ExportError(f"{path} leaves nothing to train", hint='write kind = "appended" and registers = 4')
+    lines = [_MADE, "[encoder]", 'kind = "appended"', f"registers = {spec.registers}"]
+    text = "\n".join([*lines, f"register_file = {json.dumps(REGISTERS_FILE)}"]) + "\n"
+    made = TrainedFile(name=REGISTERS_FILE, count=spec.registers)
+    return Wish(files=(made,), kept={}, groups=(), text=text)
+
+
 def _inserted(path: Path, file: DsrFile, own: int) -> TrainedFile | None:
     """The registers to insert into a model that has none."""
     spec = file.spec.denoiser
@@ -85,7 +95,7 @@ def _inserted(path: Path, file: DsrFile, own: int) -> TrainedFile | None:
 
 
 def _text(file: DsrFile, groups: list[ReplaceSpec], own: int) -> str:
-    lines = ["# Made by `dsr-export fit`: `build --dsr` takes it as it is, with the files beside it."]
+    lines = [_MADE]
     spec = file.spec.denoiser
     if spec.kind == "diffusion" or "denoiser.kind" in file.given:
         lines += ["[denoiser]", f'kind = "{spec.kind}"']

@@ -98,7 +98,7 @@ def register_rows(card: SubjectCard, selection: Selection) -> RegisterRows:
     """Where the model keeps its registers: the longest sequence holds them."""
     longest = max((gemm.rows for gemm in selection.integer), default=0)
     encoder, denoiser = card.dsr["encoder"], card.dsr["denoiser"]
-    if encoder["kind"] == "test-time":
+    if encoder["kind"] in ("appended", "test-time"):
         return RegisterRows(count=encoder["registers"], patches=longest - encoder["registers"], end="last")
     count = denoiser["registers"] if denoiser["kind"] == "diffusion" else 0
     return RegisterRows(count=count, patches=longest - count)

@@ -31,14 +31,15 @@ class RegisterRows:
 
     @classmethod
     def of(cls, dsr: Mapping[str, Any], sites: Sequence[Site]) -> RegisterRows:
-        """`dsr` is the manifest's: a denoiser's registers come first, an encoder's test-time registers last."""
+        """`dsr` is the manifest's: a denoiser's registers come first, an encoder's appended and test-time ones last."""
         outer = [site for site in sites if site.outer and len(site.shape) == 2]
         blocks = [site for site in outer if site.group.rsplit(".", 1)[-1].isdecimal()]
         denoiser, encoder = _part(dsr, "denoiser"), _part(dsr, "encoder")
         if denoiser.get("kind") == "diffusion":
             blocks, count, last = blocks[_count(denoiser, "start") :], _count(denoiser, "registers"), False
         else:
-            count, last = _count(encoder, "registers") if encoder.get("kind") == "test-time" else 0, True
+            behind = encoder.get("kind") in ("appended", "test-time")
+            count, last = _count(encoder, "registers") if behind else 0, True
         if not blocks or not count:
             return cls(0, 0, last, frozenset())
         tokens = blocks[0].shape[0]

@@ -96,7 +96,7 @@ def test_the_keys_that_are_given_are_told_from_defaults(tmp_path: Path) -> None:
         ('encoder = "none"\n', "not a table", "[encoder]"),
         ("[encoder]\n", "lacks 'kind'", "kind ="),
         ('[encoder]\nkind = "test_time"\n', "'test_time' is unknown", "did you mean 'test-time'?"),
-        ('[encoder]\nkind = "diffusion"\n', "'diffusion' is unknown", "one of trained, test-time, none"),
+        ('[encoder]\nkind = "diffusion"\n', "'diffusion' is unknown", "one of trained, appended, test-time, none"),
         (TEST_TIME + "normal_value = 1\n", "no key 'normal_value'", "did you mean 'normal_values'?"),
         (TEST_TIME + 'normal_values = "zeros"\n', "'zeros' is unknown", "did you mean 'zero'?"),
         (TEST_TIME + "registers = 0\n", "registers = 0 is not", "registers"),

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from dsr_export.declarations.dsr_file import read_dsr_file
 from dsr_export.diagnosis.declaration import encoder_toml, neurons_json
@@ -116,8 +117,26 @@ def test_declared_registers_are_off_during_discovery_and_back_after(images: Imag
     (tmp_path / "dsr.toml").write_text('[encoder]\nkind = "test-time"\nneurons = "neurons.json"\n')
     subject, image = planted("siglip", dsr=tmp_path / "dsr.toml"), torch.from_numpy(next(iter(images)))
     before = subject.module(image)
-    assert diagnosed(subject, images).table == {LAYER: (NEURON,)}
+    found = diagnosed(subject, images)
+    assert found.table == {LAYER: (NEURON,)}
     assert torch.equal(subject.module(image), before)
+    assert found.declared is not None and found.declared.outliers == 0 < found.before.outliers
+
+
+def test_appended_registers_are_judged_beside_test_time_ones(images: Images, tmp_path: Path) -> None:
+    """Rows of zeros and no neurons change too little to remove an outlier."""
+    width = planted("siglip").module.channels
+    save_file({"registers": torch.zeros(2, width)}, tmp_path / "r.safetensors")
+    (tmp_path / "dsr.toml").write_text('[encoder]\nkind = "appended"\nregister_file = "r.safetensors"\n')
+    subject, image = planted("siglip", dsr=tmp_path / "dsr.toml"), torch.from_numpy(next(iter(images)))
+    before = subject.module(image)
+    found = diagnosed(subject, images)
+    assert torch.equal(subject.module(image), before)
+    assert found.declared is not None and found.declared.outliers == found.before.outliers > 0
+    verdict = encoder_verdict(found, ("siglip",), Path("d"), stabilises=True)
+    assert any("declared registers" in detail for detail in verdict.details)
+    assert "with the declared registers" in encoder_page(found, verdict)
+    assert encoder_record(found, verdict)["declared"]["outliers"] == found.before.outliers
 
 
 def test_without_outliers_there_is_nothing_to_declare(images: Images) -> None:

@@ -35,6 +35,14 @@ def test_registers_of_a_model_without_any_are_inserted(tmp_path: Path) -> None:
         read_wish(path, own=16)  # as `diagnose` declares the model's own
 
 
+def test_registers_of_an_encoder_are_appended(tmp_path: Path) -> None:
+    wish = read_wish(_file(tmp_path, '[encoder]\nkind = "appended"\nregisters = 4\n'), own=0)
+    assert wish.files == (TrainedFile(name="registers.safetensors", count=4),)
+    save_file({"registers": torch.zeros(4, 8)}, tmp_path / "registers.safetensors")
+    spec = read_dsr_file(_file(tmp_path, wish.text)).spec.encoder
+    assert (spec.kind, spec.registers, Path(spec.register_file).name) == ("appended", 4, "registers.safetensors")
+
+
 def test_files_of_the_users_are_kept(tmp_path: Path) -> None:
     save_file({"registers": torch.zeros(2, 4)}, tmp_path / "mine.safetensors")
     other = SITE.replace("[1, 2]", "[5]") + 'registers = "mine.safetensors"\n'
@@ -61,7 +69,11 @@ def test_the_finished_declaration_says_the_same(tmp_path: Path) -> None:
     [
         ("[denoiser]\n", "leaves nothing to train"),
         ("[denoiser]\nregisters = 4\n", "does not say where its registers enter"),
-        ('[encoder]\nkind = "trained"\n', "fit trains denoisers"),
+        ('[encoder]\nkind = "trained"\n', "leaves nothing to train"),
+        ('[encoder]\nkind = "appended"\n', "lacks 'registers'"),
+        ('[encoder]\nkind = "appended"\nregisters = 0\n', "registers = 0"),
+        ('[encoder]\nkind = "appended"\nregisters = 2\nscale = 1.0\n', "takes no 'scale'"),
+        ('[encoder]\nkind = "test-time"\nregister_file = "r"\n', "takes no 'register_file'"),
         (GATE.replace("= 8", "= 0"), "registers = 0"),
         (GATE.replace("= 8", "= -1"), "registers = -1"),
         (GATE.replace("= 8", "= 10000000"), "registers = 10000000"),

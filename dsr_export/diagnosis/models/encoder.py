@@ -42,7 +42,7 @@ class EncoderTokens:
 
         With an empty table it is bare; registers that the model was declared with are switched off either way.
         """
-        rows, declared = self.encoder.zero_rows.shape[1], _declared(self.encoder)
+        rows, declared = self.encoder.appended, _declared(self.encoder)
         try:
             for site in declared:
                 site.enabled = False
@@ -53,7 +53,7 @@ class EncoderTokens:
                     hooks.enter_context(self.mlp_activation(layer).register_forward_pre_hook(_shifted(shift)))
                 yield
         finally:
-            self.encoder.append_rows(rows)
+            self.encoder.append(rows)
             for site in declared:
                 del site.enabled  # the class's own value, True, is back
 

@@ -15,6 +15,7 @@ from dsr_export.html.page import Section, Verdict, figure, page, row, table
 from dsr_export.html.rasters import scale_bar, token_maps
 
 BEFORE, AFTER = ("without registers", "a"), ("with one test-time register", "b")
+DECLARED = ("with the declared registers", "c")
 LISTED = 20
 
 
@@ -41,7 +42,8 @@ def encoder_page(found: EncoderDiagnosis, verdict: Verdict) -> str:
 
 
 def _scans(found: EncoderDiagnosis) -> list[tuple[tuple[str, str], Scan]]:
-    return [(BEFORE, found.before)] + ([(AFTER, found.after)] if found.after is not None else [])
+    scans = ((BEFORE, found.before), (AFTER, found.after), (DECLARED, found.declared))
+    return [(called, scan) for called, scan in scans if scan is not None]
 
 
 def _map_section(found: EncoderDiagnosis) -> Section:

@@ -18,6 +18,7 @@ from dsr_export.families.encoders import combination, final_norm, resolution
 from dsr_export.families.encoders.transformers_vision import encoder_from_folder, random_encoder
 from dsr_export.families.encoders.vision_encoder import VisionEncoder, randomise
 from dsr_export.families.encoders.vision_families import FAMILIES, Value
+from dsr_export.families.inserted_registers import read_registers
 from dsr_export.families.network_parts.latents import LatentNormalisation, read_statistics
 from dsr_export.families.request import FamilyRequest
 from dsr_export.spec import DsrSpec, EncoderSpec
@@ -96,13 +97,15 @@ def _input(encoder: VisionEncoder) -> TensorSpec:
 
 
 def with_registers(name: str, encoder: VisionEncoder, spec: EncoderSpec | None) -> EncoderSpec:
-    """What is declared, held against what the model has; test-time registers are appended, whatever else it has."""
+    """What is declared, held against what the model has; others are appended, whatever else it has."""
     trained = encoder.trained_registers
     if spec is None:
         return EncoderSpec(kind="trained", registers=trained) if trained else EncoderSpec()
     if spec.kind == "test-time":
         encoder.add_test_time_registers(spec)
         return spec
+    if spec.kind == "appended":
+        return _appended(encoder, spec)
     if (spec.kind == "trained") != (trained > 0):
         has = f"{trained} trained registers" if trained else "no trained registers"
         right = "'trained' or 'test-time'" if trained else "'test-time' or 'none'"
@@ -110,6 +113,15 @@ def with_registers(name: str, encoder: VisionEncoder, spec: EncoderSpec | None) 
     if spec.registers not in (0, trained):
         raise ExportError(f"--dsr declares {spec.registers} trained registers, but {name} has {trained}")
     return dataclasses.replace(spec, registers=trained)
+
+
+def _appended(encoder: VisionEncoder, spec: EncoderSpec) -> EncoderSpec:
+    file = Path(spec.register_file)
+    rows = read_registers(file, encoder.channels)
+    if spec.registers not in (0, len(rows)):
+        raise ExportError(f"--dsr declares {spec.registers} appended registers, and {file} holds {len(rows)}")
+    encoder.append_trained(rows)
+    return dataclasses.replace(spec, registers=len(rows))
 
 
 def _tail(encoder: VisionEncoder, path: Path) -> LatentNormalisation:

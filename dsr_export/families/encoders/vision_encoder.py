@@ -1,7 +1,7 @@
 """A ViT encoder as the RAE pipeline uses it, around the layers of a `transformers` model, with registers.
 
 Sources: RAE (arXiv 2510.11690), DSR (arXiv 2605.05206), test-time registers (arXiv 2506.08010).
-Shapes: B batch, P prefix rows (CLS and trained registers), N patches, R test-time registers, C channels.
+Shapes: B batch, P prefix rows (CLS and trained registers), N patches, R appended registers, C channels.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ class EncoderParts:
 class VisionEncoder(nn.Module):
     """`forward(image [B, 3, H, W]) -> tokens [B, N, C]`, or what `tail` makes of them; `head` prepares the image.
 
-    The sequence is prefix, patches, test-time registers; only patches leave. Where the model reads flat patches, as
+    The sequence is prefix, patches, appended registers; only patches leave. Where the model reads flat patches, as
     SigLIP2 in its NaFlex form does, `image` is [B, N, 3 * p * p].
     """
 
-    zero_rows: Tensor
+    appended: Tensor
 
     def __init__(self, parts: EncoderParts) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class VisionEncoder(nn.Module):
         self.patch_norm = parts.patch_norm
         self.position = _parameter(parts.position)
         self.prefix = _parameter(parts.prefix)
-        self.register_buffer("zero_rows", torch.zeros(1, 0, self.position.shape[2]), persistent=False)
+        self.register_buffer("appended", torch.zeros(1, 0, self.position.shape[2]), persistent=False)
         self.entry = parts.entry
         self.layers = parts.layers
         self.tables = parts.tables
@@ -128,13 +128,22 @@ class VisionEncoder(nn.Module):
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise ExportError(f"the layers take no appended register rows: {reason}") from error
 
+    def append_trained(self, rows: Tensor) -> None:
+        """Makes registers [R, C] the end of the sequence. ExportError where the layers take no more rows."""
+        self.append(rows[None].to(self.position.dtype))
+        self._check_rows()
+
     def append_rows(self, count: int) -> None:
         """Makes `count` rows of zeros the end of the sequence, in place of those that are there."""
-        self.zero_rows = self.position.new_zeros(1, count, self.channels)
-        self.tables.append(count)
+        self.append(self.position.new_zeros(1, count, self.channels))
+
+    def append(self, rows: Tensor) -> None:
+        """Makes `rows` [1, R, C] the end of the sequence, in place of those that are there."""
+        self.appended = rows
+        self.tables.append(rows.shape[1])
         for part in self.layers.modules():
             if isinstance(part, GrownBias):
-                part.rows = count
+                part.rows = rows.shape[1]
 
     def mlp_output(self, layer: int) -> tuple[str, nn.Linear]:
         """The linear layer that ends the MLP of `layer`, and its name there: what it reads are the MLP's neurons.
@@ -171,8 +180,8 @@ class VisionEncoder(nn.Module):
         batch = tokens.shape[0]
         if self.prefix.shape[1]:
             tokens = torch.cat([self.prefix.expand(batch, -1, -1), tokens], dim=1)
-        if self.zero_rows.shape[1]:
-            tokens = torch.cat([tokens, self.zero_rows.expand(batch, -1, -1)], dim=1)
+        if self.appended.shape[1]:
+            tokens = torch.cat([tokens, self.appended.expand(batch, -1, -1)], dim=1)
         return tokens if self.entry is None else self.entry(tokens)  # type: ignore[no-any-return]
 
     def _combined(self, chosen: list[Tensor]) -> Tensor:

@@ -111,7 +111,7 @@ def image_of(case: Case) -> Tensor:
 def expected_tokens(case: Case, model: Any, image: Tensor, **options: Any) -> list[Tensor]:
     """Patch tokens of every layer through a norm without affine."""
     model.config.mask_ratio = 0.0
-    rows = options.get("registers", 1) if options.get("neurons") else 0
+    rows = options.get("registers", 1) if options.get("neurons") else len(options.get("appended", ()))
     tower = model if hasattr(model, "embeddings") else model.vision_model
     found = layer_tokens(
         model,

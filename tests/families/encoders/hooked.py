@@ -25,11 +25,12 @@ def layer_tokens(
     registers: int = 1,
     scale: Sequence[float] = (1.0,),
     mode: str = "zero",
+    appended: Tensor | None = None,
 ) -> list[Tensor]:
-    """Of each layer its tokens [B, rows, C], appended ones cut off."""
-    rows = registers if neurons else 0
+    """Of each layer its tokens [B, rows, C], appended ones cut off; these are zeros, or `appended` [R, C]."""
+    rows = len(appended) if appended is not None else registers if neurons else 0
     made: list[Tensor] = []
-    hooks = [embeddings.register_forward_hook(lambda _, __, out: _with_rows(out, rows))]
+    hooks = [embeddings.register_forward_hook(lambda _, __, out: _with_rows(out, rows, appended))]
     if rotary is not None:
         hooks.append(rotary.register_forward_hook(lambda _, __, out: _with_identity(out, rows)))
     for layer in layers:
@@ -50,9 +51,10 @@ def _is_tuple(out: Any) -> bool:
     return isinstance(out, tuple)
 
 
-def _with_rows(out: Any, rows: int) -> Any:
+def _with_rows(out: Any, rows: int, appended: Tensor | None) -> Any:
     tokens = out[0] if _is_tuple(out) else out
-    longer = torch.cat([tokens, torch.zeros(len(tokens), rows, tokens.shape[2])], dim=1)
+    added = torch.zeros(rows, tokens.shape[2]) if appended is None else appended
+    longer = torch.cat([tokens, added.expand(len(tokens), -1, -1)], dim=1)
     return (longer, *out[1:]) if _is_tuple(out) else longer
 
 

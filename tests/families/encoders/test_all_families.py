@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from dsr_export.backends.onnxruntime import OnnxRuntimeRunner
@@ -40,6 +41,20 @@ def test_without_and_with_test_time_registers(name: str, tmp_path: Path) -> None
     edited = expected_tokens(case, model, image, neurons=NEURONS, registers=2, scale=(0.5, -2.0), mode="mean")[-1]
     torch.testing.assert_close(subject.module(image), edited, rtol=0, atol=2e-5)
     assert (edited - expected).abs().max() > 0.01  # far above the tolerance: the edit is not lost in it
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_registers_that_were_trained_apart_are_appended(name: str, tmp_path: Path) -> None:
+    case = CASES[name]
+    model, image = saved(case, tmp_path / "model"), image_of(case)
+    rows = torch.randn(3, HIDDEN, generator=torch.Generator().manual_seed(7))
+    save_file({"registers": rows}, tmp_path / "r.safetensors")
+    (tmp_path / "dsr.toml").write_text('[encoder]\nkind = "appended"\nregister_file = "r.safetensors"\n')
+    subject = load_subject(case.family, checkpoint=tmp_path / "model", dsr=tmp_path / "dsr.toml")
+    expected = expected_tokens(case, model, image, appended=rows)[-1]
+    torch.testing.assert_close(subject.module(image), expected, rtol=0, atol=2e-5)
+    assert (expected - expected_tokens(case, model, image)[-1]).abs().max() > 0.01
+    assert (subject.dsr.encoder.registers, subject.dsr.as_dict()["encoder"]["register_file"]) == (3, "r.safetensors")
 
 
 def test_naflex_reads_flat_patches_of_a_given_grid(tmp_path: Path) -> None:
