@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -18,16 +19,21 @@ OUTLIER_FACTOR = 4.0  # times the image's median, as the detection rule's usual 
 class RegisterRows:
     """Where a model keeps its registers: `count` rows, at the `end` ("first" or "last") of sequences that hold them.
 
-    `patches` is the number of tokens without them, by which a sequence with registers is told.
+    `patches` is the number of tokens without them, by which a sequence with registers is told. `rows` says where they
+    start in sequences that hold other tokens in front of them, by the sequence's length.
     """
 
     count: int = 0
     patches: int = 0
     end: Literal["first", "last"] = "first"
+    rows: Mapping[int, int] = field(default_factory=dict)
 
     def mask(self, tokens: int) -> Array:
         """Which of `tokens` rows are registers, [tokens] bool; none in a sequence of another length."""
         rows = np.zeros(tokens, bool)
+        if tokens in self.rows:
+            rows[self.rows[tokens] :][: self.count] = True
+            return rows
         if self.count and tokens >= self.patches + self.count:
             rows[: self.count] = True
         return rows if self.end == "first" else rows[::-1]

@@ -29,11 +29,16 @@ class ReplaceSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class DenoiserSpec:
-    """Registers of a denoiser: `registers` rows prepended before block `start`, and run-time replacement."""
+    """Registers of a denoiser: `registers` rows prepended before block `start`, and run-time replacement.
+
+    In sequences that also hold the prompt's tokens, registers come before the image's: `rows` says which row is the
+    first, by the sequence's length. It is 0 elsewhere.
+    """
 
     kind: Literal["diffusion", "none"] = "none"
     registers: int = 0
     start: int = 0
+    rows: Mapping[int, int] = field(default_factory=dict)
     replace: tuple[ReplaceSpec, ...] = ()
 
     @property
@@ -81,6 +86,9 @@ class DsrSpec:
         for group in plain["denoiser"]["replace"]:
             group["registers"] = PurePath(group["registers"]).name
         plain["encoder"]["register_file"] = PurePath(self.encoder.register_file).name
+        rows = plain["denoiser"].pop("rows")
+        if rows:
+            plain["denoiser"]["rows"] = {str(length): first for length, first in sorted(rows.items())}
         neurons = self.encoder.neurons
         plain["encoder"]["neurons"] = {str(layer): list(indices) for layer, indices in sorted(neurons.items())}
         return plain

@@ -23,6 +23,7 @@ from dsr_export.declarations.int8_options import Int8Options
 from dsr_export.errors import ExportError
 from dsr_export.int8.plan_files import PlanWriter
 from dsr_export.progress import Bar
+from dsr_export.sites.token_roles import first_rows
 from dsr_export.subject import SubjectCard
 from graphs.artifacts import OptimizedModel
 from graphs.files import load_inferred_graph, save_graph
@@ -101,7 +102,9 @@ def register_rows(card: SubjectCard, selection: Selection) -> RegisterRows:
     if encoder["kind"] in ("appended", "test-time"):
         return RegisterRows(count=encoder["registers"], patches=longest - encoder["registers"], end="last")
     count = denoiser["registers"] if denoiser["kind"] == "diffusion" else 0
-    return RegisterRows(count=count, patches=longest - count)
+    rows = first_rows(denoiser)
+    longest = max((gemm.rows for gemm in selection.integer if gemm.rows not in rows), default=longest)
+    return RegisterRows(count=count, patches=longest - count, rows=rows)
 
 
 def _measure(

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from dsr_export.backends.onnxruntime import OnnxRuntimeRunner
 from dsr_export.html.rasters import grid_of
 from dsr_export.parity.golden.vectors import Case, Golden
+from dsr_export.sites.token_roles import first_rows
 from dsr_export.subject import SubjectCard
 from graphs.artifacts import OptimizedModel
 from graphs.observe.site_taps import SiteTap, add_site_taps
@@ -37,8 +38,9 @@ def measure_token_norms(
         outputs = runner.infer(dict(case.inputs))
     for path in scratch.glob(f"{tapped.name}*"):
         path.unlink()
-    registers = int(card.dsr["denoiser"]["registers"])
-    sites = [_site(tap, outputs, registers) for tap in taps]
+    denoiser = card.dsr["denoiser"]
+    registers, rows = int(denoiser["registers"]), first_rows(denoiser)
+    sites = [_site(tap, outputs, registers, rows) for tap in taps]
     times = case.inputs["t"].tolist()[:IMAGES] if "t" in case.inputs else []
     return {"case": f"batch-{size}", "times": [_short(time) for time in times], "sites": sites}
 
@@ -49,10 +51,13 @@ def _case(golden: Golden) -> tuple[int, Case]:
     return size, golden.cases[size]
 
 
-def _site(tap: SiteTap, outputs: Mapping[str, Array], registers: int) -> dict[str, Any]:
+def _site(tap: SiteTap, outputs: Mapping[str, Array], registers: int, rows: Mapping[int, int]) -> dict[str, Any]:
     before, after = outputs[tap.before][:IMAGES], outputs[tap.after][:IMAGES]
     replaced = np.any([outputs[name][:IMAGES, :, 0] for name in tap.replaced], axis=0)
-    patches = patch_rows(before.shape[1], registers)
+    patches: slice | Array = patch_rows(before.shape[1], registers)
+    if before.shape[1] in rows:
+        first = rows[before.shape[1]]
+        patches = np.delete(np.arange(before.shape[1]), np.s_[first : first + registers])
     return {
         "site": tap.site,
         "before": [[_short(norm) for norm in row] for row in before[:, patches].tolist()],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -22,12 +22,16 @@ OUTLIER = 4.0  # times the median norm of the image's patches
 
 @dataclass(frozen=True)
 class RegisterRows:
-    """Where registers are: `count` rows, the first or the `last`, of sequences of `tokens` in the groups `groups`."""
+    """Where registers are: `count` rows, the first or the `last`, of sequences of `tokens` in the groups `groups`.
+
+    Sequences that hold the prompt's tokens as well have their first one elsewhere: `rows`, by the sequence's length.
+    """
 
     count: int
     tokens: int
     last: bool
     groups: frozenset[str]
+    rows: Mapping[int, int] = field(default_factory=dict)
 
     @classmethod
     def of(cls, dsr: Mapping[str, Any], sites: Sequence[Site]) -> RegisterRows:
@@ -42,15 +46,28 @@ class RegisterRows:
             count, last = _count(encoder, "registers") if behind else 0, True
         if not blocks or not count:
             return cls(0, 0, last, frozenset())
-        tokens = blocks[0].shape[0]
-        return cls(count, tokens, last, frozenset(site.group for site in blocks if site.shape[0] == tokens))
+        tokens, rows = blocks[0].shape[0], first_rows(denoiser)
+        lengths = {tokens, *rows}
+        groups = frozenset(site.group for site in blocks if site.shape[0] in lengths)
+        return cls(count, tokens, last, groups, rows)
 
     def mask(self, site: Site, tokens: int) -> Array:
         """Which of the site's tokens are registers, [tokens]."""
         rows = np.arange(tokens)
+        if site.group in self.groups and tokens in self.rows:
+            return np.asarray((rows >= self.rows[tokens]) & (rows < self.rows[tokens] + self.count))
         if site.group not in self.groups or tokens != self.tokens:
             return np.zeros(tokens, bool)
         return np.asarray(rows >= tokens - self.count if self.last else rows < self.count)
+
+
+def first_rows(denoiser: Mapping[str, Any]) -> dict[int, int]:
+    """Sequence length -> the first register's row, where that is not 0. `denoiser` is of the manifest's dsr."""
+    rows = denoiser.get("rows", {})
+    counts = rows.values() if isinstance(rows, Mapping) else [None]
+    if not all(type(row) is int and row >= 0 for row in counts) or not all(str(key).isdecimal() for key in rows):
+        raise ExportError(f"the manifest's dsr gives rows as {str(rows)[:40]!r}", hint="build the bundle again")
+    return {int(length): row for length, row in rows.items()}
 
 
 def _part(dsr: Mapping[str, Any], name: str) -> Mapping[str, Any]:

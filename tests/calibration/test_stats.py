@@ -60,6 +60,9 @@ def test_registers_stand_first_or_last_and_only_in_sequences_that_hold_them() ->
     assert RegisterRows(count=2, patches=4).mask(6).tolist() == [True, True, False, False, False, False]
     assert RegisterRows(count=2, patches=4, end="last").mask(6).tolist() == [False] * 4 + [True, True]
     assert not RegisterRows(count=2, patches=4).mask(4).any()
+    behind = RegisterRows(count=2, patches=4, rows={9: 3})  # in front of them, three tokens of the prompt
+    assert behind.mask(9).tolist() == [False] * 3 + [True, True] + [False] * 4
+    assert behind.mask(6).tolist() == [True, True, False, False, False, False]
 
 
 def test_an_outlier_is_judged_by_its_image() -> None:

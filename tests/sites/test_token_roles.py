@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from dsr_export.errors import ExportError
 from dsr_export.sites.errors import SiteError
 from dsr_export.sites.tap_file import GRAPH, ReferenceTap
 from dsr_export.sites.token_roles import RegisterRows, role_statistics
@@ -25,6 +26,16 @@ def test_diffusion_registers_come_first_from_their_block_on() -> None:
     rows = RegisterRows.of(DENOISER, SITES)
     assert not rows.mask(SITES[2], 10).any()
     assert rows.mask(SITES[3], 12).tolist() == [True, True] + [False] * 10
+
+
+def test_they_come_behind_the_prompt_where_both_are_one_sequence() -> None:
+    """Four of the prompt's tokens, two registers, eight of the image's."""
+    dsr = DsrSpec(denoiser=DenoiserSpec(kind="diffusion", registers=2, start=0, rows={14: 4})).as_dict()
+    rows = RegisterRows.of(dsr, [_site("double.0", 10), _site("single.0", 14)])
+    assert rows.mask(_site("double.0", 10), 10).tolist() == [True, True] + [False] * 8
+    assert rows.mask(_site("single.0", 14), 14).tolist() == [False] * 4 + [True, True] + [False] * 8
+    with pytest.raises(ExportError, match="gives rows as"):
+        RegisterRows.of({"denoiser": {**dsr["denoiser"], "rows": {"14": "4"}}}, [_site("single.0", 14)])
 
 
 def test_test_time_registers_come_last() -> None:

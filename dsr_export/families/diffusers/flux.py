@@ -48,6 +48,12 @@ class FluxDenoiser(DiffusersDenoiser):
     def grid(self) -> tuple[int, int, int]:
         return 1, self.size.height // 2, self.size.width // 2
 
+    @property
+    def register_rows(self) -> Mapping[int, int]:
+        """Single-stream blocks join both streams, the prompt's first."""
+        text, tokens = self.size.text_tokens, self.size.height * self.size.width // 4
+        return {text + self.register_count + tokens: text}
+
     def enter(self, layer: int, arguments: dict[str, Any]) -> None:
         arguments["image_rotary_emb"] = (self.with_registers.cos, self.with_registers.sin)
 

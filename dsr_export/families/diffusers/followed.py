@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dsr_export.families.diffusers.general.adapter import GeneralDenoiser
 from dsr_export.families.diffusers.general.blocks import Block
-from dsr_export.families.diffusers.general.subject import blocks_of
+from dsr_export.families.diffusers.general.joined import find_blocks
+from dsr_export.families.diffusers.general.running import DrawnRuns
 from dsr_export.families.diffusers.wrapper import DiffusersDenoiser
 from dsr_export.spec import Stream
 from dsr_export.subject import Subject
@@ -17,7 +18,9 @@ def followed_blocks(subject: Subject) -> tuple[Block, ...]:
     """
     module = subject.module
     if isinstance(module, GeneralDenoiser):
-        return blocks_of(module, subject.inputs, subject.draws)
+        runs = DrawnRuns(module, subject.inputs, subject.draws)
+        found = module.blocks or find_blocks(module.transformer, lambda other: runs.run(1, other), lambda: runs.run(2))
+        return found
     assert isinstance(module, DiffusersDenoiser)
     names = {part: name for name, part in module.transformer.named_modules()}
     blocks = module.blocks_of(module.transformer)

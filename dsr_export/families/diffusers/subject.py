@@ -4,24 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
-
-import torch
-from torch import Tensor
 
 from dsr_export.declarations.lora_file import LoraFile
 from dsr_export.declarations.weight_file import WeightFile
 from dsr_export.errors import ExportError, did_you_mean
 from dsr_export.families.config_bounds import MOST_SIDE
 from dsr_export.families.diffusers.adapters import adapter_of
+from dsr_export.families.diffusers.register_rows import AskedRegisters
 from dsr_export.families.diffusers.weights import build_transformer
 from dsr_export.families.diffusers.wrapper import DiffusersDenoiser, LatentSize
 from dsr_export.families.digests import Value
 from dsr_export.families.fixed_values import fixed_digests
-from dsr_export.families.inserted_registers import read_registers
 from dsr_export.families.network_parts.replacements import apply_replacements
-from dsr_export.families.schema import default_register_start
 from dsr_export.spec import DenoiserSpec, DsrSpec, ReplaceSpec
 from dsr_export.subject import Subject
 from graphs.artifacts import TensorSpec
@@ -30,10 +25,6 @@ FAMILY = "diffusers"
 SIZES = ("latent_height", "latent_width", "text_tokens", "register_start")
 OPTIONS = (*SIZES, "register_file")
 """Options that are no constructor arguments: what is static in the graph, and which registers are inserted where."""
-REGISTER_HINT = (
-    'declare them with --dsr FILE: a table [denoiser] with kind = "diffusion" and register_file = "r.safetensors", '
-    "which holds a tensor 'registers' [R, D]; in Python, give register_file"
-)
 MOST_TEXT = 2**16
 FLUX_LATENT = 128  # its config has no sample size; its pipelines make 1024x1024 pictures
 
@@ -101,13 +92,10 @@ def subject_from(asked: Asked) -> Subject:
 
 def _module(asked: Asked, transformer: Any) -> DiffusersDenoiser:
     adapter = adapter_of(asked.class_name)
-    rows = _register_rows(asked, int(transformer.inner_dim))
-    depth = len(adapter.blocks_of(transformer))
-    start = asked.size("register_start", default_register_start(depth))
-    if not 0 <= start < depth:
-        raise ExportError(f"register_start {start} is outside [0, {depth}), the blocks of this model")
-    if rows is None and "register_start" in asked.options:
-        raise ExportError(f"{asked.name}: register_start is given, but no registers are", hint=REGISTER_HINT)
+    seed = asked.weights if isinstance(asked.weights, int) else None
+    registers = AskedRegisters(name=asked.name, options=asked.options, count=asked.registers, seed=seed)
+    rows = registers.rows(int(transformer.inner_dim))
+    start = registers.start(len(adapter.blocks_of(transformer)), rows)
     side = int(transformer.config.get("sample_size") or FLUX_LATENT)
     latent = LatentSize(
         height=asked.size("latent_height", side),
@@ -117,30 +105,11 @@ def _module(asked: Asked, transformer: Any) -> DiffusersDenoiser:
     return adapter(transformer, latent, rows, start)
 
 
-def _register_rows(asked: Asked, dim: int) -> Tensor | None:
-    """The registers to insert, [R, D] float32; None for none."""
-    count = asked.registers
-    if "register_file" in asked.options:
-        file = Path(str(asked.options["register_file"]))
-        rows = read_registers(file, dim)
-        if count not in (None, len(rows)):
-            raise ExportError(f"--registers {count}, but {file} holds {len(rows)}")
-        return rows
-    if not count:
-        return None
-    if not isinstance(asked.weights, int):
-        raise ExportError(
-            f"{asked.name} has no registers of its own, and nothing says what the {count} asked for hold",
-            hint=REGISTER_HINT,
-        )
-    return torch.randn(count, dim, generator=torch.Generator().manual_seed(asked.weights))
-
-
 def _denoiser(module: DiffusersDenoiser, replace: tuple[ReplaceSpec, ...]) -> DenoiserSpec:
     if not module.register_count:
         return DenoiserSpec(kind="none", replace=replace)
     count, start = module.register_count, module.register_start
-    return DenoiserSpec(kind="diffusion", registers=count, start=start, replace=replace)
+    return DenoiserSpec(kind="diffusion", registers=count, start=start, rows=module.register_rows, replace=replace)
 
 
 def _declared(class_name: str, config: Mapping[str, Any]) -> dict[str, Any]:

@@ -113,6 +113,11 @@ class DiffusersDenoiser(nn.Module):
     def register_count(self) -> int:
         return 0 if self.registers is None else len(self.registers)
 
+    @property
+    def register_rows(self) -> Mapping[int, int]:
+        """Which row is the first register's, in sequences of some length; the first, where nothing is said."""
+        return {}
+
     def inputs(self) -> tuple[TensorSpec, ...]:
         """Specs of `forward`'s arguments."""
         raise NotImplementedError

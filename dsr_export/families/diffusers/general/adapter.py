@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from dsr_export.families.diffusers.general.blocks import Block
 from dsr_export.families.diffusers.general.call import Call
 from dsr_export.families.diffusers.general.stand_ins import standing_in
 
@@ -27,14 +28,19 @@ PASSED: Mapping[str, Callable[[Tensor], Any]] = {
 class GeneralDenoiser(nn.Module):
     """`forward` takes the graph's inputs in the order of `call.given`, and returns a tensor or a tuple of them.
 
-    A class that takes no batch is called row by row.
+    A class that takes no batch is called row by row. `registers` [R, D] are those that were inserted, and `blocks` what
+    was found to insert them or replacement: each with the rows that its streams have then.
     """
+
+    registers: Tensor | None
 
     def __init__(self, transformer: nn.Module, call: Call) -> None:
         super().__init__()
         self.transformer: Any = transformer
         self.call = call
         self.replacements = nn.ModuleDict()
+        self.register_buffer("registers", None)
+        self.blocks: tuple[Block, ...] = ()
         self._fixed: dict[str, tuple[list[Any], Any]] = {}
         for name, value in call.fixed.items():
             leaves, shape = pytree.tree_flatten(value)

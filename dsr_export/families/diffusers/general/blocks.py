@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -53,10 +53,14 @@ class Block:
 
 @dataclass(frozen=True)
 class Seen:
-    """A block and one call of it: `output` is what it returned, but for the tokens that it hands on."""
+    """A block and one call of it: `output` is what it returned, but for the tokens that it hands on.
+
+    `shape` [B, N, D] is that of the sequence with the image's tokens.
+    """
 
     block: Block
     output: tuple[Any, ...]
+    shape: torch.Size
 
 
 def seen_blocks(transformer: nn.Module, run: Run) -> list[Seen]:
@@ -70,6 +74,33 @@ def seen_blocks(transformer: nn.Module, run: Run) -> list[Seen]:
     widths = Counter(seen.block.widths["image"] for seen in found.values())
     most = max(widths, key=lambda width: widths[width], default=0)
     return [seen for seen in found.values() if seen.block.widths["image"] == most]
+
+
+class _Reached(Exception):
+    """A block has been called, and how is known."""
+
+
+def check_batch_first(found: Sequence[Seen], run: Callable[[], Any]) -> None:
+    """Raises ExportError where tokens are [N, B, D]; `run` calls the transformer with another number of rows."""
+    if not found:
+        return
+    first, shapes = found[0], list[torch.Size]()
+
+    def reached(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        shapes.append(sequences(named_arguments(module, args, kwargs))["image"].shape)
+        raise _Reached
+
+    hook = first.block.module.register_forward_pre_hook(reached, with_kwargs=True)
+    try:
+        with torch.no_grad():
+            run()
+    except _Reached:
+        pass
+    finally:
+        hook.remove()
+    if shapes[0][0] == first.shape[0] and shapes[0][1] != first.shape[1]:
+        hint = "insert dsr_export.registers in code of your own, and give it as module:callable"
+        raise ExportError(f"'{first.block.name}' takes its tokens with the batch as second axis, not first", hint=hint)
 
 
 def listed(transformer: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -120,7 +151,7 @@ def _seen(name: str, module: nn.Module, given: Mapping[str, Any], output: Any) -
     widths: dict[Stream, int] = {stream: each.shape[-1] for stream, each in tokens.items()}
     shape = tokens["image"].shape
     if isinstance(output, Tensor):
-        return Seen(Block(name, module, widths, {"image": None}), ()) if output.shape == shape else None
+        return Seen(Block(name, module, widths, {"image": None}), (), shape) if output.shape == shape else None
     parts = output if isinstance(output, tuple) else ()
     at: dict[Stream, list[int]] = {stream: _places(parts, each) for stream, each in tokens.items()}
     if len(at["image"]) > 1:
@@ -132,7 +163,7 @@ def _seen(name: str, module: nn.Module, given: Mapping[str, Any], output: Any) -
         return None
     places: dict[Stream, int | None] = {stream: each[0] for stream, each in at.items() if each}
     left = tuple(None if i in places.values() else part for i, part in enumerate(parts))
-    return Seen(Block(name, module, widths, places), left)
+    return Seen(Block(name, module, widths, places), left, shape)
 
 
 def _places(parts: tuple[Any, ...], tokens: Tensor) -> list[int]:

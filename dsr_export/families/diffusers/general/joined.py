@@ -17,18 +17,34 @@ from unittest import mock
 import torch
 from torch import Tensor, nn
 
-from dsr_export.families.diffusers.general.blocks import Block, Run, Seen, named_arguments, seen_blocks, sequences
+from dsr_export.families.diffusers.general.blocks import (
+    Block,
+    Run,
+    Seen,
+    check_batch_first,
+    named_arguments,
+    seen_blocks,
+    sequences,
+)
 from dsr_export.spec import Stream
 
 IMAGE, TEXT = 1, 2
 
 
-def find_blocks(transformer: nn.Module, run: Run) -> tuple[Block, ...]:
+def find_blocks(transformer: nn.Module, run: Run, more: Callable[[], Any] | None = None) -> tuple[Block, ...]:
     """The blocks in the order in which `run` calls them, with what they hand on of each stream.
 
-    Raises ExportError for a block whose image tokens cannot be told from another stream's, since both are as many.
+    `more` calls the transformer with another number of rows. Raises ExportError for a block whose image tokens cannot
+    be told from another stream's, since both are as many, and for one whose batch is not the first axis.
     """
     found = seen_blocks(transformer, run)
+    if more is not None:
+        check_batch_first(found, more)
+    return blocks_seen(found, run)
+
+
+def blocks_seen(found: Sequence[Seen], run: Run) -> tuple[Block, ...]:
+    """The blocks of `found`, with the rows of each stream where both are one sequence."""
     if all("text" in seen.block.places for seen in found):
         return tuple(seen.block for seen in found)
     with torch.no_grad():
@@ -39,26 +55,35 @@ def find_blocks(transformer: nn.Module, run: Run) -> tuple[Block, ...]:
 def _entries(found: Sequence[Seen], run: Run, other: Stream | None) -> dict[str, Tensor]:
     """By block, its sequence in one run without blocks, each row by two sums [1, n, 2]: all of it would fill memory."""
     entries: dict[str, Tensor] = {}
-    with _passing_through(found, entries):
+
+    def note(seen: Seen, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        image = sequences(named_arguments(seen.block.module, args, kwargs))["image"].double()
+        entries.setdefault(seen.block.name, torch.stack([image.sum(-1), image.square().sum(-1)], -1))
+
+    with passing_through(found, note):
         run(other)
     return entries
 
 
+Note = Callable[[Seen, tuple[Any, ...], dict[str, Any]], None]
+"""Is told of a block's call."""
+
+
 @contextmanager
-def _passing_through(found: Sequence[Seen], entries: dict[str, Tensor]) -> Iterator[None]:
+def passing_through(found: Sequence[Seen], note: Note) -> Iterator[None]:
+    """Within it every block hands on the tokens that it is given."""
     with ExitStack() as patches:
         for seen in found:
-            patches.enter_context(mock.patch.object(seen.block.module, "forward", _passing(seen, entries)))
+            patches.enter_context(mock.patch.object(seen.block.module, "forward", _passing(seen, note)))
         yield
 
 
-def _passing(seen: Seen, entries: dict[str, Tensor]) -> Callable[..., Any]:
+def _passing(seen: Seen, note: Note) -> Callable[..., Any]:
     block = seen.block
 
     def passed(*args: Any, **kwargs: Any) -> Any:
+        note(seen, args, kwargs)
         tokens = sequences(named_arguments(block.module, args, kwargs))
-        image = tokens["image"].double()
-        entries.setdefault(block.name, torch.stack([image.sum(-1), image.square().sum(-1)], -1))
         output: Any = seen.output
         for stream in block.places:
             output = block.with_tokens(stream, output, tokens[stream])

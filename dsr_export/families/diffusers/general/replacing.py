@@ -21,17 +21,15 @@ from dsr_export.registers import RecursiveReplacement
 from dsr_export.spec import ReplaceSpec, Stream
 
 
-def replace_in(denoiser: GeneralDenoiser, blocks: Sequence[Block], groups: Sequence[ReplaceSpec]) -> None:
-    """Replaces as `groups` say, whose layers count `blocks`; registers come from files.
+def replace_in(
+    denoiser: GeneralDenoiser, blocks: Sequence[Block], groups: Sequence[ReplaceSpec], start: int | None = None
+) -> None:
+    """Replaces as `groups` say, whose layers count `blocks`; registers come from files, or are the denoiser's own.
 
-    Raises ExportError for groups that do not fit, and for a model in which no block was found.
+    Its own are there from block `start` on. Raises ExportError for groups that do not fit.
     """
-    if not blocks:
-        name = type(denoiser.transformer).__name__
-        hint = "insert dsr_export.registers in code of your own, and give it as module:callable"
-        raise ExportError(f"{name} has no list of blocks that hand tokens on, so none can be followed", hint=hint)
-    text = _Sites(denoiser, blocks, "text") if any("text" in block.places for block in blocks) else None
-    apply_replacements(_Sites(denoiser, blocks, "image"), groups, text=text)
+    text = _Sites(denoiser, blocks, "text", None) if any("text" in block.places for block in blocks) else None
+    apply_replacements(_Sites(denoiser, blocks, "image", start), groups, text=text)
 
 
 @dataclass(frozen=True)
@@ -39,12 +37,15 @@ class _Sites:
     denoiser: GeneralDenoiser
     blocks: Sequence[Block]
     stream: Stream
+    start: int | None
 
     @property
     def config(self) -> ImageStream:
-        depth = len(self.blocks)
+        depth, own = len(self.blocks), self.denoiser.registers
         width = next((block.widths[self.stream] for block in self.blocks if self.stream in block.places), 0)
-        return ImageStream(depth=depth, hidden_size=width, register_len=0, register_start=depth)
+        count = 0 if self.start is None or own is None else len(own)
+        start = depth if self.start is None else self.start
+        return ImageStream(depth=depth, hidden_size=width, register_len=count, register_start=start)
 
     def replace_at(self, layers: Sequence[int], replacement: RecursiveReplacement) -> None:
         for layer in layers:
@@ -56,17 +57,19 @@ class _Sites:
                 )
             replacement.exclude = list(block.others.get(self.stream, ()))
             self.denoiser.replacements[str(layer) if self.stream == "image" else text_site(layer)] = replacement
-            block.module.register_forward_hook(_After(replacement, block, self.stream))
+            block.module.register_forward_hook(_After(self.denoiser, replacement, block, self.stream))
 
 
 @dataclass(frozen=True, eq=False)
 class _After:
     """Forward hook of one block."""
 
+    denoiser: GeneralDenoiser
     replacement: RecursiveReplacement
     block: Block
     stream: Stream
 
     def __call__(self, _: nn.Module, __: tuple[Any, ...], output: Any) -> Any:
-        tokens: Tensor = self.replacement(self.block.tokens(self.stream, output), None)
+        own = self.denoiser.registers if self.replacement.registers is None else None
+        tokens: Tensor = self.replacement(self.block.tokens(self.stream, output), own)
         return self.block.with_tokens(self.stream, output, tokens)

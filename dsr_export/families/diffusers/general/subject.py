@@ -5,30 +5,28 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from dsr_export.declarations.weight_file import WeightFile
 from dsr_export.errors import ExportError, did_you_mean
-from dsr_export.example_rows.drawn import Draw, draw_inputs
+from dsr_export.example_rows.drawn import Draw
 from dsr_export.families.config_bounds import MOST_SIDE
 from dsr_export.families.diffusers.files import TransformerFolder
 from dsr_export.families.diffusers.general.adapter import GeneralDenoiser
-from dsr_export.families.diffusers.general.blocks import Block
 from dsr_export.families.diffusers.general.call import Call, call_of
 from dsr_export.families.diffusers.general.draws import draw_of
 from dsr_export.families.diffusers.general.freezing import freeze
-from dsr_export.families.diffusers.general.joined import find_blocks
 from dsr_export.families.diffusers.general.recipes.classes import recipe_of
 from dsr_export.families.diffusers.general.recipes.recipe import Given
-from dsr_export.families.diffusers.general.replacing import replace_in
+from dsr_export.families.diffusers.general.running import DrawnRuns
 from dsr_export.families.diffusers.general.sizes import Sizes
-from dsr_export.families.diffusers.supported import SUPPORTED
+from dsr_export.families.diffusers.general.treated import treat
+from dsr_export.families.diffusers.register_rows import REGISTER_OPTIONS, AskedRegisters
 from dsr_export.families.diffusers.weights import build_transformer
 from dsr_export.families.fixed_values import fixed_digests
 from dsr_export.families.request import FamilyRequest
-from dsr_export.spec import DenoiserSpec, DsrSpec, ReplaceSpec, Stream
+from dsr_export.spec import DsrSpec, ReplaceSpec
 from dsr_export.subject import Subject
 from dsr_export.subjects.module import probe_module
 from graphs.artifacts import TensorSpec
@@ -47,24 +45,24 @@ def general_subject(
 ) -> Subject:
     """The model in `folder`, of any class with a recipe, with these weights, at the sizes in `asked.options`.
 
-    Raises ExportError for what does not fit, for registers of its own, and for a model that fails when it is run.
+    Raises ExportError for what does not fit, and for a model that fails when it is run.
     """
     _check_options(folder.class_name, asked)
     transformer, origin = build_transformer(folder.class_name, folder.config, weights, asked.loras)
     found = {**provenance, **origin}
-    return subject_of(folder.name, folder.class_name, transformer, asked.options, found, asked.groups)
+    seed = weights if isinstance(weights, int) else None
+    registers = AskedRegisters(name=folder.name, options=asked.options, count=asked.registers, seed=seed)
+    sizes = {name: value for name, value in asked.options.items() if name in SIZES}
+    return subject_of(folder.name, folder.class_name, transformer, sizes, found, asked.groups, registers)
 
 
 def _check_options(class_name: str, asked: FamilyRequest) -> None:
-    registers = [name for name in asked.options if name.startswith("register_")]
-    if asked.registers or registers:
-        own = ", ".join(each.class_name for each in SUPPORTED)
-        hint = f"these take them: {own}; replacement with registers from a file is for every class"
-        raise ExportError(f"{class_name} takes no registers of its own here", hint=hint)
     for option, value in asked.options.items():
+        if option in REGISTER_OPTIONS:
+            continue
         if option not in SIZES:
-            names = f"known options: {', '.join(SIZES)}; the rest is in config.json"
-            near = did_you_mean(option, tuple(SIZES))
+            names = f"known options: {', '.join((*SIZES, *REGISTER_OPTIONS))}; the rest is in config.json"
+            near = did_you_mean(option, (*SIZES, *REGISTER_OPTIONS))
             raise ExportError(f"{class_name} has no option '{option}'", hint=f"{near} {names}" if near else names)
         if type(value) is not int or not 1 <= value <= SIZES[option]:
             raise ExportError(f"option {option}={value!r} is no whole number from 1 to {SIZES[option]}")
@@ -77,6 +75,7 @@ def subject_of(
     asked: Mapping[str, int],
     provenance: Mapping[str, Any],
     groups: Sequence[ReplaceSpec] = (),
+    registers: AskedRegisters | None = None,
 ) -> Subject:
     """`transformer`, of the diffusers class `class_name`, at the sizes `asked` (options in `SIZES`).
 
@@ -89,58 +88,30 @@ def subject_of(
     inputs = tuple(_spec(each, part, sizes) for each, part in call.given.items())
     draws = _draws(call, sizes)
     if sizes.recipe.frozen:
-        freeze(transformer, sizes.recipe.frozen, lambda: _run(module, inputs, draws, 2))
-    blocks = blocks_of(module, inputs, draws) if groups else ()
-    if groups:
-        replace_in(module, blocks, groups)
+        freeze(transformer, sizes.recipe.frozen, lambda: DrawnRuns(module, inputs, draws).run(2))
+    registers = AskedRegisters(name=name) if registers is None else registers
+    denoiser = treat(DrawnRuns(module, inputs, draws), groups, registers, class_name)
     outputs = probe_module(module, inputs, draws, {}, limits=(1, None), called=class_name)
-    layers = {"layers": [block.name for block in blocks]} if blocks else {}  # which block each number of a site is
+    layers = {"layers": [block.name for block in module.blocks]} if module.blocks else {}
     return Subject(
         name=name,
         family="diffusers",
         module=module,
         inputs=inputs,
         outputs=outputs,
-        dsr=DsrSpec(denoiser=DenoiserSpec(kind="none", replace=tuple(groups))),
+        dsr=DsrSpec(denoiser=denoiser),
         config={
             "_class_name": class_name,
             **_public(transformer.config),
             **asked,
             **_constants(call),
-            **layers,
+            **layers,  # which block each number of a site is
         },
         provenance=dict(provenance),
         outer_modules=outer_modules(transformer),
         draws=draws,
         special_rows=True,
     )
-
-
-def blocks_of(module: GeneralDenoiser, inputs: Sequence[TensorSpec], draws: Mapping[str, Draw]) -> tuple[Block, ...]:
-    """Its blocks, found by running it with drawn inputs; see `find_blocks`."""
-    return find_blocks(module.transformer, lambda other: _run(module, inputs, draws, 1, other))
-
-
-def _run(
-    module: GeneralDenoiser,
-    inputs: Sequence[TensorSpec],
-    draws: Mapping[str, Draw],
-    count: int,
-    other: Stream | None = None,
-) -> Any:
-    """One call with drawn inputs, the same each time but for those of the stream `other`."""
-    rows = draw_inputs(inputs, count, seed=0, draws=draws)
-    if other is not None:
-        changed = draw_inputs(inputs, count, seed=1, draws=draws)
-        rows |= {spec.name: changed[spec.name] for spec in inputs if _stream_of(spec, inputs) == other}
-    return module(*(torch.from_numpy(row) for row in rows.values()))
-
-
-def _stream_of(spec: TensorSpec, inputs: Sequence[TensorSpec]) -> Stream | None:
-    """Which stream's tokens an input becomes: the latent's, or a prompt's; None for times, masks and single vectors."""
-    if spec.name == next((each.name for each in inputs if each.name == "hidden_states"), inputs[0].name):
-        return "image"
-    return "text" if len(spec.shape) > 2 or spec.dtype == "int64" else None
 
 
 def _constants(call: Call) -> dict[str, Any]:

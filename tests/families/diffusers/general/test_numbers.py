@@ -81,7 +81,7 @@ def test_a_weight_too_few_is_named(tmp_path: Path) -> None:
         ({"latent_heigth": 8}, "has no option 'latent_heigth'", "latent_height"),
         ({"latent_width": 7}, "patches of 2 do not divide a latent width of 7", "latent_width=8"),
         ({"text_tokens": 0}, "no whole number from 1", ""),
-        ({"register_start": 1}, "takes no registers of its own", "SD3Transformer2DModel"),
+        ({"register_start": 1}, "register_start is given, but no registers are", "register_file"),
     ],
 )
 def test_options_that_do_not_fit(options: dict[str, int], message: str, hint: str, tmp_path: Path) -> None:
