@@ -22,13 +22,14 @@ class Axis:
     """An axis with an entry for each token: registers' come before entry `at`.
 
     `grown`: once there are registers, the model makes it as long itself, and their entries are overwritten.
-    `own` are the entries of the image's tokens, without registers.
+    `own` are the entries of the image's tokens, without registers; `drawn` those that are no padding among them.
     """
 
     axis: int
     at: int
     grown: bool
     own: tuple[int, ...]
+    drawn: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Extended:
             return value
         for each in self.axes:
             tail = each.at + count if each.grown else each.at
-            added = self.fill.entries(value, each.axis, tail + each.own[0] - each.at, count)
+            added = self.fill.entries(value, each.axis, tail + each.drawn[0] - each.at, count)
             size = value.shape[each.axis]
             parts = [value.narrow(each.axis, 0, each.at), added, value.narrow(each.axis, tail, size - tail)]
             value = torch.cat([part for part in parts if part.shape[each.axis]], each.axis)
@@ -77,8 +78,10 @@ def readings(plain: Sequence[Called], grown: Called, rows: Tensor, at: int, skip
     of its tokens, and nothing else changed by us. The leaf `skipped` is the tokens themselves.
     """
     count = len(rows)
+    drawn = _drawn(plain)
     found = [
-        [] if index == skipped else _candidates(plain[0], grown, index, count, at) for index in range(len(grown.leaves))
+        [] if index == skipped else _candidates(plain[0], grown, index, count, at, drawn)
+        for index in range(len(grown.leaves))
     ]
     carried = [_carries(plain[0], grown, index, rows, at) for index in range(len(grown.leaves))]
     groups: dict[Any, list[int]] = {}
@@ -106,35 +109,48 @@ def _kind(leaf: Any) -> Any:
     return (leaf.shape, leaf.dtype) if isinstance(leaf, Tensor) else ("number", leaf)
 
 
-def _candidates(plain: Called, grown: Called, index: int, count: int, at: int) -> list[tuple[Axis, ...]]:
+def _candidates(
+    plain: Called, grown: Called, index: int, count: int, at: int, drawn: Sequence[int]
+) -> list[tuple[Axis, ...]]:
     """For each axis of a leaf that may follow the tokens, its readings: behind the other stream's tokens, or first."""
     before, after = plain.leaves[index], grown.leaves[index]
     if type(before) is int and type(after) is int:
         sites = _sites(plain, before, at)
-        return [tuple(Axis(0, 0, False, (0,)) for _ in sites[:1])] if sites and after == before else []
+        return [tuple(Axis(0, 0, False, (0,), (0,)) for _ in sites[:1])] if sites and after == before else []
     if not isinstance(before, Tensor) or not isinstance(after, Tensor) or before.ndim != after.ndim:
         return []
     found = []
     for axis, (size, made) in enumerate(zip(before.shape, after.shape, strict=True)):
         batch = axis == 0 and before.ndim > 1 and size == plain.tokens.shape[0]
         if not batch and made in (size, size + count):
-            made_by_model = made == size + count
             sites = _sites(plain, size, at)
             if sites:
-                found.append(tuple(Axis(axis, start, made_by_model, own) for start, own in sites))
+                found.append(tuple(_axis(axis, start, made > size, own, drawn) for start, own in sites))
     return found
 
 
-def _sites(plain: Called, size: int, at: int) -> list[tuple[int, tuple[int, ...]]]:
+def _axis(axis: int, at: int, grown: bool, own: Sequence[int], drawn: Sequence[int]) -> Axis:
+    """`drawn` says which of the image's tokens, counted among themselves, are no padding."""
+    return Axis(axis, at, grown, tuple(own), tuple(own[i] for i in drawn))
+
+
+def _sites(plain: Called, size: int, at: int) -> list[tuple[int, list[int]]]:
     """Where registers' entries come in an axis of `size`, and which entries are the image's."""
     own = plain.own
     if size == plain.length:
-        return [(at, tuple(own))]
+        return [(at, own)]
     if size == len(own) and own == list(range(at, at + size)):
-        return [(0, tuple(range(size)))]
+        return [(0, list(range(size)))]
     if plain.others and size == plain.length + plain.others:
-        return [(offset + at, tuple(offset + row for row in own)) for offset in (plain.others, 0)]
+        return [(offset + at, [offset + row for row in own]) for offset in (plain.others, 0)]
     return []
+
+
+def _drawn(plain: Sequence[Called]) -> list[int]:
+    """Which of the image's tokens change with what is drawn; all, where none do. Padding is the same each time."""
+    one, other = (call.tokens[:, call.own] for call in plain[:2])
+    changed: list[int] = (one != other).any(-1).any(0).nonzero().flatten().tolist()
+    return changed or list(range(one.shape[1]))
 
 
 def _choices(axes: list[tuple[Axis, ...]]) -> list[tuple[int, ...]]:
@@ -163,7 +179,7 @@ def _reading(
             if carried[index]:
                 made.append(Extended(index, axes, Fill("own")))
                 continue
-            own = [each.own for each in axes]
+            own = [each.drawn for each in axes]
             fill = fill_of(index, [each.leaves for each in plain], [each.axis for each in axes], own)
             unknown += [index] if fill is None else []
             made.append(Extended(index, axes, fill or NONE))

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-Kind = Literal["like", "value", "eye", "stacked", "own"]
+Kind = Literal["like", "value", "seen", "eye", "stacked", "own"]
 HIDDEN = -1e3  # what a float mask adds where nothing may be seen is far below
 ROUNDING = 1e-4
 SAME = 1e-6  # what one product makes of equal rows may differ in the last bits
@@ -23,17 +23,19 @@ SAME = 1e-6  # what one product makes of equal rows may differ in the last bits
 
 @dataclass(frozen=True)
 class Fill:
-    """`like`: the first entry of the image's tokens; `value`; `eye`: rotations as matrices [..., 2, 2]; `stacked`:
-    cosines, then sines, along the axis `value`; `own`: what the model put there, as in tokens of an earlier block."""
+    """`like`: the first entry of the image's tokens; `value`, or `seen`, the value of a mask that hides nothing, where
+    `hidden` would hide; `eye`: rotations as matrices [..., 2, 2]; `stacked`: cosines, then sines, along the axis
+    `value`; `own`: what the model put there, as in tokens of an earlier block."""
 
     kind: Kind
     value: complex | bool | float = 0
+    hidden: bool | float = 0
 
     def entries(self, leaf: Tensor, axis: int, first: int, count: int) -> Tensor:
         """`count` entries along `axis`, whose entry `first` is that of a token of the image."""
         one = leaf.narrow(axis, first, 1)
-        if self.kind == "value":
-            one = torch.full_like(one, self.value)
+        if self.kind in ("value", "seen"):
+            one = torch.full((1,) * leaf.ndim, self.value, dtype=leaf.dtype).expand_as(one)
         elif self.kind == "eye":
             one = torch.eye(2, dtype=one.dtype).expand_as(one)
         elif self.kind == "stacked":
@@ -116,10 +118,10 @@ def _cosine_or_sine(leaf: Tensor, other: Tensor, length: float, *, before: bool)
 
 def _mask(leaves: Sequence[Tensor]) -> Fill | None:
     if all(leaf.dtype == torch.bool for leaf in leaves):
-        return Fill("value", True)
+        return Fill("seen", True, False)
     if any(leaf.is_complex() for leaf in leaves):
         return None
     values = torch.unique(torch.cat([leaf.flatten() for leaf in leaves]))
     if values.is_floating_point() and bool((values == 0).any()) and bool((values[values != 0] < HIDDEN).all()):
-        return Fill("value", 0)
-    return Fill("value", 1) if values.tolist() in ([0, 1], [0.0, 1.0]) else None
+        return Fill("seen", 0, float(values.min()))
+    return Fill("seen", 1) if values.tolist() in ([0, 1], [0.0, 1.0]) else None

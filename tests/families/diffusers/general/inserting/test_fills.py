@@ -51,10 +51,10 @@ def test_what_the_image_has_in_common_is_theirs_too() -> None:
 
 def test_masks_hide_none_of_them() -> None:
     hidden = torch.tensor([True, False, True, True, True, False])
-    assert _fill(hidden) == Fill("value", True)
-    assert _fill(hidden.long()) == Fill("value", 1)
-    assert _fill(torch.where(hidden, 0.0, -1e4)) == Fill("value", 0)
-    assert _fill(torch.where(hidden, 0.0, -torch.inf)) == Fill("value", 0)
+    assert _fill(hidden) == Fill("seen", True, False)
+    assert _fill(hidden.long()) == Fill("seen", 1)
+    assert _fill(torch.where(hidden, 0.0, -1e4)) == Fill("seen", 0, -1e4)
+    assert _fill(torch.where(hidden, 0.0, -torch.inf)) == Fill("seen", 0, -torch.inf)
 
 
 def test_anything_else_says_nothing_of_them() -> None:
