@@ -79,9 +79,9 @@ def _activations(
     if not recipe.rows:
         return
     yield Activation(step=1 / LARGEST_CODE, rows="dynamic")
-    registers = stats.registers.mask(stats.tokens)
-    if registers.any() and not registers.all():
-        by_row = _register_factors(stats, registers)
+    own = stats.own_rows
+    if own.any() and not own.all():
+        by_row = _row_factors(stats, own)
         even = rows / by_row[stats.sample.tokens, None]
         step = _best_step(even, weight, float(np.abs(even).max(initial=SMALLEST_ROW)))
         yield Activation(step=step, rows="static", row_factors=by_row)
@@ -109,10 +109,10 @@ def _best_step(rows: Array, weight: Array, largest: float) -> float:
     return float(largest * SHARES[::-1][int(np.argmin(errors[::-1]))] / LARGEST_CODE)
 
 
-def _register_factors(stats: ActivationStats, registers: Array) -> Array:
-    """Row factors [N]: a register row by its own largest magnitude, a patch row by that of all patches."""
+def _row_factors(stats: ActivationStats, own: Array) -> Array:
+    """Row factors [N]: each of the rows `own` by its largest magnitude, a patch row by that of all patches."""
     patches = max(stats.patch_magnitudes.largest, SMALLEST_ROW)
-    return np.where(registers, np.maximum(stats.row_largest, SMALLEST_ROW), patches).astype(np.float32)
+    return np.where(own, np.maximum(stats.row_largest, SMALLEST_ROW), patches).astype(np.float32)
 
 
 def quantised_rows(rows: Array, activation: Activation, tokens: Array) -> Array:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from calibration.places import TokenPlaces
 from calibration.policy import Selection
 from calibration.stats import BUCKETS, ActivationStats
 from calibration.token_roles import RegisterRows
@@ -48,12 +49,18 @@ class CalibrationData(Protocol):
 
 
 def new_stats(
-    selection: Selection, registers: RegisterRows, *, hessians: bool, with_nan: bool = False
+    selection: Selection,
+    registers: RegisterRows,
+    *,
+    hessians: bool,
+    with_nan: bool = False,
+    places: TokenPlaces | None = None,
 ) -> dict[str, ActivationStats]:
-    """An observer for each activation of the selected GEMMs, by name; `with_nan` as `ActivationStats` has it."""
+    """An observer for each activation of the selected GEMMs, by name; the rest as `ActivationStats` has it."""
+    known = TokenPlaces() if places is None else places
     return {
         str(gemm.activation.name): ActivationStats(
-            str(gemm.activation.name), gemm.in_features, gemm.rows, registers, hessians, with_nan
+            str(gemm.activation.name), gemm.in_features, gemm.rows, registers, hessians, with_nan, known
         )
         for gemm in selection.all
     }
@@ -62,4 +69,5 @@ def new_stats(
 def observe(stats: Mapping[str, ActivationStats], outputs: Mapping[str, Array], call: Call) -> None:
     """Hands what one call made to the observers."""
     for name, each in stats.items():
-        each.observe(outputs[name], call.samples, call.buckets, call.weights)
+        hidden = each.places.hidden(call.inputs)
+        each.observe(outputs[name], call.samples, call.buckets, call.weights, hidden)

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from calibration.methods.magnitudes import Magnitudes
+from calibration.places import CORNER, FIRST_FRAME, OTHER, TokenPlaces, text_roles
 from calibration.row_sample import RowSample
 from calibration.token_roles import ROLES, RegisterRows, Role, token_roles
 from graphs.errors import ExportError
@@ -54,7 +55,8 @@ class ActivationStats:
 
     `hessian` [K, K] is the weighted sum of x^T x, every token of an image counting alike; `sums` [K] that of x;
     `channel_largest` [K] and `row_largest` [N] are exact. `count` rows were seen, whose weights add up to `weight`.
-    With `with_nan`, tokens that are NaN (nothing to attend to) are the model's own, and count as zeros.
+    With `with_nan`, tokens that are NaN (nothing to attend to) are the model's own, and count as zeros. `places` tells
+    corners, first frames and a prompt's padding from other tokens.
     """
 
     name: str
@@ -63,6 +65,7 @@ class ActivationStats:
     registers: RegisterRows
     with_hessian: bool = True
     with_nan: bool = False
+    places: TokenPlaces = field(default_factory=TokenPlaces)
     magnitudes: Magnitudes = field(default_factory=Magnitudes.none)
     patch_magnitudes: Magnitudes = field(default_factory=Magnitudes.none)
     weight: float = 0.0
@@ -76,9 +79,19 @@ class ActivationStats:
         self.sample = RowSample(SAMPLE_ROWS, self.width)
         self.roles: dict[tuple[Role, int], RoleStats] = {(r, b): RoleStats() for r in ROLES for b in range(BUCKETS)}
         self._is_register = self.registers.mask(self.tokens)
+        self._places = self.places.of_image(self.tokens, self._is_register)
 
-    def observe(self, x: Array, samples: Array, buckets: Array, weights: Array) -> None:
+    @property
+    def own_rows(self) -> Array:
+        """Rows with magnitudes of their own, [N] bool: registers, and the image's sinks that are known by place."""
+        return np.asarray(self._is_register | np.isin(self._places, (CORNER, FIRST_FRAME)))
+
+    def observe(
+        self, x: Array, samples: Array, buckets: Array, weights: Array, prompt_mask: Array | None = None
+    ) -> None:
         """Takes x of the samples with the ids [B], each in its bucket [B], weighted [B].
+
+        `prompt_mask` [B, T] is 0 for padding of the prompt; it counts for activations of T tokens.
 
         Raises:
             ExportError: a value is NaN or infinite.
@@ -91,7 +104,7 @@ class ActivationStats:
         self.channel_largest = np.maximum(self.channel_largest, size.max(axis=(0, 1)))
         self.row_largest = np.maximum(self.row_largest, size.max(axis=(0, 2)))
         self.magnitudes = self.magnitudes.merged(Magnitudes.of(x))
-        self._observe_roles(x, buckets)
+        self._observe_roles(x, buckets, prompt_mask)
         self._observe_products(x, weights)
         self.sample.offer(x, samples, weights)
 
@@ -108,8 +121,11 @@ class ActivationStats:
                 "(an attention row with nothing to attend to gives NaN)",
             )
 
-    def _observe_roles(self, x: Array, buckets: Array) -> None:
-        masks = token_roles(x, self._is_register)
+    def _observe_roles(self, x: Array, buckets: Array, prompt_mask: Array | None) -> None:
+        places = self._places
+        if prompt_mask is not None and prompt_mask.shape == x.shape[:2] and (places == OTHER).all():
+            places = text_roles(prompt_mask, prompt_mask.shape)
+        masks = token_roles(x, self._is_register, places)
         self.patch_magnitudes = self.patch_magnitudes.merged(Magnitudes.of(x[masks["patch"]]))
         for bucket in np.unique(buckets):
             inside = (buckets == bucket)[:, None]

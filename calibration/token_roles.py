@@ -1,4 +1,4 @@
-"""Token roles: which rows of an activation are registers, outliers and ordinary patches."""
+"""Token roles: which rows of an activation are registers, outliers and ordinary patches, and which sinks by place."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from calibration.places import CORNER, FIRST_FRAME, OTHER, PADDING
+
 Array = npt.NDArray[Any]
-Role = Literal["patch", "register", "outlier"]
-ROLES: tuple[Role, ...] = ("patch", "register", "outlier")
+Role = Literal["patch", "register", "outlier", "corner", "first frame", "padding"]
+ROLES: tuple[Role, ...] = ("patch", "register", "outlier", "corner", "first frame", "padding")
+_BY_PLACE: Mapping[Role, int] = {"corner": CORNER, "first frame": FIRST_FRAME, "padding": PADDING}
 OUTLIER_FACTOR = 4.0  # times the image's median, as the detection rule's usual threshold
 
 
@@ -39,14 +42,18 @@ class RegisterRows:
         return rows if self.end == "first" else rows[::-1]
 
 
-def token_roles(x: Array, registers: Array) -> dict[Role, Array]:
+def token_roles(x: Array, registers: Array, places: Array | None = None) -> dict[Role, Array]:
     """Masks [B, N] for activations x [B, N, K]; `registers` [N] are known, outliers are found.
 
+    `places` [B, N] or [N] says of tokens that are known by their place (corners, first frames, padding) which they are.
     An outlier's largest magnitude exceeds `OUTLIER_FACTOR` times the median over the image's other tokens: that is
     what costs a per-tensor scale its resolution, whatever the token's norm.
     """
     largest = np.abs(x).max(axis=2)  # [B, N]
-    others = ~registers
+    shape, others = largest.shape, ~registers
     middle = np.median(largest[:, others], axis=1, keepdims=True) if others.any() else np.inf
-    outlier = others & (largest > OUTLIER_FACTOR * middle)
-    return {"patch": others & ~outlier, "register": np.broadcast_to(registers, largest.shape), "outlier": outlier}
+    placed = np.broadcast_to(np.int64(OTHER) if places is None else places, shape)
+    known: dict[Role, Array] = {role: others & (placed == place) for role, place in _BY_PLACE.items()}
+    left = others & (placed == OTHER)
+    outlier = left & (largest > OUTLIER_FACTOR * middle)
+    return {"patch": left & ~outlier, "register": np.broadcast_to(registers, shape), "outlier": outlier, **known}

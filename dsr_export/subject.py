@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -39,7 +39,8 @@ class Described:
     `provenance` where the weights came from: `checkpoint_sha256` and `weights` (file, entry, wrappers), or
     `random_seed`. `fp32_modules` are module paths that no precision touches; `outer_modules`, embedders and final
     layers, those that are not quantised, and stay FP32 only where they take sines. `batch_limits` are the smallest and
-    largest batch that the model takes (None: no bound).
+    largest batch that the model takes (None: no bound). `grid` are the frames, rows and columns of the image's tokens,
+    where the family knows them.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Described:
     fp32_modules: tuple[str, ...] = ()
     outer_modules: tuple[str, ...] = ()
     batch_limits: tuple[int, int | None] = (1, None)
+    grid: tuple[int, int, int] | None = None
 
     def described(self) -> dict[str, Any]:
         """These fields by name, of whatever else they are part."""
@@ -104,7 +106,13 @@ class SubjectCard(Described):
         values["sampler"] = None if values["sampler"] is None else SamplerSpec(**values["sampler"])
         for key in ("fp32_modules", "outer_modules", "batch_limits"):
             values[key] = tuple(values[key])
+        values["grid"] = None if values["grid"] is None else tuple(values["grid"])
         return cls(**values)
+
+
+def prompt_mask(inputs: Sequence[TensorSpec]) -> str | None:
+    """The input that says which of a prompt's tokens are padding, by its name and form; None where there is none."""
+    return next((spec.name for spec in inputs if "mask" in spec.name and len(spec.shape) == 2), None)
 
 
 class ExportSubject(Protocol):

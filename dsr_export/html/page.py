@@ -53,7 +53,8 @@ svg .axis, svg .grid { stroke: var(--rule); fill: none; } svg .axis { stroke: va
 svg .cell { fill: var(--cell); } svg .heat { fill: var(--hot); }
 svg .line { fill: none; stroke-width: 2; stroke-linejoin: round; } svg .area { stroke: none; fill-opacity: .12; }
 svg .a { stroke: var(--a); } svg .b { stroke: var(--b); stroke-dasharray: 7 3; }
-svg .c { stroke: var(--c); stroke-dasharray: 2 3; } svg .bar { fill: var(--b); }
+svg .c { stroke: var(--c); stroke-dasharray: 2 3; }
+svg .d { stroke: var(--soft); stroke-dasharray: 9 3 2 3; } svg .bar { fill: var(--b); }
 svg .area.a { fill: var(--a); } svg .area.b { fill: var(--b); } svg .area.c { fill: var(--c); }
 svg .mark { stroke: var(--ink); stroke-dasharray: 4 3; } svg .marktext { fill: var(--ink); }
 svg image { image-rendering: pixelated; }
@@ -76,6 +77,7 @@ details { margin: 0 0 14px; } summary { cursor: pointer; color: var(--soft); fon
 tbody th { color: var(--ink); font-weight: 500;
   white-space: normal; }
 svg .dot { stroke: none; } svg .dot.a { fill: var(--a); } svg .dot.b { fill: var(--b); } svg .dot.c { fill: var(--c); }
+svg .dot.d { fill: var(--soft); }
 svg .outlined { fill: none; stroke: var(--outline); stroke-width: 2; }
 table { border-collapse: collapse; font-size: .9rem; width: 100%; }
 th, td { text-align: right; padding: 6px 10px; border-bottom: 1px solid var(--rule); white-space: nowrap; }

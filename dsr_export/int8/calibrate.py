@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from calibration.collect import CalibrationData, Call, new_stats, observe
 from calibration.methods import METHODS
+from calibration.places import TokenPlaces
 from calibration.plan import Planned, activation_groups, fold_choices, graph_activations, quantised_gemms
 from calibration.policy import Selection, select
 from calibration.stats import ActivationStats
@@ -24,7 +25,7 @@ from dsr_export.errors import ExportError
 from dsr_export.int8.plan_files import PlanWriter
 from dsr_export.progress import Bar
 from dsr_export.sites.token_roles import first_rows
-from dsr_export.subject import SubjectCard
+from dsr_export.subject import SubjectCard, prompt_mask
 from graphs.artifacts import OptimizedModel
 from graphs.files import load_inferred_graph, save_graph
 from graphs.observe.probes import add_outputs
@@ -65,7 +66,8 @@ def calibrate(
     if data is not None:
         registers, spoilt = register_rows(card, selection), may_be_nan(graph)
         with_nan = any(id(gemm.activation) in spoilt for gemm in selection.all)
-        stats = new_stats(selection, registers, hessians=recipe.rounding, with_nan=with_nan)
+        known = token_places(card)
+        stats = new_stats(selection, registers, hessians=recipe.rounding, with_nan=with_nan, places=known)
         _measure(model, card, selection, stats, data, folder, bar)
     groups = activation_groups(selection)
     choices = given.choices() if given else {}
@@ -105,6 +107,11 @@ def register_rows(card: SubjectCard, selection: Selection) -> RegisterRows:
     rows = first_rows(denoiser)
     longest = max((gemm.rows for gemm in selection.integer if gemm.rows not in rows), default=longest)
     return RegisterRows(count=count, patches=longest - count, rows=rows)
+
+
+def token_places(card: SubjectCard) -> TokenPlaces:
+    """Where the image's tokens lie, and which input hides a prompt's padding, where the family says so."""
+    return TokenPlaces(grid=card.grid, mask=prompt_mask(card.inputs) if card.grid is not None else None)
 
 
 def _measure(

@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from calibration import activation_schemes
 from calibration.activation_schemes import Choice, choose, quantised_rows
 from calibration.methods import METHODS, OUTLIER_AWARE
+from calibration.places import TokenPlaces
 from calibration.stats import ActivationStats
 from calibration.token_roles import RegisterRows
 
@@ -72,3 +74,20 @@ def test_a_tensor_of_zeros_has_a_step_all_the_same() -> None:
     choice = _chosen(np.zeros((4, TOKENS, WIDTH), np.float32), normed=True)
     assert choice.activation.step > 0
     assert np.isfinite(choice.factors).all()
+
+
+def test_constant_factors_of_corners_are_better_than_one_range_and_chosen_only_where_they_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    x, ids = _even(), np.arange(32)
+    x[:, [0, 3, 12, 15]] *= 40  # of 4 x 4 tokens
+    stats = ActivationStats("h", WIDTH, TOKENS, RegisterRows(), places=TokenPlaces(grid=(1, 4, 4)))
+    stats.observe(x, ids, ids % 4, np.ones(32))
+    untold = _stats(x)
+    assert choose(stats, WEIGHT, OUTLIER_AWARE, foldable=False).activation.rows == "dynamic"
+    monkeypatch.setattr(activation_schemes, "MARGIN_DB", {"none": 0.0, "static": 0.0, "dynamic": 100.0})
+    told, one_range = (choose(each, WEIGHT, OUTLIER_AWARE, foldable=False) for each in (stats, untold))
+    assert told.activation.rows == "static" and one_range.activation.rows == "none"
+    factors = told.activation.row_factors
+    assert factors is not None and (factors[[0, 3, 12, 15]] > 20 * factors[5]).all()
+    assert told.snr_db > one_range.snr_db + 6

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from calibration.places import TokenPlaces
 from calibration.row_sample import RowSample
 from calibration.stats import SAMPLE_ROWS, ActivationStats, token_weights
 from calibration.token_roles import RegisterRows, token_roles
@@ -104,3 +105,22 @@ def test_tokens_of_nan_count_as_zeros_where_they_are_the_models_own() -> None:
     for broken in (np.full_like(x, np.nan), np.where(x == x.max(), np.inf, x)):
         with pytest.raises(ExportError, match="NaN or infinite"):
             stats.observe(broken, ids, ids % 4, ones)
+
+
+def test_sinks_that_are_known_by_place_have_roles_of_their_own() -> None:
+    """A picture of 2 x 3 tokens, whose corners are sinks; and a prompt of 4, padded."""
+    rng, ids = np.random.default_rng(0), np.arange(2)
+    places = TokenPlaces(grid=(1, 2, 3), mask="mask")
+    picture = ActivationStats("x", 8, 6, RegisterRows(), places=places)
+    x = rng.standard_normal((2, 6, 8))
+    x[:, [0, 2, 3, 5]] *= 50
+    picture.observe(x, ids, ids, np.ones(2))
+    found = picture.roles_as_dict()
+    assert {role: figures["count"] for role, figures in found.items()} == {"patch": 4, "corner": 8}
+    assert picture.own_rows.tolist() == [True, False, True] * 2
+    assert picture.patch_magnitudes.largest < 5 < found["corner"]["amax"]
+    prompt = ActivationStats("y", 8, 4, RegisterRows(), places=places)
+    hidden = np.array([[1, 1, 0, 0], [1, 1, 1, 0]])
+    prompt.observe(rng.standard_normal((2, 4, 8)), ids, ids, np.ones(2), hidden)
+    assert {role: figures["count"] for role, figures in prompt.roles_as_dict().items()} == {"patch": 5, "padding": 3}
+    assert not prompt.own_rows.any()  # which rows are padding depends on the prompt

@@ -11,7 +11,7 @@ from calibration.plan import activation_groups, fold_choices, graph_activations,
 from calibration.policy import select
 from calibration.stats import ActivationStats
 from dsr_export.backends.onnxruntime import OnnxRuntimeRunner
-from dsr_export.int8.calibrate import register_rows
+from dsr_export.int8.calibrate import register_rows, token_places
 from graphs.artifacts import OptimizedModel
 from graphs.files import load_inferred_graph, save_graph
 from graphs.observe.probes import add_outputs
@@ -22,7 +22,8 @@ from tests.comparisons.models import Graph
 def measure(graph: Graph, calls: list[Call]) -> dict[str, ActivationStats]:
     """Statistics of every activation, with all that any recipe needs."""
     selection = select(load_inferred_graph(graph.path), graph.card.outer_modules)
-    stats = new_stats(selection, register_rows(graph.card, selection), hessians=True)
+    known = token_places(graph.card)
+    stats = new_stats(selection, register_rows(graph.card, selection), hessians=True, places=known)
     names = list(graph_activations(selection))
     tapped = add_outputs(OptimizedModel(path=graph.path), graph.path.with_name("tapped.onnx"), names)
     with OnnxRuntimeRunner(tapped, inputs=graph.card.inputs) as runner:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from calibration.places import PLACES
 from dsr_export.diagnosis.streams.diagnosis import StreamDiagnosis, StreamRun, sites_by_stream
 from dsr_export.diagnosis.streams.report import WHOSE
-from dsr_export.diagnosis.streams.roles import ROLES
 from dsr_export.html.axes import percent
 from dsr_export.html.charts import heat_map
 from dsr_export.html.markup import Markup
@@ -58,7 +58,7 @@ def _role_section(found: StreamDiagnosis) -> Section:
     for (layer, stream), limit in found.limits.items():
         counts = found.role_counts((layer, stream))
         total = sum(above for above, _ in counts.values())
-        shares = [percent(counts[role][0] / total) if total and role in counts else "" for role in ROLES]
+        shares = [percent(counts[role][0] / total) if total and role in counts else "" for role in PLACES]
         largest = found.off.measured.norms[layer, stream].largest
         limits = "" if limit is None else f"{limit.value:g} ({limit.found})"
         rows.append([str(layer), found.blocks[layer].name, stream, f"{largest:.1f}", limits, *shares])
@@ -66,5 +66,5 @@ def _role_section(found: StreamDiagnosis) -> Section:
         "Which tokens the outliers of a block are: padding of the prompt, corners of the picture, the first frame of a "
         "film, or others. A gap: no token lies around the threshold. A tail: outliers shade into ordinary tokens."
     )
-    header = ["block", "name", "stream", "largest, medians", "threshold", *ROLES]
+    header = ["block", "name", "stream", "largest, medians", "threshold", *PLACES]
     return Section("Roles", words, figure(table(header, rows)))

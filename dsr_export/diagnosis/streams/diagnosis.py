@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from calibration.places import PLACES
 from dsr_export.diagnosis.denoiser import ROUNDS, RunName
-from dsr_export.diagnosis.streams.roles import ROLES
 from dsr_export.diagnosis.streams.sites import Site, replacing, without_sites
 from dsr_export.diagnosis.streams.walk import Drive, Measured, Walked
 from dsr_export.diagnosis.threads import fitting_threads
@@ -68,8 +68,8 @@ class StreamDiagnosis:
         Without replacement, all images and steps together.
         """
         limit, norms = self.limits[site], self.off.measured.norms[site]
-        above = np.zeros(len(ROLES), int) if limit is None else norms.above(limit.edge)
-        pairs = zip(ROLES, above.tolist(), norms.tokens().tolist(), strict=True)
+        above = np.zeros(len(PLACES), int) if limit is None else norms.above(limit.edge)
+        pairs = zip(PLACES, above.tolist(), norms.tokens().tolist(), strict=True)
         return {role: (count, tokens) for role, count, tokens in pairs if tokens}
 
 

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from calibration.places import PLACES
 from dsr_export.diagnosis.measures.bins import LogBins, share_above
 from dsr_export.diagnosis.measures.norms import relative_norms
-from dsr_export.diagnosis.streams.roles import ROLES
 
 Array = npt.NDArray[Any]
 
@@ -30,8 +30,8 @@ class RoleNorms:
         """Norms [B, n] and roles of the same shape, of one call at `step`."""
         multiples, _ = relative_norms(norms, slice(0, norms.shape[1]))
         self.largest = max(self.largest, float(multiples.max()))
-        counts = self.steps.setdefault(step, np.zeros((len(ROLES), self.bins.size), np.int64))
-        for role in range(len(ROLES)):
+        counts = self.steps.setdefault(step, np.zeros((len(PLACES), self.bins.size), np.int64))
+        for role in range(len(PLACES)):
             counts[role] += self.bins.count(multiples[roles == role])
 
     @property

@@ -11,16 +11,16 @@ import numpy as np
 import numpy.typing as npt
 
 from calibration.collect import Call
+from calibration.places import image_roles, text_roles
 from dsr_export.diagnosis.streams.norms import RoleNorms
 from dsr_export.diagnosis.streams.pipeline import CHUNK
-from dsr_export.diagnosis.streams.roles import image_roles, text_roles
 from dsr_export.diagnosis.streams.sites import Site, sites_of, watching
 from dsr_export.families.diffusers.general.blocks import Block
 from dsr_export.int8.data import Arrays
 from dsr_export.pipelines.drawing import PROMPT_MASK, Pipeline
 from dsr_export.pipelines.wish import Wish
 from dsr_export.progress import Bar
-from dsr_export.subject import Subject
+from dsr_export.subject import Subject, prompt_mask
 from dsr_export.subjects.torch_runner import TorchRunner
 
 Array = npt.NDArray[Any]
@@ -88,7 +88,7 @@ def walk(pipeline: Pipeline, walked: Walked, blocks: Sequence[Block], measured: 
 def walk_rows(subject: Subject, data: Arrays, blocks: Sequence[Block], measured: Measured, bar: Bar) -> None:
     """Calls the model with every row of `data`, whatever its time."""
     runner = TorchRunner(subject)
-    mask = next((spec.name for spec in subject.inputs if "mask" in spec.name and len(spec.shape) == 2), None)
+    mask = prompt_mask(subject.inputs)
 
     def answer(call: Call) -> Array:
         measured.start({} if mask is None else {PROMPT_MASK: call.inputs[mask]})

@@ -87,6 +87,7 @@ def subject_from(asked: Asked) -> Subject:
         outer_modules=module.outer_modules(),
         draws=module.draws(),
         special_rows=True,
+        grid=module.grid,
     )
 
 

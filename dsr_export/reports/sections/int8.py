@@ -16,7 +16,12 @@ from dsr_export.reports.reading import Entry, entries, mapping, number_in, text_
 from dsr_export.reports.record import Report
 from dsr_export.reports.wording import decibels
 
-ROLES = (("patch", "b"), ("register", "c"), ("outlier", "a"))
+ROLES = (
+    ("patch tokens", "b", ("patch",)),
+    ("register tokens", "c", ("register",)),
+    ("outlier tokens", "a", ("outlier",)),
+    ("corners, first frames, padding", "d", ("corner", "first frame", "padding")),
+)
 LISTED = 12
 NAN = float("nan")
 
@@ -48,16 +53,20 @@ def _snr(gemms: Sequence[Entry]) -> Markup | None:
 
 def _ranges(gemms: Sequence[Entry]) -> Markup | None:
     """Largest magnitudes of the GEMMs' inputs."""
-    found = [(role, style, [_amax(gemm, role) for gemm in gemms]) for role, style in ROLES]
+    found = [(name, style, [_largest(gemm, roles) for gemm in gemms]) for name, style, roles in ROLES]
     series = [
-        Series(f"{role} tokens", style, range(len(gemms)), values)
-        for role, style, values in found
+        Series(name, style, range(len(gemms)), values)
+        for name, style, values in found
         if any(math.isfinite(value) for value in values)
     ]
     if not series:
         return None
     chart = curves(series, [text_in(gemm, "name") for gemm in gemms], x_label="GEMM", y_label="largest |x|", kind="log")
     return figure(joined([legend(series), chart]), title="Input ranges by kind of token")
+
+
+def _largest(gemm: Entry, roles: Sequence[str]) -> float:
+    return max((value for role in roles if math.isfinite(value := _amax(gemm, role))), default=NAN)
 
 
 def _amax(gemm: Entry, role: str) -> float:

@@ -111,6 +111,7 @@ def subject_of(
         outer_modules=outer_modules(transformer),
         draws=draws,
         special_rows=True,
+        grid=call.grid,
     )
 
 

@@ -25,7 +25,9 @@ from tests.families.diffusers.general.survey import SURVEY
 from tests.families.diffusers.general.tiny import bare_folder, loaded
 
 pytest.importorskip("diffusers", reason="the models extra is not installed")
-pytestmark = pytest.mark.filterwarnings("ignore:In CPU autocast:UserWarning", "ignore:flex_attention called without")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:In CPU autocast:UserWarning", "ignore:flex_attention called without", "ignore:.FluxPosEmbed. is deprecated"
+)
 
 R = 3
 TEXT = 7  # tokens of the survey's prompts
@@ -169,7 +171,8 @@ def test_in_any_class_they_touch_nothing_but_what_attends_to_them(name: str, tmp
         with OnnxRuntimeRunner(lowered.path, inputs=subject.inputs) as graph:
             for batch in (1, 3):  # in the graph as in PyTorch
                 inputs = subject.example(batch, seed=2)
-                np.testing.assert_allclose(graph.infer(inputs)["out"], runner.infer(inputs)["out"], rtol=0, atol=1e-4)
+                expected = runner.infer(inputs)["out"]
+                np.testing.assert_allclose(graph.infer(inputs)["out"], expected, rtol=0, atol=1e-4 * size)
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from calibration.places import CORNER, FIRST_FRAME, OTHER, PADDING, TokenPlaces, image_roles, text_roles
 from dsr_export.diagnosis.streams.norms import RoleNorms
-from dsr_export.diagnosis.streams.roles import CORNER, FIRST_FRAME, OTHER, PADDING, image_roles, text_roles
 
 
 def test_a_picture_has_four_corners_and_no_first_frame() -> None:
@@ -42,3 +42,15 @@ def test_outliers_are_counted_by_role() -> None:
     assert norms.above(edge).tolist() == [2, 0, 0, 2]
     assert norms.tokens().tolist() == [4, 0, 0, 6]
     assert norms.ratios(edge).tolist() == [0.4, 0.4] and norms.largest == 9.0
+
+
+def test_the_image_is_known_by_its_length_with_registers_or_without() -> None:
+    places = TokenPlaces(grid=(1, 2, 3), mask="mask")
+    picture = [CORNER, OTHER, CORNER] * 2
+    assert places.of_image(6, np.zeros(6, bool)).tolist() == picture
+    registers = np.array([False] * 1 + [True] * 2 + [False] * 5)
+    found = places.of_image(8, registers).tolist()
+    assert [found[0], *found[3:]] == picture and found[1:3] == [OTHER, OTHER]
+    assert (places.of_image(7, np.zeros(7, bool)) == OTHER).all()  # the prompt's
+    mask = np.ones((2, 4))
+    assert places.hidden({"mask": mask}) is mask and TokenPlaces().hidden({"mask": mask}) is None
