@@ -15,6 +15,7 @@ from dsr_export.config import ModelRequest
 from dsr_export.declarations.dsr_file import read_dsr_file
 from dsr_export.diagnosis.asked import model_words
 from dsr_export.diagnosis.verdicts import build_command
+from dsr_export.families.diffusers.general.adapter import GeneralDenoiser
 from dsr_export.fitting.compared import Compared, compared
 from dsr_export.fitting.data import Data, Inputs, Latents, Pictures, data_digest, read_data
 from dsr_export.fitting.objective import objective_of
@@ -44,6 +45,7 @@ FOLDER = ResultFolder(
     known=lambda name: name in (RECORD, CARD, PAGE, DSR_FILE) or name.endswith(".safetensors"),
 )
 _LOSSES = "losses"
+_PROBE = '[[denoiser.replace]]\nlayers = [0]\nrule = "median"\nthreshold = 4.0\nchoice = "mask"\n'
 OBJECTIVES = {
     Latents: "the model's own training loss",
     Inputs: "distillation of the model without sites, on the calls given",
@@ -78,7 +80,7 @@ def _fitted(request: ModelRequest, asked: FitOptions, cache: StageCache, shown: 
     frozen = tensors_digest(base.module)
     key = _key(source.key(), wish, asked, digest)
     with scratch_folder("fit") as draft:
-        write_draft(draft, wish, base.module, asked.seed)
+        write_draft(draft, wish, _with_known_widths(request, base, draft), asked.seed)
         state = cache.root / "fit-state" / f"{canonical_digest(key)}.safetensors"
 
         def produce(folder: Path) -> None:
@@ -130,6 +132,14 @@ def _written(
         "build": verdict.command,
         **seen,
     }
+
+
+def _with_known_widths(request: ModelRequest, base: Subject, scratch: Path) -> Any:
+    """A module that knows the widths of its streams: a general class finds its blocks when something is asked of it."""
+    if not isinstance(base.module, GeneralDenoiser):
+        return base.module
+    (scratch / DSR_FILE).write_text(_PROBE, encoding="utf-8")
+    return _loaded(request, scratch).module
 
 
 def _loaded(request: ModelRequest, draft: Path) -> Subject:

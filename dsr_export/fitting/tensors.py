@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from dsr_export.errors import ExportError
+from dsr_export.families.diffusers.general.adapter import GeneralDenoiser
 from dsr_export.families.encoders.vision_encoder import VisionEncoder
 from dsr_export.families.inserted_registers import TOKENS
 from dsr_export.families.network_parts.replacements import Replaceable
@@ -51,16 +52,22 @@ def stream_width(module: Any, file: TrainedFile) -> int:
         return module.trunk.hidden_size
     if isinstance(module, VisionEncoder):
         return module.channels
+    if isinstance(module, GeneralDenoiser):
+        found = [block.widths[file.stream] for block in module.blocks or () if file.stream in block.places]
+        return found[0] if found else _no_stream(module, file)
     stream: Replaceable | None = module
     if file.stream == "text":
         stream = getattr(module, "text", None)
     config: Any = getattr(stream, "config", None)
-    if not hasattr(config, "hidden_size"):
-        raise ExportError(
-            f"{type(module).__name__} has no {file.stream} tokens that registers can be trained for",
-            hint="fit takes registered denoisers and diffusers transformers",
-        )
-    return int(config.hidden_size)
+    return int(config.hidden_size) if hasattr(config, "hidden_size") else _no_stream(module, file)
+
+
+def _no_stream(module: Any, file: TrainedFile) -> int:
+    raise ExportError(
+        f"{type(getattr(module, 'transformer', module)).__name__} has no {file.stream} tokens that registers can be "
+        "trained for",
+        hint="fit takes registered denoisers, encoders and diffusers transformers",
+    )
 
 
 def trained_tensors(module: nn.Module, folder: Path, wish: Wish) -> Trained:
