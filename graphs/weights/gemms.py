@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
@@ -50,8 +49,14 @@ def weight_gemms(graph: gs.Graph) -> list[WeightGemm]:
 
 
 def outer_gemms(graph: gs.Graph) -> set[str]:
-    """Node names of the GEMMs that no other weight lies before, or none behind: embedders and final layers."""
-    return set(_reached(graph.inputs, forward=True)) | set(_reached(graph.outputs, forward=False))
+    """Names of the nodes with weights that no weight lies before, or none behind: embedders and final layers.
+
+    One weight on any path is enough: a stream of tokens goes around every block, and a mask joins in each of them, so
+    that the shortest path from an input to a GEMM, or from there to an output, says little of where it stands.
+    """
+    weighted = [node for node in graph.nodes if _weighted(node)]
+    behind, before = _beyond(weighted, forward=True), _beyond(weighted, forward=False)
+    return {str(node.name) for node in weighted if id(node) not in behind or id(node) not in before}
 
 
 def _weight_gemm(node: gs.Node, batch: int | str | None) -> WeightGemm | None:
@@ -86,22 +91,23 @@ def _rows(activation: gs.Tensor, batch: int | str | None) -> int | None:
     return 1 if batch is None or shape[0] == batch else None  # `16*batch` are the tokens of all
 
 
-_WEIGHTED = ("MatMul", "Gemm", "Conv")
+def _weighted(node: gs.Node) -> bool:
+    """Whether it multiplies by a weight, or looks rows up in one, as embedders of words do."""
+    if node.op == "Gather":
+        table, index = node.inputs[:2]
+        return isinstance(table, gs.Constant) and len(table.shape) == 2 and not isinstance(index, gs.Constant)
+    return node.op in ("MatMul", "Gemm", "Conv") and any(isinstance(each, gs.Constant) for each in node.inputs)
 
 
-def _reached(start: list[gs.Tensor], *, forward: bool) -> Iterator[str]:
-    """The first weighted nodes on every path from `start`."""
+def _beyond(start: list[gs.Node], *, forward: bool) -> set[int]:
+    """Ids of the nodes behind any of `start` (before it, without `forward`)."""
     seen: set[int] = set()
     pending = list(start)
     while pending:
-        tensor = pending.pop()
-        for node in tensor.outputs if forward else tensor.inputs:
-            if id(node) in seen:
-                continue
-            seen.add(id(node))
-            if node.op == "Shape":
-                continue  # a batch size is no data
-            if node.op in _WEIGHTED and any(isinstance(each, gs.Constant) for each in node.inputs):
-                yield str(node.name)
-            else:
-                pending.extend(node.outputs if forward else node.inputs)
+        node = pending.pop()
+        for tensor in node.outputs if forward else node.inputs:
+            for other in tensor.outputs if forward else tensor.inputs:
+                if id(other) not in seen and other.op != "Shape":  # a batch size is no data
+                    seen.add(id(other))
+                    pending.append(other)
+    return seen
