@@ -56,11 +56,21 @@ def new_stats(
     with_nan: bool = False,
     places: TokenPlaces | None = None,
 ) -> dict[str, ActivationStats]:
-    """An observer for each activation of the selected GEMMs, by name; the rest as `ActivationStats` has it."""
+    """An observer for each activation of the selected GEMMs, by name; the rest as `ActivationStats` has it.
+
+    Registers and places are known only where an axis of its own counts tokens.
+    """
     known = TokenPlaces() if places is None else places
     return {
         str(gemm.activation.name): ActivationStats(
-            str(gemm.activation.name), gemm.in_features, gemm.rows, registers, hessians, with_nan, known
+            name=str(gemm.activation.name),
+            width=gemm.in_features,
+            tokens=gemm.rows,
+            registers=registers if gemm.has_token_axis else RegisterRows(),
+            with_hessian=hessians,
+            with_nan=with_nan,
+            batch_axis=gemm.batch_axis,
+            places=known if gemm.has_token_axis else TokenPlaces(),
         )
         for gemm in selection.all
     }

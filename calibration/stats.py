@@ -51,7 +51,9 @@ class RoleStats:
 
 @dataclass
 class ActivationStats:
-    """Of an activation [B, N, K] (a condition [B, K] counts as one token).
+    """Of an activation [B, N, K] (a condition [B, K] counts as one token, more axes as tokens of one sample).
+
+    `batch_axis` is where B stands, for a sequence in front of it.
 
     `hessian` [K, K] is the weighted sum of x^T x, every token of an image counting alike; `sums` [K] that of x;
     `channel_largest` [K] and `row_largest` [N] are exact. `count` rows were seen, whose weights add up to `weight`.
@@ -66,6 +68,7 @@ class ActivationStats:
     with_hessian: bool = True
     with_nan: bool = False
     places: TokenPlaces = field(default_factory=TokenPlaces)
+    batch_axis: int = 0
     magnitudes: Magnitudes = field(default_factory=Magnitudes.none)
     patch_magnitudes: Magnitudes = field(default_factory=Magnitudes.none)
     weight: float = 0.0
@@ -96,7 +99,7 @@ class ActivationStats:
         Raises:
             ExportError: a value is NaN or infinite.
         """
-        x = np.asarray(x, np.float32).reshape(len(samples), self.tokens, self.width)
+        x = np.moveaxis(np.asarray(x, np.float32), self.batch_axis, 0).reshape(len(samples), self.tokens, self.width)
         if self.with_nan:
             x = self._without_nan(x)
         size = np.abs(x)

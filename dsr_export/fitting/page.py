@@ -74,4 +74,4 @@ def _picture_section(pictures: Array) -> Section:
 def _strip(pictures: Array) -> Any:
     bytes_ = ((pictures.clip(-1, 1) + 1) * 127.5).round().astype(np.uint8).transpose(0, 2, 3, 1)  # [n, H, W, C]
     rgb = np.repeat(bytes_, 3, axis=-1) if bytes_.shape[-1] == 1 else bytes_
-    return element("img", src=data_uri(enlarged(np.concatenate(list(rgb), axis=1))), alt="samples")
+    return element("img", src=data_uri(np.concatenate(list(enlarged(rgb)), axis=1)), alt="samples")

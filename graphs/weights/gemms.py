@@ -7,14 +7,15 @@ from dataclasses import dataclass
 import onnx_graphsurgeon as gs
 
 from graphs.names import is_made, module_of
+from graphs.weights.sample_rows import sample_rows
 
 
 @dataclass(frozen=True)
 class WeightGemm:
     """`activation [..., in_features] x weight`, of a MatMul or a Gemm.
 
-    `rows` counts the rows of one sample: its tokens, or 1 for a condition [batch, in_features]. `transposed` says that
-    the weight is stored [out_features, in_features].
+    `rows` counts the rows of one sample: its tokens, or 1 for a condition [batch, in_features]. `batch_axis` of the
+    activation tells samples apart. `transposed` says that the weight is stored [out_features, in_features].
     """
 
     node: gs.Node
@@ -24,6 +25,7 @@ class WeightGemm:
     in_features: int
     out_features: int
     transposed: bool
+    batch_axis: int = 0
 
     @property
     def name(self) -> str:
@@ -34,6 +36,12 @@ class WeightGemm:
     def of_condition(self) -> bool:
         """Whether it reads one row of each sample, [batch, in_features]."""
         return len(self.activation.shape) == 2 and self.rows == 1
+
+    @property
+    def has_token_axis(self) -> bool:
+        """Whether the activation is [batch, rows, in_features]: a constant for each row fits it."""
+        shape = self.activation.shape
+        return self.batch_axis == 0 and len(shape) == 3 and shape[1] == self.rows
 
     @property
     def flops(self) -> int:
@@ -69,26 +77,11 @@ def _weight_gemm(node: gs.Node, batch: int | str | None) -> WeightGemm | None:
         return None
     transposed = bool(node.attrs.get("transB", 0))
     first, second = (int(size) for size in weight.shape)
-    rows = _rows(activation, batch)
+    rows = sample_rows(activation, batch)
     if rows is None:
         return None
     width, outputs = (second, first) if transposed else (first, second)
-    return WeightGemm(node, activation, weight, rows, width, outputs, transposed)
-
-
-def _rows(activation: gs.Tensor, batch: int | str | None) -> int | None:
-    """Rows of one sample; None where shape inference does not tell, or tokens of all samples are one axis."""
-    shape = activation.shape
-    if shape is not None and len(shape) == 3 and isinstance(shape[1], int):
-        return shape[1]
-    if shape is None or len(shape) != 2:
-        return None
-    maker = activation.inputs[0] if activation.inputs else None
-    if maker is not None and maker.op == "Reshape":  # [batch, tokens, D] flattened for a Gemm
-        before = maker.inputs[0].shape
-        if before is not None and len(before) == 3:
-            return before[1] if isinstance(before[1], int) else None
-    return 1 if batch is None or shape[0] == batch else None  # `16*batch` are the tokens of all
+    return WeightGemm(node, activation, weight, rows[0], width, outputs, transposed, rows[1])
 
 
 def _weighted(node: gs.Node) -> bool:
