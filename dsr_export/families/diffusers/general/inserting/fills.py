@@ -66,6 +66,9 @@ def fill_of(
 
 
 def _alike(leaf: Tensor, axis: int, rows: Sequence[int]) -> bool:
+    """Whether the entries `rows` are one; of a single token nothing is known to be common to all."""
+    if len(rows) < 2:
+        return False
     chosen = leaf.index_select(axis, torch.tensor(rows))
     first = chosen.narrow(axis, 0, 1).expand_as(chosen)
     if not leaf.is_floating_point():

@@ -60,5 +60,6 @@ def test_masks_hide_none_of_them() -> None:
 def test_anything_else_says_nothing_of_them() -> None:
     assert _fill(torch.randn(6, 4, generator=torch.Generator().manual_seed(0))) is None
     assert _fill(torch.arange(6)) is None
+    assert fill_of(0, [[torch.arange(6)]], [0], [[4]]) is None  # of one token, nothing is common to all
     assert _fill(torch.ones(6, 6).tril().bool(), axes=(0, 1)) is None  # what came before what
     assert _fill(torch.polar(1 + ANGLES, ANGLES)) is None
