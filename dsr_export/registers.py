@@ -162,12 +162,12 @@ def replaced(
     counted[list(exclude)] = False
     x = x.clone(memory_format=torch.contiguous_format)
     for _ in range(rounds if counted.any() else 0):
-        norms = torch.linalg.vector_norm(x.float(), dim=-1)  # [B, N]
+        norms = _norms(x)  # [B, N]
         limit = _threshold(norms[:, counted], rule, threshold)  # [B, 1]
         outlier = ((norms > limit) | ~norms.isfinite()) & counted
         if not outlier.any():
             break
-        corrected = _corrected(x, norms, limit, registers, gate, choice)
+        corrected = _corrected(x, norms, limit, outlier, registers, gate, choice)
         x = torch.where(outlier[..., None], corrected.to(x.dtype), x)
     return x
 
@@ -196,6 +196,16 @@ def _gradients(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
 replace_outliers.register_autograd(_gradients, setup_context=_keep_inputs)
 
 
+def _norms(x: Tensor) -> Tensor:
+    """[B, N] float32 of [B, N, D]; not finite for a token that is not, whose gradient is then 0 and no NaN."""
+    h = x.float()
+    norms: Tensor = torch.linalg.vector_norm(h, dim=-1)
+    finite = norms.isfinite()
+    if finite.all():
+        return norms
+    return torch.where(finite, torch.linalg.vector_norm(torch.where(finite[..., None], h, 0), dim=-1), torch.inf)
+
+
 def _threshold(norms: Tensor, rule: str, value: float) -> Tensor:
     """Threshold per image, [B, 1], from the counted norms [B, n]. Non-finite norms sort last and join no mean."""
     finite = norms.isfinite()
@@ -206,30 +216,34 @@ def _threshold(norms: Tensor, rule: str, value: float) -> Tensor:
     count = finite.sum(dim=1, keepdim=True).clamp(min=1)
     mean = torch.where(finite, norms, 0).sum(dim=1, keepdim=True) / count
     variance = torch.where(finite, norms - mean, 0).square().sum(dim=1, keepdim=True) / count
-    return mean + value * variance.sqrt()
+    return mean + value * torch.where(variance > 0, variance, 1).sqrt() * (variance > 0)  # a root has no slope at 0
 
 
 def _corrected(
     x: Tensor,
     norms: Tensor,
     limit: Tensor,
+    outlier: Tensor,
     registers: Tensor,
     gate: tuple[Tensor | None, Tensor | None, Tensor | None],
     choice: str,
 ) -> Tensor:
-    """What an outlier becomes, [B, N, D] float32; a token with a non-finite norm has no direction left."""
-    h, rows = x.float(), registers.float()
-    broken = ~norms.isfinite()[..., None]  # [B, N, 1]
+    """What an outlier becomes, [B, N, D] float32; a token with a non-finite norm has no direction left.
+
+    Tokens that are no outliers, and broken ones, count as 0: what is not finite in them would make gradients NaN.
+    """
+    fits = outlier & norms.isfinite()  # [B, N]
+    h, rows = torch.where(fits[..., None], x.float(), 0), registers.float()
     if choice == "mask":
         return torch.zeros_like(h)
     if choice == "clip":
-        return torch.where(broken, 0, h * (limit / norms)[..., None])
+        return h * (torch.where(fits, limit, 0) / torch.where(fits, norms, 1))[..., None]
     if choice == "nearest":
         return rows[best_register(h, norms, rows)]
     choice_weight, gate_weight, gate_bias = (g.float() for g in gate if g is not None)
     mixture = (h @ choice_weight).softmax(dim=-1) @ rows
     strength = (h @ gate_weight + gate_bias).sigmoid()  # [B, N, 1]
-    return torch.where(broken, rows[0], h + strength * (mixture - h))
+    return torch.where(fits[..., None], h + strength * (mixture - h), rows[0])
 
 
 def best_register(h: Tensor, norms: Tensor, rows: Tensor) -> Tensor:

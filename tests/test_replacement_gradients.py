@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dsr_export.registers import RecursiveReplacement, Rule
+from dsr_export.registers import Choice, RecursiveReplacement, Rule
 
 
 def _tokens() -> Tensor:
@@ -68,3 +68,42 @@ def test_frozen_tokens_need_no_gradient() -> None:
     site(_tokens().float()).sum().backward()
     assert rows.grad is not None and rows.grad.abs().sum() > 0
     assert site(_tokens()[2:].float()).grad_fn is not None  # nothing to replace, nothing to learn
+
+
+@pytest.mark.parametrize("rule", ["absolute", "median", "sigma"])
+@pytest.mark.parametrize("choice", ["nearest", "gate", "mask", "clip"])
+@pytest.mark.parametrize("odd", [0.0, torch.inf, torch.nan])
+def test_tokens_without_a_direction_leave_every_gradient_finite(rule: Rule, choice: Choice, odd: float) -> None:
+    """Zero tokens, broken ones, and an image of equal tokens, whose norms do not vary."""
+    rows = torch.eye(8)[:3].clone().requires_grad_()
+    threshold = {"absolute": 12.0, "median": 3.0, "sigma": 1.5}[rule]
+    site = RecursiveReplacement(rule=rule, threshold=threshold, choice=choice, gate_shape=(3, 8))
+    x = _tokens().float()
+    x[0, 2], x[2] = odd, 0.5
+    x.requires_grad_()
+    made = site(x, rows)
+    found = torch.autograd.grad(made.square().sum(), [x, rows, *site.parameters()], allow_unused=True)
+    assert (made != x).any() and all(each.isfinite().all() for each in found if each is not None)
+
+
+def test_every_choice_has_the_slope_that_its_outputs_have() -> None:
+    """Central differences along one direction, within float32; tokens stay on their sides of the thresholds."""
+    torch.manual_seed(3)
+    rows, along = 2 * torch.randn(4, 8), 1e-2 * torch.randn(3, 10, 8)
+    for rule, threshold in (("absolute", 12.0), ("median", 3.0), ("sigma", 1.5)):
+        for choice in ("nearest", "gate", "mask", "clip"):
+            site = RecursiveReplacement(
+                rule=rule,  # type: ignore[arg-type]
+                threshold=threshold,
+                rounds=2,
+                choice=choice,  # type: ignore[arg-type]
+                gate_shape=(4, 8),
+            )
+            for weight in site.parameters():
+                torch.nn.init.normal_(weight, std=0.1)
+            x = _tokens().float().requires_grad_()
+            (slope,) = torch.autograd.grad(site(x, rows).square().sum(), x)
+            with torch.no_grad():
+                ends = [site(x + sign * along, rows).double().square().sum() for sign in (1, -1)]
+            wanted = float(ends[0] - ends[1]) / 2
+            assert float((slope * along).sum()) == pytest.approx(wanted, rel=2e-3, abs=2e-3), (rule, choice)
