@@ -163,7 +163,7 @@ def replaced(
     x = x.clone(memory_format=torch.contiguous_format)
     for _ in range(rounds if counted.any() else 0):
         norms = _norms(x)  # [B, N]
-        limit = _threshold(norms[:, counted], rule, threshold)  # [B, 1]
+        limit = outlier_limit(norms[:, counted], rule, threshold)  # [B, 1]
         outlier = ((norms > limit) | ~norms.isfinite()) & counted
         if not outlier.any():
             break
@@ -206,7 +206,7 @@ def _norms(x: Tensor) -> Tensor:
     return torch.where(finite, torch.linalg.vector_norm(torch.where(finite[..., None], h, 0), dim=-1), torch.inf)
 
 
-def _threshold(norms: Tensor, rule: str, value: float) -> Tensor:
+def outlier_limit(norms: Tensor, rule: str, value: float) -> Tensor:
     """Threshold per image, [B, 1], from the counted norms [B, n]. Non-finite norms sort last and join no mean."""
     finite = norms.isfinite()
     if rule == "absolute":

@@ -13,6 +13,7 @@ from dsr_export.backends.base import Runner
 from dsr_export.backends.cuda.device_tensor import DeviceTensor, on_host
 from dsr_export.bundle.manifest import Manifest
 from dsr_export.errors import ExportError
+from dsr_export.sampling import SamplerSpec
 
 Array = npt.NDArray[Any]
 LABELS = "y"
@@ -51,21 +52,31 @@ class LabelledRunner:
         return made
 
     def _check(self, given: Any) -> None:
-        labels = np.asarray(given)
-        if labels.size and labels.dtype.kind in "iu":
-            wrong = labels[(labels < 0) | (labels > self._highest)]
-            if wrong.size:
-                raise ExportError(f"input '{LABELS}' holds the label {wrong[0]}", hint=f"use 0 to {self._highest}")
+        check_labels(given, self._highest)
 
 
-def with_labels(runner: Runner, manifest: Manifest) -> Runner:
-    """`runner`, for a denoiser with classes held to 0 .. its last class, or its null label where that is higher.
+def check_labels(given: Any, highest: int, *, where: str = "") -> None:
+    """Raises ExportError for a label outside 0 .. `highest`; `where` is what it begins with."""
+    labels = np.asarray(given)
+    if labels.size and labels.dtype.kind in "iu":
+        wrong = labels[(labels < 0) | (labels > highest)]
+        if wrong.size:
+            raise ExportError(f"{where}input '{LABELS}' holds the label {wrong[0]}", hint=f"use 0 to {highest}")
+
+
+def highest_label(classes: int, sampler: SamplerSpec | None) -> int | None:
+    """The last class of a denoiser, or its null label where that is higher; None for a model without classes.
 
     Without a sampler of its own (DiT in diffusers) the null label is the row behind the classes.
     """
-    classes, sampler = int(manifest.model["num_classes"]), manifest.sampler_spec()
-    if not classes:
-        return runner
     null = classes if sampler is None else sampler.null_label
-    checked: Runner = LabelledRunner(runner, max(classes - 1, null or 0))
+    return max(classes - 1, null or 0) if classes else None
+
+
+def with_labels(runner: Runner, manifest: Manifest) -> Runner:
+    """`runner`, for a denoiser with classes held to those that it has, and its null label."""
+    highest = highest_label(int(manifest.model["num_classes"]), manifest.sampler_spec())
+    if highest is None:
+        return runner
+    checked: Runner = LabelledRunner(runner, highest)
     return checked

@@ -74,7 +74,9 @@ def data_digest(data: str) -> str:
         return data
     path = Path(data)
     pictures = path.is_dir() and any(file.suffix.lower() in SUFFIXES for file in path.iterdir())
-    return canonical_digest([file_sha256(file) for file in (picture_files(path) if pictures else data_files(path))])
+    # beside pictures there may be npz files: which of them are read is the model's affair, so all count
+    npz = sorted(path.glob("*.npz")) if pictures else data_files(path)
+    return canonical_digest([file_sha256(file) for file in (*(picture_files(path) if pictures else ()), *npz)])
 
 
 def read_data(data: str, subject: Subject) -> Data | None:
@@ -115,8 +117,10 @@ def _checked(file: Path, arrays: Mapping[str, Array], card: SubjectCard) -> tupl
     if values is None or values.dtype.kind != "f" or values.shape[1:] != wanted:
         found = "none" if values is None else f"{values.dtype} {list(values.shape)}"
         raise ExportError(f"{file}: expected '{LATENTS}' of floats [n, {', '.join(map(str, wanted))}], found {found}")
+    with np.errstate(over="ignore"):
+        values = values.astype(np.float32)
     if not np.isfinite(values).all():
-        raise ExportError(f"{file}: '{LATENTS}' holds NaN or infinities", hint="make it again")
+        raise ExportError(f"{file}: '{LATENTS}' holds NaN or infinities, as float32", hint="make it again")
     if labels is None and card.num_classes > 1:
         raise ExportError(f"{file} has no '{LABELS}', and {card.name} draws {card.num_classes} classes")
     labels = np.zeros(len(values), np.int64) if labels is None else labels
@@ -126,7 +130,7 @@ def _checked(file: Path, arrays: Mapping[str, Array], card: SubjectCard) -> tupl
             f"{file}: '{LABELS}' are not {len(values)} whole numbers from 0 to {max(card.num_classes, 1) - 1}",
             hint=f"found {labels.dtype} {list(labels.shape)}",
         )
-    return values.astype(np.float32), labels.astype(np.int64)
+    return values, labels.astype(np.int64)
 
 
 Data = Latents | Inputs | Pictures

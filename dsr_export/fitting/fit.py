@@ -15,7 +15,9 @@ from dsr_export.config import ModelRequest
 from dsr_export.declarations.dsr_file import read_dsr_file
 from dsr_export.diagnosis.asked import model_words
 from dsr_export.diagnosis.verdicts import build_command
+from dsr_export.errors import ExportError
 from dsr_export.families.diffusers.general.adapter import GeneralDenoiser
+from dsr_export.fitting.base import loaded_base
 from dsr_export.fitting.compared import Compared, compared
 from dsr_export.fitting.data import Data, Inputs, Latents, Pictures, data_digest, read_data
 from dsr_export.fitting.objective import objective_of
@@ -44,7 +46,7 @@ FOLDER = ResultFolder(
     called="training",
     known=lambda name: name in (RECORD, CARD, PAGE, DSR_FILE) or name.endswith(".safetensors"),
 )
-_LOSSES = "losses"
+_LOSSES, _UNTOUCHED = "losses", "untouched"
 _PROBE = '[[denoiser.replace]]\nlayers = [0]\nrule = "median"\nthreshold = 4.0\nchoice = "mask"\n'
 OBJECTIVES = {
     Latents: "the model's own training loss",
@@ -70,31 +72,36 @@ def fit(
 
 
 def _fitted(request: ModelRequest, asked: FitOptions, cache: StageCache, shown: Reporter) -> dict[str, Any]:
-    source = find_source(dataclasses.replace(request, dsr=None))
     digest = data_digest(asked.data)
-    read_dsr_file(asked.dsr, trainable=True)  # before the model is loaded, which takes longer
+    declared = read_dsr_file(asked.dsr, trainable=True)  # before the model is loaded, which takes longer
     with shown.stage("load"):
-        base = require_module(source.load())
+        base, source_key = loaded_base(request, declared)
     wish = read_wish(asked.dsr, own=base.dsr.denoiser.registers)
     data = read_data(asked.data, base)
     frozen = tensors_digest(base.module)
-    key = _key(source.key(), wish, asked, digest)
+    key = _key(source_key, wish, asked, digest)
     with scratch_folder("fit") as draft:
-        write_draft(draft, wish, _with_known_widths(request, base, draft), asked.seed)
+        write_draft(draft, wish, _with_known_widths(request, asked, base, draft), asked.seed)
         state = cache.root / "fit-state" / f"{canonical_digest(key)}.safetensors"
 
         def produce(folder: Path) -> None:
-            objective = objective_of(base, source.key(), data, asked, cache, shown)
-            made, losses = trained(_loaded(request, draft), draft, wish, objective, asked, state, shown)
+            objective = objective_of(base, source_key, data, asked, cache, shown)
+            made, losses, untouched = trained(
+                _loaded(request, asked, draft), draft, wish, objective, asked, state, shown
+            )
             for name, tensors in made.items():
                 save_file({each: value.contiguous() for each, value in tensors.items()}, folder / name)
-            save_file({_LOSSES: torch.tensor(losses, dtype=torch.float64)}, folder / _LOSSES)
+            flags = torch.tensor([file.name in untouched for file in wish.files])
+            save_file({_LOSSES: torch.tensor(losses, dtype=torch.float64), _UNTOUCHED: flags}, folder / _LOSSES)
 
         stage = cache.run("fit", key, produce)
         state.unlink(missing_ok=True)
         made = {file.name: load_file(stage.path / file.name) for file in wish.files}
-        losses = load_file(stage.path / _LOSSES)[_LOSSES].tolist()
-        return _written(request, asked, wish, base, draft, made, losses, _digests(frozen, digest, base, data), shown)
+        kept = load_file(stage.path / _LOSSES)
+        losses = kept[_LOSSES].tolist()
+        untouched = [file.name for file, flag in zip(wish.files, kept[_UNTOUCHED].tolist(), strict=True) if flag]
+        digests = _digests(frozen, digest, base, data)
+        return _written(request, asked, wish, base, draft, made, losses, untouched, digests, shown)
 
 
 def _written(
@@ -105,14 +112,15 @@ def _written(
     draft: Path,
     made: Trained,
     losses: list[float],
+    untouched: list[str],
     digests: dict[str, Any],
     shown: Reporter,
 ) -> dict[str, Any]:
     for name, tensors in made.items():
         save_file(tensors, draft / name)
-    fitted = _loaded(request, draft)
+    fitted = _loaded(request, asked, draft)
     found = compared(base, fitted, shown, asked.seed)
-    verdict = fit_verdict(found, losses, build_command(model_words(request), asked.out / DSR_FILE))
+    verdict = fit_verdict(found, losses, build_command(model_words(request), asked.out / DSR_FILE), untouched)
     seen = _seen(found, verdict.headline)
     said = record(base.name, verdict.command or "", wish, asked, digests, losses, seen)
     facts = [("steps", str(asked.steps)), ("registers", str(sum(file.count for file in wish.files)))]
@@ -134,17 +142,21 @@ def _written(
     }
 
 
-def _with_known_widths(request: ModelRequest, base: Subject, scratch: Path) -> Any:
+def _with_known_widths(request: ModelRequest, asked: FitOptions, base: Subject, scratch: Path) -> Any:
     """A module that knows the widths of its streams: a general class finds its blocks when something is asked of it."""
     if not isinstance(base.module, GeneralDenoiser):
         return base.module
     (scratch / DSR_FILE).write_text(_PROBE, encoding="utf-8")
-    return _loaded(request, scratch).module
+    return _loaded(request, asked, scratch).module
 
 
-def _loaded(request: ModelRequest, draft: Path) -> Subject:
-    """The model as `build` would take it from the folder `draft`."""
-    return require_module(find_source(dataclasses.replace(request, dsr=draft / DSR_FILE, registers=None)).load())
+def _loaded(request: ModelRequest, asked: FitOptions, draft: Path) -> Subject:
+    """The model as `build` would take it from the folder `draft`. Errors name the user's file, not the draft of it."""
+    try:
+        return require_module(find_source(dataclasses.replace(request, dsr=draft / DSR_FILE, registers=None)).load())
+    except ExportError as error:
+        said = error.message.replace(str(draft / DSR_FILE), str(asked.dsr))
+        raise ExportError(said, hint=error.hint) from error
 
 
 def _key(source: dict[str, Any], wish: Wish, asked: FitOptions, data: str) -> dict[str, Any]:

@@ -21,6 +21,12 @@ SAVED_EVERY = 20  # steps
 WARM_UP = 0.05  # of the steps
 CLIPPED = 1.0  # norm of a gradient
 AVERAGED = 0.995
+PATIENCE = 20  # steps in which something that is trained must have changed the loss
+_RATE = "give a smaller --rate"
+_NOTHING = (
+    "no token comes above the thresholds (lower them), or what the model makes does not depend on its tokens, as where "
+    "its last layer is all zeros"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,16 +48,20 @@ def train(
 ) -> None:
     """Moves the tensors of `state`, from where it stands to the last step.
 
-    Raises ExportError where the loss is no number: the learning rate is too large, or the data is.
+    Raises ExportError where the loss or its slope is no number: the learning rate is too large, or the data is; and
+    where nothing changes it.
     """
     with shown.stage("fit") as bar:
         for step in range(len(state.losses), settings.steps):
             loss = loss_of(step_generator(settings.seed, step))
             value = float(loss.detach())
             if not math.isfinite(value):
-                raise ExportError(f"the loss is {value} in step {step}", hint="give a smaller --rate")
+                hint = _RATE if step else "nothing is trained yet: the data, or the model on it, has too large values"
+                raise ExportError(f"the loss is {value} in step {step}", hint=hint)
             _move(state, loss, step, settings)
             state.losses.append(value)
+            if step + 1 == min(PATIENCE, settings.steps) and not state.moved():
+                raise ExportError("nothing that is trained changes the loss", hint=_NOTHING)
             bar(step + 1, settings.steps)
             if (step + 1) % SAVED_EVERY == 0 or step + 1 == settings.steps:
                 state.save(saved)
@@ -73,10 +83,8 @@ def learning_rate(settings: LoopSettings, step: int) -> float:
 def _move(state: State, loss: Tensor, step: int, settings: LoopSettings) -> None:
     trained = list(state.values.values())
     found = torch.autograd.grad(loss, trained, allow_unused=True)
-    if all(each is None or not each.any() for each in found) and step == 0:
-        raise ExportError(
-            "nothing that is trained changes the loss", hint="no token comes above the thresholds: lower them"
-        )
+    if not all(each is None or each.isfinite().all() for each in found):
+        raise ExportError(f"the slope of the loss is no number in step {step}", hint=_RATE)
     for value, gradient in zip(trained, found, strict=True):
         value.grad = torch.zeros_like(value) if gradient is None else gradient
     torch.nn.utils.clip_grad_norm_(trained, CLIPPED)
@@ -87,6 +95,8 @@ def _move(state: State, loss: Tensor, step: int, settings: LoopSettings) -> None
     with torch.no_grad():
         for name, average in state.averages.items():
             average.lerp_(state.values[name], 1 - decay)
+    if not all(value.isfinite().all() for value in trained):
+        raise ExportError(f"registers are no numbers behind step {step}", hint=_RATE)
 
 
 def _recent(losses: list[float]) -> float:

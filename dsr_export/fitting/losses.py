@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from dsr_export.fitting.data import Inputs, Latents
+from dsr_export.registers import RecursiveReplacement, outlier_limit
 from dsr_export.sampling import DIFFUSION_STEPS, FIRST_BETA, LAST_BETA, MIN_TIME, SamplerSpec
 from dsr_export.subject import Subject
 
@@ -106,14 +107,18 @@ class Distillation:
         return torch.stack([(a - b).square().mean() / b.square().mean().clamp(min=1e-12) for a, b in pairs]).mean()
 
 
-def norm_term(seen: Mapping[str, Sequence[Tensor]], thresholds: Mapping[str, float]) -> Tensor:
-    """How far tokens [B, n, D] stand above their image's median norm, beyond each file's threshold in medians."""
+def norm_term(seen: Mapping[str, Sequence[Tensor]], sites: Mapping[str, RecursiveReplacement]) -> Tensor:
+    """How far tokens [B, n, D] stand above the limit of their file's site, in median norms of their image."""
     parts = []
     for name, tokens in seen.items():
+        site = sites[name]
         for each in tokens:
-            norms = each.float().norm(dim=-1)
+            counted = torch.ones(each.shape[1], dtype=torch.bool, device=each.device)
+            counted[site.exclude] = False
+            norms = each.float().norm(dim=-1)[:, counted]
+            limit = outlier_limit(norms.detach(), site.rule, site.threshold)
             median = norms.detach().median(dim=1, keepdim=True).values.clamp(min=1e-12)
-            parts.append((norms / median - thresholds[name]).clamp(min=0).mean())
+            parts.append(((norms - limit) / median).clamp(min=0).mean())
     return torch.stack(parts).mean()
 
 

@@ -30,6 +30,10 @@ class State:
         with atomic_file(path) as temporary:
             save_file({key: value.detach().cpu() for key, value in self._tensors().items()}, temporary)
 
+    def moved(self) -> bool:
+        """Whether any gradient has been other than 0, of late."""
+        return any(bool(kept["exp_avg"].any()) for kept in self.optimizer.state.values())
+
     @torch.no_grad()
     def resume(self, path: Path) -> None:
         """Takes over what `path` holds, if it is of the same tensors; anything else is passed over."""

@@ -42,8 +42,10 @@ def trained(
     asked: FitOptions,
     saved: Path,
     shown: Reporter,
-) -> tuple[Trained, list[float]]:
-    """What the files come to, and the loss of every step. `subject` was loaded from `draft`; `saved` keeps its state.
+) -> tuple[Trained, list[float], list[str]]:
+    """What the files come to, the loss of every step, and the files that are as they began: nothing reached them.
+
+    `subject` was loaded from `draft`; `saved` keeps the state.
 
     Raises ExportError for a loss that is no number, and where nothing that is trained changes it.
     """
@@ -52,26 +54,34 @@ def trained(
     leaves = list(flat(tensors).values())
     frozen = tensors_digest(module, without=leaves)
     sites = {file.name: sites_of(module, draft / file.name) for file in wish.files if file.name != REGISTERS_FILE}
-    thresholds = {name: each[0].threshold for name, each in sites.items()}
+    first_sites = {name: each[0] for name, each in sites.items()}
+    if asked.norm_weight and not sites:
+        raise ExportError(
+            "--norm-weight weighs tokens that come to sites with trained registers, and there are none",
+            hint="leave it out, or give the declaration a [[denoiser.replace]] with registers to train",
+        )
     with entering_tokens(sites) as seen, _bounded_memory(subject), torch.enable_grad():
 
         def loss_of(generator: torch.Generator) -> Tensor:
             for each in seen.values():
                 each.clear()
             loss = objective(module, asked.batch, generator)
-            return loss + asked.norm_weight * norm_term(seen, thresholds) if asked.norm_weight and seen else loss
+            return loss + asked.norm_weight * norm_term(seen, first_sites) if asked.norm_weight else loss
 
         if sites:
             with torch.no_grad():
                 loss_of(step_generator(asked.seed, -1))
             start_from_ordinary_tokens(tensors, seen, asked.seed)
         state = State(flat(tensors))
+        began = as_files(state.averages)
         state.resume(saved)
         settings = LoopSettings(steps=asked.steps, batch=asked.batch, rate=asked.rate, seed=asked.seed)
         train(state, loss_of, settings, saved, shown)
     if tensors_digest(module, without=leaves) != frozen:
         raise ExportError("the base changed while registers were trained", hint="this is a defect: report it")
-    return as_files(state.averages), state.losses
+    made = as_files(state.averages)
+    untouched = [name for name in made if all(v.equal(began[name][each]) for each, v in made[name].items())]
+    return made, state.losses, untouched
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from dsr_export.fitting.compared import Compared
 from dsr_export.html.axes import percent
 from dsr_export.html.page import Tone, Verdict
@@ -9,8 +11,19 @@ from dsr_export.html.page import Tone, Verdict
 SHARE_BEHIND_SITES = 0.0
 
 
-def fit_verdict(found: Compared | None, losses: list[float], command: str) -> Verdict:
-    """For the page and the summary: outliers before and after, or else the loss alone."""
+def fit_verdict(found: Compared | None, losses: list[float], command: str, untouched: list[str]) -> Verdict:
+    """For the page and the summary: outliers before and after, or else the loss alone.
+
+    `untouched` are files that are as they began, which is said before anything else.
+    """
+    made = _by_outliers(found, losses, command)
+    if not untouched:
+        return made
+    headline = f"No token came to be replaced by {', '.join(untouched)}: not trained."
+    return replace(made, tone="warn", headline=headline, details=(*made.details, made.headline))
+
+
+def _by_outliers(found: Compared | None, losses: list[float], command: str) -> Verdict:
     first, last = (sum(part) / len(part) for part in (losses[:20], losses[-20:]))
     loss = f"The loss went from {first:.4g} to {last:.4g} (means of 20 steps)."
     tone: Tone = "good"

@@ -47,7 +47,12 @@ def read_wish(path: Path, *, own: int) -> Wish:
     Raises ExportError for what `read_dsr_file` refuses, and for a file that leaves nothing to train.
     """
     file = read_dsr_file(path, trainable=True)
-    if "encoder" in file.given and "denoiser" not in file.given:
+    if {"encoder", "denoiser"} <= file.given:
+        raise ExportError(
+            f"{path} declares [encoder] and [denoiser], and one model is one of them",
+            hint="give each a file of its own",
+        )
+    if "encoder" in file.given:
         return _encoder_wish(path, file.spec.encoder)
     inserted = _inserted(path, file, own)
     kept: dict[str, Path] = {}

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from calibration.collect import CalibrationData, Call, Progress
+from dsr_export.backends.labels import LABELS, check_labels, highest_label
 from dsr_export.backends.named_arrays import declared_shapes, load_arrays
 from dsr_export.declarations.int8_options import TRAJECTORY, Int8Options
 from dsr_export.errors import ExportError
@@ -160,16 +161,19 @@ def read_inputs(path: Path, card: SubjectCard) -> dict[str, Array]:
         files = sorted(path.glob("*.npz"))
         if not files:
             raise ExportError(f"{path} holds no calibration data", hint="it takes npz files, or images for an encoder")
-        parts = [_loaded(file, card.inputs) for file in files]
+        parts = [_loaded(file, card) for file in files]
         return {spec.name: np.concatenate([part[spec.name] for part in parts]) for spec in card.inputs}
-    return _loaded(path, card.inputs)
+    return _loaded(path, card)
 
 
-def _loaded(path: Path, inputs: Sequence[TensorSpec]) -> dict[str, Array]:
+def _loaded(path: Path, card: SubjectCard) -> dict[str, Array]:
     """The inputs in an npz file, which may hold more; what does not fit is refused before any value is read."""
-    _check_declared(path, declared_shapes(path), inputs)
+    _check_declared(path, declared_shapes(path), card.inputs)
     arrays = load_arrays(path)
-    return {spec.name: _finite(path, arrays[spec.name], spec) for spec in inputs}
+    highest = highest_label(card.num_classes, card.sampler)
+    if LABELS in {spec.name for spec in card.inputs} and highest is not None:
+        check_labels(arrays[LABELS], highest, where=f"{path}: ")
+    return {spec.name: _finite(path, arrays[spec.name], spec) for spec in card.inputs}
 
 
 def _check_declared(path: Path, arrays: Mapping[str, Array], inputs: Sequence[TensorSpec]) -> None:
@@ -194,7 +198,11 @@ def _check_spec(path: Path, array: Array, spec: TensorSpec) -> None:
 
 
 def _finite(path: Path, array: Array, spec: TensorSpec) -> Array:
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        row = int(np.flatnonzero(~np.isfinite(array.reshape(len(array), -1)).all(axis=1))[0])
-        raise ExportError(f"{path}: '{spec.name}' holds NaN or Inf in row {row}", hint="remove the row")
-    return array.astype(spec.dtype)
+    with np.errstate(over="ignore"):
+        made = array.astype(spec.dtype)
+    if made.dtype.kind == "f" and not np.isfinite(made).all():
+        row = int(np.flatnonzero(~np.isfinite(made.reshape(len(made), -1)).all(axis=1))[0])
+        raise ExportError(
+            f"{path}: '{spec.name}' holds NaN or Inf in row {row}, as {spec.dtype}", hint="remove the row"
+        )
+    return made

@@ -10,19 +10,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 import dsr_export.fitting.loop as loop_module
 from dsr_export.config import ModelRequest
 from dsr_export.errors import ExportError
 from dsr_export.families import load_subject
+from dsr_export.fitting.data import data_digest
 from dsr_export.fitting.fit import fit
 from dsr_export.fitting.state_file import State
 from dsr_export.sources import load_subject as load_model
 from dsr_export.storage.cache import StageCache
 from dsr_export.subjects.tensors_digest import tensors_digest
-from tests.families.tiny_sizes import REQUIRED
+from tests.families.tiny_sizes import REQUIRED, SIZES
 from tests.fitting.small_fits import BOTH, GATE, base, latents, options
 
 
@@ -123,8 +124,9 @@ def test_a_declaration_without_outliers_is_said(tmp_path: Path) -> None:
 
 def test_a_loss_that_is_no_number_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = options(tmp_path, data=str(latents(tmp_path, latents=np.full((12, 3, 8, 8), 1e38, np.float32))))
-    with pytest.raises(ExportError, match=r"the loss is (nan|inf) in step 0"):
+    with pytest.raises(ExportError, match=r"the loss is (nan|inf) in step 0") as caught:
         fit(base(tmp_path), asked, StageCache(tmp_path / "cache"))
+    assert "rate" not in str(caught.value.hint)
     assert not (tmp_path / "made").exists()
 
 
@@ -135,6 +137,7 @@ def test_a_loss_that_is_no_number_is_refused(tmp_path: Path, monkeypatch: pytest
         ({"latents": np.full((12, 3, 8, 8), np.nan, np.float32)}, "NaN"),
         ({"latents": np.zeros((12, 4, 8, 8), np.float32)}, r"found float32 \[12, 4, 8, 8\]"),
         ({"latents": np.zeros((12, 3, 8, 8), np.int32)}, "expected 'latents' of floats"),
+        ({"latents": np.full((12, 3, 8, 8), 1e300)}, "infinities, as float32"),
         ({"labels": None}, "has no 'labels'"),
         ({"labels": np.arange(11) % 5}, "'labels' are not 12 whole numbers from 0 to 4"),
         ({"labels": np.arange(12)}, "'labels' are not 12 whole numbers from 0 to 4"),
@@ -163,6 +166,59 @@ def test_paths_that_do_not_exist_are_named(change: dict[str, Any], message: str,
     asked = dataclasses.replace(options(tmp_path), **change)
     with pytest.raises(ExportError, match=message):
         fit(base(tmp_path), asked, StageCache(tmp_path / "cache"))
+
+
+def test_pictures_beside_the_data_hide_none_of_it(tmp_path: Path) -> None:
+    """Another file of latents is another training, whatever else lies in the folder."""
+    found = []
+    for scale in (1, 3):
+        (tmp_path / f"{scale}").mkdir()
+        rng = np.random.default_rng(0)
+        latents(tmp_path / f"{scale}", latents=(scale * rng.standard_normal((12, 3, 8, 8))).astype(np.float32))
+        (tmp_path / f"{scale}" / "a.png").write_bytes(b"one picture")
+        found.append(data_digest(str(tmp_path / f"{scale}")))
+    assert found[0] != found[1]
+
+
+def test_labels_that_the_model_lacks_are_refused_among_inputs_by_name(tmp_path: Path) -> None:
+    request = base(tmp_path)
+    subject = load_subject("rae-dit", checkpoint=request.checkpoint, **REQUIRED)
+    np.savez(tmp_path / "calls.npz", **{**subject.example(6, seed=0), "y": np.full(6, 99)})  # type: ignore[arg-type]
+    with pytest.raises(ExportError, match="label 99"):
+        fit(request, options(tmp_path, data=str(tmp_path / "calls.npz")), StageCache(tmp_path / "cache"))
+
+
+def test_a_site_that_nothing_reached_is_named(tmp_path: Path) -> None:
+    text = BOTH.replace("3.0", "1e6")
+    made = fit(base(tmp_path), options(tmp_path, text, data=str(latents(tmp_path))), StageCache(tmp_path / "cache"))
+    assert "site-1.safetensors: not trained" in made["headline"]
+
+
+def test_a_norm_term_needs_sites(tmp_path: Path) -> None:
+    asked = options(tmp_path, BOTH.partition("[[")[0], data=str(latents(tmp_path)), norm_weight=1.0)
+    with pytest.raises(ExportError, match="there are none"):
+        fit(base(tmp_path), asked, StageCache(tmp_path / "cache"))
+
+
+@pytest.mark.parametrize(("lines", "registers", "start"), [("start = 1", 4, 1), ('kind = "none"', 0, 0)])
+def test_registers_of_a_checkpoints_own_enter_where_the_file_says(
+    lines: str, registers: int, start: int, tmp_path: Path
+) -> None:
+    """No checkpoint holds where, so that nothing else can say it."""
+    own = load_subject("rae-dit", random_weights=0, registers=4, **SIZES).module.state_dict()
+    save_file({name: value.clone() for name, value in own.items()}, tmp_path / "own.safetensors")
+    request = ModelRequest(model="rae-dit", checkpoint=tmp_path / "own.safetensors", options=REQUIRED)
+    asked = options(tmp_path, f"[denoiser]\n{lines}\n{GATE.replace('3.0', '1.01')}", steps=2)
+    fit(request, asked, StageCache(tmp_path / "cache"))
+    made = load_model("rae-dit", checkpoint=request.checkpoint, dsr=asked.out / "dsr.toml", **REQUIRED).dsr.denoiser
+    assert (made.registers, made.start, len(made.replace)) == (registers, start, 1)
+
+
+def test_errors_name_the_users_file(tmp_path: Path) -> None:
+    text = '[encoder]\nkind = "appended"\nregisters = 2\n'
+    with pytest.raises(ExportError, match=r"rae-dit is no encoder") as caught:
+        fit(base(tmp_path), options(tmp_path, text), StageCache(tmp_path / "cache"))
+    assert str(tmp_path / "dsr.toml") in str(caught.value)
 
 
 def test_a_layer_that_does_not_exist_is_named(tmp_path: Path) -> None:

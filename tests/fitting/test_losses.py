@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from dsr_export.families import load_subject
 from dsr_export.fitting.data import Inputs, Latents
 from dsr_export.fitting.losses import Distillation, TrainingLoss, drawn_times, norm_term
+from dsr_export.registers import RecursiveReplacement, Rule
 from dsr_export.sampling import SamplerSpec, step_table, trajectory
 from tests.families.tiny_sizes import SIZES
 
@@ -103,6 +104,9 @@ def test_distillation_is_the_distance_to_the_teacher() -> None:
 
 def test_the_norm_term_counts_what_stands_above_the_threshold() -> None:
     tokens = torch.zeros(1, 5, 2)
-    tokens[0, :, 0] = torch.tensor([1.0, 1.0, 2.0, 2.0, 12.0])  # median 2: 12 is 6 medians, 2 beyond 4
-    assert float(norm_term({"a": [tokens]}, {"a": 4.0})) == pytest.approx(2 / 5)
-    assert float(norm_term({"a": [tokens]}, {"a": 6.0})) == 0
+    tokens[0, :, 0] = torch.tensor([1.0, 1.0, 2.0, 2.0, 12.0])  # median 2, mean 3.6
+    limits: list[tuple[Rule, float]] = [("median", 4.0), ("median", 6.0), ("absolute", 8.0), ("sigma", 1.0)]
+    sites = [RecursiveReplacement(rule=rule, threshold=value, choice="mask") for rule, value in limits]
+    found = [float(norm_term({"a": [tokens]}, {"a": site})) for site in sites]
+    sigma = (12 - 3.6 - np.std([1, 1, 2, 2, 12])) / 2
+    assert found == pytest.approx([2 / 5, 0, 2 / 5, sigma / 5])  # 12 is 2 medians above 8

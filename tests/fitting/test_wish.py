@@ -70,6 +70,7 @@ def test_the_finished_declaration_says_the_same(tmp_path: Path) -> None:
         ("[denoiser]\n", "leaves nothing to train"),
         ("[denoiser]\nregisters = 4\n", "does not say where its registers enter"),
         ('[encoder]\nkind = "trained"\n', "leaves nothing to train"),
+        ('[encoder]\nkind = "appended"\nregisters = 4\n' + GATE, r"\[encoder\] and \[denoiser\]"),
         ('[encoder]\nkind = "appended"\n', "lacks 'registers'"),
         ('[encoder]\nkind = "appended"\nregisters = 0\n', "registers = 0"),
         ('[encoder]\nkind = "appended"\nregisters = 2\nscale = 1.0\n', "takes no 'scale'"),
