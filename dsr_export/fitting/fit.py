@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from dsr_export.errors import ExportError
 from dsr_export.families.diffusers.general.adapter import GeneralDenoiser
 from dsr_export.fitting.base import loaded_base
 from dsr_export.fitting.compared import Compared, compared
-from dsr_export.fitting.data import Data, Inputs, Latents, Pictures, data_digest, read_data
+from dsr_export.fitting.data import SELF, Data, Inputs, Latents, Pictures, data_digest, read_data
 from dsr_export.fitting.objective import objective_of
 from dsr_export.fitting.page import fit_page
 from dsr_export.fitting.record import CARD, KIND, PAGE, RECORD, as_text, card, record
@@ -27,7 +28,7 @@ from dsr_export.fitting.request import FitOptions
 from dsr_export.fitting.tensors import Trained, write_draft
 from dsr_export.fitting.trained import trained
 from dsr_export.fitting.verdict import fit_verdict
-from dsr_export.fitting.wish import DSR_FILE, Wish, read_wish
+from dsr_export.fitting.wish import DSR_FILE, REGISTERS_FILE, Wish, read_wish
 from dsr_export.progress import Reporter, Silent
 from dsr_export.readable import readable
 from dsr_export.sources import find_source
@@ -40,11 +41,12 @@ from dsr_export.subject import Subject, require_module
 from dsr_export.subjects.tensors_digest import tensors_digest
 from graphs.digests import bytes_digest
 
+_MADE = re.compile(r"(site|kept)-\d+\.safetensors", re.ASCII)  # no checkpoint that a user put beside them
 FOLDER = ResultFolder(
     record=RECORD,
     kind=KIND,
     called="training",
-    known=lambda name: name in (RECORD, CARD, PAGE, DSR_FILE) or name.endswith(".safetensors"),
+    known=lambda name: name in (RECORD, CARD, PAGE, DSR_FILE, REGISTERS_FILE) or bool(_MADE.fullmatch(name)),
 )
 _LOSSES, _UNTOUCHED = "losses", "untouched"
 _PROBE = '[[denoiser.replace]]\nlayers = [0]\nrule = "median"\nthreshold = 4.0\nchoice = "mask"\n'
@@ -67,6 +69,7 @@ def fit(
     """
     shown = reporter or Silent()
     FOLDER.check(asked.out, force=asked.force)
+    _keep_inputs(request, asked)
     with exclusive(asked.out):
         return _fitted(request, asked, cache, shown)
 
@@ -102,6 +105,19 @@ def _fitted(request: ModelRequest, asked: FitOptions, cache: StageCache, shown: 
         untouched = [file.name for file, flag in zip(wish.files, kept[_UNTOUCHED].tolist(), strict=True) if flag]
         digests = _digests(frozen, digest, base, data)
         return _written(request, asked, wish, base, draft, made, losses, untouched, digests, shown)
+
+
+def _keep_inputs(request: ModelRequest, asked: FitOptions) -> None:
+    """ExportError where `--out` would be written over what is read: it is replaced as a whole."""
+    declared = read_dsr_file(asked.dsr, trainable=True)
+    own = [] if declared.register_file is None else [declared.register_file]
+    data = [] if asked.data == SELF else [Path(asked.data)]
+    given = [request.checkpoint, request.model_dir, Path(request.model), asked.dsr, *declared.files, *own, *data]
+    for path in given:
+        if path is not None and path.exists() and path.resolve().is_relative_to(asked.out.resolve()):
+            raise ExportError(
+                f"{asked.out} holds {path}, which is read, and would be replaced", hint="give another --out"
+            )
 
 
 def _written(

@@ -200,18 +200,15 @@ def test_a_norm_term_needs_sites(tmp_path: Path) -> None:
         fit(base(tmp_path), asked, StageCache(tmp_path / "cache"))
 
 
-@pytest.mark.parametrize(("lines", "registers", "start"), [("start = 1", 4, 1), ('kind = "none"', 0, 0)])
-def test_registers_of_a_checkpoints_own_enter_where_the_file_says(
-    lines: str, registers: int, start: int, tmp_path: Path
-) -> None:
+def test_registers_of_a_checkpoints_own_enter_where_the_file_says(tmp_path: Path) -> None:
     """No checkpoint holds where, so that nothing else can say it."""
     own = load_subject("rae-dit", random_weights=0, registers=4, **SIZES).module.state_dict()
     save_file({name: value.clone() for name, value in own.items()}, tmp_path / "own.safetensors")
     request = ModelRequest(model="rae-dit", checkpoint=tmp_path / "own.safetensors", options=REQUIRED)
-    asked = options(tmp_path, f"[denoiser]\n{lines}\n{GATE.replace('3.0', '1.01')}", steps=2)
+    asked = options(tmp_path, f"[denoiser]\nstart = 1\n{GATE.replace('3.0', '1.01')}", steps=2)
     fit(request, asked, StageCache(tmp_path / "cache"))
     made = load_model("rae-dit", checkpoint=request.checkpoint, dsr=asked.out / "dsr.toml", **REQUIRED).dsr.denoiser
-    assert (made.registers, made.start, len(made.replace)) == (registers, start, 1)
+    assert (made.registers, made.start, len(made.replace)) == (4, 1, 1)
 
 
 def test_errors_name_the_users_file(tmp_path: Path) -> None:
@@ -219,6 +216,28 @@ def test_errors_name_the_users_file(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"rae-dit is no encoder") as caught:
         fit(base(tmp_path), options(tmp_path, text), StageCache(tmp_path / "cache"))
     assert str(tmp_path / "dsr.toml") in str(caught.value)
+
+
+@pytest.mark.parametrize(("place", "force"), [("data.npz", True), ("base.safetensors", True), ("dsr.toml", False)])
+def test_what_is_read_is_never_replaced(place: str, force: bool, tmp_path: Path) -> None:
+    request, asked = base(tmp_path), options(tmp_path, data=str(latents(tmp_path)), force=force)
+    fit(request, asked, StageCache(tmp_path / "cache"))
+    inside = asked.out / place
+    (tmp_path / place).replace(inside)
+    moved = {"data.npz": {"data": str(inside)}, "dsr.toml": {"dsr": inside}}.get(place, {})
+    if place == "base.safetensors":
+        request = dataclasses.replace(request, checkpoint=inside)
+    with pytest.raises(ExportError, match="which is read"):
+        fit(request, dataclasses.replace(asked, **moved), StageCache(tmp_path / "cache"))
+    assert inside.is_file()
+
+
+def test_a_checkpoint_beside_the_results_is_kept(tmp_path: Path) -> None:
+    request, asked = base(tmp_path), options(tmp_path, data=str(latents(tmp_path)))
+    fit(request, asked, StageCache(tmp_path / "cache"))
+    (asked.out / "mine.safetensors").write_bytes(b"mine")
+    with pytest.raises(ExportError, match="holds other files too"):
+        fit(request, asked, StageCache(tmp_path / "cache"))
 
 
 def test_a_layer_that_does_not_exist_is_named(tmp_path: Path) -> None:
