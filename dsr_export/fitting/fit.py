@@ -79,7 +79,8 @@ def _fitted(request: ModelRequest, asked: FitOptions, cache: StageCache, shown: 
     declared = read_dsr_file(asked.dsr, trainable=True)  # before the model is loaded, which takes longer
     with shown.stage("load"):
         base, source_key = loaded_base(request, declared)
-    wish = read_wish(asked.dsr, own=base.dsr.denoiser.registers)
+    own = base.dsr.denoiser
+    wish = read_wish(asked.dsr, own=own.registers, start=own.start)
     data = read_data(asked.data, base)
     frozen = tensors_digest(base.module)
     key = _key(source_key, wish, asked, digest)

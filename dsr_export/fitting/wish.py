@@ -41,8 +41,10 @@ class Wish:
     text: str
 
 
-def read_wish(path: Path, *, own: int) -> Wish:
-    """Reads `--dsr` of `fit`. `own` is how many registers the model has already: these are not trained.
+def read_wish(path: Path, *, own: int, start: int = 0) -> Wish:
+    """Reads `--dsr` of `fit`. `own` is how many registers the model has already, from block `start` on.
+
+    These are not trained, and the finished file declares them: the same model as an ONNX graph does not tell of them.
 
     Raises ExportError for what `read_dsr_file` refuses, and for a file that leaves nothing to train.
     """
@@ -77,7 +79,7 @@ def read_wish(path: Path, *, own: int) -> Wish:
             f"{path} leaves nothing to train",
             hint='write registers = 8 in a [[denoiser.replace]] with choice = "gate", or registers = 16 in [denoiser]',
         )
-    return Wish(files=tuple(files), kept=kept, groups=tuple(groups), text=_text(file, groups, own))
+    return Wish(files=tuple(files), kept=kept, groups=tuple(groups), text=_text(file, groups, own, start))
 
 
 def _encoder_wish(path: Path, spec: EncoderSpec) -> Wish:
@@ -99,14 +101,16 @@ def _inserted(path: Path, file: DsrFile, own: int) -> TrainedFile | None:
     return TrainedFile(name=REGISTERS_FILE, count=spec.registers)
 
 
-def _text(file: DsrFile, groups: list[ReplaceSpec], own: int) -> str:
+def _text(file: DsrFile, groups: list[ReplaceSpec], own: int, start: int) -> str:
     lines = [_MADE]
     spec = file.spec.denoiser
-    if spec.kind == "diffusion" or "denoiser.kind" in file.given:
+    if own:
+        lines += ["[denoiser]", 'kind = "diffusion"', f"registers = {own}", f"start = {start}"]
+    elif spec.kind == "diffusion" or "denoiser.kind" in file.given:
         lines += ["[denoiser]", f'kind = "{spec.kind}"']
         lines += [f"registers = {spec.registers}"] if spec.registers else []
         lines += [f"start = {spec.start}"] if "denoiser.start" in file.given else []
-        given = (spec.registers and not own) or file.register_file is not None
+        given = spec.registers or file.register_file is not None
         lines += [f"register_file = {json.dumps(REGISTERS_FILE)}"] if given else []
     for group in groups:
         lines += ["", "[[denoiser.replace]]", *group_lines(group)]

@@ -43,6 +43,14 @@ def test_registers_of_an_encoder_are_appended(tmp_path: Path) -> None:
     assert (spec.kind, spec.registers, Path(spec.register_file).name) == ("appended", 4, "registers.safetensors")
 
 
+def test_registers_of_the_models_own_are_declared(tmp_path: Path) -> None:
+    """An ONNX graph of it does not say which rows are registers, and they would count in the median."""
+    wish = read_wish(_file(tmp_path, GATE), own=4, start=2)
+    save_file({"registers": torch.zeros(8, 4)}, tmp_path / "site-1.safetensors")
+    made = read_dsr_file(_file(tmp_path, wish.text)).spec.denoiser
+    assert (made.kind, made.registers, made.start, len(made.replace)) == ("diffusion", 4, 2, 1)
+
+
 def test_files_of_the_users_are_kept(tmp_path: Path) -> None:
     save_file({"registers": torch.zeros(2, 4)}, tmp_path / "mine.safetensors")
     other = SITE.replace("[1, 2]", "[5]") + 'registers = "mine.safetensors"\n'
