@@ -29,7 +29,7 @@ from dsr_export.stages.lower import LowerGraph
 from dsr_export.stages.norms import MeasureNorms
 from dsr_export.stages.optimize import Optimized, OptimizeGraph
 from dsr_export.stages.parity import CheckCuda, CheckEngine, CheckGraph, CheckRuntimeGraph, Comparison, Judged
-from dsr_export.stages.quantize import Quantize
+from dsr_export.stages.quantize import Quantize, Quantized
 from dsr_export.stages.reference import MakeReference
 from dsr_export.stages.taps import MakeTaps
 from dsr_export.stages.trace import TraceModel
@@ -101,7 +101,7 @@ def _staged(build: Build) -> Finished:
         form: run(TypeGraph(source=source, card=card, audited=audited, precision=config.precision, form=form))
         for form in build.forms
     }
-    _check_typed(build, typed)
+    _check_typed(build, typed, quantized)
 
     engines = {
         each.name: run(
@@ -159,9 +159,10 @@ def _calibration(build: Build, card: SubjectCard, optimized: Optimized) -> Calib
     return Calibrate(source=optimized, card=card, sampler=sampler, options=options.without_budget(), model=build.model)
 
 
-def _check_typed(build: Build, typed: Mapping[FormName, Typed]) -> None:
+def _check_typed(build: Build, typed: Mapping[FormName, Typed], quantized: Quantized | None) -> None:
     """Before any engine is built: an unsupported op should not cost minutes."""
-    advice = require_narrowed(build.config.precision, typed[build.forms[0]].facts)
+    gemms = quantized.facts["gemms"] if quantized is not None else ()
+    advice = require_narrowed(build.config.precision, typed[build.forms[0]].facts, gemms)
     if advice is not None:
         build.reporter.note(advice)
     for each in typed.values():

@@ -6,7 +6,7 @@ inside them: in a tiny model most of the weights, and that is no error of its nu
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import onnx
@@ -15,7 +15,7 @@ from dsr_export.errors import ExportError
 from graphs.foreign.types import foreign_types
 from graphs.precisions import PRECISIONS, Precision
 
-FEW = 0.5
+FEW, LITTLE = 0.5, 0.01
 
 
 def least_narrow(precision: Precision) -> float:
@@ -23,21 +23,41 @@ def least_narrow(precision: Precision) -> float:
     return PRECISIONS[precision].least_fraction
 
 
-def require_narrowed(precision: Precision, typing: Mapping[str, Any]) -> str | None:
-    """Advice where less than half of the weights is narrow; `typing` is the report's section.
+def require_narrowed(
+    precision: Precision, typing: Mapping[str, Any], gemms: Sequence[Mapping[str, Any]] = ()
+) -> str | None:
+    """Advice where less than half of the weights is narrow; `typing` is the report's section, `gemms` are what it says
+    of each GEMM that was to be quantised.
 
     Raises ExportError, before an engine is built, where next to none is.
     """
-    fraction, name = typing["half_weight_fraction"], precision.upper()
+    fraction = typing["half_weight_fraction"]
     if not PRECISIONS[precision].narrow or fraction >= FEW:
         return None
-    reasons = sorted(typing["fp32_reasons"].items(), key=lambda item: -item[1])
-    why = ", ".join(f"{reason} ({count})" for reason, count in reasons[:3]) or "the error budget keeps the rest"
-    said = f"{fraction:.0%} of the weight bytes are {name}"
+    within_budget = bool(gemms) and all(gemm["precision"] == precision for gemm in gemms)
+    why = _by_place(precision, len(gemms)) if within_budget else _by_reason(typing)
+    said = f"{_percent(fraction)} of the weight bytes are {precision.upper()}"
     if fraction < least_narrow(precision):
-        reason = f"{precision} was asked for, and {said}; what stays wider: {why}"
-        raise ExportError(reason, hint=PRECISIONS[precision].way_out)
+        way_out = "build with --precision fp16" if within_budget else PRECISIONS[precision].way_out
+        raise ExportError(f"{precision} was asked for, and {said}; what stays wider: {why}", hint=way_out)
     return f"{said}; what stays wider holds the rest: {why}"
+
+
+def _by_place(precision: Precision, gemms: int) -> str:
+    """Where no budget kept any back: what the precision leaves to others by its nature."""
+    taken = "the one GEMM" if gemms == 1 else f"all {gemms} GEMMs"
+    left = "embedders, final layers, convolutions, GEMMs of few rows or channels"
+    return f"{left} ({taken} inside that can become {precision.upper()} did)"
+
+
+def _by_reason(typing: Mapping[str, Any]) -> str:
+    reasons = sorted(typing["fp32_reasons"].items(), key=lambda item: -item[1])
+    return ", ".join(f"{reason} ({count})" for reason, count in reasons[:3]) or "the error budget keeps the rest"
+
+
+def _percent(fraction: float) -> str:
+    """Enough digits to tell little from nothing."""
+    return f"{fraction:.0%}" if fraction >= LITTLE or not fraction else f"{fraction:.2%}"
 
 
 def require_types(precision: Precision, model: onnx.ModelProto) -> None:

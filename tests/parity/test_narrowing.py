@@ -35,3 +35,20 @@ def test_nothing_is_not_what_was_asked_for(precision: Any) -> None:
         require_narrowed(precision, _typing(0.0))
     assert "build with" in str(caught.value.hint)
     assert least_narrow(precision) > 0.0
+
+
+INTEGER, HELD_BACK = {"name": "q", "precision": "int8"}, {"name": "k", "precision": "fp16"}
+
+
+def test_a_budget_is_named_only_where_it_kept_a_gemm_back() -> None:
+    with pytest.raises(ExportError, match="0.24% of the weight bytes are INT8; .*all 2 GEMMs inside") as caught:
+        require_narrowed("int8", _typing(0.0024), [INTEGER, INTEGER])
+    assert caught.value.hint == "build with --precision fp16"
+    with pytest.raises(ExportError, match="norm") as caught:
+        require_narrowed("int8", _typing(0.0024), [INTEGER, HELD_BACK])
+    assert "--int8-budget" in str(caught.value.hint)
+
+
+def test_what_holds_the_rest_is_where_int8_does_not_reach() -> None:
+    said = require_narrowed("int8", _typing(0.31), [INTEGER])
+    assert said is not None and "embedders, final layers" in said and "the one GEMM" in said
