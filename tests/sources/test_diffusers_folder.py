@@ -139,7 +139,7 @@ def test_declared_registers_are_inserted(folder: Path, tmp_path: Path) -> None:
     assert torch.equal(subject.module.registers, rows)  # type: ignore[arg-type]
     save_file({"registers": rows + 1}, tmp_path / "r.safetensors")
     assert _key(folder, dsr=dsr) != key
-    with pytest.raises(ExportError, match="rae-dit has no option 'register_file'"):
+    with pytest.raises(ExportError, match="registers have 32 channels, and the model has 384"):
         load_subject("rae-dit-s", random_weights=0, dsr=dsr)
 
 
