@@ -11,12 +11,12 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from dsr_export.register_ops.neuron_shift import shift_register_neurons
+from dsr_export.register_ops.replacement import replace_outliers
 from dsr_export.registers import (
     DiffusionRegisters,
     RecursiveReplacement,
     TestTimeRegisters,
-    replace_outliers,
-    shift_register_neurons,
 )
 from tests import replacement_oracle as oracle
 from tests.replacement_oracle import Array

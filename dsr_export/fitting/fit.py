@@ -18,9 +18,9 @@ from dsr_export.diagnosis.asked import model_words
 from dsr_export.diagnosis.verdicts import build_command
 from dsr_export.errors import ExportError
 from dsr_export.families.diffusers.general.adapter import GeneralDenoiser
-from dsr_export.fitting.base import loaded_base
+from dsr_export.fitting.base import check_kept, loaded_base
 from dsr_export.fitting.compared import Compared, compared
-from dsr_export.fitting.data import SELF, Data, Inputs, Latents, Pictures, data_digest, read_data
+from dsr_export.fitting.data import Data, Inputs, Latents, Pictures, data_digest, read_data
 from dsr_export.fitting.objective import objective_of
 from dsr_export.fitting.page import fit_page
 from dsr_export.fitting.record import CARD, KIND, PAGE, RECORD, as_text, card, record
@@ -69,7 +69,7 @@ def fit(
     """
     shown = reporter or Silent()
     FOLDER.check(asked.out, force=asked.force)
-    _keep_inputs(request, asked)
+    check_kept(request, asked)
     with exclusive(asked.out):
         return _fitted(request, asked, cache, shown)
 
@@ -106,19 +106,6 @@ def _fitted(request: ModelRequest, asked: FitOptions, cache: StageCache, shown: 
         untouched = [file.name for file, flag in zip(wish.files, kept[_UNTOUCHED].tolist(), strict=True) if flag]
         digests = _digests(frozen, digest, base, data)
         return _written(request, asked, wish, base, draft, made, losses, untouched, digests, shown)
-
-
-def _keep_inputs(request: ModelRequest, asked: FitOptions) -> None:
-    """ExportError where `--out` would be written over what is read: it is replaced as a whole."""
-    declared = read_dsr_file(asked.dsr, trainable=True)
-    own = [] if declared.register_file is None else [declared.register_file]
-    data = [] if asked.data == SELF else [Path(asked.data)]
-    given = [request.checkpoint, request.model_dir, Path(request.model), asked.dsr, *declared.files, *own, *data]
-    for path in given:
-        if path is not None and path.exists() and path.resolve().is_relative_to(asked.out.resolve()):
-            raise ExportError(
-                f"{asked.out} holds {path}, which is read, and would be replaced", hint="give another --out"
-            )
 
 
 def _written(

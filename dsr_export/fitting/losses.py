@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from dsr_export.fitting.data import Inputs, Latents
-from dsr_export.registers import RecursiveReplacement, outlier_limit
+from dsr_export.register_ops.replacement import outlier_limit
+from dsr_export.registers import RecursiveReplacement
 from dsr_export.sampling import DIFFUSION_STEPS, FIRST_BETA, LAST_BETA, MIN_TIME, SamplerSpec
 from dsr_export.subject import Subject
 

@@ -10,7 +10,7 @@ import onnx
 import pytest
 import torch
 
-from dsr_export.registers import replace_outliers
+from dsr_export.register_ops.replacement import replace_outliers
 from graphs.artifacts import LoweredModel, OptimizedModel, TypedModel
 from graphs.files import RUNTIME_GRAPH, save_model
 from graphs.forms import FORMS, form_of, take_form

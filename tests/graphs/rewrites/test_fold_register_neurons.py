@@ -11,7 +11,7 @@ import pytest
 import torch
 from onnx import helper, numpy_helper
 
-from dsr_export.registers import shift_register_neurons
+from dsr_export.register_ops.neuron_shift import shift_register_neurons
 from graphs.artifacts import TracedModel
 from graphs.dsr import definitions
 from graphs.dsr.domain import register_schemas

@@ -11,7 +11,7 @@ import onnx
 import pytest
 import torch
 
-from dsr_export.registers import replace_outliers
+from dsr_export.register_ops.replacement import replace_outliers
 from graphs.errors import ExportError
 from graphs.lowering import lower
 from graphs.rewrites.lower_replace_outliers import successors

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from dsr_export.registers import shift_register_neurons
+from dsr_export.register_ops.neuron_shift import shift_register_neurons
 from graphs.errors import ExportError
 from tests.graphs.symbolic import lowered, session, shift_neurons_model
 
