@@ -48,7 +48,10 @@ def resampled_distance(made: Moments, real: Moments) -> float:
         _set(metric, side, moments)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # its sums were set, and not updated
-        return max(float(metric.compute()), 0.0)  # rounding makes a distance of equal populations -1e-14
+        found = float(metric.compute())
+    if not math.isfinite(found):
+        raise _too_large()
+    return max(found, 0.0)  # rounding makes a distance of equal populations -1e-14
 
 
 _LARGEST = 1e140  # of sums of squares: a product of two covariances is a number then
@@ -58,7 +61,11 @@ def _check_size(moments: Moments) -> None:
     """Raises ExportError for sums that would overflow: LAPACK ends the process over a matrix with infinities."""
     spread, apart = (np.abs(each).max(initial=0.0) for each in (moments.scatter, moments.mean))
     if not (spread < _LARGEST and apart < math.sqrt(_LARGEST / moments.count)):  # NaN is not
-        raise ExportError("features are so large that their distance is no number", hint="check --data and --network")
+        raise _too_large()
+
+
+def _too_large() -> ExportError:
+    return ExportError("features are so large that their distance is no number", hint="check --data and --network")
 
 
 _SAME = "both must come from one network: take its statistics, or give the pictures themselves with --data"

@@ -80,16 +80,7 @@ def declared_model(request: ModelRequest) -> FamilyRequest:
 
     Raises ExportError for a name or a file that do not exist, or do not fit.
     """
-    asked = FamilyRequest(
-        model=request.model,
-        checkpoint=request.checkpoint,
-        weights=request.weights,
-        random_weights=request.random_weights,
-        registers=request.registers,
-        dsr=request.dsr,
-        options=request.options,
-    )
-    return with_declaration(asked, entry(request.model).stage)
+    return with_declaration(FamilyRequest.of(request), entry(request.model).stage)
 
 
 def _against(parts: tuple[Measured, ...], base: tuple[Measured, ...]) -> list[Measured]:
