@@ -6,14 +6,13 @@ An entry is `<root>/<stage>/<key digest>/`: what the stage wrote, and a sealed r
 from __future__ import annotations
 
 import os
-import platform
 import re
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +27,15 @@ from dsr_export.storage.cache_entry import (
     record_files,
 )
 from dsr_export.storage.canonical import canonical_digest
-from dsr_export.storage.disk import Recorded, is_disk_full, process_alive, remove_tree, write_error
+from dsr_export.storage.disk import (
+    Recorded,
+    is_disk_full,
+    process_alive,
+    remove_tree,
+    this_machine,
+    write_error,
+)
 from dsr_export.storage.leftovers import undone
-from graphs.digests import bytes_digest
 
 VARIABLE = "DSR_EXPORT_CACHE"
 MAX_TOTAL = 20 << 30  # bytes
@@ -152,11 +157,11 @@ class StageCache:
         return files
 
     def _temporary(self, entry: Path) -> Path:
-        return self.root / f".{entry.name[:16]}.{_host()}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
+        return self.root / f".{entry.name[:16]}.{this_machine()}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
 
     def _remove_leftovers(self) -> None:
         """What killed builds of this machine left; processes of another (a shared folder) cannot be asked."""
-        pattern = re.compile(rf"\.[0-9a-f]{{16}}\.{_host()}\.([0-9]{{1,19}})\.[0-9a-f]{{8}}\.tmp")
+        pattern = re.compile(rf"\.[0-9a-f]{{16}}\.{this_machine()}\.([0-9]{{1,19}})\.[0-9a-f]{{8}}\.tmp")
         for path in self.root.iterdir():
             match = pattern.fullmatch(path.name)
             if match and not path.is_symlink() and not process_alive(int(match[1])):
@@ -214,9 +219,3 @@ def _run_produce(produce: Callable[[Path], None], folder: Path, entry: Path) -> 
         if is_disk_full(error):
             raise write_error(error, entry, hint=_HINT) from error
         raise
-
-
-@cache
-def _host() -> str:
-    """This machine in a file name: process ids mean nothing on another."""
-    return bytes_digest(os.fsencode(platform.node()))[:8]

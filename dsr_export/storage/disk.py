@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import platform
 import shutil
 import sys
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from dsr_export.errors import ExportError
@@ -127,6 +129,12 @@ def process_alive(pid: int) -> bool:
     except OSError:
         return True
     return True
+
+
+@cache
+def this_machine() -> str:
+    """It in a file name, eight hexadecimal digits: process ids mean nothing on another."""
+    return bytes_digest(os.fsencode(platform.node()))[:8]
 
 
 def _megabytes(count: int) -> str:

@@ -6,14 +6,18 @@ A signal ends the command line from within its handler, where no `finally` runs:
 
 from __future__ import annotations
 
+import os
+import re
 import secrets
+import stat
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
-from dsr_export.storage.disk import remove_tree
+from dsr_export.storage.disk import process_alive, remove_tree, this_machine
 
 _pending: dict[object, Callable[[], None]] = {}
 
@@ -37,8 +41,13 @@ def undone(undo: Callable[[], None]) -> Iterator[None]:
 
 @contextmanager
 def scratch_folder(name: str) -> Iterator[Path]:
-    """A folder for large intermediate files among the system's temporary ones; gone after the block."""
-    folder = Path(tempfile.gettempdir(), f"dsr-{name}-{secrets.token_hex(8)}")
+    """A folder for large intermediate files among the system's temporary ones; gone after the block.
+
+    Those that killed processes of this user left there go as well.
+    """
+    among = Path(tempfile.gettempdir())
+    folder = among / f"dsr-{name}-{this_machine()}-{os.getpid()}-{secrets.token_hex(8)}"
+    _remove_leftovers(among)
     with undone(partial(remove_tree, folder)):
         folder.mkdir(mode=0o700)
         yield folder
@@ -49,3 +58,18 @@ def undo_all() -> None:
     for undo in reversed(list(_pending.values())):
         with suppress(Exception):
             undo()
+
+
+def _remove_leftovers(among: Path) -> None:
+    pattern = re.compile(rf"dsr-[a-z-]+-{this_machine()}-([0-9]{{1,19}})-[0-9a-f]{{16}}", re.ASCII)
+    with suppress(OSError):  # a folder that cannot be listed, or is tidied by another process as well
+        for path in among.iterdir():
+            match = pattern.fullmatch(path.name)
+            if match and not process_alive(int(match[1])) and _is_own_folder(path):
+                remove_tree(path)
+
+
+def _is_own_folder(path: Path) -> bool:
+    """Not somebody else's, and no link: names among temporary files are anybody's choice."""
+    found = path.lstat()
+    return stat.S_ISDIR(found.st_mode) and (sys.platform == "win32" or found.st_uid == os.getuid())

@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 
 from dsr_export.errors import ExportError
-from dsr_export.storage import cache, cache_entry
+from dsr_export.storage import cache_entry
 from dsr_export.storage.cache import CachedStage, StageCache, cache_root
 from dsr_export.storage.canonical import canonical_bytes, parse_sealed, sealed_bytes
+from dsr_export.storage.disk import this_machine
 from tests.folders import names
 
 DATA = b"weights" * 100
@@ -300,7 +301,7 @@ def test_what_killed_builds_left_is_removed(store: StageCache) -> None:
     child.wait()
     hour_old = [
         f".{'0' * 16}.{host}.{pid}.{'0' * 8}.tmp"
-        for host, pid in [(cache._host(), child.pid), (cache._host(), os.getpid()), ("0" * 8, child.pid)]
+        for host, pid in [(this_machine(), child.pid), (this_machine(), os.getpid()), ("0" * 8, child.pid)]
     ]
     for name in hour_old:
         (store.root / name).mkdir(parents=True)
