@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dsr_export.benchmark.contestants import asked_model
+from dsr_export.benchmark.race import Contestant
 from dsr_export.bundle.reader import Bundle
 from dsr_export.config import BatchRange, ModelRequest
 from dsr_export.engine_schedule.devices import Device, named_devices
@@ -19,6 +20,7 @@ from dsr_export.errors import ExportError
 from dsr_export.progress import Reporter
 from dsr_export.stages.type_graph import declared_policy
 from dsr_export.storage.leftovers import scratch_folder
+from dsr_export.subject import SubjectCard
 from graphs.artifacts import OptimizedModel
 from graphs.forms import form_of, take_form
 from graphs.mixed_precision.typed import assign_precision
@@ -61,7 +63,7 @@ def estimated(
         raise ExportError("an ONNX file has no engine to estimate", hint="build it: dsr-export build FILE.onnx")
     with reporter.stage("prepare"):
         engines = [engine for path in bundles for engine in _of_bundle(path)] or _of_model(what, request, batch)
-    return list(_rows(engines, chosen))
+    return list(rows(engines, chosen))
 
 
 def _of_bundle(path: Path) -> Iterator[Engine]:
@@ -78,28 +80,33 @@ def _of_bundle(path: Path) -> Iterator[Engine]:
 
 
 def _of_model(what: Sequence[str], request: ModelRequest, batch: int) -> list[Engine]:
-    """In FP16, but for what only a range audit finds."""
-    from dsr_export.backends.tensorrt.build import build_engine
     from dsr_export.benchmark.variants import model_variants
     from dsr_export.benchmark.without_registers import bare_variant
 
-    subject, engines = asked_model(what, request), []
-    card, where = subject.card(), target("rtx")
-    name = form_of(where)
+    subject = asked_model(what, request)
     with scratch_folder("bench") as folder:
         bare = bare_variant(subject, folder)
         variants = model_variants(subject, folder)[1:]  # the raw trace is no graph of ours
-        for each in variants if bare is None else (bare, *variants):
-            typed, form = folder / f"{each.name}-typed.onnx", folder / f"{each.name}-form.onnx"
-            policy = declared_policy(card, each.model, name)
-            made, _ = assign_precision(OptimizedModel(path=each.model), typed, PRECISION, policy)
-            take_form(made, form, name)
-            engine = build_engine(form, where, batch=BatchRange(batch, batch, batch), inputs=subject.inputs)
-            try:
-                engines.append(Engine(each.name, read_schedule(engine.plan, batch)))
-            except UnreadableSchedule as error:
-                raise _unreadable(f"the engine '{each.name}'", error) from error
-    return engines
+        chosen = variants if bare is None else (bare, *variants)
+        return [half_engine(each, subject.card(), folder, batch) for each in chosen]
+
+
+def half_engine(of: Contestant, card: SubjectCard, folder: Path, batch: int) -> Engine:
+    """The RTX engine of a graph (FP32) in FP16, but for what only a range audit finds; it writes into `folder`.
+
+    Raises ExportError where its schedule cannot be read.
+    """
+    from dsr_export.backends.tensorrt.build import build_engine
+
+    where = target("rtx")
+    name, typed, form = form_of(where), folder / f"{of.name}-typed.onnx", folder / f"{of.name}-form.onnx"
+    made, _ = assign_precision(OptimizedModel(path=of.model), typed, PRECISION, declared_policy(card, of.model, name))
+    take_form(made, form, name)
+    engine = build_engine(form, where, batch=BatchRange(batch, batch, batch), inputs=card.inputs)
+    try:
+        return Engine(of.name, read_schedule(engine.plan, batch))
+    except UnreadableSchedule as error:
+        raise _unreadable(f"the engine '{of.name}'", error) from error
 
 
 def _unreadable(what: str, error: UnreadableSchedule) -> ExportError:
@@ -109,7 +116,8 @@ def _unreadable(what: str, error: UnreadableSchedule) -> ExportError:
     )
 
 
-def _rows(engines: Sequence[Engine], devices: Mapping[str, Device]) -> Iterator[dict[str, Any]]:
+def rows(engines: Sequence[Engine], devices: Mapping[str, Device]) -> Iterator[dict[str, Any]]:
+    """As `estimated` returns them."""
     found = [{name: estimate(each.schedule.launches, device) for name, device in devices.items()} for each in engines]
     for engine, own, before in zip(engines, found, [found[0], *found], strict=False):
         told = {name: {**asdict(own[name]), **_ratios(own[name], found[0][name], before[name])} for name in devices}

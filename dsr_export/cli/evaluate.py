@@ -26,9 +26,14 @@ MOST_PICTURES = 1_000_000
     "--methods",
     is_flag=True,
     help="Take a registered MODEL, and compare what can be done to its outlier tokens: none, mask, clip, nearest, "
-    "recursive.",
+    "recursive, and those with trained or inserted registers where --dsr names some.",
 )
 @click.option("--decoder", type=click.Path(path_type=Path), metavar="BUNDLE", help="Of --methods: pictures of latents.")
+@click.option(
+    "--roofline",
+    metavar="DEVICE,...",
+    help="Of --methods: what each costs in an FP16 engine, and its time on these devices, estimated.",
+)
 @click.option(
     "--reference",
     metavar="BUNDLE|pytorch",

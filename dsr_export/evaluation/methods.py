@@ -6,6 +6,7 @@ drawn is the FP32 PyTorch module, so that the method is judged and not an export
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from dsr_export.evaluation.drawers import torch_drawer
 from dsr_export.evaluation.evaluate import Asked, check_asked, drawn_key, opened_networks
 from dsr_export.evaluation.joined_parts import CANDIDATE, REFERENCE
 from dsr_export.evaluation.measured import Measured, Measuring, measure, read_part
+from dsr_export.evaluation.method_engines import method_costs
 from dsr_export.evaluation.outliers import OutlierRatio
 from dsr_export.evaluation.parts import parts_of
 from dsr_export.evaluation.references import subject_digest
@@ -29,18 +31,30 @@ from dsr_export.storage.cache import StageCache
 
 @dataclass(frozen=True, kw_only=True)
 class MethodResult:
-    """Figures of one method; differences are to `none`. `outliers` is a share of all tokens (`OutlierRatio`)."""
+    """Figures of one method; differences are to `none`. `outliers` is a share of all tokens (`OutlierRatio`).
+
+    `engine` is what it costs (`method_costs`), None where no device was named.
+    """
 
     method: str
     lines: tuple[Line, ...]
     parts: tuple[Measured, ...]
     outliers: float | None
+    engine: Mapping[str, Any] | None = None
 
 
 def compare_methods(
-    request: ModelRequest, asked: Asked, cache: StageCache, shown: Reporter, *, decoder: Bundle | None = None
+    request: ModelRequest,
+    asked: Asked,
+    cache: StageCache,
+    shown: Reporter,
+    *,
+    decoder: Bundle | None = None,
+    devices: Sequence[str] = (),
 ) -> list[MethodResult]:
     """A result for each method that the model's declaration has something for, in the order of `METHODS`.
+
+    With the names of `devices` an engine is built for each method, which no device has to be there for.
 
     Raises:
         ExportError: the model declares no sites, is not registered or no denoiser, makes latents and there is no
@@ -49,6 +63,7 @@ def compare_methods(
     check_asked(asked, paired=False)
     models = treated(declared_model(request))
     panel, real = opened_networks(asked, request.model, cache, shown)
+    costs = method_costs(models, devices, shown)
     measured: dict[str, tuple[Measured, ...]] = {}
     ratio, ratios = OutlierRatio(shown, asked.drawn.seed), dict[str, float | None]()
     for method, model in models.items():
@@ -69,6 +84,7 @@ def compare_methods(
             method=method,
             parts=parts,
             outliers=ratios[method],
+            engine=costs.get(method),
             lines=tuple(summarised(each, _against(parts, base), real, paired=True) for each in asked.metrics),
         )
         for method, parts in measured.items()

@@ -10,6 +10,7 @@ from dsr_export.bundle.reader import Bundle
 from dsr_export.bundle.signature_file import PublicKey
 from dsr_export.config import ModelRequest
 from dsr_export.declarations.share import Share
+from dsr_export.engine_schedule.devices import named_devices
 from dsr_export.errors import ExportError
 from dsr_export.evaluation.drawers import Drawn
 from dsr_export.evaluation.evaluate import DIGITS, Asked
@@ -72,6 +73,8 @@ def compared_methods(
             raise ExportError(f"--{option} does not go with --methods", hint="leave it away")
     if given["metrics"] is None and model not in DIGITS:
         raise ExportError(f"which figures of {model} are wanted is not said", hint=f"--metrics {','.join(METRICS)}")
+    devices = [] if given["roofline"] is None else [each.strip() for each in given["roofline"].split(",")]
+    named_devices(devices)  # before anything is drawn
     asked = Asked(
         count=given["count"],
         metrics=parsed(given["metrics"] or ",".join(OF_DIGITS)),
@@ -83,13 +86,15 @@ def compared_methods(
     named = {key: given[key] for key in _OF_PYTORCH[:-1]}
     request = ModelRequest(model=model, **named, options=given["arguments"])
     decoder = None if given["decoder"] is None else Bundle.open(given["decoder"], trust=trust)
-    return compare_methods(request, asked, cache, shown, decoder=decoder)
+    return compare_methods(request, asked, cache, shown, decoder=decoder, devices=devices)
 
 
 def check_no_methods(given: Mapping[str, Any]) -> None:
     """Raises ExportError for what goes with `--methods` only."""
     if given["decoder"] is not None:
         raise ExportError("--decoder goes with --methods", hint="a bundle holds its own: build it with --component")
+    if given["roofline"] is not None:
+        raise ExportError("--roofline goes with --methods", hint="of a bundle: dsr-export bench BUNDLE --roofline ...")
 
 
 def _limits(given: Mapping[str, Any]) -> list[tuple[Any, Any]]:

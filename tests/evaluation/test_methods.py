@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from dsr_export.config import ModelRequest
+from dsr_export.evaluation.method_engines import engine_dict, engine_figures
 from dsr_export.evaluation.methods import declared_model
 from dsr_export.evaluation.treatments import changed_groups, treated
 from dsr_export.families import load
@@ -69,6 +70,30 @@ def test_the_table_of_methods_comes_from_one_command(cli: Cli, tmp_path: Path) -
     assert (tmp_path / "made.html").read_text().count("<img") == len(methods)
 
 
+@pytest.mark.slow
+def test_what_methods_cost_stands_beside_their_pictures(cli: Cli, tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="needs the rtx extra")
+    few = ("--metrics", "class-accuracy", "--count", "4", "--steps", "2", "--roofline", "orin-agx, l4")
+    done = cli("evaluate", "digits-gated", "--methods", *few, "--html", tmp_path / "m.html", "-o", tmp_path / "m.json")
+    assert done.code == 0, done.err
+    engines = json.loads((tmp_path / "m.json").read_text())["engines"]
+    launches = {method: engine["launches"] for method, engine in engines.items()}
+    assert list(launches) == ["none", "mask", "clip", "nearest", "recursive", "trained"]
+    assert launches["none"] < launches["mask"] < launches["trained"]
+    assert engines["none"]["devices"]["l4"]["ratio"] == 1.0 < engines["trained"]["devices"]["orin-agx"]["ratio"] < 1.3
+    page = (tmp_path / "m.html").read_text()
+    assert "orin-agx" in page and "estimates" in page and f">{launches['trained']}<" in page
+    assert f"launches {launches['trained']}" in done.out
+
+
+def test_engine_figures_are_told_in_one_order() -> None:
+    device = {"graph_ms": 0.12345, "graph_ratio": 1.0204, "stream_ms": 0.2, "stream_ratio": 1.1}
+    cost = {"name": "mask", "batch": 2, "launches": 86, "moved_bytes": 14_800_000, "devices": {"l4": device}}
+    assert engine_figures(cost) == [("launches", "86"), ("moved", "14.8 MB"), ("l4", "0.123 ms (1.020x)")]
+    assert engine_dict(cost)["devices"] == {"l4": {"graph_ms": 0.12345, "ratio": 1.0204}}
+    assert engine_figures(None) == []
+
+
 def test_what_a_declaration_says_beside_its_sites_is_kept(tmp_path: Path) -> None:
     """Registers and where they begin: else a method would be compared with another model."""
     file = tmp_path / "dsr.toml"
@@ -110,6 +135,9 @@ def test_registers_from_files_are_methods_of_their_own(tmp_path: Path) -> None:
         (("digits", "--methods", "--junit", "x.xml"), "--junit is of limits"),
         (("no-such-model", "--methods", "--metrics", "is"), "no-such-model"),
         (("digits", "--decoder", "x.dsr"), "--decoder goes with --methods"),
+        (("digits", "--roofline", "l4"), "--roofline goes with --methods"),
+        (("digits-outliers", "--methods", "--roofline", "rtx4091"), "there is no data of a device 'rtx4091'"),
+        (("digits-outliers", "--methods", "--roofline", ""), "there is no data of a device ''"),
         (("digits", "--methods", "--metrics", "psnr"), "PSNR, dB does not go with --methods"),
         (
             ("dit-s-8", "--methods", "--metrics", "fid", "--random-weights", "0"),
