@@ -74,6 +74,8 @@ def command(
     )
     folder = out or Path(f"{find_source(request).name}.registers")
     made = fit(request, FitOptions(out=folder, **options), StageCache.default(), reporter=reporter())  # type: ignore[arg-type]
+    if made is None:  # one of several processes, whose first one answers
+        return
     if as_json:
         answer_json(made)
         return

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from dsr_export.families.encoders.vision_encoder import VisionEncoder
 from dsr_export.fitting.data import Pictures
-from dsr_export.fitting.losses import beside
+from dsr_export.fitting.losses import Draw, beside
 from dsr_export.subject import Subject
 
 VIEWS = 5  # the picture as it is, and four that are moved
@@ -29,11 +29,11 @@ class ViewDistillation:
     teacher: Subject
     data: Pictures
 
-    def __call__(self, module: nn.Module, rows: int, generator: torch.Generator) -> Tensor:
-        index = torch.randint(len(self.data.values), (rows,), generator=generator).numpy()
+    def __call__(self, module: nn.Module, draw: Draw) -> Tensor:
+        index = torch.randint(len(self.data.values), (draw.rows,), generator=draw.generator)[draw.part].numpy()
         (pictures,) = beside(module, torch.from_numpy(np.ascontiguousarray(self.data.values[index])))
         with torch.no_grad():
-            wanted = denoised(self.teacher.module, pictures, generator)
+            wanted = denoised(self.teacher.module, pictures, draw.generator)
         distance = (_tokens(module(pictures)) - wanted).square().mean()
         share: Tensor = distance / wanted.square().mean().clamp(min=1e-12)
         return share

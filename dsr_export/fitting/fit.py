@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save, save_file
+from safetensors.torch import save, save_file
 
 from dsr_export.bundle.result_folder import ResultFolder
 from dsr_export.config import ModelRequest
@@ -23,9 +24,11 @@ from dsr_export.fitting.compared import Compared, compared
 from dsr_export.fitting.data import Data, Inputs, Latents, Pictures, data_digest, read_data
 from dsr_export.fitting.objective import objective_of
 from dsr_export.fitting.page import fit_page
+from dsr_export.fitting.processes import Processes, launched
 from dsr_export.fitting.record import CARD, KIND, PAGE, RECORD, as_text, card, record
 from dsr_export.fitting.request import FitOptions
-from dsr_export.fitting.tensors import Trained, write_draft
+from dsr_export.fitting.result import Result, kept_result
+from dsr_export.fitting.tensors import write_draft
 from dsr_export.fitting.trained import trained
 from dsr_export.fitting.verdict import fit_verdict
 from dsr_export.fitting.wish import DSR_FILE, REGISTERS_FILE, Wish, read_wish
@@ -48,7 +51,6 @@ FOLDER = ResultFolder(
     called="training",
     known=lambda name: name in (RECORD, CARD, PAGE, DSR_FILE, REGISTERS_FILE) or bool(_MADE.fullmatch(name)),
 )
-_LOSSES, _UNTOUCHED = "losses", "untouched"
 _PROBE = '[[denoiser.replace]]\nlayers = [0]\nrule = "median"\nthreshold = 4.0\nchoice = "mask"\n'
 OBJECTIVES = {
     Latents: "the model's own training loss",
@@ -60,21 +62,26 @@ OBJECTIVES = {
 
 def fit(
     request: ModelRequest, asked: FitOptions, cache: StageCache, *, reporter: Reporter | None = None
-) -> dict[str, Any]:
+) -> dict[str, Any] | None:
     """Trains, and writes `asked.out`. Returns a summary: the folder, the command that builds it, losses, ratios.
 
-    What is kept is the average of the weights. A run that is stopped goes on from its state in the cache.
+    What is kept is the average of the weights. A run that is stopped goes on from its state in the cache. Of several
+    processes that a launcher started, all but the first return None and write nothing.
 
     Raises ExportError for a model, a declaration or data that do not fit, and where the training comes to no number.
     """
-    shown = reporter or Silent()
     FOLDER.check(asked.out, force=asked.force)
     check_kept(request, asked)
-    with exclusive(asked.out):
-        return _fitted(request, asked, cache, shown)
+    with launched(asked.device) as together:
+        together.share(asked.batch)
+        shown = reporter if reporter and together.leads else Silent()
+        with exclusive(asked.out) if together.leads else nullcontext():
+            return _fitted(request, asked, cache, together, shown)
 
 
-def _fitted(request: ModelRequest, asked: FitOptions, cache: StageCache, shown: Reporter) -> dict[str, Any]:
+def _fitted(
+    request: ModelRequest, asked: FitOptions, cache: StageCache, together: Processes, shown: Reporter
+) -> dict[str, Any] | None:
     digest = data_digest(asked.data)
     declared = read_dsr_file(asked.dsr, trainable=True)  # before the model is loaded, which takes longer
     with shown.stage("load"):
@@ -83,29 +90,22 @@ def _fitted(request: ModelRequest, asked: FitOptions, cache: StageCache, shown: 
     wish = read_wish(asked.dsr, own=own.registers, start=own.start)
     data = read_data(asked.data, base)
     frozen = tensors_digest(base.module)
-    key = _key(source_key, wish, asked, digest)
+    key = _key(source_key, wish, asked, digest, together.count)
     with scratch_folder("fit") as draft:
         write_draft(draft, wish, _with_known_widths(request, asked, base, draft), asked.seed)
         state = cache.root / "fit-state" / f"{canonical_digest(key)}.safetensors"
 
-        def produce(folder: Path) -> None:
-            objective = objective_of(base, source_key, data, asked, cache, shown)
-            made, losses, untouched = trained(
-                _loaded(request, asked, draft), draft, wish, objective, asked, state, shown
-            )
-            for name, tensors in made.items():
-                save_file({each: value.contiguous() for each, value in tensors.items()}, folder / name)
-            flags = torch.tensor([file.name in untouched for file in wish.files])
-            save_file({_LOSSES: torch.tensor(losses, dtype=torch.float64), _UNTOUCHED: flags}, folder / _LOSSES)
+        def train() -> Result:
+            objective = objective_of(base, source_key, data, asked, together.device, cache, shown)
+            fitted = _loaded(request, asked, draft)
+            return trained(fitted, draft, wish, objective, asked, state, together, shown)
 
-        stage = cache.run("fit", key, produce)
+        result = kept_result(cache, key, train, together)
+        if result is None:
+            return None
         state.unlink(missing_ok=True)
-        made = {file.name: load_file(stage.path / file.name) for file in wish.files}
-        kept = load_file(stage.path / _LOSSES)
-        losses = kept[_LOSSES].tolist()
-        untouched = [file.name for file, flag in zip(wish.files, kept[_UNTOUCHED].tolist(), strict=True) if flag]
-        digests = _digests(frozen, digest, base, data)
-        return _written(request, asked, wish, base, draft, made, losses, untouched, digests, shown)
+        digests = {**_digests(frozen, digest, base, data), "processes": together.count}
+        return _written(request, asked, wish, base, draft, result, digests, shown)
 
 
 def _written(
@@ -114,17 +114,16 @@ def _written(
     wish: Wish,
     base: Subject,
     draft: Path,
-    made: Trained,
-    losses: list[float],
-    untouched: list[str],
+    result: Result,
     digests: dict[str, Any],
     shown: Reporter,
 ) -> dict[str, Any]:
+    made, losses = result.made, result.losses
     for name, tensors in made.items():
         save_file(tensors, draft / name)
     fitted = _loaded(request, asked, draft)
     found = compared(base, fitted, shown, asked.seed)
-    verdict = fit_verdict(found, losses, build_command(model_words(request), asked.out / DSR_FILE), untouched)
+    verdict = fit_verdict(found, losses, build_command(model_words(request), asked.out / DSR_FILE), result.untouched)
     seen = _seen(found, verdict.headline)
     said = record(base.name, verdict.command or "", wish, asked, digests, losses, seen)
     facts = [("steps", str(asked.steps)), ("registers", str(sum(file.count for file in wish.files)))]
@@ -163,7 +162,7 @@ def _loaded(request: ModelRequest, asked: FitOptions, draft: Path) -> Subject:
         raise ExportError(said, hint=error.hint) from error
 
 
-def _key(source: dict[str, Any], wish: Wish, asked: FitOptions, data: str) -> dict[str, Any]:
+def _key(source: dict[str, Any], wish: Wish, asked: FitOptions, data: str, processes: int) -> dict[str, Any]:
     values = dataclasses.asdict(asked)
     for name in ("dsr", "out", "force", "licence", "data"):
         del values[name]
@@ -174,6 +173,7 @@ def _key(source: dict[str, Any], wish: Wish, asked: FitOptions, data: str) -> di
         "dsr": wish.text,
         "kept": kept,
         "data": data,
+        "processes": processes,  # their slopes are added up in another order
         "tools": tool_versions(),
         "source": source_digest(),
         "threads": torch.get_num_threads(),  # sums are taken in another order

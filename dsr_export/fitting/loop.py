@@ -6,7 +6,7 @@ What a step draws depends on the seed and its number alone, so that a run can go
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from dsr_export.errors import ExportError
+from dsr_export.fitting.losses import Draw
+from dsr_export.fitting.processes import Processes
 from dsr_export.fitting.state_file import State
 from dsr_export.progress import Reporter
 
@@ -41,29 +43,26 @@ class LoopSettings:
 
 def train(
     state: State,
-    loss_of: Callable[[torch.Generator], Tensor],
+    loss_of: Callable[[Draw], Tensor],
     settings: LoopSettings,
     saved: Path,
+    together: Processes,
     shown: Reporter,
 ) -> None:
-    """Moves the tensors of `state`, from where it stands to the last step.
+    """Moves the tensors of `state`, from where it stands to the last step. `together` share the rows of each.
 
     Raises ExportError where the loss or its slope is no number: the learning rate is too large, or the data is; and
     where nothing changes it.
     """
+    part = together.share(settings.batch)
     with shown.stage("fit") as bar:
         for step in range(len(state.losses), settings.steps):
-            loss = loss_of(step_generator(settings.seed, step))
-            value = float(loss.detach())
-            if not math.isfinite(value):
-                hint = _RATE if step else "nothing is trained yet: the data, or the model on it, has too large values"
-                raise ExportError(f"the loss is {value} in step {step}", hint=hint)
-            _move(state, loss, step, settings)
-            state.losses.append(value)
+            draw = Draw(rows=settings.batch, generator=step_generator(settings.seed, step), part=part)
+            state.losses.append(_stepped(state, loss_of(draw), step, settings, together))
             if step + 1 == min(PATIENCE, settings.steps) and not state.moved():
                 raise ExportError("nothing that is trained changes the loss", hint=_NOTHING)
             bar(step + 1, settings.steps)
-            if (step + 1) % SAVED_EVERY == 0 or step + 1 == settings.steps:
+            if together.leads and ((step + 1) % SAVED_EVERY == 0 or step + 1 == settings.steps):
                 state.save(saved)
             if (step + 1) % max(1, settings.steps // 10) == 0:
                 shown.note(f"step {step + 1} of {settings.steps}: loss {_recent(state.losses):.4g}")
@@ -80,13 +79,25 @@ def learning_rate(settings: LoopSettings, step: int) -> float:
     return settings.rate * min(1.0, (step + 1) / warm) * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
 
 
-def _move(state: State, loss: Tensor, step: int, settings: LoopSettings) -> None:
+def _stepped(state: State, loss: Tensor, step: int, settings: LoopSettings, together: Processes) -> float:
+    """The loss before the step. Numbers are judged when they are everybody's, so that all go on, or none."""
     trained = list(state.values.values())
     found = torch.autograd.grad(loss, trained, allow_unused=True)
-    if not all(each is None or each.isfinite().all() for each in found):
+    own = [torch.zeros_like(value) if each is None else each for value, each in zip(trained, found, strict=True)]
+    mean, *slopes = together.means([loss.detach(), *own])
+    if not mean.isfinite():
+        hint = _RATE if step else "nothing is trained yet: the data, or the model on it, has too large values"
+        raise ExportError(f"the loss is {float(mean)} in step {step}", hint=hint)
+    if not all(each.isfinite().all() for each in slopes):
         raise ExportError(f"the slope of the loss is no number in step {step}", hint=_RATE)
-    for value, gradient in zip(trained, found, strict=True):
-        value.grad = torch.zeros_like(value) if gradient is None else gradient
+    _move(state, slopes, step, settings)
+    return float(mean)
+
+
+def _move(state: State, slopes: Sequence[Tensor], step: int, settings: LoopSettings) -> None:
+    trained = list(state.values.values())
+    for value, slope in zip(trained, slopes, strict=True):
+        value.grad = slope
     torch.nn.utils.clip_grad_norm_(trained, CLIPPED)
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate(settings, step)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,13 +20,23 @@ from dsr_export.registers import RecursiveReplacement
 from dsr_export.sampling import DIFFUSION_STEPS, FIRST_BETA, LAST_BETA, MIN_TIME, SamplerSpec
 from dsr_export.subject import Subject
 
+ALL = slice(None)
 DROPPED = 0.1  # of the labels, where the model has one for none
 
 
-class Objective(Protocol):
-    """The loss of the model for rows that `generator` draws."""
+@dataclass(frozen=True, kw_only=True)
+class Draw:
+    """`rows` of a step, drawn from `generator`. The loss is of those in `part`: others can be computed elsewhere."""
 
-    def __call__(self, module: nn.Module, rows: int, generator: torch.Generator) -> Tensor: ...
+    rows: int
+    generator: torch.Generator
+    part: slice = field(default_factory=lambda: ALL)
+
+
+class Objective(Protocol):
+    """The mean loss of the model over a part of what is drawn."""
+
+    def __call__(self, module: nn.Module, draw: Draw) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -39,16 +49,17 @@ class TrainingLoss:
     spec: SamplerSpec
     data: Latents
 
-    def __call__(self, module: nn.Module, rows: int, generator: torch.Generator) -> Tensor:
+    def __call__(self, module: nn.Module, draw: Draw) -> Tensor:
+        rows, generator = draw.rows, draw.generator
         index = torch.randint(len(self.data.values), (rows,), generator=generator)
         clean = torch.from_numpy(self.data.values[index.numpy()])
         labels = self._labels(torch.from_numpy(self.data.labels[index.numpy()]), generator)
         noise = self.spec.noise_scale * torch.randn(clean.shape, generator=generator)
         if self.spec.path == "ddpm":
             time = torch.randint(DIFFUSION_STEPS, (rows,), generator=generator)
-            return _noise_loss(module, *beside(module, clean, labels, noise, time))
+            return _noise_loss(module, *beside(module, clean, labels, noise, time, part=draw.part))
         time = drawn_times(self.spec, rows, generator)
-        return self._flow_loss(module, *beside(module, clean, labels, noise, time))
+        return self._flow_loss(module, *beside(module, clean, labels, noise, time, part=draw.part))
 
     def _labels(self, labels: Tensor, generator: torch.Generator) -> Tensor:
         if self.spec.null_label is None:
@@ -74,10 +85,10 @@ def drawn_times(spec: SamplerSpec, rows: int, generator: torch.Generator) -> Ten
     return 1 - t if spec.path == "reversed" else t
 
 
-def beside(module: nn.Module, *tensors: Tensor) -> tuple[Tensor, ...]:
-    """On the device of the module's weights: what a step draws does not depend on it."""
+def beside(module: nn.Module, *tensors: Tensor, part: slice = ALL) -> tuple[Tensor, ...]:
+    """Their rows in `part` on the device of the module's weights: what a step draws does not depend on it."""
     device = next(module.parameters()).device
-    return tuple(each.to(device) for each in tensors)
+    return tuple(each[part].to(device) for each in tensors)
 
 
 def _noise_loss(module: nn.Module, clean: Tensor, labels: Tensor, noise: Tensor, step: Tensor) -> Tensor:
@@ -98,8 +109,8 @@ class Distillation:
     teacher: Subject
     data: Inputs
 
-    def __call__(self, module: nn.Module, rows: int, generator: torch.Generator) -> Tensor:
-        index = torch.randint(self.data.count, (rows,), generator=generator).numpy()
+    def __call__(self, module: nn.Module, draw: Draw) -> Tensor:
+        index = torch.randint(self.data.count, (draw.rows,), generator=draw.generator)[draw.part].numpy()
         rows_of = [torch.from_numpy(np.ascontiguousarray(self.data.values[s.name][index])) for s in self.teacher.inputs]
         given = beside(module, *rows_of)
         with torch.no_grad():

@@ -25,23 +25,23 @@ _CALLS = "calls.npz"
 
 
 def objective_of(
-    base: Subject, key: Key, data: Data | None, asked: FitOptions, cache: StageCache, shown: Reporter
+    base: Subject, key: Key, data: Data | None, asked: FitOptions, device: str, cache: StageCache, shown: Reporter
 ) -> Objective:
     """The training loss of latents, or else distillation: the teacher is the base with its outliers left as they are.
 
-    `key` identifies the base: its own calls are kept in `cache`.
+    `key` identifies the base: its own calls are kept in `cache`. The teacher works on `device`.
     """
     if isinstance(data, Latents):
         assert base.sampler is not None  # else the data is refused
         return TrainingLoss(base.sampler, data)
     if isinstance(data, Pictures):
-        base.module.to(asked.device)
+        base.module.to(device)
         return ViewDistillation(base, data)
     for site in base.module.modules():
         if isinstance(site, RecursiveReplacement):
             site.enabled = False
     data = data or _own_calls(base, key, asked.seed, cache, shown)
-    base.module.to(asked.device)
+    base.module.to(device)
     return Distillation(base, data)
 
 

@@ -28,7 +28,7 @@ class State:
         """Writes it whole or not at all."""
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(path) as temporary:
-            save_file({key: value.detach().cpu() for key, value in self._tensors().items()}, temporary)
+            save_file(self.tensors(), temporary)
 
     def moved(self) -> bool:
         """Whether any gradient has been other than 0, of late."""
@@ -45,17 +45,24 @@ class State:
         wanted = {f"{kind}:{name}" for kind in ("value", "average", *_MOMENTS) for name in names}
         if set(found) != {_LOSSES, *wanted} or any(found[f"value:{n}"].shape != self.values[n].shape for n in names):
             return
+        self.take(found)
+
+    @torch.no_grad()
+    def take(self, found: Mapping[str, Tensor]) -> None:
+        """Takes over what `tensors` of another one gave."""
         self.losses = found[_LOSSES].tolist()
         for name, value in self.values.items():
             value.copy_(found[f"value:{name}"])
             self.averages[name].copy_(found[f"average:{name}"])
-            moments = {kind: found[f"{kind}:{name}"].to(value.device) for kind in _MOMENTS}
-            self.optimizer.state[value] = {"step": torch.tensor(float(len(self.losses))), **moments}
+            moments = {kind: found[f"{kind}:{name}"].to(value.device) for kind in _MOMENTS if self.losses}
+            if moments:
+                self.optimizer.state[value] = {"step": torch.tensor(float(len(self.losses))), **moments}
 
-    def _tensors(self) -> dict[str, Tensor]:
+    def tensors(self) -> dict[str, Tensor]:
+        """All of it, on the CPU; without moments before the first step."""
         made = {_LOSSES: torch.tensor(self.losses, dtype=torch.float64)}
         for name, value in self.values.items():
             kept = self.optimizer.state[value]
             made |= {f"value:{name}": value, f"average:{name}": self.averages[name]}
-            made |= {f"{kind}:{name}": kept[kind] for kind in _MOMENTS}
-        return made
+            made |= {f"{kind}:{name}": kept[kind] for kind in _MOMENTS if kind in kept}
+        return {key: value.detach().cpu() for key, value in made.items()}

@@ -16,11 +16,12 @@ from dsr_export.diagnosis.models.tokens import find_blocks
 from dsr_export.errors import ExportError
 from dsr_export.families.network_parts.trunk import Trunk
 from dsr_export.fitting.loop import LoopSettings, step_generator, train
-from dsr_export.fitting.losses import Objective, norm_term
+from dsr_export.fitting.losses import Draw, Objective, norm_term
+from dsr_export.fitting.processes import Processes
 from dsr_export.fitting.request import FitOptions
+from dsr_export.fitting.result import Result
 from dsr_export.fitting.state_file import State
 from dsr_export.fitting.tensors import (
-    Trained,
     as_files,
     entering_tokens,
     flat,
@@ -41,15 +42,16 @@ def trained(
     objective: Objective,
     asked: FitOptions,
     saved: Path,
+    together: Processes,
     shown: Reporter,
-) -> tuple[Trained, list[float], list[str]]:
-    """What the files come to, the loss of every step, and the files that are as they began: nothing reached them.
+) -> Result:
+    """What the files come to; untouched are those that are as they began.
 
-    `subject` was loaded from `draft`; `saved` keeps the state.
+    `subject` was loaded from `draft`; `saved` keeps the state of the process that leads.
 
     Raises ExportError for a loss that is no number, and where nothing that is trained changes it.
     """
-    module = subject.module.eval().to(asked.device)
+    module = subject.module.eval().to(together.device)
     tensors = trained_tensors(module, draft, wish)
     leaves = list(flat(tensors).values())
     frozen = tensors_digest(module, without=leaves)
@@ -62,26 +64,29 @@ def trained(
         )
     with entering_tokens(sites) as seen, _bounded_memory(subject), torch.enable_grad():
 
-        def loss_of(generator: torch.Generator) -> Tensor:
+        def loss_of(draw: Draw) -> Tensor:
             for each in seen.values():
                 each.clear()
-            loss = objective(module, asked.batch, generator)
+            loss = objective(module, draw)
             return loss + asked.norm_weight * norm_term(seen, first_sites) if asked.norm_weight else loss
 
         if sites:
             with torch.no_grad():
-                loss_of(step_generator(asked.seed, -1))
+                loss_of(Draw(rows=asked.batch, generator=step_generator(asked.seed, -1)))
             start_from_ordinary_tokens(tensors, seen, asked.seed)
         state = State(flat(tensors))
         began = as_files(state.averages)
-        state.resume(saved)
+        if together.leads:
+            state.resume(saved)
+        if together.count > 1:
+            state.take(together.told(state.tensors()))
         settings = LoopSettings(steps=asked.steps, batch=asked.batch, rate=asked.rate, seed=asked.seed)
-        train(state, loss_of, settings, saved, shown)
+        train(state, loss_of, settings, saved, together, shown)
     if tensors_digest(module, without=leaves) != frozen:
         raise ExportError("the base changed while registers were trained", hint="this is a defect: report it")
     made = as_files(state.averages)
     untouched = [name for name in made if all(v.equal(began[name][each]) for each, v in made[name].items())]
-    return made, state.losses, untouched
+    return Result(made=made, losses=state.losses, untouched=untouched)
 
 
 @contextmanager

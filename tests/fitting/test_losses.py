@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dsr_export.families import load_subject
 from dsr_export.fitting.data import Inputs, Latents
-from dsr_export.fitting.losses import Distillation, TrainingLoss, drawn_times, norm_term
+from dsr_export.fitting.losses import Distillation, Draw, TrainingLoss, drawn_times, norm_term
 from dsr_export.registers import RecursiveReplacement, Rule
 from dsr_export.sampling import SamplerSpec, step_table, trajectory
 from tests.families.tiny_sizes import SIZES
@@ -24,6 +24,10 @@ SPECS = {
     "reversed velocity": SamplerSpec(prediction="velocity", path="reversed", shift_dim=8192),
     "noise": SamplerSpec(prediction="epsilon", path="ddpm"),
 }
+
+
+def drawn(rows: int, seed: int, part: slice = slice(None)) -> Draw:
+    return Draw(rows=rows, generator=torch.Generator().manual_seed(seed), part=part)
 
 
 class _Knowing(nn.Module):
@@ -52,7 +56,7 @@ def test_the_right_prediction_has_no_loss_and_draws_the_clean_latent(name: str) 
     spec = SPECS[name]
     loss = TrainingLoss(spec, Latents(values=CLEAN, labels=np.zeros(1, np.int64)))
     module = _Knowing(spec)
-    assert float(loss(module, 64, torch.Generator().manual_seed(0))) < 1e-5
+    assert float(loss(module, drawn(64, 0))) < 1e-5
     *_, last = trajectory(
         lambda fed: module(*map(torch.from_numpy, fed.values())).detach().numpy(), spec, CLEAN * 0 + 1, np.zeros(1, int)
     )
@@ -62,23 +66,19 @@ def test_the_right_prediction_has_no_loss_and_draws_the_clean_latent(name: str) 
 @pytest.mark.parametrize("name", ["velocity", "reversed velocity", "noise"])
 def test_an_error_counts_by_its_square(name: str) -> None:
     loss = TrainingLoss(SPECS[name], Latents(values=CLEAN, labels=np.zeros(1, np.int64)))
-    assert float(loss(_Knowing(SPECS[name], 0.5), 64, torch.Generator().manual_seed(0))) == pytest.approx(
-        0.25, rel=1e-3
-    )
+    assert float(loss(_Knowing(SPECS[name], 0.5), drawn(64, 0))) == pytest.approx(0.25, rel=1e-3)
 
 
 def test_an_error_in_data_counts_as_the_velocity_made_of_it() -> None:
     loss = TrainingLoss(SPECS["data"], Latents(values=CLEAN, labels=np.zeros(1, np.int64)))
-    found = float(loss(_Knowing(SPECS["data"], 0.5), 4096, torch.Generator().manual_seed(0)))
+    found = float(loss(_Knowing(SPECS["data"], 0.5), drawn(4096, 0)))
     times = drawn_times(SPECS["data"], 1_000_000, torch.Generator().manual_seed(1))
     assert found == pytest.approx(float((0.5 / times.clamp(min=0.05)).square().mean()), rel=0.15)
 
 
 def test_some_labels_are_left_out_where_the_model_knows_none() -> None:
     module = _Knowing(SPECS["data"])
-    TrainingLoss(SPECS["data"], Latents(values=CLEAN, labels=np.zeros(1, np.int64)))(
-        module, 1000, torch.Generator().manual_seed(0)
-    )
+    TrainingLoss(SPECS["data"], Latents(values=CLEAN, labels=np.zeros(1, np.int64)))(module, drawn(1000, 0))
     assert 60 < int((module.labels[0] == 3).sum()) < 140
 
 
@@ -94,12 +94,12 @@ def test_distillation_is_the_distance_to_the_teacher() -> None:
     teacher, other = (load_subject("rae-dit", random_weights=seed, registers=0, **SIZES) for seed in (0, 1))
     rows: dict[str, Any] = {name: value[:1] for name, value in teacher.example(1, seed=0).items()}
     loss = Distillation(teacher, Inputs(values=rows))
-    assert float(loss(teacher.module, 3, torch.Generator())) == 0
+    assert float(loss(teacher.module, drawn(3, 0))) == 0
     given = [torch.from_numpy(value) for value in rows.values()]
     with torch.no_grad():
         wanted, made = teacher.module(*given), other.module(*given)
     share = float((made - wanted).square().mean() / wanted.square().mean())
-    assert float(loss(other.module, 3, torch.Generator())) == pytest.approx(share, rel=1e-5)
+    assert float(loss(other.module, drawn(3, 0))) == pytest.approx(share, rel=1e-5)
 
 
 def test_the_norm_term_counts_what_stands_above_the_threshold() -> None:
@@ -110,3 +110,15 @@ def test_the_norm_term_counts_what_stands_above_the_threshold() -> None:
     found = [float(norm_term({"a": [tokens]}, {"a": site})) for site in sites]
     sigma = (12 - 3.6 - np.std([1, 1, 2, 2, 12])) / 2
     assert found == pytest.approx([2 / 5, 0, 2 / 5, sigma / 5])  # 12 is 2 medians above 8
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_shares_of_a_draw_come_to_the_loss_of_all_of_it(name: str) -> None:
+    """So that processes which share the rows of a step make the step that one alone would make."""
+    values = np.random.default_rng(1).standard_normal((7, 2, 4, 4)).astype(np.float32)
+    loss = TrainingLoss(SPECS[name], Latents(values=values, labels=np.arange(7) % 3))
+    module = _Knowing(SPECS[name], 0.5)
+    whole = float(loss(module, drawn(12, 5)))
+    shares = [float(loss(module, drawn(12, 5, slice(first, first + 4)))) for first in (0, 4, 8)]
+    assert np.mean(shares) == pytest.approx(whole, rel=1e-5)
+    assert len({round(share, 6) for share in shares}) == 3
