@@ -16,7 +16,7 @@ METHODS: Mapping[str, str] = {
     NONE: "outliers left as they are",
     "mask": "outliers set to zero",
     "clip": "norms of outliers clipped to the threshold",
-    "nearest": "outliers replaced by the nearest register of the model's own, once",
+    "nearest": "outliers replaced by the nearest register, once",
     "recursive": "detected and replaced again, until the rounds are over",
     "registers": "inserted registers, outliers left as they are",
     "trained": "outliers treated with the registers and gates from files",
@@ -43,28 +43,34 @@ def treated(model: FamilyRequest) -> dict[str, FamilyRequest]:
         )
     own = not inserted and subject.dsr.denoiser.registers > 0
     from_files = any(group.registers != OWN for group in groups)
-    named = [NONE, *(("mask", "clip") if groups else ()), *(("nearest", "recursive") if groups and own else ())]
+    at_hand = own or (from_files and all(group.registers != OWN for group in groups))
+    named = [NONE, *(("mask", "clip") if groups else ()), *(("nearest", "recursive") if groups and at_hand else ())]
     named += [*(("registers",) if inserted else ()), *(("trained",) if from_files else ())]
     named += ["both"] if inserted and from_files else []
     return {
         name: replace(
             model if name in ("registers", "both") else _without_inserted(model),
-            replace=groups if name in ("trained", "both") else changed_groups(groups, name),
+            replace=groups if name in ("trained", "both") else changed_groups(groups, name, own=own),
         )
         for name in named
     }
 
 
-def changed_groups(groups: tuple[ReplaceSpec, ...], method: str) -> tuple[ReplaceSpec, ...]:
-    """The sites of `groups` under a method that reads no files."""
+def changed_groups(groups: tuple[ReplaceSpec, ...], method: str, *, own: bool = True) -> tuple[ReplaceSpec, ...]:
+    """The sites of `groups` under a method without gates; registers are the model's `own`, or those of the files."""
     if method in (NONE, "registers"):
         return ()
-    if method == "recursive":
-        return tuple(
-            replace(group, choice="nearest", registers=OWN, rounds=max(group.rounds, ROUNDS)) for group in groups
+    recursive = method == "recursive"
+    choice: Any = "nearest" if recursive else method
+    return tuple(
+        replace(
+            group,
+            choice=choice,
+            registers=OWN if own or choice != "nearest" else group.registers,
+            rounds=max(group.rounds, ROUNDS) if recursive else 1,
         )
-    choice: Any = method
-    return tuple(replace(group, choice=choice, registers=OWN, rounds=1) for group in groups)
+        for group in groups
+    )
 
 
 def _without_inserted(model: FamilyRequest) -> FamilyRequest:

@@ -119,11 +119,15 @@ def test_registers_from_files_are_methods_of_their_own(tmp_path: Path) -> None:
         "none": (0, 0),
         "mask": (0, 1),
         "clip": (0, 1),
+        "nearest": (0, 1),
+        "recursive": (0, 1),
         "registers": (4, 0),
         "trained": (0, 1),
         "both": (4, 1),
     }
     assert found["trained"].replace[0].choice == found["both"].replace[0].choice == "gate"
+    nearest = found["nearest"].replace[0]  # of the same file: the model has no registers of its own
+    assert (nearest.choice, nearest.registers) == ("nearest", found["trained"].replace[0].registers)
 
 
 @pytest.mark.parametrize(
