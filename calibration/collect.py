@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from calibration.places import TokenPlaces
 from calibration.policy import Selection
+from calibration.sections import Sections
 from calibration.stats import BUCKETS, ActivationStats
 from calibration.token_roles import RegisterRows
 
@@ -23,11 +24,12 @@ LOW_NOISE_WEIGHT = 2.0  # outliers weaken as noise rises, and errors near the da
 @dataclass(frozen=True)
 class Call:
     """One call of the model. `samples` [B] are ids that depend on neither order nor batch; `progress` [B] goes from
-    noise (0) to data (1)."""
+    noise (0) to data (1). `section` is that of the data which all rows belong to."""
 
     inputs: dict[str, Array]
     samples: Array
     progress: Array
+    section: int = 0
 
     @property
     def buckets(self) -> Array:
@@ -43,8 +45,16 @@ class Call:
 class CalibrationData(Protocol):
     """Inputs to calibrate with."""
 
-    def drive(self, answer: Callable[[Call], Array], progress: Progress) -> None:
-        """Makes every call, through `answer`, which returns the model's first output (a sampler goes on from it)."""
+    @property
+    def sections(self) -> Sections:
+        """What can be walked apart."""
+        ...
+
+    def drive(self, answer: Callable[[Call], Array], progress: Progress, only: Container[int] | None = None) -> None:
+        """Makes every call, or those of the sections `only`, each section's one after the other.
+
+        `answer` returns the model's first output (a sampler goes on from it).
+        """
         ...
 
 
@@ -55,6 +65,7 @@ def new_stats(
     hessians: bool,
     with_nan: bool = False,
     places: TokenPlaces | None = None,
+    sections: int = 1,
 ) -> dict[str, ActivationStats]:
     """An observer for each activation of the selected GEMMs, by name; the rest as `ActivationStats` has it.
 
@@ -71,6 +82,7 @@ def new_stats(
             with_nan=with_nan,
             batch_axis=gemm.batch_axis,
             places=known if gemm.has_token_axis else TokenPlaces(),
+            sections=sections,
         )
         for gemm in selection.all
     }
@@ -80,4 +92,4 @@ def observe(stats: Mapping[str, ActivationStats], outputs: Mapping[str, Array], 
     """Hands what one call made to the observers."""
     for name, each in stats.items():
         hidden = each.places.hidden(call.inputs)
-        each.observe(outputs[name], call.samples, call.buckets, call.weights, hidden)
+        each.observe(outputs[name], call.samples, call.buckets, call.weights, hidden, section=call.section)

@@ -11,7 +11,8 @@ import numpy.typing as npt
 from calibration.methods.magnitudes import Magnitudes
 from calibration.places import CORNER, FIRST_FRAME, OTHER, TokenPlaces, text_roles
 from calibration.row_sample import RowSample
-from calibration.token_roles import ROLES, RegisterRows, Role, token_roles
+from calibration.sections import SectionSums, Sums
+from calibration.token_roles import ROLES, RegisterRows, token_roles
 from graphs.errors import ExportError
 
 Array = npt.NDArray[Any]
@@ -30,33 +31,14 @@ def token_weights(energy: Array) -> Array:
 
 
 @dataclass
-class RoleStats:
-    """Tokens of one role in one bucket: how many, their largest magnitude, and the sum of their squares."""
-
-    tokens: int = 0
-    largest: float = 0.0
-    squares: float = 0.0
-
-    def add(self, rows: Array) -> None:
-        """Takes rows [n, K]."""
-        if len(rows):
-            self.tokens += len(rows)
-            self.largest = max(self.largest, float(np.abs(rows).max()))
-            self.squares += float(np.square(rows, dtype=np.float64).sum())
-
-    def as_dict(self, width: int) -> dict[str, float | int]:
-        mean = self.squares / (self.tokens * width) if self.tokens else 0.0
-        return {"count": self.tokens, "amax": self.largest, "rms": mean**0.5}
-
-
-@dataclass
 class ActivationStats:
     """Of an activation [B, N, K] (a condition [B, K] counts as one token, more axes as tokens of one sample).
 
     `batch_axis` is where B stands, for a sequence in front of it.
 
+    What depends on an order of adding is added up in `sections`: see `calibration.sections`.
     `hessian` [K, K] is the weighted sum of x^T x, every token of an image counting alike; `sums` [K] that of x;
-    `channel_largest` [K] and `row_largest` [N] are exact. `count` rows were seen, whose weights add up to `weight`.
+    `channel_largest` [K] and `row_largest` [N] are exact. `count` rows were seen.
     With `with_nan`, tokens that are NaN (nothing to attend to) are the model's own, and count as zeros. `places` tells
     corners, first frames and a prompt's padding from other tokens.
     """
@@ -71,18 +53,27 @@ class ActivationStats:
     batch_axis: int = 0
     magnitudes: Magnitudes = field(default_factory=Magnitudes.none)
     patch_magnitudes: Magnitudes = field(default_factory=Magnitudes.none)
-    weight: float = 0.0
     count: int = 0
+    sections: int = 1
 
     def __post_init__(self) -> None:
         self.channel_largest = np.zeros(self.width, np.float32)
         self.row_largest = np.zeros(self.tokens, np.float32)
-        self.sums = np.zeros(self.width, np.float64)
-        self.hessian = np.zeros((self.width, self.width) if self.with_hessian else (0, 0), np.float32)
+        self.role_tokens = np.zeros((len(ROLES), BUCKETS), np.int64)
+        self.role_largest = np.zeros((len(ROLES), BUCKETS), np.float32)
         self.sample = RowSample(SAMPLE_ROWS, self.width)
-        self.roles: dict[tuple[Role, int], RoleStats] = {(r, b): RoleStats() for r in ROLES for b in range(BUCKETS)}
+        self.added = SectionSums(self.sections, self._zeros)
         self._is_register = self.registers.mask(self.tokens)
         self._places = self.places.of_image(self.tokens, self._is_register)
+
+    def _zeros(self) -> Sums:
+        inputs = self.width if self.with_hessian else 0
+        return Sums(
+            squares=np.zeros((len(ROLES), BUCKETS)),
+            weight=np.zeros(()),
+            sums=np.zeros(self.width),
+            hessian=np.zeros((inputs, inputs), np.float32),
+        )
 
     @property
     def own_rows(self) -> Array:
@@ -90,9 +81,16 @@ class ActivationStats:
         return np.asarray(self._is_register | np.isin(self._places, (CORNER, FIRST_FRAME)))
 
     def observe(
-        self, x: Array, samples: Array, buckets: Array, weights: Array, prompt_mask: Array | None = None
+        self,
+        x: Array,
+        samples: Array,
+        buckets: Array,
+        weights: Array,
+        prompt_mask: Array | None = None,
+        *,
+        section: int = 0,
     ) -> None:
-        """Takes x of the samples with the ids [B], each in its bucket [B], weighted [B].
+        """Takes x of the samples with the ids [B], each in its bucket [B], weighted [B]; all are in one `section`.
 
         `prompt_mask` [B, T] is 0 for padding of the prompt; it counts for activations of T tokens.
 
@@ -107,8 +105,9 @@ class ActivationStats:
         self.channel_largest = np.maximum(self.channel_largest, size.max(axis=(0, 1)))
         self.row_largest = np.maximum(self.row_largest, size.max(axis=(0, 2)))
         self.magnitudes = self.magnitudes.merged(Magnitudes.of(x))
-        self._observe_roles(x, buckets, prompt_mask)
-        self._observe_products(x, weights)
+        added = self.added.of(section)
+        self._observe_roles(x, buckets, prompt_mask, added)
+        self._observe_products(x, weights, added)
         self.sample.offer(x, samples, weights)
 
     def _without_nan(self, x: Array) -> Array:
@@ -124,7 +123,7 @@ class ActivationStats:
                 "(an attention row with nothing to attend to gives NaN)",
             )
 
-    def _observe_roles(self, x: Array, buckets: Array, prompt_mask: Array | None) -> None:
+    def _observe_roles(self, x: Array, buckets: Array, prompt_mask: Array | None, added: Sums) -> None:
         places = self._places
         if prompt_mask is not None and prompt_mask.shape == x.shape[:2] and (places == OTHER).all():
             places = text_roles(prompt_mask, prompt_mask.shape)
@@ -132,17 +131,26 @@ class ActivationStats:
         self.patch_magnitudes = self.patch_magnitudes.merged(Magnitudes.of(x[masks["patch"]]))
         for bucket in np.unique(buckets):
             inside = (buckets == bucket)[:, None]
-            for role, mask in masks.items():
-                self.roles[role, int(bucket)].add(x[mask & inside])
+            for place, role in enumerate(ROLES):
+                rows = x[masks[role] & inside]
+                self.role_tokens[place, bucket] += len(rows)
+                largest = np.abs(rows).max(initial=self.role_largest[place, bucket])
+                self.role_largest[place, bucket] = largest
+                added.squares[place, bucket] += np.square(rows, dtype=np.float64).sum()
 
-    def _observe_products(self, x: Array, weights: Array) -> None:
-        self.sums += np.tensordot(weights, x.sum(axis=1, dtype=np.float64), axes=1)
-        self.weight += float(weights.sum()) * self.tokens
+    def _observe_products(self, x: Array, weights: Array, added: Sums) -> None:
+        added.sums += np.tensordot(weights, x.sum(axis=1, dtype=np.float64), axes=1)
+        added.weight += float(weights.sum()) * self.tokens
         self.count += x.shape[0] * x.shape[1]
         if self.with_hessian:
             alike = np.stack([token_weights(energy) for energy in np.square(x).sum(axis=2)])  # [B, N]
             flat = (x * np.sqrt(alike * weights[:, None])[..., None].astype(np.float32)).reshape(-1, self.width)
-            self.hessian += flat.T @ flat
+            added.hessian += flat.T @ flat
+
+    @property
+    def hessian(self) -> Array:
+        """Of all sections."""
+        return self.added.whole().hessian
 
     @property
     def representative(self) -> bool:
@@ -152,17 +160,20 @@ class ActivationStats:
     @property
     def mean(self) -> Array:
         """Weighted mean of each channel, [K]."""
-        return np.asarray(self.sums / max(self.weight, 1e-12), np.float32)
+        whole = self.added.whole()
+        return np.asarray(whole.sums / max(float(whole.weight), 1e-12), np.float32)
 
     def roles_as_dict(self) -> dict[str, Any]:
         """Role -> figures over all buckets, and those of each bucket."""
+        squares = self.added.whole().squares
         report: dict[str, Any] = {}
-        for role in ROLES:
-            parts = [self.roles[role, bucket] for bucket in range(BUCKETS)]
-            whole = RoleStats(
-                sum(p.tokens for p in parts), max(p.largest for p in parts), sum(p.squares for p in parts)
-            )
-            if whole.tokens:
-                by_bucket = [part.as_dict(self.width) for part in parts]
-                report[role] = {**whole.as_dict(self.width), "buckets": by_bucket}
+        for role, *found in zip(ROLES, self.role_tokens, self.role_largest, squares, strict=True):
+            tokens, largest, energy = found
+            if tokens.sum():
+                by_bucket = [self._figures(*each) for each in zip(tokens, largest, energy, strict=True)]
+                report[role] = {**self._figures(tokens.sum(), largest.max(), sum(energy)), "buckets": by_bucket}
         return report
+
+    def _figures(self, tokens: int, largest: float, squares: float) -> dict[str, float | int]:
+        mean = float(squares) / (int(tokens) * self.width) if tokens else 0.0
+        return {"count": int(tokens), "amax": float(largest), "rms": mean**0.5}

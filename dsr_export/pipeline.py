@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from dsr_export.building.build import Build
 from dsr_export.building.bundle_contents import build_tolerance, bundle_contents, bundle_manifest
+from dsr_export.building.calibration import calibration, check_calibration, measured_share
 from dsr_export.building.finished import Finished, placed
 from dsr_export.building.fused_steps import compared_steps, fused_steps, fusing_of
 from dsr_export.building.parts import built_parts, check_parts
@@ -16,18 +18,16 @@ from dsr_export.bundle.sbom import SBOM, sbom
 from dsr_export.bundle.writer import write_bundle
 from dsr_export.config import ExportConfig
 from dsr_export.drawing.chain import check_chain
-from dsr_export.errors import RunnerError
-from dsr_export.int8.data import check_data
+from dsr_export.errors import ExportError, RunnerError
 from dsr_export.parity.narrowing import require_narrowed, require_types
 from dsr_export.parity.walked_sampler import walked_sampler
 from dsr_export.progress import Reporter, Silent
 from dsr_export.reports.renderings import report_files
 from dsr_export.stages.audit import AuditRanges
-from dsr_export.stages.calibrate import Calibrate
 from dsr_export.stages.engine import CompileEngine, machine, this_gpu
 from dsr_export.stages.lower import LowerGraph
 from dsr_export.stages.norms import MeasureNorms
-from dsr_export.stages.optimize import Optimized, OptimizeGraph
+from dsr_export.stages.optimize import OptimizeGraph
 from dsr_export.stages.parity import CheckCuda, CheckEngine, CheckGraph, CheckRuntimeGraph, Comparison, Judged
 from dsr_export.stages.quantize import Quantize, Quantized
 from dsr_export.stages.reference import MakeReference
@@ -36,7 +36,6 @@ from dsr_export.stages.trace import TraceModel
 from dsr_export.stages.type_graph import Typed, TypeGraph
 from dsr_export.storage.disk import DamagedFile
 from dsr_export.storage.locks import exclusive
-from dsr_export.subject import SubjectCard
 from graphs.files import load_model
 from graphs.forms import FormName, form_of
 from graphs.targets import check_model
@@ -53,11 +52,24 @@ def export(config: ExportConfig, *, reporter: Reporter | None = None) -> Bundle:
     return _exported(Build(config, reporter or Silent()))
 
 
+def calibrate_share(config: ExportConfig, *, reporter: Reporter | None = None) -> Path:
+    """Measures the share `config.int8.share` of a calibration into a folder in `config.out`, and builds nothing.
+
+    `export` with `config.int8.parts` takes all of them together. Returns the share's folder.
+
+    Raises:
+        ExportError: as `export`; no share is asked for; the folder holds one of another calibration.
+    """
+    return measured_share(Build(config, reporter or Silent()))
+
+
 def _exported(build: Build) -> Bundle:
     config = build.config
+    if config.int8.share is not None:
+        raise ExportError("a share of a calibration makes no bundle", hint="call `calibrate_share`, or leave it away")
     build.check_targets()
     if build.is_quantized:
-        check_data(config.int8)
+        check_calibration(config.int8)
     with exclusive(build.out):
         if check_destination(build.out, build.key, config.force) == "same":
             bundle = Bundle.open(build.out)
@@ -88,7 +100,7 @@ def _staged(build: Build) -> Finished:
     lowered = run(LowerGraph(source=traced))
     optimized = run(OptimizeGraph(source=lowered))
 
-    calibrated = run(_calibration(build, card, optimized)) if build.is_quantized else None
+    calibrated = run(calibration(build, card, optimized)) if build.is_quantized else None
     exact = optimized if calibrated is None else calibrated
     audited = run(AuditRanges(source=exact, card=card, reference=reference, sampler=sampler))
     norms = run(MeasureNorms(source=optimized, card=card, reference=reference))
@@ -151,12 +163,6 @@ def _on_cuda(build: Build, stage: CheckCuda) -> list[tuple[None, Judged]]:
     except RunnerError as error:
         build.reporter.note(f"{error.message}; the graph is checked on the CPU alone")
         return []
-
-
-def _calibration(build: Build, card: SubjectCard, optimized: Optimized) -> Calibrate:
-    options, config = build.config.int8, build.config
-    sampler = walked_sampler(card, config.batch, options.steps or config.trajectory_steps)
-    return Calibrate(source=optimized, card=card, sampler=sampler, options=options.without_budget(), model=build.model)
 
 
 def _check_typed(build: Build, typed: Mapping[FormName, Typed], quantized: Quantized | None) -> None:

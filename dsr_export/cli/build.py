@@ -13,6 +13,7 @@ from dsr_export.cli.options.int8 import int8_options
 from dsr_export.cli.options.lora import lora_options
 from dsr_export.cli.options.named import Named
 from dsr_export.cli.options.parts import pipeline_options
+from dsr_export.cli.printing.calibration_share import show_share
 from dsr_export.cli.printing.report import show_report
 from dsr_export.cli.process.streams import Command
 from dsr_export.config import BatchRange, ExportConfig
@@ -21,6 +22,8 @@ from dsr_export.declarations.lora_file import LoraFile
 from dsr_export.fleet.request import FleetRequest
 from dsr_export.limits import MOST_REGISTERS, MOST_STEPS
 from graphs.precisions import PRECISIONS
+
+_NO_CELL = "a cell is a bundle, and it makes none; run it without --matrix"
 
 
 class ConfigOnly:
@@ -100,12 +103,19 @@ def command(context: click.Context, /, as_json: bool, fleet: FleetRequest | None
     from dsr_export.progress import reporter
 
     if fleet is not None:
+        if given["int8"].share is not None:
+            raise click.UsageError(f"--calibration-only does not go with --matrix: {_NO_CELL}")
         show_fleet(context, fleet, given["out"], as_json=as_json, shown=reporter())
         return
     config = config_of(**given)
     wanted = context.find_object(ConfigOnly)
     if wanted is not None:
+        if config.int8.share is not None:
+            raise click.UsageError(f"--calibration-only is nothing for a cell: {_NO_CELL}")
         wanted.config = config
+        return
+    if config.int8.share is not None:
+        show_share(config, as_json=as_json, shown=reporter())
         return
     from dsr_export.pipeline import export
     from dsr_export.reports.record import Report

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from calibration.method_names import METHOD_NAMES
+from dsr_export.declarations.calibration_part import RECORD, part_folders
+from dsr_export.declarations.share import Share
 from dsr_export.errors import ExportError, did_you_mean
 from dsr_export.limits import MOST_DIGITS, MOST_STEPS
 from graphs.digests import bytes_digest, files_digest
@@ -21,8 +23,9 @@ MAX_IMAGES = 4096
 class Int8Options:
     """`data` is `trajectory`, a folder, an npz file, or `random:SEED`. `images` and `steps` bound a trajectory.
 
-    `tables` are calibration tables of earlier builds, merged and used instead of measuring again. `budget_db` is the
-    SNR that the output keeps, by leaving the worst GEMMs in FP16 (None: the precision's own tolerance).
+    `tables` are calibration tables of earlier builds, merged and used instead of measuring again; `parts` folders of
+    shares that were measured before. `share` is what is measured, and nothing is built. `budget_db` is the SNR that the
+    output keeps, by leaving the worst GEMMs in FP16 (None: the precision's own tolerance).
     """
 
     method: str = "outlier-aware"
@@ -30,6 +33,8 @@ class Int8Options:
     images: int = 4
     steps: int | None = None
     tables: tuple[Path, ...] = ()
+    parts: tuple[Path, ...] = ()
+    share: Share | None = None
     budget_db: float | None = None
 
     def __post_init__(self) -> None:
@@ -43,6 +48,9 @@ class Int8Options:
             raise ExportError(f"{self.images} calibration images are asked for", hint=f"give 1 to {MAX_IMAGES}")
         if self.steps is not None and not 2 <= self.steps <= MOST_STEPS:
             raise ExportError(f"{self.steps} calibration steps are asked for", hint=f"give 2 to {MOST_STEPS}")
+        ways = {"table": self.tables, "parts": self.parts, "only": self.share}
+        if len(asked := [f"--calibration-{name}" for name, value in ways.items() if value]) > 1:
+            raise ExportError(f"{asked[0]} does not go with {asked[1]}", hint="leave one of them away")
 
     @property
     def seed(self) -> int | None:
@@ -58,6 +66,10 @@ class Int8Options:
         """The same calibration, whatever is made of it."""
         return replace(self, budget_db=None)
 
+    def of_data(self) -> Int8Options:
+        """What is measured, whoever does so and whatever is made of it."""
+        return replace(self, budget_db=None, parts=(), share=None)
+
     def stage_key(self) -> dict[str, Any]:
         """What the options are known by: files count by content."""
         paths = [] if self.data == TRAJECTORY or self.seed is not None else _files(Path(self.data))
@@ -67,6 +79,8 @@ class Int8Options:
             "images": self.images,
             "steps": self.steps,
             "tables": _digest([*self.tables]),
+            "parts": _digest([folder / RECORD for path in self.parts for folder in part_folders(path)]),
+            "share": None if self.share is None else str(self.share),
             "budget": self.budget_db,
         }
 

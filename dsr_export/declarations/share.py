@@ -31,5 +31,9 @@ class Share:
         """Those of this share; shares are as equal as the items allow."""
         return items[self.index - 1 :: self.of]
 
+    def run(self, count: int) -> range:
+        """Neighbours of `count` things; none where there are fewer things than shares."""
+        return range(count * (self.index - 1) // self.of, count * self.index // self.of)
+
     def __str__(self) -> str:
         return f"share-{self.index}-of-{self.of}"

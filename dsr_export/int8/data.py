@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from calibration.collect import CalibrationData, Call, Progress
+from calibration.sections import Sections
 from dsr_export.backends.labels import LABELS, check_labels, highest_label
 from dsr_export.backends.named_arrays import declared_shapes, load_arrays
 from dsr_export.declarations.int8_options import TRAJECTORY, Int8Options
@@ -75,22 +76,37 @@ class Trajectories:
     card: SubjectCard
     images: int
 
-    def drive(self, answer: Callable[[Call], Array], progress: Progress) -> None:
-        """Walks the images in groups that fit a call; the ids of rows do not depend on the groups."""
-        doubled = self.sampler.guidance != 1.0
-        size = max(1, _rows_a_call(self.card) // (2 if doubled else 1))
-        noise = seeded_noise(SEED, self.images, self.card.inputs[0].with_batch(1)[1:])
-        labels = self._labels(doubled)
-        steps, starts = self.sampler.num_steps - 1, range(0, self.images, size)
-        for group, start in enumerate(starts):
-            walk = _Walk(answer, np.arange(start, min(start + size, self.images)), steps)
-            chosen = slice(start, start + size)
-            for step in trajectory(walk, self.sampler, noise[chosen], labels[chosen]):
-                progress(group * steps + step.index + 1, len(starts) * steps)
+    @property
+    def sections(self) -> Sections:
+        """Of groups of images that fit a call."""
+        return Sections(len(self._starts))
 
-    def _labels(self, doubled: bool) -> Array:
+    def drive(self, answer: Callable[[Call], Array], progress: Progress, only: Container[int] | None = None) -> None:
+        """Walks the images group by group; the ids of rows do not depend on the groups."""
+        noise, labels = seeded_noise(SEED, self.images, self.card.inputs[0].with_batch(1)[1:]), self._labels()
+        steps, groups = self.sampler.num_steps - 1, _chosen(self.sections, only)
+        for done, group in enumerate(groups):
+            start = self._starts[group]
+            images = np.arange(start, min(start + self._group, self.images))
+            walk = _Walk(answer, images, steps, self.sections.of(group))
+            for step in trajectory(walk, self.sampler, noise[images], labels[images]):
+                progress(done * steps + step.index + 1, len(groups) * steps)
+
+    @property
+    def _doubled(self) -> bool:
+        return self.sampler.guidance != 1.0
+
+    @property
+    def _group(self) -> int:
+        return max(1, _rows_a_call(self.card) // (2 if self._doubled else 1))
+
+    @property
+    def _starts(self) -> range:
+        return range(0, self.images, self._group)
+
+    def _labels(self) -> Array:
         labels = np.arange(self.images, dtype=np.int64) * max(self.card.num_classes, 1) // self.images
-        if not doubled and self.sampler.null_label is not None:
+        if not self._doubled and self.sampler.null_label is not None:
             labels[3::4] = self.sampler.null_label
         return labels
 
@@ -102,6 +118,7 @@ class _Walk:
     answer: Callable[[Call], Array]
     images: Array
     steps: int
+    section: int
     index: int = 0
 
     def __call__(self, inputs: dict[str, Array]) -> Array:
@@ -111,7 +128,7 @@ class _Walk:
         samples = (image * 2 + copy) * self.steps + self.index
         done = np.full(rows, self.index / max(self.steps - 1, 1))
         self.index += 1
-        return self.answer(Call(inputs, samples, done))
+        return self.answer(Call(inputs, samples, done, self.section))
 
 
 @dataclass(frozen=True)
@@ -126,17 +143,26 @@ class Arrays:
     def count(self) -> int:
         return len(next(iter(self.values.values())))
 
-    def drive(self, answer: Callable[[Call], Array], progress: Progress) -> None:
+    @property
+    def sections(self) -> Sections:
+        """Of calls."""
+        return Sections(len(self._starts))
+
+    def drive(self, answer: Callable[[Call], Array], progress: Progress, only: Container[int] | None = None) -> None:
         """Calls of equal size; a model of fixed batch leaves the last rows out where they fill none."""
-        count, fixed = len(next(iter(self.values.values()))), self.card.batch_limits[1] is not None
-        if fixed and count < self.rows:
-            raise ExportError(f"{count} calibration rows do not fill the batch of {self.rows}", hint="give more")
-        done = self._progress(count)
-        for start in range(0, count - self.rows + 1 if fixed else count, self.rows):
-            chosen = slice(start, start + self.rows)
+        if not self._starts:
+            raise ExportError(f"{self.count} calibration rows do not fill the batch of {self.rows}", hint="give more")
+        times, calls = self._progress(self.count), _chosen(self.sections, only)
+        for done, call in enumerate(calls):
+            chosen = slice(self._starts[call], self._starts[call] + self.rows)
             inputs = {name: value[chosen] for name, value in self.values.items()}
-            answer(Call(inputs, np.arange(count)[chosen], done[chosen]))
-            progress(min(start + self.rows, count), count)
+            answer(Call(inputs, np.arange(self.count)[chosen], times[chosen], self.sections.of(call)))
+            progress(done + 1, len(calls))
+
+    @property
+    def _starts(self) -> range:
+        fixed = self.card.batch_limits[1] is not None
+        return range(0, self.count - self.rows + 1 if fixed else self.count, self.rows)
 
     def _progress(self, count: int) -> Array:
         """From noise to data by the time, where the model has one; which end is noise depends on its path."""
@@ -147,6 +173,11 @@ class Arrays:
         late = (times - times.min()) / span
         reverse = self.card.sampler is not None and self.card.sampler.path == "reversed"
         return np.asarray(late if reverse else 1 - late)
+
+
+def _chosen(sections: Sections, only: Container[int] | None) -> list[int]:
+    """The units of the sections `only`, in order; all of them for None."""
+    return [unit for unit in range(sections.units) if only is None or sections.of(unit) in only]
 
 
 def read_inputs(path: Path, card: SubjectCard) -> dict[str, Array]:

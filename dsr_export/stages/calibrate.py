@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
+from calibration.collect import CalibrationData
+from dsr_export.declarations.calibration_part import Part
 from dsr_export.declarations.int8_options import Int8Options
 from dsr_export.int8.calibrate import CHECKS, MODEL, TABLE, calibrate
 from dsr_export.int8.data import open_data
+from dsr_export.int8.made_for import check_made_for, checked_parts, made_by
+from dsr_export.int8.measure import Measured, ObservedGraph
+from dsr_export.int8.parts import joined_parts
 from dsr_export.parity.golden.vectors import MOST_ROWS
 from dsr_export.progress import Bar
 from dsr_export.sampling import SamplerSpec
@@ -57,8 +62,28 @@ class Calibrate(Stage[Calibrated]):
     model: ModelAtHand
 
     def work(self, folder: Path, bar: Bar) -> None:
-        data = None if self.options.tables else open_data(self.options, self.card, self.sampler, self._example)
-        calibrate(self.source.model, self.card, self.options, data, folder, bar)
+        def measure(observed: ObservedGraph) -> Measured:
+            if self.options.parts:
+                return joined_parts(observed, self._parts(), bar)
+            return observed.measured(self.data(), folder, bar)
+
+        given = None if self.options.tables else measure
+        calibrate(self.source.model, self.card, self.options, given, folder, bar)
+
+    def data(self) -> CalibrationData:
+        """What is walked. ExportError as `open_data`."""
+        return open_data(self.options, self.card, self.sampler, self._example)
+
+    def made_for(self) -> dict[str, Any]:
+        """JSON values: everything that statistics depend on, alike in all shares of one calibration."""
+        return {**replace(self, options=self.options.of_data()).key(), "by": made_by()}
+
+    def _parts(self) -> list[Part]:
+        """All shares. ExportError where one was measured for anything else."""
+        parts, wanted = checked_parts(self.options.parts), self.made_for()
+        for part in parts:
+            check_made_for(part, wanted)
+        return parts
 
     def result(self, made: CachedStage) -> Calibrated:
         return Calibrated(made)

@@ -11,7 +11,7 @@ from calibration.plan import activation_groups, fold_choices, graph_activations,
 from calibration.policy import select
 from calibration.stats import ActivationStats
 from dsr_export.backends.onnxruntime import OnnxRuntimeRunner
-from dsr_export.int8.calibrate import register_rows, token_places
+from dsr_export.int8.measure import register_rows, token_places
 from graphs.artifacts import OptimizedModel
 from graphs.files import load_inferred_graph, save_graph
 from graphs.observe.probes import add_outputs

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,7 +13,13 @@ from calibration.method_names import METHOD_NAMES
 from dsr_export.cli.options.named import Named
 from dsr_export.limits import MOST_STEPS
 
-_NAMES = ("calibration", "calibration_images", "calibration_steps", "calibration_tables", "int8_method", "int8_budget")
+if TYPE_CHECKING:
+    from dsr_export.declarations.share import Share
+
+_NAMES = (
+    *("calibration", "calibration_images", "calibration_steps", "calibration_tables", "int8_method", "int8_budget"),
+    *("calibration_only", "shard", "calibration_parts"),
+)
 _OPTIONS = (
     click.option(
         "--calibration",
@@ -41,6 +47,19 @@ _OPTIONS = (
         multiple=True,
         help="INT8: calibration.json of an earlier build of this model, in place of data; several are merged.",
     ),
+    click.option(
+        "--calibration-only",
+        is_flag=True,
+        help="INT8: measure into a folder --out, and build nothing. [default: ./MODEL.calibration]",
+    ),
+    click.option("--shard", metavar="I/N", help="INT8, of --calibration-only: measure one of N shares of the data."),
+    click.option(
+        "--calibration-parts",
+        type=click.Path(path_type=Path),
+        multiple=True,
+        metavar="FOLDER",
+        help="INT8: the shares that --calibration-only measured, in place of measuring again; repeatable.",
+    ),
     click.option("--int8-method", type=Named(*METHOD_NAMES), default="outlier-aware", show_default=True),
     click.option(
         "--int8-budget",
@@ -58,10 +77,30 @@ def int8_options(command: Callable[..., Any]) -> Callable[..., Any]:
     def collected(**given: Any) -> Any:
         from dsr_export.declarations.int8_options import Int8Options
 
-        data, images, steps, tables, method, budget = (given.pop(name) for name in _NAMES)
-        int8 = Int8Options(method=method, data=data, images=images, steps=steps, tables=tuple(tables), budget_db=budget)
+        data, images, steps, tables, method, budget, only, shard, parts = (given.pop(name) for name in _NAMES)
+        int8 = Int8Options(
+            method=method,
+            data=data,
+            images=images,
+            steps=steps,
+            tables=tuple(tables),
+            parts=tuple(parts),
+            share=_share(shard, only=only),
+            budget_db=budget,
+        )
         return command(**given, int8=int8)
 
     for option in reversed(_OPTIONS):
         collected = option(collected)
     return collected
+
+
+def _share(text: str | None, *, only: bool) -> Share | None:
+    """What is measured alone. UsageError for a share of nothing."""
+    from dsr_export.declarations.share import Share
+
+    if text is None:
+        return Share(1, 1) if only else None
+    if not only:
+        raise click.UsageError("--shard goes with --calibration-only")
+    return Share.parse(text, option="--shard")
