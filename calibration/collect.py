@@ -12,6 +12,7 @@ import numpy.typing as npt
 from calibration.places import TokenPlaces
 from calibration.policy import Selection
 from calibration.sections import Sections
+from calibration.shelf import Shelf
 from calibration.stats import BUCKETS, ActivationStats
 from calibration.token_roles import RegisterRows
 
@@ -66,6 +67,7 @@ def new_stats(
     with_nan: bool = False,
     places: TokenPlaces | None = None,
     sections: int = 1,
+    shelf: Shelf | None = None,
 ) -> dict[str, ActivationStats]:
     """An observer for each activation of the selected GEMMs, by name; the rest as `ActivationStats` has it.
 
@@ -83,6 +85,7 @@ def new_stats(
             batch_axis=gemm.batch_axis,
             places=known if gemm.has_token_axis else TokenPlaces(),
             sections=sections,
+            shelf=shelf,
         )
         for gemm in selection.all
     }

@@ -2,55 +2,61 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from calibration.methods.magnitudes import Magnitudes
-from calibration.sections import Node, Sums
+from calibration.sections import Sums
 from calibration.stats import SAMPLE_ROWS, ActivationStats
 
 Array = npt.NDArray[Any]
 _SAMPLE = "sample/"
-_NODE = re.compile(r"sections/(\d{1,4})/(\d{1,4})/(\w+)")
+NODE = "node"
+_HIGHEST = 32  # level
 _LARGEST = ("channel_largest", "row_largest", "largest", "patch_largest", "role_largest")
 
 
-def part_arrays(stats: ActivationStats) -> dict[str, Array]:
-    """All that was seen, by name. What adds up stands under `sections/LEVEL/INDEX/`: see `calibration.sections`."""
-    found = _exact(stats)
-    found |= {f"{_SAMPLE}{name}": value for name, value in stats.sample.arrays().items()}
-    for (level, index), sums in stats.added.nodes().items():
-        found |= {f"sections/{level}/{index}/{name}": value for name, value in sums.arrays().items()}
-    return found
+def exact_arrays(stats: ActivationStats) -> dict[str, Array]:
+    """What comes out the same in any order, by name: counts, largest ones, and the sampled rows."""
+    return {**_exact(stats), **{f"{_SAMPLE}{name}": value for name, value in stats.sample.arrays().items()}}
 
 
-def merge_part(stats: ActivationStats, arrays: Mapping[str, Array]) -> None:
-    """Takes in what `part_arrays` gave for other sections of the same data.
+def sum_arrays(stats: ActivationStats) -> Iterator[dict[str, Array]]:
+    """What adds up, by name, for a few runs of sections: see `calibration.sections`. One is in memory at a time."""
+    for node, sums in stats.added.nodes():
+        yield {**sums.arrays(), NODE: np.array(node)}
+
+
+def merge_exact(stats: ActivationStats, arrays: Mapping[str, Array]) -> None:
+    """Takes in what `exact_arrays` gave for other sections of the same data.
 
     Raises:
         ValueError: they are of another activation, or of none.
     """
-    mine, zeros = _exact(stats), stats.added.zeros().arrays()
-    sample = {f"{_SAMPLE}{name}": value for name, value in stats.sample.arrays().items()}
-    nodes: dict[Node, dict[str, Array]] = {}
+    mine = exact_arrays(stats)
+    _check_names(arrays, mine)
     for name, value in arrays.items():
-        if (match := _NODE.fullmatch(name)) is not None:
-            _check(name, value, zeros.get(match[3]))
-            nodes.setdefault((int(match[1]), int(match[2])), {})[match[3]] = value
-        else:
-            _check(name, value, mine.get(name, sample.get(name)), rows=name in sample)
-    if missing := (mine.keys() | sample.keys()) - arrays.keys():
-        raise ValueError(f"'{min(missing)}' is missing")
-    if len({len(arrays[name]) for name in sample}) != 1 or any(each.keys() != zeros.keys() for each in nodes.values()):
-        raise ValueError("arrays that belong together differ in length, or are missing")
-    _take(stats, {name: arrays[name] for name in mine})
-    stats.sample.merge({name.removeprefix(_SAMPLE): arrays[name] for name in sample})
-    for node, sums in nodes.items():
-        stats.added.put(node, Sums(**sums))
+        _check(name, value, mine[name], rows=name.startswith(_SAMPLE))
+    sample = {name.removeprefix(_SAMPLE): value for name, value in arrays.items() if name.startswith(_SAMPLE)}
+    if len({len(value) for value in sample.values()}) != 1:
+        raise ValueError("the sampled rows differ in number")
+    _take(stats, {name: value for name, value in arrays.items() if not name.startswith(_SAMPLE)})
+    stats.sample.merge(sample)
+
+
+def merge_sums(stats: ActivationStats, arrays: Mapping[str, Array]) -> None:
+    """The same for one of `sum_arrays`, which is used up: its arrays may be added to."""
+    like = {**stats.added.zeros().arrays(), NODE: np.zeros(2, np.int64)}
+    _check_names(arrays, like)
+    for name, value in arrays.items():
+        _check(name, value, like[name])
+    level, index = arrays[NODE].tolist()
+    if not (0 <= level < _HIGHEST and index >= 0 and index << level < stats.sections):
+        raise ValueError("they are of sections that the data does not have")
+    stats.added.put((level, index), Sums(**{name: value for name, value in arrays.items() if name != NODE}))
 
 
 def _exact(stats: ActivationStats) -> dict[str, Array]:
@@ -80,10 +86,13 @@ def _take(stats: ActivationStats, other: Mapping[str, Array]) -> None:
     stats.count = int(both["count"])
 
 
-def _check(name: str, value: Array, like: Array | None, *, rows: bool = False) -> None:
+def _check_names(found: Mapping[str, Array], wanted: Mapping[str, Array]) -> None:
+    if other := found.keys() ^ wanted.keys():
+        raise ValueError(f"'{min(other)[:80]}' is {'missing' if min(other) in wanted else 'unknown'}")
+
+
+def _check(name: str, value: Array, like: Array, *, rows: bool = False) -> None:
     """Raises ValueError unless `value` is of the type and shape of `like`; of `rows`, there may be another number."""
-    if like is None:
-        raise ValueError(f"there is no '{name[:80]}'")
     wanted, found = (like.shape[1:], value.shape[1:]) if rows else (like.shape, value.shape)
     many = rows and (value.ndim != like.ndim or len(value) > SAMPLE_ROWS)
     if value.dtype != like.dtype or wanted != found or many:

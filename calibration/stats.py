@@ -12,6 +12,7 @@ from calibration.methods.magnitudes import Magnitudes
 from calibration.places import CORNER, FIRST_FRAME, OTHER, TokenPlaces, text_roles
 from calibration.row_sample import RowSample
 from calibration.sections import SectionSums, Sums
+from calibration.shelf import Shelf
 from calibration.token_roles import ROLES, RegisterRows, token_roles
 from graphs.errors import ExportError
 
@@ -55,6 +56,7 @@ class ActivationStats:
     patch_magnitudes: Magnitudes = field(default_factory=Magnitudes.none)
     count: int = 0
     sections: int = 1
+    shelf: Shelf | None = None
 
     def __post_init__(self) -> None:
         self.channel_largest = np.zeros(self.width, np.float32)
@@ -62,7 +64,7 @@ class ActivationStats:
         self.role_tokens = np.zeros((len(ROLES), BUCKETS), np.int64)
         self.role_largest = np.zeros((len(ROLES), BUCKETS), np.float32)
         self.sample = RowSample(SAMPLE_ROWS, self.width)
-        self.added = SectionSums(self.sections, self._zeros)
+        self.added = SectionSums(self.sections, self._zeros, self.shelf)
         self._is_register = self.registers.mask(self.tokens)
         self._places = self.places.of_image(self.tokens, self._is_register)
 

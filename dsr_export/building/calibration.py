@@ -88,8 +88,8 @@ def _write(build: Build, stage: Calibrate, share: Share, place: Path) -> None:
                 data = stage.data()
                 observed = opened(stage.source.model, stage.card, stage.options, folder)
                 found = observed.measured(data, folder, bar, share.run(data.sections.count))
-                close(folder)
                 write_part(folder, found, share, data.sections, stage.made_for())
+                close(folder)
             _move(folder, place)
         except OSError as error:
             raise write_error(error, place, hint=_ELSEWHERE) from error

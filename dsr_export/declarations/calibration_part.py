@@ -6,6 +6,7 @@ FOLDER/share-2-of-7/part.json      made_for: everything that what was measured d
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,8 +29,8 @@ _GIVE = "give the folder that `build --calibration-only` wrote its shares into"
 class Part:
     """The share of a calibration in `folder`. `made_for` are JSON values: what every share of it has alike.
 
-    `files` are the sha256 of each; `activations` name that of each activation, `kept` that of the calls. `sections` are
-    those of the whole data.
+    `files` are the sha256 of each; `activations` name those of each activation, the one of what is counted first, and
+    `kept` that of the calls. `sections` are those of the whole data.
     """
 
     folder: Path
@@ -37,7 +38,7 @@ class Part:
     share: Share
     sections: int
     files: Mapping[str, str]
-    activations: Mapping[str, str]
+    activations: Mapping[str, Sequence[str]]
     kept: str
 
     def to_bytes(self) -> bytes:
@@ -48,7 +49,7 @@ class Part:
             "share": [self.share.index, self.share.of],
             "sections": self.sections,
             "files": dict(self.files),
-            "activations": dict(self.activations),
+            "activations": {name: list(files) for name, files in self.activations.items()},
             "kept": self.kept,
         }
         return sealed_bytes(content)
@@ -106,11 +107,7 @@ def read_parts(paths: Sequence[Path]) -> list[Part]:
     first = parts[0]
     by_index: dict[int, Part] = {}
     for part in parts:
-        if (part.share.of, part.sections) != (first.share.of, first.sections):
-            raise ExportError(
-                f"{part.folder} is {_said(part.share)}, and {first.folder} {_said(first.share)}",
-                hint="give the shares of one calibration, all of one number",
-            )
+        _check_alike(part, first)
         if (twice := by_index.setdefault(part.share.index, part)) is not part:
             raise ExportError(
                 f"{_said(part.share)} is there twice: {twice.folder} and {part.folder}", hint="leave one of them away"
@@ -121,6 +118,16 @@ def read_parts(paths: Sequence[Path]) -> list[Part]:
         absent = Share(missing[0], first.share.of)
         raise ExportError(f"{_said(absent)} is missing{more}", hint=again(absent, first.folder.parent))
     return [by_index[index] for index in sorted(by_index)]
+
+
+def _check_alike(part: Part, first: Part) -> None:
+    hint = "give the shares of one calibration, all of one number"
+    if part.share.of != first.share.of:
+        said = f"{part.folder} is {_said(part.share)}, and {first.folder} {_said(first.share)}"
+        raise ExportError(said, hint=hint)
+    if part.sections != first.sections:
+        said = f"{part.folder} is of data in {part.sections} sections, and {first.folder} in {first.sections}"
+        raise ExportError(said, hint=hint)
 
 
 def part_folders(path: Path) -> list[Path]:
@@ -148,8 +155,10 @@ def _has_form(value: Mapping[str, Any]) -> bool:
     tables = all(isinstance(value[key], dict) for key in ("made_for", "files", "activations"))
     if not tables or not all(isinstance(each, str) for each in files.values()):
         return False
-    named = [*value["activations"].values(), value["kept"]]
-    plain = all(re.fullmatch(r"\w+\.npz", name) for name in files)
+    if not all(isinstance(each, list) and each for each in value["activations"].values()):
+        return False
+    named = [*itertools.chain(*value["activations"].values()), value["kept"]]
+    plain = all(re.fullmatch(r"[\w-]+\.npz", name) for name in files)
     return plain and all(isinstance(name, str) and name in files for name in named)
 
 

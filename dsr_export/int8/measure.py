@@ -16,6 +16,7 @@ from calibration.methods import METHODS, Recipe
 from calibration.places import TokenPlaces
 from calibration.plan import graph_activations
 from calibration.policy import Selection, select
+from calibration.shelf import Shelf
 from calibration.stats import ActivationStats
 from calibration.token_roles import RegisterRows
 from dsr_export.backends.onnxruntime import OnnxRuntimeRunner
@@ -32,7 +33,7 @@ from graphs.quantize.gate_padding import pad_gated_mlps
 from graphs.quantize.nan_sources import may_be_nan
 
 Array = npt.NDArray[Any]
-PADDED, TAPPED = "padded.onnx", "tapped.onnx"
+PADDED, TAPPED, WAITING = "padded.onnx", "tapped.onnx", "waiting"
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,8 @@ class ObservedGraph:
         spoilt = may_be_nan(self.graph)
         return any(id(gemm.activation) in spoilt for gemm in self.selection.all)
 
-    def observers(self, sections: int) -> dict[str, ActivationStats]:
-        """Of each activation, for data of so many sections."""
+    def observers(self, sections: int, shelf: Shelf | None = None) -> dict[str, ActivationStats]:
+        """Of each activation, for data of so many sections. What waits is on the shelf."""
         return new_stats(
             self.selection,
             register_rows(self.card, self.selection),
@@ -67,11 +68,12 @@ class ObservedGraph:
             with_nan=self._with_nan,
             places=token_places(self.card),
             sections=sections,
+            shelf=shelf,
         )
 
     def measured(self, data: CalibrationData, folder: Path, bar: Bar, only: Container[int] | None = None) -> Measured:
-        """Walks the data, or the sections `only`. The file in `folder` that is run is gone afterwards."""
-        stats, kept = self.observers(data.sections.count), KeptCalls()
+        """Walks the data, or the sections `only`. `close` removes what waits in `folder` for more of them."""
+        stats, kept = self.observers(data.sections.count, Shelf(folder / WAITING)), KeptCalls()
         tapped = add_outputs(OptimizedModel(path=self.path), folder / TAPPED, list(graph_activations(self.selection)))
         main = self.card.outputs[0].name
         with OnnxRuntimeRunner(tapped, inputs=self.card.inputs) as runner:
@@ -108,8 +110,9 @@ def opened(source: OptimizedModel, card: SubjectCard, options: Int8Options, fold
 
 
 def close(folder: Path) -> None:
-    """Removes the graph of `opened`."""
+    """Removes the graph of `opened`, and what `measured` left waiting."""
     _remove(folder, PADDED)
+    Shelf(folder / WAITING).clear()
 
 
 def _remove(folder: Path, name: str) -> None:

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from calibration.part_arrays import merge_part, part_arrays
+from calibration.part_arrays import exact_arrays, merge_exact, merge_sums, sum_arrays
 from calibration.sections import Sections
+from calibration.stats import ActivationStats
 from dsr_export.declarations.calibration_part import RECORD, Part
 from dsr_export.declarations.share import Share
 from dsr_export.errors import ExportError
@@ -24,14 +25,19 @@ from graphs.digests import files_digest
 
 Array = npt.NDArray[Any]
 KEPT = "kept.npz"
+_ALL = "measure all shares again"
 
 
 def write_part(folder: Path, found: Measured, share: Share, sections: Sections, made_for: Mapping[str, Any]) -> None:
     """Writes a share into the empty `folder`, its record last. Raises OSError."""
-    names = {activation: f"{i}.npz" for i, activation in enumerate(found.stats)}
     files = {KEPT: _saved(folder / KEPT, found.kept.arrays())}
-    for activation, name in names.items():
-        files[name] = _saved(folder / name, part_arrays(found.stats[activation]))
+    names: dict[str, list[str]] = {}
+    for i, (activation, stats) in enumerate(found.stats.items()):
+        own = {f"{i}.npz": _saved(folder / f"{i}.npz", exact_arrays(stats))}
+        for k, arrays in enumerate(sum_arrays(stats)):
+            own[f"{i}-{k}.npz"] = _saved(folder / f"{i}-{k}.npz", arrays)
+        names[activation] = list(own)
+        files |= own
     part = Part(
         folder=folder,
         made_for=made_for,
@@ -46,7 +52,7 @@ def write_part(folder: Path, found: Measured, share: Share, sections: Sections, 
 
 
 def joined_parts(observed: ObservedGraph, parts: Sequence[Part], bar: Bar) -> Measured:
-    """What all shares measured, as if one machine had. One activation at a time is in memory for every share.
+    """What all shares measured, as if one machine had. Files are in memory one at a time.
 
     Raises:
         ExportError: a file is missing or damaged, or not of this graph.
@@ -58,10 +64,20 @@ def joined_parts(observed: ObservedGraph, parts: Sequence[Part], bar: Bar) -> Me
         _taken(part, part.kept, kept.merge)
     for i, (name, each) in enumerate(stats.items()):
         for part in parts:
-            _taken(part, part.activations[name], partial(merge_part, each))
-        each.added.whole()
+            exact, *sums = part.activations[name]
+            _taken(part, exact, partial(merge_exact, each))
+            for file in sums:
+                _taken(part, file, partial(merge_sums, each))
+        _check_whole(each, parts[0])
         bar(i + 1, len(stats))
     return Measured(stats, kept)
+
+
+def _check_whole(stats: ActivationStats, part: Part) -> None:
+    try:
+        stats.added.whole()
+    except ValueError as error:
+        raise ExportError(f"{part.folder} and the other shares do not fit together: {error}", hint=_ALL) from error
 
 
 def _taken(part: Part, name: str, take: Callable[[Mapping[str, Array]], None]) -> None:
