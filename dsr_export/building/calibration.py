@@ -53,7 +53,7 @@ def measured_share(build: Build) -> Path:
     if share is None:
         raise ExportError("no share of a calibration is asked for", hint="give --calibration-only")
     check_calibration(build.config.int8)
-    place = absolute(build.config.out or Path(f"{build.name}.calibration")) / str(share)
+    place = (build.config.out or Path(f"{build.name}.calibration")) / str(share)
     _check_place(place, force=build.config.force)
     with exclusive(place):
         while True:
@@ -106,6 +106,7 @@ def _move(folder: Path, place: Path) -> None:
 
 def _check_place(place: Path, *, force: bool) -> None:
     """Before the long work."""
+    absolute(place.parent)
     if place.is_symlink() or (place.exists() and not place.is_dir()):
         raise ExportError(f"{place} exists and is no folder", hint="give another --out")
     if place.exists() and not force:

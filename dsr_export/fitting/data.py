@@ -18,7 +18,7 @@ from dsr_export.errors import ExportError
 from dsr_export.families.digests import file_sha256
 from dsr_export.families.encoders.vision_encoder import VisionEncoder
 from dsr_export.images.reading import SUFFIXES, picture_files
-from dsr_export.int8.data import read_inputs
+from dsr_export.int8.data_files import read_inputs
 from dsr_export.progress import Reporter
 from dsr_export.sampling import SamplerSpec, seeded_noise, trajectory
 from dsr_export.storage.canonical import canonical_digest

@@ -87,7 +87,7 @@ def test_what_does_not_fit_is_refused_before_a_value_is_read(npz: Path, monkeypa
     def read(*_: object, **__: object) -> None:
         raise AssertionError("values were read")
 
-    monkeypatch.setattr("dsr_export.int8.data.load_arrays", read)
+    monkeypatch.setattr("dsr_export.int8.data_files.load_arrays", read)
     with pytest.raises(ExportError, match=r"has the shape \[5, 9, 9\]"):
         _open(npz)
 
