@@ -12,3 +12,11 @@ from dsr_export.errors import ExportError
 def test_shares_that_are_none_are_refused(text: str) -> None:
     with pytest.raises(ExportError, match="is not I/N"):
         Share.parse(text, option="--cell")
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 7, 32])
+@pytest.mark.parametrize("of", [1, 2, 3, 7, 40])
+def test_runs_of_neighbours_are_all_things_once(count: int, of: int) -> None:
+    runs = [Share(index, of).run(count) for index in range(1, of + 1)]
+    assert [item for run in runs for item in run] == list(range(count))
+    assert max(map(len, runs)) - min(map(len, runs)) <= 1

@@ -124,6 +124,14 @@ def test_a_build_is_a_process_whose_log_is_kept(tmp_path: Path) -> None:
     assert (tmp_path / "log").read_text() == ended.log
 
 
+def test_a_share_of_a_calibration_is_no_cell(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "fleet.toml").write_text('[matrix]\nprecision = "int8"\ncalibration-only = true\nbatch = ["1,1,1"]\n')
+    done = cli("build", "--matrix", "fleet.toml")
+    assert done.code == 1 and "--calibration-only is nothing for a cell" in done.err, done.err
+    assert [path.name for path in tmp_path.iterdir()] == ["fleet.toml"]
+
+
 def test_the_answer_goes_to_stdout(tmp_path: Path) -> None:
     """In a process of its own: only there is stdout a descriptor, which cells are checked and built beside."""
     (tmp_path / "fleet.toml").write_text('[matrix]\nmodel = "digits"\ncheckpoint = ["fleet.toml"]\n')
@@ -141,6 +149,7 @@ def test_the_answer_goes_to_stdout(tmp_path: Path) -> None:
         (("--cell", "1/2"), 2, "--cell goes with --matrix"),
         (("--matrix", "fleet.toml", "--precision", "fp16"), 2, "--precision does not go with --matrix"),
         (("digits", "--matrix", "fleet.toml"), 2, "model does not go with --matrix"),
+        (("--matrix", "fleet.toml", "--calibration-only", "--precision", "int8"), 2, "run it without --matrix"),
         (("--matrix", "none.toml"), 1, "none.toml"),
         (("--matrix", "fleet.toml"), 1, "cell digits-rtz"),
         (("--matrix", "fleet.toml", "--cell", "3/2"), 1, "--cell '3/2' is not I/N"),

@@ -40,7 +40,7 @@ def _open(data: Path | str, subject: SubjectCard | None = None, images: int = 4)
     return open_data(Int8Options(data=str(data), images=images), chosen, chosen.sampler, example)
 
 
-def _calls(data: CalibrationData) -> list[Call]:
+def _calls(data: CalibrationData, only: set[int] | None = None) -> list[Call]:
     """A fake model that answers with its input, so that a walk goes on from it."""
     seen: list[Call] = []
 
@@ -48,7 +48,7 @@ def _calls(data: CalibrationData) -> list[Call]:
         seen.append(call)
         return call.inputs["x"]
 
-    data.drive(answer, lambda done, total: None)
+    data.drive(answer, lambda done, total: None, only)
     return seen
 
 
@@ -279,3 +279,20 @@ def test_a_walk_reaches_every_bucket_from_noise_to_data() -> None:
     assert set(buckets.tolist()) == set(range(BUCKETS))
     assert (calls[0].progress == 0).all()
     assert (calls[-1].progress == 1).all()
+
+
+@pytest.mark.parametrize("kind", ["trajectory", "rows"])
+def test_sections_are_walked_apart(kind: str, npz: Path) -> None:
+    """In any order, they make the calls of a whole walk; those of a section follow each other."""
+    np.savez(npz, **{**_rows(70), "y": np.arange(70) % 10})
+    data = _open("trajectory" if kind == "trajectory" else npz, images=70)
+    whole, count = _calls(data), data.sections.count
+    assert 1 < count <= len(whole)
+    assert [call.section for call in whole] == sorted(call.section for call in whole)
+    assert {call.section for call in whole} == set(range(count))
+    apart: list[Call] = []
+    for section in reversed(range(count)):
+        apart = _calls(data, {section}) + apart
+    assert [call.samples.tolist() for call in apart] == [call.samples.tolist() for call in whole]
+    assert [call.inputs["x"].tobytes() for call in apart] == [call.inputs["x"].tobytes() for call in whole]
+    assert _calls(data, set()) == []

@@ -16,7 +16,9 @@ import dsr_export.stages
 from dsr_export import pipeline
 from dsr_export.building.build import Build
 from dsr_export.config import BatchRange, ExportConfig
+from dsr_export.declarations.calibration_part import RECORD
 from dsr_export.declarations.int8_options import Int8Options
+from dsr_export.declarations.share import Share
 from dsr_export.parity.tolerances import TOLERANCES
 from dsr_export.pipeline import export
 from dsr_export.progress import Silent
@@ -68,6 +70,7 @@ INT8_CHANGES: dict[str, tuple[Any, set[str]]] = {
     "images": (5, {"calibrate"}),
     "steps": (5, {"calibrate"}),
     "tables": ((Path(__file__),), {"calibrate"}),
+    "share": (Share(1, 2), {"calibrate"}),
     "budget_db": (50.0, {"quantize", *PARITY}),
 }
 
@@ -249,11 +252,13 @@ def test_every_option_counts_where_it_is_read(
 
 
 def test_every_option_of_int8_counts_where_it_is_read(
-    done: dict[str, Result], config: ExportConfig, monkeypatch: pytest.MonkeyPatch
+    done: dict[str, Result], config: ExportConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    assert set(INT8_CHANGES) == {field.name for field in dataclasses.fields(Int8Options)}
+    (tmp_path / RECORD).write_text("{}")
+    changes = {**INT8_CHANGES, "parts": ((tmp_path,), {"calibrate"})}
+    assert set(changes) == {field.name for field in dataclasses.fields(Int8Options)}
     before = keys(config, done, monkeypatch)
-    for name, (value, stages) in INT8_CHANGES.items():
+    for name, (value, stages) in changes.items():
         other = dataclasses.replace(config, int8=dataclasses.replace(INT8, **{name: value}))
         assert changed(before, keys(other, done, monkeypatch)) == stages, name
 
