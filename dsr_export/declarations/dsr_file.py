@@ -55,6 +55,11 @@ class DsrFile:
     register_file: Path | None = None
     to_train: Mapping[int, int] = field(default_factory=dict)
 
+    @property
+    def named(self) -> tuple[Path, ...]:
+        """Every file that it names."""
+        return self.files if self.register_file is None else (*self.files, self.register_file)
+
 
 def read_dsr_file(path: Path, *, trainable: bool = False) -> DsrFile:
     """Reads and checks `path`. Where `registers` is left out, 0 stands for the model's own number.

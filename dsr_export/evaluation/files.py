@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dsr_export.declarations.dsr_file import read_dsr_file
 from dsr_export.errors import ExportError
 from dsr_export.evaluation.junit import evaluation_junit
 from dsr_export.evaluation.method_table import methods_dict, methods_page
@@ -61,4 +62,6 @@ def _read(given: Mapping[str, Any]) -> dict[str, Path]:
     if given["reference"] not in (None, PYTORCH):
         paths["--reference"] = Path(given["reference"])
     paths |= {f"--network {metric}": path for metric, path in given["networks"].items()}
+    if given["dsr"] is not None and given["dsr"].is_file():
+        paths |= {f"--dsr, which names {path.name},": path for path in read_dsr_file(given["dsr"]).named}
     return {name: path for name, path in paths.items() if path is not None}

@@ -20,7 +20,7 @@ METHODS: Mapping[str, str] = {
     "recursive": "detected and replaced again, until the rounds are over",
     "registers": "inserted registers, outliers left as they are",
     "trained": "outliers treated with the registers and gates from files",
-    "both": "inserted registers, and those from files at the sites",
+    "both": "inserted registers, and the sites as they are declared",
 }
 ROUNDS = 2  # of `recursive`, where the declaration says one
 _INSERTED = ("register_file", "register_start")
@@ -43,10 +43,10 @@ def treated(model: FamilyRequest) -> dict[str, FamilyRequest]:
         )
     own = not inserted and subject.dsr.denoiser.registers > 0
     from_files = any(group.registers != OWN for group in groups)
-    at_hand = own or (from_files and all(group.registers != OWN for group in groups))
+    at_hand = own or all(group.registers != OWN for group in groups)  # where nothing is inserted
     named = [NONE, *(("mask", "clip") if groups else ()), *(("nearest", "recursive") if groups and at_hand else ())]
-    named += [*(("registers",) if inserted else ()), *(("trained",) if from_files else ())]
-    named += ["both"] if inserted and from_files else []
+    named += [*(("registers",) if inserted else ()), *(("trained",) if from_files and at_hand else ())]
+    named += ["both"] if inserted and groups else []
     return {
         name: replace(
             model if name in ("registers", "both") else _without_inserted(model),

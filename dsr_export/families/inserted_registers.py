@@ -55,7 +55,16 @@ def inserted_rows(asked: FamilyRequest, *, takes: bool, own: bool) -> tuple[Fami
 
 
 def with_registers(state: StateDict, rows: Tensor) -> StateDict:
-    """A checkpoint without registers [.., D] as one that was trained with these: positions 0, and not rotated."""
+    """A checkpoint without registers [.., D] as one that was trained with these: positions 0, and not rotated.
+
+    Raises ExportError for registers of another width than its tokens have.
+    """
+    tokens = state.get("pos_embed")
+    if tokens is not None and tokens.ndim and tokens.shape[-1] != rows.shape[-1]:
+        raise ExportError(
+            f"{OPTION} holds registers of {rows.shape[-1]} channels, and the model's tokens have {tokens.shape[-1]}",
+            hint="give the file that was made for this model",
+        )
     added = {TOKENS: rows[None], POSITIONS: torch.zeros_like(rows)[None]}
     for kind, value in (("cos", 1.0), ("sin", 0.0)):
         table = state.get(_ROPE + kind)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from dsr_export.families.encoders.vision_encoder import VisionEncoder
 from dsr_export.fitting.data import Pictures
-from dsr_export.fitting.losses import Draw, beside
+from dsr_export.fitting.losses import Draw, beside, power
 from dsr_export.subject import Subject
 
 VIEWS = 5  # the picture as it is, and four that are moved
@@ -35,7 +35,7 @@ class ViewDistillation:
         with torch.no_grad():
             wanted = denoised(self.teacher.module, pictures, draw.generator)
         distance = (_tokens(module(pictures)) - wanted).square().mean()
-        share: Tensor = distance / wanted.square().mean().clamp(min=1e-12)
+        share: Tensor = distance / power(wanted, draw)
         return share
 
 

@@ -96,7 +96,7 @@ def _fitted(
         state = cache.root / "fit-state" / f"{canonical_digest(key)}.safetensors"
 
         def train() -> Result:
-            objective = objective_of(base, source_key, data, asked, together.device, cache, shown)
+            objective = objective_of(base, source_key, data, asked, together, cache, shown)
             fitted = _loaded(request, asked, draft)
             return trained(fitted, draft, wish, objective, asked, state, together, shown)
 

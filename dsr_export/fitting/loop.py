@@ -57,7 +57,9 @@ def train(
     part = together.share(settings.batch)
     with shown.stage("fit") as bar:
         for step in range(len(state.losses), settings.steps):
-            draw = Draw(rows=settings.batch, generator=step_generator(settings.seed, step), part=part)
+            draw = Draw(
+                rows=settings.batch, generator=step_generator(settings.seed, step), part=part, everywhere=together.mean
+            )
             state.losses.append(_stepped(state, loss_of(draw), step, settings, together))
             if step + 1 == min(PATIENCE, settings.steps) and not state.moved():
                 raise ExportError("nothing that is trained changes the loss", hint=_NOTHING)

@@ -6,7 +6,7 @@ Shapes: B rows, C channels, H x W sides, n tokens, D channels of a token.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -26,11 +26,15 @@ DROPPED = 0.1  # of the labels, where the model has one for none
 
 @dataclass(frozen=True, kw_only=True)
 class Draw:
-    """`rows` of a step, drawn from `generator`. The loss is of those in `part`: others can be computed elsewhere."""
+    """`rows` of a step, drawn from `generator`. The loss is of those in `part`: others can be computed elsewhere.
+
+    `everywhere` gives the mean of a number over all that compute parts, for losses that are shares of one.
+    """
 
     rows: int
     generator: torch.Generator
     part: slice = field(default_factory=lambda: ALL)
+    everywhere: Callable[[Tensor], Tensor] = lambda value: value
 
 
 class Objective(Protocol):
@@ -116,7 +120,12 @@ class Distillation:
         with torch.no_grad():
             wanted = _tensors(self.teacher.module(*given))
         pairs = zip(_tensors(module(*given)), wanted, strict=True)
-        return torch.stack([(a - b).square().mean() / b.square().mean().clamp(min=1e-12) for a, b in pairs]).mean()
+        return torch.stack([(a - b).square().mean() / power(b, draw) for a, b in pairs]).mean()
+
+
+def power(values: Tensor, draw: Draw) -> Tensor:
+    """Mean square of `values` and of those of the other parts: above 0, to divide by."""
+    return draw.everywhere(values.square().mean()).clamp(min=1e-12)
 
 
 def norm_term(seen: Mapping[str, Sequence[Tensor]], sites: Mapping[str, RecursiveReplacement]) -> Tensor:

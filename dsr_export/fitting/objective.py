@@ -12,6 +12,7 @@ import torch
 from dsr_export.fitting.data import Data, Inputs, Latents, Pictures, own_calls
 from dsr_export.fitting.denoised import ViewDistillation
 from dsr_export.fitting.losses import Distillation, Objective, TrainingLoss
+from dsr_export.fitting.processes import Processes
 from dsr_export.fitting.request import FitOptions
 from dsr_export.progress import Reporter
 from dsr_export.registers import RecursiveReplacement
@@ -25,23 +26,29 @@ _CALLS = "calls.npz"
 
 
 def objective_of(
-    base: Subject, key: Key, data: Data | None, asked: FitOptions, device: str, cache: StageCache, shown: Reporter
+    base: Subject,
+    key: Key,
+    data: Data | None,
+    asked: FitOptions,
+    together: Processes,
+    cache: StageCache,
+    shown: Reporter,
 ) -> Objective:
     """The training loss of latents, or else distillation: the teacher is the base with its outliers left as they are.
 
-    `key` identifies the base: its own calls are kept in `cache`. The teacher works on `device`.
+    `key` identifies the base: its own calls are kept in `cache`. The teacher works where `together` does.
     """
     if isinstance(data, Latents):
         assert base.sampler is not None  # else the data is refused
         return TrainingLoss(base.sampler, data)
     if isinstance(data, Pictures):
-        base.module.to(device)
+        base.module.to(together.device)
         return ViewDistillation(base, data)
     for site in base.module.modules():
         if isinstance(site, RecursiveReplacement):
             site.enabled = False
-    data = data or _own_calls(base, key, asked.seed, cache, shown)
-    base.module.to(device)
+    data = data or together.in_turn(lambda: _own_calls(base, key, asked.seed, cache, shown))
+    base.module.to(together.device)
     return Distillation(base, data)
 
 

@@ -10,13 +10,14 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
 from dsr_export.errors import ExportError
 
-_WORLD = "WORLD_SIZE"  # set by accelerate's launcher, as by torchrun
+_LAUNCHED = ("WORLD_SIZE", "RANK", "MASTER_ADDR")  # set by accelerate's launcher, as by torchrun
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,13 +45,39 @@ class Processes:
         each = rows // self.count
         return slice(self.rank * each, (self.rank + 1) * each)
 
+    def mean(self, value: Tensor) -> Tensor:
+        """Of every process's `value`, which has the same shape everywhere."""
+        with _ended_peers():
+            return self.reduced(value)
+
     def means(self, values: Sequence[Tensor]) -> list[Tensor]:
-        """Of every process's `values`, which have the same shapes everywhere."""
-        return [self.reduced(value) for value in values]
+        """Of every process's `values`."""
+        return [self.mean(value) for value in values]
 
     def told(self, value: Any) -> Any:
         """What the leading process has for `value`: any object; the others' are passed over."""
-        return self.shared([value])
+        with _ended_peers():
+            return self.shared([value])
+
+    def in_turn(self, work: Callable[[], Made]) -> Made:
+        """What `work` comes to, which the leading process does first: the others find it in the cache they share."""
+        if not self.leads:
+            self.told(None)
+        made = work()
+        if self.leads:
+            self.told(None)
+        return made
+
+
+@contextmanager
+def _ended_peers() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:  # torch's, whose text is that of a socket
+        raise ExportError(
+            "another process of this training ended, or cannot be reached",
+            hint="its own message says why; the same command goes on where this one was",
+        ) from error
 
 
 @contextmanager
@@ -59,7 +86,7 @@ def launched(device: str) -> Iterator[Processes]:
 
     Raises ExportError where `accelerate` is missing.
     """
-    if int(os.environ.get(_WORLD, "1")) < 2:
+    if not _is_launched():
         yield Processes(device=device)
         return
     try:
@@ -81,3 +108,9 @@ def launched(device: str) -> Iterator[Processes]:
         )
     finally:
         state.destroy_process_group()
+
+
+def _is_launched() -> bool:
+    """Some schedulers say how many processes there are without starting any of them together."""
+    count, *rest = (os.environ.get(name) for name in _LAUNCHED)
+    return all(rest) and count is not None and count.isdecimal() and int(count) > 1

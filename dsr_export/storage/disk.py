@@ -133,8 +133,12 @@ def process_alive(pid: int) -> bool:
 
 @cache
 def this_machine() -> str:
-    """It in a file name, eight hexadecimal digits: process ids mean nothing on another."""
-    return bytes_digest(os.fsencode(platform.node()))[:8]
+    """It in a file name, eight hexadecimal digits: process ids mean nothing on another, nor in another container."""
+    try:
+        numbering = str(Path("/proc/self/ns/pid").readlink())
+    except OSError:  # not on Linux
+        numbering = ""
+    return bytes_digest(os.fsencode(f"{platform.node()} {numbering}"))[:8]
 
 
 def _megabytes(count: int) -> str:

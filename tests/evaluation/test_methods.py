@@ -130,6 +130,33 @@ def test_registers_from_files_are_methods_of_their_own(tmp_path: Path) -> None:
     assert (nearest.choice, nearest.registers) == ("nearest", found["trained"].replace[0].registers)
 
 
+def test_sites_that_use_the_inserted_registers_are_judged_with_them(tmp_path: Path) -> None:
+    """Without these they have none: such a declaration is a row as it stands, and none of the others."""
+    save_file({"registers": torch.randn(4, SIZES["hidden_size"])}, tmp_path / "r.safetensors")
+    file = tmp_path / "dsr.toml"
+    file.write_text(DECLARED.replace("registers = 4", 'register_file = "r.safetensors"') + 'choice = "nearest"\n')
+    model = declared_model(ModelRequest(model="rae-dit", random_weights=0, dsr=file, options=SIZES))
+    found = {name: load(each).dsr.denoiser for name, each in treated(model).items()}
+    assert {name: (each.registers, each.replacement_sites) for name, each in found.items()} == {
+        "none": (0, 0),
+        "mask": (0, 1),
+        "clip": (0, 1),
+        "registers": (4, 0),
+        "both": (4, 1),
+    }
+
+
+@pytest.mark.parametrize("option", ["--html", "-o"])
+def test_files_that_a_declaration_names_are_never_written(option: str, cli: Cli, tmp_path: Path) -> None:
+    rows = tmp_path / "r.safetensors"
+    save_file({"registers": torch.randn(4, 128)}, rows)
+    before = rows.read_bytes()
+    (tmp_path / "dsr.toml").write_text(f'[denoiser]\nkind = "diffusion"\nstart = 2\nregister_file = "{rows.name}"\n')
+    done = cli("evaluate", "digits-outliers", "--methods", "--dsr", tmp_path / "dsr.toml", option, rows)
+    assert done.code == 1 and "which is left as it is" in done.err, done.err
+    assert rows.read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -141,7 +168,7 @@ def test_registers_from_files_are_methods_of_their_own(tmp_path: Path) -> None:
         (("digits", "--decoder", "x.dsr"), "--decoder goes with --methods"),
         (("digits", "--roofline", "l4"), "--roofline goes with --methods"),
         (("digits-outliers", "--methods", "--roofline", "rtx4091"), "there is no data of a device 'rtx4091'"),
-        (("digits-outliers", "--methods", "--roofline", ""), "there is no data of a device ''"),
+        (("digits-outliers", "--methods", "--roofline", "l4,"), "has an empty name"),
         (("digits", "--methods", "--metrics", "psnr"), "PSNR, dB does not go with --methods"),
         (
             ("dit-s-8", "--methods", "--metrics", "fid", "--random-weights", "0"),

@@ -13,6 +13,7 @@ from torch import nn
 
 from dsr_export.errors import ExportError
 from dsr_export.families import load_subject
+from dsr_export.sources import load_subject as load_model
 from tests.families.tiny_sizes import REQUIRED, SIZES
 
 ROWS = torch.randn(3, SIZES["hidden_size"], generator=torch.Generator().manual_seed(5))
@@ -92,3 +93,22 @@ def test_another_width_is_refused(declared: Path, tmp_path: Path) -> None:
         load_subject("rae-dit", random_weights=0, dsr=declared, **SIZES)
     with pytest.raises(ExportError, match="31"):
         load_subject("rae-dit", checkpoint=_saved("rae-dit", tmp_path / "b.safetensors"), dsr=declared, **REQUIRED)
+
+
+def test_registers_of_another_width_are_what_is_named(declared: Path, tmp_path: Path) -> None:
+    """Not the checkpoint, which is as it should be."""
+    save_file({"registers": ROWS[:, :-1].contiguous()}, tmp_path / "r.safetensors")
+    checkpoint = _saved("rae-dit", tmp_path / "base.safetensors")
+    with pytest.raises(ExportError, match=f"registers of {SIZES['hidden_size'] - 1} channels"):
+        load_model("rae-dit", checkpoint=checkpoint, dsr=declared, **REQUIRED)
+
+
+def test_a_gate_that_is_missing_from_its_file_is_named(tmp_path: Path) -> None:
+    save_file({"registers": ROWS}, tmp_path / "site.safetensors")
+    (tmp_path / "dsr.toml").write_text(
+        '[[denoiser.replace]]\nlayers = [0]\nrule = "median"\nthreshold = 2.0\nchoice = "gate"\n'
+        'registers = "site.safetensors"\n'
+    )
+    checkpoint = _saved("rae-dit", tmp_path / "base.safetensors")
+    with pytest.raises(ExportError, match=r"site\.safetensors: its gate does not fit the model\n3 missing"):
+        load_model("rae-dit", checkpoint=checkpoint, dsr=tmp_path / "dsr.toml", **REQUIRED)

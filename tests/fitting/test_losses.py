@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -122,3 +123,29 @@ def test_shares_of_a_draw_come_to_the_loss_of_all_of_it(name: str) -> None:
     shares = [float(loss(module, drawn(12, 5, slice(first, first + 4)))) for first in (0, 4, 8)]
     assert np.mean(shares) == pytest.approx(whole, rel=1e-5)
     assert len({round(share, 6) for share in shares}) == 3
+
+
+def test_shares_of_a_distillation_come_to_the_distance_of_all_of_it() -> None:
+    """The power that a distance is a share of is that of all rows, whoever computes them."""
+    teacher, other = (load_subject("rae-dit", random_weights=seed, registers=0, **SIZES) for seed in (0, 1))
+    rows: dict[str, Any] = teacher.example(8, seed=0)
+    rows["x"] = rows["x"] * np.linspace(0.1, 3, 8, dtype=np.float32)[:, None, None, None]
+    loss = Distillation(teacher, Inputs(values=rows))
+    with torch.no_grad():
+        whole = float(loss(other.module, drawn(8, 2)))
+        powers: list[Tensor] = []
+        parts = [slice(0, 4), slice(4, 8)]
+
+        def kept(value: Tensor) -> Tensor:
+            powers.append(value)
+            return value
+
+        for part in parts:
+            loss(other.module, dataclasses.replace(drawn(8, 2, part), everywhere=kept))
+        mean = torch.stack(powers).mean()
+        assert powers[0] != powers[1]
+        shares = [
+            float(loss(other.module, dataclasses.replace(drawn(8, 2, part), everywhere=lambda _: mean)))
+            for part in parts
+        ]
+    assert np.mean(shares) == pytest.approx(whole, rel=1e-5)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from dsr_export.errors import ExportError
@@ -37,11 +38,40 @@ def test_one_process_needs_no_launcher() -> None:
 
 
 def test_a_launcher_without_its_package_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name, value in {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "localhost"}.items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setitem(sys.modules, "accelerate", None)
     with pytest.raises(ExportError, match="'accelerate', which is missing"):
         fit(base(tmp_path), options(tmp_path, data=str(latents(tmp_path))), StageCache(tmp_path / "cache"))
     assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize("set_only", [{"WORLD_SIZE": "2"}, {"WORLD_SIZE": "abc", "RANK": "0", "MASTER_ADDR": "a"}])
+def test_a_scheduler_that_starts_nothing_together_is_no_launcher(
+    set_only: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in set_only.items():
+        monkeypatch.setenv(name, value)
+    with launched("cpu") as together:
+        assert together.count == 1
+
+
+def test_a_peer_that_ended_is_said() -> None:
+    def gone(_: Any) -> Any:
+        raise RuntimeError("[gloo/transport/tcp/pair.cc:537] Read error")
+
+    together = Processes(count=2, reduced=gone, shared=gone)
+    for call in (lambda: together.mean(torch.zeros(1)), lambda: together.told(1)):
+        with pytest.raises(ExportError, match="another process of this training ended"):
+            call()
+
+
+def test_the_leading_process_works_first() -> None:
+    order: list[str] = []
+    for rank in (0, 1):
+        together = Processes(rank=rank, count=2, shared=lambda values: order.append("told"))
+        assert together.in_turn(lambda rank=rank: order.append(f"work {rank}") or rank) == rank  # type: ignore[misc]
+    assert order == ["work 0", "told", "told", "work 1"]
 
 
 @pytest.mark.parametrize("starts", [1, pytest.param(2, marks=pytest.mark.slow)])

@@ -87,9 +87,18 @@ def _replacement(stream: TokenStream, group: ReplaceSpec, layer: int, state: Sta
         registers=rows,
         gate_shape=None if rows is None else (len(rows), stream.hidden_size),
     )
-    load_into(replacement, {key: state[key] for key in state if group.choice == "gate" and key != "registers"})
+    _load_gate(replacement, group, state)
     replacement.source = "" if group.registers == OWN else group.registers
     return replacement
+
+
+def _load_gate(replacement: RecursiveReplacement, group: ReplaceSpec, state: StateDict) -> None:
+    gate = {key: state[key] for key in state if group.choice == "gate" and key != "registers"}
+    try:
+        load_into(replacement, gate)
+    except ExportError as error:
+        said = error.message.replace("the checkpoint does not fit the model", "its gate does not fit the model")
+        raise ExportError(f"{group.registers}: {said}", hint="`dsr-export fit` makes such files") from error
 
 
 def _register_rows(group: ReplaceSpec, state: StateDict, dim: int) -> Tensor | None:
