@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from dsr_export.cli.exit_codes import exit_unless
 from dsr_export.cli.options.arguments import argument_options
+from dsr_export.cli.options.executor import executor_options
 from dsr_export.cli.options.named_paths import Limits, NamedPath
 from dsr_export.cli.options.pairs import each_once
 from dsr_export.cli.options.runtime import runtime_option
 from dsr_export.cli.options.scale import Scale
 from dsr_export.cli.options.trust import trust_option, trusted
-from dsr_export.cli.process.streams import Command, answer, answer_json
+from dsr_export.cli.process.streams import WORDS, Command, answer, answer_json
 from dsr_export.limits import MOST_SEED, MOST_STEPS
 
-MOST_PICTURES = 1_000_000
+if TYPE_CHECKING:
+    from dsr_export.evaluation.shares import Shares
+
+MOST_PICTURES, MOST_JOBS = 1_000_000, 256
 
 
 @click.command("evaluate", cls=Command)
@@ -79,6 +83,8 @@ MOST_PICTURES = 1_000_000
 )
 @click.option("--min", "least", type=Limits("min"), multiple=True, metavar="METRIC=BOUND", help="Fail below the bound.")
 @click.option("--shard", metavar="I/N", help="Measure one of N shares only, into the cache; then run without it.")
+@click.option("--jobs", type=click.IntRange(1, MOST_JOBS), help="Processes that measure. [default: 1; Ray: its CPUs]")
+@executor_options
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="Of --reference pytorch and --methods.")
 @click.option("--weights", metavar="NAME", help="Of --reference pytorch and --methods.")
 @click.option("--random-weights", type=int, metavar="SEED", help="Of --reference pytorch and --methods.")
@@ -90,12 +96,13 @@ MOST_PICTURES = 1_000_000
 @click.option("--junit", type=click.Path(path_type=Path), metavar="FILE", help="Also write the limits as tests.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Also write the JSON object.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, and nothing else.")
-def command(bundle: Path, as_json: bool, **given: Any) -> None:
+@click.pass_context
+def command(context: click.Context, /, bundle: Path, as_json: bool, **given: Any) -> None:
     """Judge the pictures that BUNDLE draws: FID, Inception Score, CLIP score, LPIPS, PSNR, SSIM.
 
     Distances are to real pictures (--data), pairs are with a reference's pictures of the same seeds. Networks come
     from local files; nothing is downloaded. Every part is kept in the cache when it is measured, so that a run that
-    was stopped goes on, and --shard spreads the work. Exit code 3 where a limit fails.
+    was stopped goes on; --jobs, --executor and --shard spread the work. Exit code 3 where a limit fails.
     """
     from dsr_export.bundle.reader import Bundle
     from dsr_export.evaluation.evaluate import evaluate
@@ -107,8 +114,10 @@ def command(bundle: Path, as_json: bool, **given: Any) -> None:
     from dsr_export.storage.cache import StageCache
 
     files = EvaluationFiles(html=given.pop("html"), junit=given.pop("junit"), output=given.pop("output"))
-    files.check(bundle, given)
+    if given["shard"] is None:  # else nothing is written
+        files.check(bundle, given)
     trust = trusted(given.pop("trust"))
+    shares = _shares(context, given)
     if given.pop("methods"):
         compared = compared_methods(str(bundle), given, StageCache.default(), reporter(), trust=trust)
         files.write_methods(compared)
@@ -117,14 +126,28 @@ def command(bundle: Path, as_json: bool, **given: Any) -> None:
     check_no_methods(given)
     opened = Bundle.open(bundle, trust=trust)
     asked, reference = asked_for(opened, given), opened_reference(opened, given, trust=trust)
-    found = evaluate(opened, reference, asked, StageCache.default(), reporter())
-    if found is None:
+    found = evaluate(opened, reference, asked, StageCache.default(), reporter(), shares=shares)
+    if isinstance(found, list):
         said = f"shard {given['shard']} is measured; run the same command without --shard for the figures"
-        _answer({"shard": given["shard"], "measured": True}, [said], as_json=as_json)
+        _answer({"shard": given["shard"], "measured": True, "stages": found}, [said], as_json=as_json)
         return
     files.write(found)
     _answer(found.as_dict(), lines(found), as_json=as_json)
     exit_unless(found.passed)
+
+
+def _shares(context: click.Context, given: dict[str, Any]) -> Shares | None:
+    """None where this process measures everything. UsageError for options that do not go together."""
+    executor, jobs = given.pop("executor"), given.pop("jobs")
+    if executor.kind == "local" and jobs in (None, 1):
+        return None
+    option = "--executor" if executor.kind != "local" else "--jobs"
+    for name in ("methods", "shard"):
+        if given[name]:
+            raise click.UsageError(f"{option} does not go with --{name}")
+    from dsr_export.evaluation.shares import Shares
+
+    return Shares(words=context.meta[WORDS], jobs=jobs, executor=executor)
 
 
 def _answer(found: Any, said: list[str], *, as_json: bool) -> None:

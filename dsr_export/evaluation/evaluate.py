@@ -26,6 +26,7 @@ from dsr_export.evaluation.panel import Panel, open_panel
 from dsr_export.evaluation.parts import parts_of
 from dsr_export.evaluation.references import subject_digest
 from dsr_export.evaluation.results import Evaluation
+from dsr_export.evaluation.shares import Shares
 from dsr_export.evaluation.summary import summarised
 from dsr_export.progress import Reporter
 from dsr_export.storage.cache import StageCache
@@ -50,9 +51,17 @@ class Asked:
 
 
 def evaluate(
-    bundle: Bundle, reference: Bundle | Subject | None, asked: Asked, cache: StageCache, shown: Reporter
-) -> Evaluation | None:
-    """Draws and measures; None where only a shard was asked for, whose parts are then in the cache.
+    bundle: Bundle,
+    reference: Bundle | Subject | None,
+    asked: Asked,
+    cache: StageCache,
+    shown: Reporter,
+    *,
+    shares: Shares | None = None,
+) -> Evaluation | list[str]:
+    """Draws and measures. Where only a shard was asked for: the places of its parts in the cache.
+
+    Other processes measure `shares` of the parts before.
 
     Raises:
         ExportError: a metric lacks what it needs, too few pictures for it, limits on what is not measured, a model
@@ -66,8 +75,10 @@ def evaluate(
     parts = parts_of(asked.count)
     with _measuring(bundle, reference, asked, panel, shown) as measuring:
         if asked.shard is not None:
-            measure(measuring, asked.shard.taken(parts), cache, shown)
-            return None
+            done = measure(measuring, asked.shard.taken(parts), cache, shown)
+            return [stage.path.relative_to(cache.root).as_posix() for stage in done]
+        if shares is not None:
+            shares.measure(measuring.key, parts, cache, shown)
         stages = measure(measuring, parts, cache, shown)
     measured = [read_part(stage) for stage in stages]
     with shown.stage("figures"):

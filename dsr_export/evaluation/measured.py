@@ -74,7 +74,7 @@ def measure(measuring: Measuring, parts: Sequence[Part], cache: StageCache, show
     done = 0
     with shown.stage("evaluate") as bar:
         for part in parts:
-            stages.append(cache.run(STAGE, _key(measuring.key, part), partial(_write, measuring, part)))
+            stages.append(cache.run(STAGE, part_key(measuring.key, part), partial(_write, measuring, part)))
             done += part.count
             bar(done, total)
     return stages
@@ -85,7 +85,8 @@ def read_part(stage: CachedStage) -> dict[str, Array]:
     return read_npz(stage.path / FILE, hint="run the command again")
 
 
-def _key(key: Mapping[str, Any], part: Part) -> dict[str, Any]:
+def part_key(key: Mapping[str, Any], part: Part) -> dict[str, Any]:
+    """JSON values: of a part's entry in the cache, where `key` is that of the evaluation."""
     return {**key, "first": part.first, "count": part.count}
 
 

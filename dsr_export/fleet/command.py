@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 
 from dsr_export.declarations.share import Share
-from dsr_export.fleet.building import build_cells
+from dsr_export.fleet.building import Build, build_cells, check_fresh
 from dsr_export.fleet.checking import check_cells
 from dsr_export.fleet.matrix import read_matrix
 from dsr_export.fleet.receipts import Receipt
@@ -14,7 +15,8 @@ from dsr_export.fleet.summary import summary_markdown, summary_page
 from dsr_export.progress import Reporter
 from dsr_export.reports.written_files import ReportOutputs, write_report
 
-OUT = Path("fleet")
+OUT, STORAGE = Path("fleet"), "storage"
+MOST_AT_ONCE = 64  # tasks that wait for a place in the cluster
 
 
 def built_fleet(request: FleetRequest, shown: Reporter) -> list[Receipt]:
@@ -31,11 +33,27 @@ def built_fleet(request: FleetRequest, shown: Reporter) -> list[Receipt]:
         check_cells(cells)
     chosen = cells if share is None else share.taken(cells)
     resume = request.resume or share is not None  # shares of one matrix go into one folder
-    receipts = build_cells(
-        chosen, out, resume=resume, jobs=request.jobs, shown=shown, share=None if share is None else str(share)
-    )
+    with ExitStack() as opened:
+        build = _builder(request, out, resume, opened)
+        jobs = request.jobs or (1 if build is None else max(1, min(len(chosen), MOST_AT_ONCE)))
+        name = None if share is None else str(share)
+        receipts = build_cells(chosen, out, resume=resume, jobs=jobs, shown=shown, share=name, build=build)
     if request.html is not None:
         write_report(request.html, summary_page(receipts))
     if request.markdown is not None:
         write_report(request.markdown, summary_markdown(receipts))
     return receipts
+
+
+def _builder(request: FleetRequest, out: Path, resume: bool, opened: ExitStack) -> Build | None:
+    """None for processes of this machine. A cluster stays connected until `opened` ends."""
+    if request.executor.kind == "local":
+        return None
+    from dsr_export.cluster.ray_driver import connected
+    from dsr_export.cluster.storage import Storage
+    from dsr_export.fleet.on_cluster import ClusterBuilder, run_name
+
+    check_fresh(out, resume=resume)
+    storage = Storage(request.executor.storage or str((out / STORAGE).resolve()))
+    cluster = opened.enter_context(connected(request.executor.address, storage))
+    return ClusterBuilder(cluster, run_name(out), str(Path.cwd()))

@@ -11,6 +11,11 @@ include = [{ model = "rae-dit-s", precision = "fp16", target = "rtx" }]
 [[options]]                               # further options of the cells that `when` picks
 when = { model = "rae-dit-s" }
 random-weights = 0
+
+[[resources]]                             # what their machines must have, where an executor chooses these
+when = { precision = "int8" }
+cpus = 4
+memory = "16GB"                           # as well: gpus = 1, accelerator = "L4", custom = { jetson = 1 }
 """
 
 from __future__ import annotations
@@ -18,17 +23,19 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dsr_export.cluster.request import Resources
 from dsr_export.declarations.toml_file import read_toml
 from dsr_export.declarations.toml_table import Table
 from dsr_export.errors import ExportError
+from dsr_export.fleet.resources import needs_of, read_resources
 
 MOST_CELLS = 10_000
 MODEL, INCLUDE, EXCLUDE, WHEN = "model", "include", "exclude", "when"
-OWN = ("out", "force", "json", "matrix", "resume", "cell", "jobs", "html", "markdown")
+OWN = ("out", "force", "json", "matrix", "resume", "cell", "jobs", "html", "markdown", "executor", "address", "storage")
 """Options that the matrix itself gives to every cell, or that are its own."""
 LONGEST_NAME = 100
 
@@ -38,10 +45,11 @@ Values = Mapping[str, Value]
 
 @dataclass(frozen=True)
 class Cell:
-    """One build. `values` are options of `build` by their long names, and `model`."""
+    """One build. `values` are options of `build` by their long names, and `model`; `needs` is of its machine."""
 
     name: str
     values: Values
+    needs: Resources = field(default_factory=Resources)
 
     @property
     def words(self) -> list[str]:
@@ -57,7 +65,7 @@ class Cell:
 def read_matrix(path: Path) -> tuple[Cell, ...]:
     """The cells of a file, in its order. ExportError for what is no matrix, an empty one, or two equal cells."""
     root = Table(str(path), read_toml(path, "--matrix", what="axes are lists, and many cells need few lines"))
-    root.check_keys("matrix", "options")
+    root.check_keys("matrix", "options", "resources")
     table = root.require("matrix", '{ model = ["digits"], precision = ["fp16", "int8"] }')
     if not isinstance(table, dict):
         raise ExportError(f"{path}: 'matrix' is not a table", hint="write [matrix] on a line of its own")
@@ -71,7 +79,9 @@ def read_matrix(path: Path) -> tuple[Cell, ...]:
     extra = _options(path, root)
     cells = [_with_options(values, extra) for values in found]
     _check_cells(path, cells)
-    return tuple(Cell(name, values) for name, values in zip(_names(cells, list(axes)), cells, strict=True))
+    tables = read_resources(path, root.values.get("resources", []))
+    named = zip(_names(cells, list(axes)), cells, strict=True)
+    return tuple(Cell(name, values, needs_of(values, tables)) for name, values in named)
 
 
 def _check_axes(path: Path, constant: Mapping[str, Any], axes: Mapping[str, list[Any]]) -> None:

@@ -94,7 +94,7 @@ class StageCache:
         began = time.monotonic()
         if not _STAGE.fullmatch(stage):
             raise ExportError(f"{stage!r} is no name for a stage")
-        entry = self.root / stage / canonical_digest({"format": FORMAT, "stage": stage, "key": dict(key)})
+        entry = self.root / self.place(stage, key)
         files = intact_files(entry)
         found, damaged = files is not None, files is None and os.path.lexists(entry)
         if files is None:
@@ -104,6 +104,14 @@ class StageCache:
         if not found:
             self.prune()
         return CachedStage(entry, found, time.monotonic() - began, _digest(files), files, remade=damaged)
+
+    def place(self, stage: str, key: Mapping[str, Any]) -> str:
+        """Where in the cache the entry of `stage` for `key` is, or would be."""
+        return f"{stage}/{canonical_digest({'format': FORMAT, 'stage': stage, 'key': dict(key)})}"
+
+    def has(self, place: str) -> bool:
+        """Whether there is an intact entry."""
+        return intact_files(self.root / place) is not None
 
     def drop(self, stage: CachedStage) -> None:
         """Throws away a stage whose files were found damaged."""

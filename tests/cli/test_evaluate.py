@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from xml.etree import ElementTree
@@ -74,7 +75,9 @@ def test_shares_are_measured_apart(digits_bundle: Path, cli: Cli) -> None:
     for share in ("2/2", "1/2"):
         done = cli(*asked, "--shard", share)
         assert done.code == 0 and f"shard {share} is measured" in done.out
-    assert json.loads(cli(*asked, "--shard", "1/2", "--json").out) == {"shard": "1/2", "measured": True}
+    said = json.loads(cli(*asked, "--shard", "1/2", "--json").out)
+    assert (said["shard"], said["measured"]) == ("1/2", True)
+    assert all(re.fullmatch("evaluation-part/[0-9a-f]{64}", place) for place in said["stages"])
     assert cli(*asked).code == 0
 
 

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from dsr_export.bundle.reader import Bundle
+from dsr_export.cluster.commands import Ended, run_command
 from dsr_export.errors import ExportError
-from dsr_export.fleet.building import Ended, build_cells, run_build
+from dsr_export.fleet.building import build_cells
 from dsr_export.fleet.matrix import Cell
 from dsr_export.fleet.receipts import Receipt, read_receipt, receipt_path
 from dsr_export.fleet.summary import exit_code, summary_dict, summary_lines, summary_markdown, summary_page
@@ -32,7 +33,7 @@ class Builder:
         self.bundle = bundle
         self.called: list[str] = []
 
-    def __call__(self, command: Sequence[str], log: Path) -> Ended:
+    def __call__(self, cell: Cell, command: Sequence[str], log: Path) -> Ended:
         name, out = command[1], Path(command[command.index("--out") + 1])
         self.called.append(name)
         code = ENDS.get(name, 0)
@@ -77,10 +78,10 @@ def test_what_is_finished_is_not_built_again(denoiser_bundle: Path, tmp_path: Pa
 
 def test_a_stopped_driver_leaves_whole_receipts_only(denoiser_bundle: Path, tmp_path: Path) -> None:
     class Stops(Builder):
-        def __call__(self, command: Sequence[str], log: Path) -> Ended:
+        def __call__(self, cell: Cell, command: Sequence[str], log: Path) -> Ended:
             if command[1] == "dead":
                 raise KeyboardInterrupt
-            return super().__call__(command, log)
+            return super().__call__(cell, command, log)
 
     with pytest.raises(KeyboardInterrupt):
         _built(tmp_path / "out", Stops(denoiser_bundle))
@@ -119,7 +120,7 @@ def test_the_summary_has_every_cell_and_every_reason(denoiser_bundle: Path, tmp_
 
 
 def test_a_build_is_a_process_whose_log_is_kept(tmp_path: Path) -> None:
-    ended = run_build(["build", "no-such-model", "--json"], tmp_path / "log")
+    ended = run_command(["build", "no-such-model", "--json"], tmp_path / "log")
     assert ended.exit_code == 1 and "no-such-model" in ended.log and ended.answer == ""
     assert (tmp_path / "log").read_text() == ended.log
 

@@ -11,36 +11,39 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from dsr_export.cli.options.executor import NAMES, executor_options
 from dsr_export.cli.process.streams import answer, answer_json
+from dsr_export.cluster.request import ExecutorRequest
 from dsr_export.fleet.request import FleetRequest
 
 if TYPE_CHECKING:
     from dsr_export.progress import Reporter
 
 MOST_JOBS = 256
-BESIDE = ("matrix", "resume", "cell", "jobs", "html", "markdown", "out", "as_json")
+BESIDE = ("matrix", "resume", "cell", "jobs", "html", "markdown", "out", "as_json", *NAMES)
 """Options that go with `--matrix`; all others belong into its file."""
 
 
 def fleet_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds the options, which give the command `fleet`, None without `--matrix`."""
 
+    @executor_options
     @wraps(command)
-    def collected(*args: Any, matrix: Path | None, **given: Any) -> Any:
+    def collected(*args: Any, matrix: Path | None, executor: ExecutorRequest, **given: Any) -> Any:
         own = {key: given.pop(key) for key in ("resume", "cell", "jobs", "html", "markdown")}
-        usual = {"jobs": 1, "resume": False}
+        usual = {"jobs": None, "resume": False}
+        if matrix is None and executor.kind != "local":
+            raise click.UsageError("--executor goes with --matrix")
         if matrix is None and (asked := [key for key, value in own.items() if value != usual.get(key)]):
             raise click.UsageError(f"--{asked[0]} goes with --matrix")
-        fleet = None if matrix is None else FleetRequest(matrix=matrix, **own)
+        fleet = None if matrix is None else FleetRequest(matrix=matrix, executor=executor, **own)
         return command(*args, fleet=fleet, **given)
 
     path = click.Path(path_type=Path)
     for option in (
         click.option("--markdown", type=path, metavar="FILE", help="Matrix: also write the summary as Markdown."),
         click.option("--html", type=path, metavar="FILE", help="Matrix: also write the summary as a page."),
-        click.option(
-            "--jobs", type=click.IntRange(1, MOST_JOBS), default=1, help="Matrix: cells at once. [default: 1]"
-        ),
+        click.option("--jobs", type=click.IntRange(1, MOST_JOBS), help="Matrix: cells at once. [default: 1; Ray: all]"),
         click.option("--cell", metavar="I/N", help="Matrix: build one of N shares only, as a job array does."),
         click.option("--resume", is_flag=True, help="Matrix: go on where an earlier run was stopped."),
         click.option("--matrix", type=path, metavar="FILE", help="Build the cells of this TOML file into --out."),

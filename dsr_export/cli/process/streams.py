@@ -20,12 +20,17 @@ from dsr_export.readable import printable
 from dsr_export.reports.plain_json import plain
 from dsr_export.storage.output_target import set_stdout
 
+WORDS = "dsr_export.words"
 _answers: list[IO[str]] = []  # where answers go; the last is in use
 _for_good: list[bool] = [False]
 
 
 class Command(click.Command):
-    """A command whose stdout holds what it says by `answer`, and nothing else."""
+    """A command whose stdout holds what it says by `answer`, and nothing else. `WORDS` of its context started it."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta[WORDS] = (str(ctx.info_name), *args)
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         with _stdout_kept():

@@ -1,0 +1,1 @@
+"""Commands of dsr-export on the machines of a Ray cluster."""

@@ -1,0 +1,133 @@
+"""Files by what is in them, and records by name, where every machine of a cluster reaches them."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from dsr_export.errors import ExportError
+from dsr_export.storage.atomic import atomic_file
+from dsr_export.storage.canonical import parse_sealed, sealed_bytes
+from dsr_export.storage.disk import remove_tree
+
+CHUNK = 8 << 20  # bytes
+OBJECTS, RECORDS = "objects", "records"
+
+
+class Storage:
+    """In the folder `url`: a path, or anything that `fsspec` has a file system for. What lies there is whole.
+
+    Raises ExportError for a URL that cannot be opened, and where something cannot be read or written.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        try:
+            from fsspec.core import url_to_fs
+
+            self._files, self._root = url_to_fs(url, auto_mkdir=True) if "://" not in url else url_to_fs(url)
+        except (ImportError, ValueError, OSError) as error:
+            hint = "give a path that all machines share, or the URL of a storage with its package, such as s3fs"
+            raise ExportError(f"there is no storage at {url}: {error}", hint=hint) from error
+
+    def put(self, path: Path) -> str:
+        """Its sha256, once it is there."""
+        digest = _sha256(path)
+        if not self._exists(self._object(digest)):
+            self._written(self._object(digest), path)
+        return digest
+
+    def put_folder(self, folder: Path) -> dict[str, str]:
+        """Every file in it: its path there -> its sha256."""
+        found = sorted(path for path in folder.rglob("*") if path.is_file())
+        return {path.relative_to(folder).as_posix(): self.put(path) for path in found}
+
+    def get(self, digest: str, path: Path) -> None:
+        """Writes it to `path`, if it is what it is said to be."""
+        try:
+            with atomic_file(path) as temporary:
+                self._files.get_file(self._object(digest), str(temporary))
+                if _sha256(temporary) != digest:
+                    raise ExportError(f"{self.url}: {digest[:16]}... is damaged", hint="remove it, and start again")
+        except OSError as error:
+            raise self._unreadable(error) from error
+
+    def get_folder(self, files: Mapping[str, str], folder: Path) -> None:
+        """The inverse of `put_folder`, in place of what is at `folder`."""
+        aside = folder.with_name(f".{folder.name[:60]}.{secrets.token_hex(4)}.tmp")
+        try:
+            for name, digest in files.items():
+                place = aside / name
+                if not place.resolve().is_relative_to(aside.resolve()):
+                    raise ExportError(f"{self.url}: a record names the file {name!r}", hint="remove the storage")
+                place.parent.mkdir(parents=True, exist_ok=True)
+                self.get(digest, place)
+            remove_tree(folder)
+            aside.rename(folder)
+        finally:
+            remove_tree(aside)
+
+    def put_record(self, name: str, value: Mapping[str, Any]) -> None:
+        """`name` is a path of plain words; an earlier record is replaced."""
+        place = f"{self._root}/{RECORDS}/{name}.json"
+        try:
+            self._put_bytes(place, sealed_bytes(value))
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def record(self, name: str) -> dict[str, Any] | None:
+        """None where there is none, or what is there is none."""
+        place = f"{self._root}/{RECORDS}/{name}.json"
+        try:
+            self._files.invalidate_cache()
+            data = self._files.cat_file(place)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise self._unreadable(error) from error
+        with suppress(ExportError):
+            return parse_sealed(data, where=place)
+        return None
+
+    def _object(self, digest: str) -> str:
+        return f"{self._root}/{OBJECTS}/{digest[:2]}/{digest}"
+
+    def _exists(self, place: str) -> bool:
+        try:
+            return bool(self._files.exists(place))
+        except OSError as error:
+            raise self._unreadable(error) from error
+
+    def _written(self, place: str, path: Path) -> None:
+        """Whole or not at all, where the storage can rename."""
+        temporary = f"{place}.{secrets.token_hex(4)}.tmp"
+        try:
+            self._files.makedirs(place.rpartition("/")[0], exist_ok=True)
+            self._files.put_file(str(path), temporary)
+            self._files.mv(temporary, place)
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def _put_bytes(self, place: str, data: bytes) -> None:
+        self._files.makedirs(place.rpartition("/")[0], exist_ok=True)
+        temporary = f"{place}.{secrets.token_hex(4)}.tmp"
+        self._files.pipe_file(temporary, data)
+        self._files.mv(temporary, place)
+
+    def _unreadable(self, error: OSError) -> ExportError:
+        return ExportError(f"can't read the storage {self.url}: {error}", hint="check its address and its rights")
+
+    def _unwritable(self, error: OSError) -> ExportError:
+        return ExportError(f"can't write to the storage {self.url}: {error}", hint="check its space and its rights")
+
+
+def _sha256(path: Path) -> str:
+    found = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(CHUNK):
+            found.update(chunk)
+    return found.hexdigest()

@@ -1,0 +1,75 @@
+"""Files and records that machines share: whole, and what they are said to be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dsr_export.cluster.storage import Storage
+from dsr_export.errors import ExportError
+
+
+@pytest.fixture(params=["path", "memory"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
+    """On a disk, and as an object store."""
+    return Storage(str(tmp_path / "s") if request.param == "path" else f"memory://{tmp_path.name}")
+
+
+def test_a_folder_comes_back_as_it_was(storage: Storage, tmp_path: Path) -> None:
+    made = tmp_path / "made"
+    (made / "deep").mkdir(parents=True)
+    (made / "a").write_bytes(b"same")
+    (made / "deep" / "b").write_bytes(b"same")
+    (made / "deep" / "empty").write_bytes(b"")
+    files = storage.put_folder(made)
+    assert files["a"] == files["deep/b"] != files["deep/empty"]
+    back = tmp_path / "back"
+    back.mkdir()
+    (back / "old").write_bytes(b"goes")
+    storage.get_folder(files, back)
+    found = {path.relative_to(back).as_posix(): path.read_bytes() for path in back.rglob("*") if path.is_file()}
+    assert found == {"a": b"same", "deep/b": b"same", "deep/empty": b""}
+    assert not [path for path in tmp_path.iterdir() if path.suffix == ".tmp"]
+
+
+def test_a_damaged_object_is_named_and_replaces_nothing(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path / "s"))
+    (tmp_path / "a").write_bytes(b"right")
+    digest = storage.put(tmp_path / "a")
+    (tmp_path / "s" / "objects" / digest[:2] / digest).write_bytes(b"wrong")
+    back = tmp_path / "back"
+    back.mkdir()
+    (back / "old").write_bytes(b"stays")
+    with pytest.raises(ExportError, match="is damaged"):
+        storage.get_folder({"a": digest}, back)
+    assert [path.name for path in back.iterdir()] == ["old"]
+
+
+def test_a_record_that_names_a_file_elsewhere_is_refused(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path / "s"))
+    (tmp_path / "a").write_bytes(b"x")
+    with pytest.raises(ExportError, match="names the file"):
+        storage.get_folder({"../out": storage.put(tmp_path / "a")}, tmp_path / "back")
+    assert not (tmp_path / "out").exists() and not (tmp_path / "back").exists()
+
+
+def test_records_are_whole_or_not_there(storage: Storage, tmp_path: Path) -> None:
+    assert storage.record("run/one") is None
+    storage.put_record("run/one", {"exit_code": 0})
+    storage.put_record("run/one", {"exit_code": 3})
+    assert storage.record("run/one") == {"exit_code": 3}
+    disk = Storage(str(tmp_path / "d"))
+    disk.put_record("run/one", {"exit_code": 0})
+    file = tmp_path / "d" / "records" / "run" / "one.json"
+    for broken in (b"", file.read_bytes()[:-3], b"{}"):
+        file.write_bytes(broken)
+        assert disk.record("run/one") is None
+
+
+@pytest.mark.parametrize("url", ["no-such-scheme://bucket/x", "/proc/none/storage"])
+def test_a_storage_that_cannot_be_used_is_named(url: str, tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"x")
+    with pytest.raises(ExportError, match="storage") as caught:
+        Storage(url).put(tmp_path / "a")
+    assert url in caught.value.message and caught.value.hint
