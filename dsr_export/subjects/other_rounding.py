@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
 ODD = -1640531527  # 2**32 over the golden ratio: what it multiplies is scattered
+PART = 1 << 16  # numbers that a processor's cache holds, with what is made of them on the way
 _EXACT = """
 clone _to_copy _unsafe_view copy lift_fresh_copy cat stack where index index_select gather take masked_select
 masked_fill repeat constant_pad_nd embedding flip roll sort topk slice_scatter select_scatter pixel_shuffle
@@ -43,8 +44,19 @@ class OtherRounding(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _stepped(value: Tensor) -> Tensor:
+    """`value` a step off, as it lies in memory. In parts: a whole copy for each of these operations would take several
+    times the memory of an attention's scores, and most of the time of the run."""
     if value.dtype != torch.float32:
         return value
-    bits = value.contiguous().view(torch.int32)
-    way = ((bits * ODD >> 16) & 2) - 1
-    return torch.where(value == value.round(), value, (bits + way).view(torch.float32))
+    order = sorted(range(value.ndim), key=value.stride, reverse=True)
+    made = torch.empty_like(value.permute(order), memory_format=torch.contiguous_format)
+    for given, part in zip(_parts(value.permute(order)), _parts(made), strict=True):
+        bits = given.view(torch.int32)
+        way = (bits * ODD).bitwise_right_shift_(16).bitwise_and_(2).sub_(1).add_(bits)
+        torch.where(given == given.round(), given, way.view(torch.float32), out=part)
+    return made.permute([order.index(axis) for axis in range(value.ndim)])
+
+
+def _parts(value: Tensor) -> tuple[Tensor, ...]:
+    """The numbers of `value` in pieces."""
+    return value.contiguous().view(-1).split(PART)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dsr_export.config import BatchRange
 from dsr_export.parity.golden.vectors import SPECIAL, Golden, make_golden
 from dsr_export.subjects.module import subject_from
-from dsr_export.subjects.other_rounding import OtherRounding
+from dsr_export.subjects.other_rounding import ODD, PART, OtherRounding
 from dsr_export.subjects.torch_runner import TorchRunner
 
 X = torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
@@ -34,6 +37,44 @@ def test_every_number_goes_one_step_up_or_down() -> None:
 def test_equal_numbers_go_the_same_way_and_opposite_ones_mirror() -> None:
     made = _otherwise(lambda x: torch.cat([x, x, -x]) * 3, X)
     assert torch.equal(made[:64], made[64:128]) and torch.equal(made[:64], -made[128:])
+
+
+def _at_once(value: Tensor) -> Tensor:
+    """What is done part by part, of the whole."""
+    bits = value.contiguous().view(torch.int32)
+    made = bits + (((bits * ODD >> 16) & 2) - 1)
+    return torch.where(value == value.round(), value, made.view(torch.float32))
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (1, 2, 0)])
+def test_numbers_are_the_same_in_parts_and_lie_as_they_lay(order: tuple[int, ...]) -> None:
+    given = torch.randn(3, PART // 4, 2, generator=torch.Generator().manual_seed(1)).round(decimals=1).permute(order)
+    truth, made = given * 3, _otherwise(lambda x: x * 3, given)
+    assert torch.equal(made, _at_once(truth)) and made.stride() == truth.stride()
+
+
+class Made(TorchDispatchMode):
+    """How many numbers each operation makes anew."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.sizes: list[int] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        self.sizes += [] if func.is_view else [made.numel()]
+        return made
+
+
+def test_no_copy_is_made_of_the_whole_but_the_result() -> None:
+    given = torch.ones(4, PART)
+    with Made() as seen:
+        _otherwise(lambda x: x * 3, given)
+    assert seen.sizes.count(4 * PART) == 2  # the product, and the same a step off
+
+
+def test_nothing_is_asked_of_a_tensor_without_numbers() -> None:
+    assert _otherwise(lambda x: x[:0] * 3, X).shape == (0, 8)
 
 
 @pytest.mark.parametrize(
