@@ -59,4 +59,4 @@ def _stepped(value: Tensor) -> Tensor:
 
 def _parts(value: Tensor) -> tuple[Tensor, ...]:
     """The numbers of `value` in pieces."""
-    return value.contiguous().view(-1).split(PART)
+    return torch.split(value.contiguous().view(-1), PART)

@@ -30,7 +30,7 @@ def check_further(candidate: Candidate) -> Iterator[Comparison]:
     """One for each case and output."""
     golden = candidate.golden
     for name, case in golden.further.items():
-        made = _in_batches(candidate.infer, case.inputs, golden.batch)
+        made = _in_batches(candidate.once, case.inputs, golden.batch)
         for output in _judged(name, case.outputs):
             beside = golden.cases[golden.batch.min].outputs[output]
             yield _judge(case.outputs[output], made[output], beside, alone=name == GIVEN)
@@ -59,7 +59,7 @@ def _numbers(row: Array) -> Array:
     return np.nan_to_num(row.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
 
 
-def _in_batches(infer: Callable[[Mapping[str, Array]], Made], inputs: Mapping[str, Array], batch: BatchRange) -> Made:
+def _in_batches(infer: Callable[[dict[str, Array]], Made], inputs: Mapping[str, Array], batch: BatchRange) -> Made:
     rows = len(next(iter(inputs.values())))
     parts = [infer(part) for part in batches(inputs, batch)]
     return {name: _joined([part[name] for part in parts], rows) for name in parts[0]}

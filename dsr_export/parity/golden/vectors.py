@@ -13,7 +13,7 @@ import numpy.typing as npt
 from dsr_export.backends.base import RoundsOtherwise, Runner, as_denoiser
 from dsr_export.config import BatchRange
 from dsr_export.errors import ExportError
-from dsr_export.parity.batch_calls import in_batches
+from dsr_export.parity.batch_calls import Infer, in_batches, remembered
 from dsr_export.parity.golden.special_rows import settled_rows, special_rows
 from dsr_export.sampling import SamplerSpec, seeded_noise, trajectory
 from dsr_export.subject import ExportSubject
@@ -105,21 +105,22 @@ def make_golden(
 ) -> Golden:
     """Runs the reference at each batch size and, for a denoiser, over a whole trajectory of `sampler`."""
     cases: dict[int, Case] = {}
+    infer = remembered(reference.infer)
     for size in batch.sizes():
         inputs = subject.example(size, seed=SEED)
-        cases[size] = Case(inputs, reference.infer(inputs))
+        cases[size] = Case(inputs, infer(inputs))
     walk = None if sampler is None else _walk(subject, reference, sampler, batch, progress)
-    known, given = _known(subject, reference, batch)
+    known, given = _known(subject, infer, batch)
     if not subject.special_rows:
         return Golden(cases, walk, f"{reference.name}-fp32", given)
     replaces = any(subject.card().sites.values())  # which of equal tokens stands out is a matter of rounding
     rows = special_rows(known, empty=not replaces)
-    special = _settled(reference, rows, batch)
+    special = _settled(reference, infer, rows, batch)
     further = given | ({SPECIAL: special} if special.inputs else {})
     return Golden(cases, walk, f"{reference.name}-fp32", further, tried=len(next(iter(rows.values()))))
 
 
-def _known(subject: ExportSubject, reference: Runner, batch: BatchRange) -> tuple[Mapping[str, Array], dict[str, Case]]:
+def _known(subject: ExportSubject, infer: Infer, batch: BatchRange) -> tuple[Mapping[str, Array], dict[str, Case]]:
     """Rows that special ones are made of: those that came with the subject, if any did, and drawn ones.
 
     With them, the case of the former.
@@ -129,20 +130,17 @@ def _known(subject: ExportSubject, reference: Runner, batch: BatchRange) -> tupl
         return known, {}
     given = {name: subject.given[name][:MOST_ROWS] for name in known}
     both = {name: np.concatenate([given[name], values]) for name, values in known.items()}
-    return both, {GIVEN: Case(given, in_batches(reference.infer, given, batch))}
+    return both, {GIVEN: Case(given, in_batches(infer, given, batch))}
 
 
-def _settled(reference: Runner, rows: Mapping[str, Array], batch: BatchRange) -> Case:
-    """Those of `rows` that the reference has a steady answer for, and the answer."""
+def _settled(reference: Runner, infer: Infer, rows: Mapping[str, Array], batch: BatchRange) -> Case:
+    """Those of `rows` that the reference has a steady answer for, and the answer; `infer` is how it is asked."""
 
-    def infer(inputs: dict[str, Array]) -> dict[str, Array]:
-        return in_batches(reference.infer, inputs, batch)
+    def of(one: Infer) -> Infer:
+        return lambda inputs: in_batches(one, inputs, batch)
 
-    def otherwise(inputs: dict[str, Array]) -> dict[str, Array]:
-        assert isinstance(reference, RoundsOtherwise)
-        return in_batches(reference.infer_otherwise, inputs, batch)
-
-    return Case(*settled_rows(infer, rows, otherwise if isinstance(reference, RoundsOtherwise) else None))
+    otherwise = remembered(reference.infer_otherwise) if isinstance(reference, RoundsOtherwise) else None
+    return Case(*settled_rows(of(infer), rows, otherwise and of(otherwise)))
 
 
 def _walk(
