@@ -9,6 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
+
 from calibration.range_audit import RangeAudit, RangeRecorder
 from dsr_export.backends.onnxruntime import OnnxRuntimeRunner
 from dsr_export.parity.batch_calls import batches, remembered
@@ -25,6 +27,10 @@ from graphs.observe.probes import RANGES, ProbedTensor, add_range_probes
 from graphs.observe.product_probes import add_product_probes, bound_probe
 
 PROBED = "probed.onnx"
+
+
+class _NotFinite(Exception):
+    """A tensor inside holds infinities or NaN, and quick probes do not look past them."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,10 @@ class AuditRanges(Stage[Audited]):
 
     def work(self, folder: Path, bar: Bar) -> None:
         probed, model = folder / PROBED, self.source.model
-        audit = self._watched(probed, add_range_probes(model, probed, bound_probe), bar)
+        try:
+            audit = self._watched(probed, add_range_probes(model, probed, bound_probe, quick=True), bar)
+        except _NotFinite:  # by right, as masks are
+            audit = self._watched(probed, add_range_probes(model, probed, bound_probe), bar)
         long = audit.long_sums()
         if long:  # by a bound that is quick and not tight
             exact = self._watched(probed, add_product_probes(model, probed, long), bar)
@@ -63,7 +72,14 @@ class AuditRanges(Stage[Audited]):
         return Audited(made)
 
     def _watched(self, probed: Path, probes: list[ProbedTensor], bar: Bar) -> RangeAudit:
-        """What the probes in the graph `probed`, which is removed again, saw."""
+        """What the probes in the graph `probed`, which is removed again, saw. `_NotFinite`: they do not know."""
+        try:
+            return self._seen(probed, probes, bar)
+        finally:
+            for path in probed.parent.glob(f"{probed.name}*"):
+                path.unlink()
+
+    def _seen(self, probed: Path, probes: list[ProbedTensor], bar: Bar) -> RangeAudit:
         recorder, golden = RangeRecorder(probes), self.reference.golden
         # As written: probes on every tensor leave nothing to fuse, and looking for it takes more than linear time.
         with OnnxRuntimeRunner(probed, inputs=self.card.inputs, optimize=False) as runner:
@@ -71,7 +87,10 @@ class AuditRanges(Stage[Audited]):
 
             def observed(inputs: dict[str, Any], reference: Mapping[str, Any] | None = None) -> Any:
                 outputs = (runner.infer if reference is None else once)(inputs)  # no call of a walk comes again
-                recorder.observe(outputs.pop(RANGES))
+                ranges = outputs.pop(RANGES)
+                if np.isnan(ranges).any():
+                    raise _NotFinite
+                recorder.observe(ranges)
                 check_graph(self.source.model.path, inputs, outputs, self.card.inputs, reference)
                 return outputs[self.card.outputs[0].name]
 
@@ -84,6 +103,4 @@ class AuditRanges(Stage[Audited]):
             if self.sampler is not None and golden.trajectory is not None:
                 for step in trajectory(observed, self.sampler, golden.trajectory.noise, golden.trajectory.labels):
                     bar(step.index + 1, self.sampler.num_steps - 1)
-        for path in probed.parent.glob(f"{probed.name}*"):
-            path.unlink()
         return recorder.audit()

@@ -17,7 +17,7 @@ from graphs.observe.probes import FAULTS, RANGES, ProbedTensor, add_fault_probes
 from graphs.observe.product_probes import add_product_probes, bound_probe
 
 
-def _probed(folder: Path) -> tuple[list[ProbedTensor], onnxruntime.InferenceSession]:
+def _probed(folder: Path, *, quick: bool = False) -> tuple[list[ProbedTensor], onnxruntime.InferenceSession]:
     """x [batch, 8] -> 100 x -> its mean square and norm."""
     nodes = [
         helper.make_node("Mul", ["x", "hundred"], ["big"], name="a/Mul"),
@@ -31,7 +31,7 @@ def _probed(folder: Path) -> tuple[list[ProbedTensor], onnxruntime.InferenceSess
     outputs = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["batch", 1]) for n in ("out", "mean")]
     graph = helper.make_graph(nodes, "g", inputs, outputs, initializers)
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), folder / "m.onnx")
-    tensors = add_range_probes(OptimizedModel(path=folder / "m.onnx"), folder / "probed.onnx")
+    tensors = add_range_probes(OptimizedModel(path=folder / "m.onnx"), folder / "probed.onnx", quick=quick)
     return tensors, onnxruntime.InferenceSession(str(folder / "probed.onnx"), providers=["CPUExecutionProvider"])
 
 
@@ -45,6 +45,20 @@ def test_probes_see_every_tensor_and_the_sums_inside_norms(tmp_path: Path) -> No
     assert audit.runs == 3
     assert audit.maxima == pytest.approx({"big": 200, "square": 4e4, "mean": 4e4, "out": 200 * np.sqrt(8)})
     assert audit.sums == pytest.approx({"mean": 8 * 4e4, "out": 8 * 4e4})
+
+
+def test_quick_probes_see_the_same_and_say_where_they_do_not(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    sessions = {quick: _probed(tmp_path, quick=quick) for quick in (False, True)}
+    assert sessions[True][0] == sessions[False][0]
+    for x in (rng.standard_normal((3, 8)), -np.abs(rng.standard_normal((2, 8))), np.zeros((1, 8))):
+        fed = {"x": x.astype(np.float32)}
+        careful, quick = (sessions[kind][1].run([RANGES], fed)[0] for kind in (False, True))
+        np.testing.assert_array_equal(quick, careful)
+    for odd in (np.inf, -np.inf, np.nan, 3e36):  # the sum of the last ones is beyond FP32: they may not be finite
+        fed = {"x": np.array([[odd] * 2 + [1] * 6], np.float32)}
+        assert np.isnan(sessions[True][1].run([RANGES], fed)[0][0]), odd
+        assert np.isfinite(sessions[False][1].run([RANGES], fed)[0]).all()
 
 
 def test_only_what_comes_near_the_limit_of_fp16_is_wide(tmp_path: Path) -> None:
