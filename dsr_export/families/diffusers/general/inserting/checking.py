@@ -17,6 +17,7 @@ from torch import Tensor
 
 from dsr_export.families.diffusers.general.blocks import Block
 from dsr_export.families.diffusers.general.inserting.calls import Called, with_rows, without_rows
+from dsr_export.families.diffusers.general.inserting.comparisons import equal, held, in_order
 from dsr_export.families.diffusers.general.inserting.extension import (
     Axis,
     Extended,
@@ -28,9 +29,6 @@ from dsr_export.families.diffusers.general.inserting.extension import (
 from dsr_export.families.diffusers.general.inserting.fills import Fill
 from dsr_export.families.diffusers.general.inserting.uses import leaves_registers_alone
 
-ROUNDING = 1e-4  # of the largest change that a block makes
-APART = 1e-2  # of one token's change
-RESOLUTION = 3e-6  # of the largest value
 FAILS = (RuntimeError, ValueError, IndexError, AssertionError, TypeError, KeyError, AttributeError, ZeroDivisionError)
 
 
@@ -145,7 +143,7 @@ class _Call:
         other[:, at : at + self.count] = other[:, at : at + self.count].flip(-1) + 1
         block = self.called.block
         made, moved = (block.tokens("image", self._run(leaves, tokens)) for tokens in (self.tokens, other))
-        if not _held(*(without_rows(each, at, self.count) for each in (moved, made, self.tokens))):
+        if not held(*(without_rows(each, at, self.count) for each in (moved, made, self.tokens))):
             name = self.entry.plain[0].names[mask.leaf]
             raise Unfit(f"'{name}' tells tokens of the image apart, and nothing says what a register is")
 
@@ -155,7 +153,7 @@ class _Call:
             pairs = zip(
                 *(_extended(call.leaves, _plain(each.extension), self.count) for each in (one, other)), strict=True
             )
-            if not all(_equal(a, b) for a, b in pairs):
+            if not all(equal(a, b) for a, b in pairs):
                 return False
         return True
 
@@ -166,7 +164,7 @@ class _Call:
         members = self._members()
         order = members[torch.randperm(len(members), generator=torch.Generator().manual_seed(0))]
         output = self._run(leaves, self.tokens)
-        other = self._run(self._reordered(leaves, extension, members, order), _moved(self.tokens, 1, members, order))
+        other = self._run(self._reordered(leaves, extension, members, order), in_order(self.tokens, 1, members, order))
         block = self.called.block
         for stream in block.places:
             made, moved = block.tokens(stream, output), block.tokens(stream, other)
@@ -175,8 +173,8 @@ class _Call:
                 raise Unfit("it hands on another number of tokens than it is given")
             expected, before = made, torch.zeros_like(made)
             if whole:
-                expected, before = (_moved(each, 1, members, order) for each in (made, self.tokens))
-            if not _held(moved, expected, before):
+                expected, before = (in_order(each, 1, members, order) for each in (made, self.tokens))
+            if not held(moved, expected, before):
                 raise Unfit("what it makes of a token depends on where the token stands in the sequence or picture")
         return output
 
@@ -192,7 +190,7 @@ class _Call:
                 own = [row + self.count if row >= axis.at else row for row in axis.own]
                 entries = torch.tensor([*range(axis.at, axis.at + self.count), *own])
                 shuffled = entries[[places[int(row)] for row in order]]
-                moved[each.leaf] = _moved(moved[each.leaf], axis.axis, entries, shuffled)
+                moved[each.leaf] = in_order(moved[each.leaf], axis.axis, entries, shuffled)
         return moved
 
     def _run(self, leaves: list[Any], tokens: Tensor) -> Any:
@@ -219,18 +217,8 @@ class _Call:
             if any(axis.grown for axis in each.axes) and each.fill != Fill("own"):
                 plain = Extended(each.leaf, tuple(_alone(axis) for axis in each.axes), each.fill)
                 before, after = self.entry.plain[0].leaves[each.leaf], self.entry.grown.leaves[each.leaf]
-                if not _equal(plain.of(before, self.count), each.of(after, self.count)):
+                if not equal(plain.of(before, self.count), each.of(after, self.count)):
                     raise Unfit("the model counts its tokens, and registers would move the places of the image's")
-
-
-def _held(made: Tensor, expected: Tensor, before: Tensor) -> bool:
-    """Whether two outputs of a block are one but for rounding, as changes of what the tokens were before.
-
-    Of each token by its own change: beside a few massive tokens, all others would pass for rounding.
-    """
-    error, change = ((one - other).abs().amax(-1) for one, other in ((made, expected), (expected, before)))
-    floor = RESOLUTION * expected.abs().max()
-    return bool(error.max() <= ROUNDING * change.max() + floor) and bool((error <= APART * change + floor).all())
 
 
 def _alone(axis: Axis) -> Axis:
@@ -243,16 +231,3 @@ def _plain(extension: Extension) -> Extension:
 
 def _extended(leaves: Sequence[Any], extension: Extension, count: int) -> list[Any]:
     return extended_leaves(leaves, extension, count, lambda _, make: make())
-
-
-def _moved(values: Tensor, axis: int, to: Tensor, taken: Tensor) -> Tensor:
-    """`values` with the entries `taken` along `axis` at the places `to`."""
-    index = torch.arange(values.shape[axis])
-    index[to] = taken
-    return values.index_select(axis, index)
-
-
-def _equal(one: Any, other: Any) -> bool:
-    if isinstance(one, Tensor) and isinstance(other, Tensor):
-        return one.shape == other.shape and bool(torch.equal(one, other))
-    return one is other or (type(one) is type(other) and not isinstance(one, Tensor) and one == other)
