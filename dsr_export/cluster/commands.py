@@ -13,16 +13,17 @@ from pathlib import Path
 
 PROGRAM = (sys.executable, "-m", "dsr_export")
 LONGEST_ERROR = 500
-_ERROR = re.compile(r"^error: (.*)$", re.M)
+_ERROR = re.compile(r"^[Ee]rror: (.*)$", re.M)
 
 
 @dataclass(frozen=True)
 class Ended:
-    """A command that is over."""
+    """A command that is over. `seconds` is what it took, where that is known apart from waiting."""
 
     exit_code: int
     answer: str
     log: str
+    seconds: float | None = None
 
 
 def run_command(

@@ -9,16 +9,17 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
 from dsr_export.cluster.request import Resources
-from dsr_export.cluster.storage import Storage
+from dsr_export.cluster.storage import Damaged, Storage
 from dsr_export.cluster.worker import THREADS, Done, Job, finished, run_job, seen
 from dsr_export.errors import ExportError
+from dsr_export.storage.made_with import source_digest
 from dsr_export.version import __version__
 
 RETRIES = 3  # of a task whose worker is lost
@@ -49,12 +50,27 @@ class Cluster:
             cause = error.cause if isinstance(error.cause, ExportError) else None
             said = cause.message if cause else str(error.cause or error).strip().splitlines()[-1]
             raise ExportError(f"a worker failed: {said}", hint=cause.hint if cause else "see its log") from error
+        except (ValueError, TypeError) as error:
+            raise ExportError(
+                f"Ray does not take what is asked of machines: {error}", hint="see [[resources]]"
+            ) from error
         except self._ray.exceptions.RayError as error:
             first = str(error).strip().splitlines()[0]
             raise ExportError(
-                f"workers were lost {RETRIES + 1} times: {first[:300]}",
-                hint="they may be out of memory: say in the matrix what a cell needs, or give machines with more",
+                f"the worker was lost, and so was its place: {first[:300]}",
+                hint="its machine is gone, or out of memory: [[resources]] says what a cell needs",
             ) from error
+        return done
+
+    def brought(self, job: Job, needs: Resources, take: Callable[[Done], None]) -> Done:
+        """As `run`, and what it made is taken; where that is not as it was left, it is made once more."""
+        done = self.run(job, needs)
+        try:
+            take(done)
+        except Damaged:
+            self.storage.drop_record(job.record)
+            done = self.run(job, needs)
+            take(done)
         return done
 
     def cpus(self) -> int:
@@ -85,10 +101,10 @@ class Cluster:
                 f"the worker {where} can't take part: {said[:300]}",
                 hint=f"install dsr-export {__version__} there, and a storage that it reaches",
             ) from error
-        if found["version"] != __version__:
+        if found["version"] != [__version__, source_digest()]:
             raise ExportError(
-                f"the worker {where} has dsr-export {found['version']}, and this is {__version__}",
-                hint="install the same version everywhere",
+                f"the worker {where} has another dsr-export ({found['version'][0]}) than this ({__version__})",
+                hint="install the same version everywhere, where the Python of the cluster finds it",
             )
         if found["record"] != {"token": token}:
             raise ExportError(

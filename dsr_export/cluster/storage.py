@@ -12,10 +12,15 @@ from typing import Any
 from dsr_export.errors import ExportError
 from dsr_export.storage.atomic import atomic_file
 from dsr_export.storage.canonical import parse_sealed, sealed_bytes
-from dsr_export.storage.disk import remove_tree
+from dsr_export.storage.disk import remove_tree, write_error
 
 CHUNK = 8 << 20  # bytes
 OBJECTS, RECORDS = "objects", "records"
+_AGAIN = "run the same command again: it is made again"
+
+
+class Damaged(ExportError):
+    """What a record names is not there, or is not what it was: whoever made it can make it again."""
 
 
 class Storage:
@@ -25,11 +30,17 @@ class Storage:
     """
 
     def __init__(self, url: str) -> None:
-        self.url = url
+        # a path means the same in every process only where it is whole
+        self.url = url if "://" in url else Path(url).resolve().as_uri()
         try:
             from fsspec.core import url_to_fs
 
-            self._files, self._root = url_to_fs(url, auto_mkdir=True) if "://" not in url else url_to_fs(url)
+            if "://" in url:
+                self._files, self._root = url_to_fs(url)
+            else:
+                import fsspec
+
+                self._files, self._root = fsspec.filesystem("file", auto_mkdir=True), str(Path(url).resolve())
         except (ImportError, ValueError, OSError) as error:
             hint = "give a path that all machines share, or the URL of a storage with its package, such as s3fs"
             raise ExportError(f"there is no storage at {url}: {error}", hint=hint) from error
@@ -50,14 +61,25 @@ class Storage:
         """Writes it to `path`, if it is what it is said to be."""
         try:
             with atomic_file(path) as temporary:
-                self._files.get_file(self._object(digest), str(temporary))
-                if _sha256(temporary) != digest:
-                    raise ExportError(f"{self.url}: {digest[:16]}... is damaged", hint="remove it, and start again")
+                self._fetch(digest, temporary)
         except OSError as error:
             raise self._unreadable(error) from error
 
+    def _fetch(self, digest: str, path: Path) -> None:
+        try:
+            self._files.get_file(self._object(digest), str(path))
+        except FileNotFoundError as error:
+            raise Damaged(f"{self.url}: {digest[:16]}... is missing", hint=_AGAIN) from error
+        if _sha256(path) != digest:
+            self._files.rm_file(self._object(digest))  # else it would never be written again
+            raise Damaged(f"{self.url}: {digest[:16]}... is damaged", hint=_AGAIN)
+
     def get_folder(self, files: Mapping[str, str], folder: Path) -> None:
-        """The inverse of `put_folder`, in place of what is at `folder`."""
+        """The inverse of `put_folder`, in place of what is at `folder`.
+
+        Raises Damaged once every file was tried: those that are not what they were are gone from the storage then.
+        """
+        damaged: list[Damaged] = []
         aside = folder.with_name(f".{folder.name[:60]}.{secrets.token_hex(4)}.tmp")
         try:
             for name, digest in files.items():
@@ -65,9 +87,16 @@ class Storage:
                 if not place.resolve().is_relative_to(aside.resolve()):
                     raise ExportError(f"{self.url}: a record names the file {name!r}", hint="remove the storage")
                 place.parent.mkdir(parents=True, exist_ok=True)
-                self.get(digest, place)
+                try:
+                    self.get(digest, place)
+                except Damaged as error:
+                    damaged.append(error)
+            if damaged:
+                raise damaged[0]
             remove_tree(folder)
             aside.rename(folder)
+        except OSError as error:
+            raise write_error(error, folder, hint="check the folder and its space") from error
         finally:
             remove_tree(aside)
 
@@ -92,6 +121,11 @@ class Storage:
         with suppress(ExportError):
             return parse_sealed(data, where=place)
         return None
+
+    def drop_record(self, name: str) -> None:
+        """The next one who asks finds none."""
+        with suppress(OSError):
+            self._files.rm_file(f"{self._root}/{RECORDS}/{name}.json")
 
     def _object(self, digest: str) -> str:
         return f"{self._root}/{OBJECTS}/{digest[:2]}/{digest}"

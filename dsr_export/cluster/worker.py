@@ -9,6 +9,9 @@ from __future__ import annotations
 import json
 import os
 import socket
+import subprocess
+import sys
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,10 +21,14 @@ from dsr_export.cluster.commands import Ended, run_command
 from dsr_export.cluster.storage import Storage
 from dsr_export.storage.cache import cache_root
 from dsr_export.storage.leftovers import scratch_folder
-from dsr_export.version import __version__
 
 Kept = Literal["folder", "stages"]
 THREADS = "OMP_NUM_THREADS"
+_VERSION = """
+from dsr_export.storage.made_with import source_digest
+from dsr_export.version import __version__
+print(__version__, source_digest())
+"""
 _MADE = {0, 3}  # exit codes of a command that made something
 
 
@@ -48,11 +55,12 @@ class Done:
     answer: str
     log: str
     host: str
+    seconds: float = 0.0
     files: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def ended(self) -> Ended:
-        return Ended(self.exit_code, self.answer, self.log)
+        return Ended(self.exit_code, self.answer, self.log, self.seconds)
 
 
 def run_job(job: Job, url: str) -> Done:
@@ -68,12 +76,18 @@ def run_job(job: Job, url: str) -> Done:
                 f"error: {socket.gethostname()} has no folder {job.folder}\nhint: give paths that all machines share\n"
             )
             return Done(exit_code=1, answer="", log=missing, host=socket.gethostname())
+        began = time.monotonic()
         ended = run_command(words, scratch / "log", folder=job.folder, environment=_environment(job))
-        files = {}
+        seconds, files = time.monotonic() - began, dict[str, str]()
         if ended.exit_code in _MADE:
             files = storage.put_folder(made) if job.kept == "folder" else _stages(storage, ended.answer)
         done = Done(
-            exit_code=ended.exit_code, answer=ended.answer, log=ended.log, host=socket.gethostname(), files=files
+            exit_code=ended.exit_code,
+            answer=ended.answer,
+            log=ended.log,
+            host=socket.gethostname(),
+            seconds=seconds,
+            files=files,
         )
     if done.exit_code in _MADE:
         storage.put_record(job.record, asdict(done))
@@ -87,8 +101,11 @@ def finished(storage: Storage, record: str) -> Done | None:
 
 
 def seen(url: str, record: str) -> dict[str, Any]:
-    """Of a worker's machine: its version of this package, and what it reads under `record`."""
-    return {"version": __version__, "record": Storage(url).record(record), "host": socket.gethostname()}
+    """Of a worker's machine: the version and digest of the package that its commands run, and what `record` holds."""
+    words = [sys.executable, "-c", _VERSION]
+    said = subprocess.run(words, capture_output=True, text=True, check=False, timeout=100).stdout.split()
+    version = said if len(said) == 2 else ["none", ""]
+    return {"version": version, "record": Storage(url).record(record), "host": socket.gethostname()}
 
 
 def _environment(job: Job) -> dict[str, str]:

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -72,10 +73,10 @@ class Shares:
 def share_words(words: tuple[str, ...], share: Share) -> tuple[str, ...]:
     """The command that measures a share, in one process."""
     kept: list[str] = []
-    for before, word in zip(("", *words), words, strict=False):
+    for before, word in pairwise(words):
         if word.partition("=")[0] not in _SPREADING and before not in _SPREADING:
             kept.append(word)
-    return (*kept, "--json", "--shard", f"{share.index}/{share.of}")
+    return (words[0], "--json", "--shard", f"{share.index}/{share.of}", *kept)  # in front of a "--"
 
 
 def check_share(ended: Ended, share: Share, where: str) -> None:

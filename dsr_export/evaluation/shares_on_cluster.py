@@ -6,11 +6,12 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from dsr_export.cluster.ray_driver import Cluster
 from dsr_export.cluster.request import Resources
-from dsr_export.cluster.worker import Job
+from dsr_export.cluster.worker import Done, Job
 from dsr_export.declarations.share import Share
 from dsr_export.errors import ExportError
 from dsr_export.evaluation.measured import STAGE
@@ -34,7 +35,9 @@ class ClusterShares:
         """Measures one. ExportError where that fails, or the worker has other versions than are here."""
         record = f"evaluations/{self.name}-{share.index}-of-{share.of}"
         job = Job(words=share_words(self.words, share), folder=str(Path.cwd()), record=record, kept="stages")
-        done = self.cluster.run(job, Resources())
+        self.cluster.brought(job, Resources(), partial(self._home, share))
+
+    def _home(self, share: Share, done: Done) -> None:
         check_share(done.ended, share, done.host)
         found = _entries(done.files)
         if missing := [place for place in share.taken(self.places) if place not in found]:

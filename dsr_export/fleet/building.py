@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -28,11 +28,13 @@ def build_cells(
     jobs: int,
     shown: Reporter,
     share: str | None = None,
+    sources: Mapping[str, str] | None = None,
     build: Build | None = None,
 ) -> list[Receipt]:
     """A receipt for each cell, in their order; bundles, receipts and logs go into folders of `out`.
 
-    `share` names those cells where they are not all: others may be built into `out` at the same time.
+    `sources` are what identifies the models, by cell: one that changed is built again. `share` names those cells where
+    they are not all: others may be built into `out` at the same time.
 
     Raises:
         ExportError: another process builds into `out`, it holds receipts and `resume` is not asked for, or it cannot
@@ -44,7 +46,7 @@ def build_cells(
         with shown.stage("cells") as bar, ThreadPoolExecutor(jobs) as workers:
 
             def one(cell: Cell) -> Receipt:
-                receipt = _receipt(cell, out, build or build_here)
+                receipt = _receipt(cell, out, (sources or {}).get(cell.name), build or build_here)
                 done.append(cell.name)
                 bar(len(done), len(cells))
                 shown.note(f"{cell.name}: {receipt.verdict}")
@@ -74,12 +76,12 @@ def check_fresh(out: Path, *, resume: bool) -> None:
         raise ExportError(f"{out} holds receipts of an earlier run", hint="go on with --resume, or give another --out")
 
 
-def _receipt(cell: Cell, out: Path, build: Build) -> Receipt:
+def _receipt(cell: Cell, out: Path, source: str | None, build: Build) -> Receipt:
     """What is there already, or what a build makes."""
     place = f"{BUNDLES}/{cell.name}.dsr"
     command = ["build", *cell.words, "--out", str(out / place), "--force", "--json"]
     known = read_receipt(out, cell.name)
-    if known is not None and finished(known, cell, command, out):
+    if known is not None and finished(known, cell, command, source, out):
         return known
     began = time.monotonic()
     ended = build(cell, command, out / LOGS / f"{cell.name}.log")
@@ -93,7 +95,8 @@ def _receipt(cell: Cell, out: Path, build: Build) -> Receipt:
         command=tuple(command),
         exit_code=ended.exit_code,
         verdict=verdict,
-        seconds=round(time.monotonic() - began, 1),
+        source=source,
+        seconds=round(time.monotonic() - began if ended.seconds is None else ended.seconds, 1),
         **more,
     )
     receipt.save(out)

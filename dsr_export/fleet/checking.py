@@ -11,22 +11,28 @@ from dsr_export.config import ExportConfig, ModelRequest
 from dsr_export.errors import ExportError
 from dsr_export.fleet.matrix import Cell
 from dsr_export.sources import find_source
+from dsr_export.storage.canonical import canonical_digest
 from graphs.targets import target
 
 
-def check_cells(cells: Sequence[Cell]) -> None:
-    """Raises ExportError, naming the cell, for what `build` would refuse before it loads a model."""
-    known: set[str] = set()
+def check_cells(cells: Sequence[Cell]) -> dict[str, str]:
+    """What identifies the model of each cell, by the cell's name: its weights and options.
+
+    Raises ExportError, naming the cell, for what `build` would refuse before it loads a model.
+    """
+    known: dict[str, str] = {}
+    found: dict[str, str] = {}
     for cell in cells:
         try:
             config = cell_config(cell)
             for name in config.targets:
                 target(name)
             if (model := _model(config)) not in known:
-                find_source(config).key()  # reads every file of the model
-                known.add(model)
+                known[model] = canonical_digest(find_source(config).key())  # reads every file of the model
+            found[cell.name] = known[model]
         except ExportError as error:
             raise ExportError(f"cell {cell.name}: {error.message}", hint=error.hint) from error
+    return found
 
 
 def cell_config(cell: Cell) -> ExportConfig:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from dsr_export.declarations.share import Share
 from dsr_export.fleet.building import Build, build_cells, check_fresh
@@ -30,14 +32,15 @@ def built_fleet(request: FleetRequest, shown: Reporter) -> list[Receipt]:
     cells = read_matrix(request.matrix)
     share = None if request.cell is None else Share.parse(request.cell, option="--cell")
     with shown.stage("check"):
-        check_cells(cells)
+        sources = check_cells(cells)
     chosen = cells if share is None else share.taken(cells)
     resume = request.resume or share is not None  # shares of one matrix go into one folder
     with ExitStack() as opened:
-        build = _builder(request, out, resume, opened)
+        build = _builder(request, out, resume, sources, opened)
         jobs = request.jobs or (1 if build is None else max(1, min(len(chosen), MOST_AT_ONCE)))
         name = None if share is None else str(share)
-        receipts = build_cells(chosen, out, resume=resume, jobs=jobs, shown=shown, share=name, build=build)
+        given: dict[str, Any] = {"resume": resume, "jobs": jobs, "share": name, "sources": sources}
+        receipts = build_cells(chosen, out, **given, shown=shown, build=build)
     if request.html is not None:
         write_report(request.html, summary_page(receipts))
     if request.markdown is not None:
@@ -45,7 +48,9 @@ def built_fleet(request: FleetRequest, shown: Reporter) -> list[Receipt]:
     return receipts
 
 
-def _builder(request: FleetRequest, out: Path, resume: bool, opened: ExitStack) -> Build | None:
+def _builder(
+    request: FleetRequest, out: Path, resume: bool, sources: Mapping[str, str], opened: ExitStack
+) -> Build | None:
     """None for processes of this machine. A cluster stays connected until `opened` ends."""
     if request.executor.kind == "local":
         return None
@@ -56,4 +61,4 @@ def _builder(request: FleetRequest, out: Path, resume: bool, opened: ExitStack) 
     check_fresh(out, resume=resume)
     storage = Storage(request.executor.storage or str((out / STORAGE).resolve()))
     cluster = opened.enter_context(connected(request.executor.address, storage))
-    return ClusterBuilder(cluster, run_name(out), str(Path.cwd()))
+    return ClusterBuilder(cluster, run_name(out, resume=resume), str(Path.cwd()), sources)

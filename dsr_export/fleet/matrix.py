@@ -30,7 +30,7 @@ from typing import Any
 from dsr_export.cluster.request import Resources
 from dsr_export.declarations.toml_file import read_toml
 from dsr_export.declarations.toml_table import Table
-from dsr_export.errors import ExportError
+from dsr_export.errors import ExportError, did_you_mean
 from dsr_export.fleet.resources import needs_of, read_resources
 
 MOST_CELLS = 10_000
@@ -80,8 +80,18 @@ def read_matrix(path: Path) -> tuple[Cell, ...]:
     cells = [_with_options(values, extra) for values in found]
     _check_cells(path, cells)
     tables = read_resources(path, root.values.get("resources", []))
+    _check_picks(path, [when for when, _ in (*extra, *tables)], cells)
     named = zip(_names(cells, list(axes)), cells, strict=True)
     return tuple(Cell(name, values, needs_of(values, tables)) for name, values in named)
+
+
+def _check_picks(path: Path, picks: Sequence[Mapping[str, Any]], cells: Sequence[Values]) -> None:
+    known = {name for values in cells for name in values}
+    for when in picks:
+        for name in when:
+            if name not in known:
+                hint = did_you_mean(name, known) or "`when` picks cells by the options they have"
+                raise ExportError(f"{path}: no cell has the option '{str(name)[:40]}' that '{WHEN}' names", hint=hint)
 
 
 def _check_axes(path: Path, constant: Mapping[str, Any], axes: Mapping[str, list[Any]]) -> None:

@@ -23,7 +23,7 @@ VERDICTS: Mapping[int, Verdict] = {0: "passed", 3: "parity failed"}
 
 @dataclass(frozen=True, kw_only=True)
 class Receipt:
-    """`command` are the words behind `dsr-export`; `digest` is the bundle's, None where there is none.
+    """`command` are the words behind `dsr-export`; `source` identifies the model; `digest` is the bundle's, if any.
 
     `snr_db` is the lowest of all comparisons; `launches` and `moved_bytes` are by engine, where its plan could be read.
     """
@@ -32,6 +32,7 @@ class Receipt:
     values: Mapping[str, Any]
     command: tuple[str, ...]
     version: str = __version__
+    source: str | None = None
     exit_code: int
     verdict: Verdict
     error: str | None = None
@@ -67,11 +68,14 @@ def read_receipt(out: Path, cell: str) -> Receipt | None:
         raise ExportError(f"{path} is no receipt", hint="remove it; its cell is then built again") from error
 
 
-def finished(receipt: Receipt | None, cell: Cell, command: Sequence[str], out: Path) -> bool:
-    """Whether the cell need not be built again: it was, by this version, as asked, and its bundle is as it was left."""
+def finished(receipt: Receipt | None, cell: Cell, command: Sequence[str], source: str | None, out: Path) -> bool:
+    """Whether the cell need not be built again: it was, by this version, as asked, of the same model (`source`), and
+    its bundle is as it was left.
+    """
     if receipt is None or receipt.verdict == "not built":
         return False
-    if (receipt.cell, receipt.version, list(receipt.command)) != (cell.name, __version__, list(command)):
+    made, wanted = (receipt.cell, receipt.version, receipt.source), (cell.name, __version__, source)
+    if made != wanted or list(receipt.command) != list(command):
         return False
     return receipt.bundle is not None and receipt.digest == bundle_digest(out / receipt.bundle)
 

@@ -12,6 +12,8 @@ from dsr_export.errors import ExportError
 
 WHEN = "when"
 KNOWN = ("cpus", "gpus", "memory", "accelerator", "custom")
+LEAST = 0.001  # what Ray tells apart
+_RAYS_OWN = ("CPU", "GPU", "memory", "object_store_memory")
 _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _MEMORY = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,3})?)\s?(KB|MB|GB|TB)", re.ASCII)
 
@@ -50,15 +52,21 @@ def _value(path: Path, name: str, value: Any) -> Any:
     if name == "custom":
         if not isinstance(value, dict):
             raise ExportError(f"{path}: 'custom' is no table", hint="custom = { jetson = 1 }")
-        return {str(key): _count(path, str(key), each) for key, each in value.items()}
+        return {_custom(path, str(key)): _count(path, str(key), each) for key, each in value.items()}
     return _count(path, name, value)
+
+
+def _custom(path: Path, name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_.-]{0,60}", name) or name in _RAYS_OWN:
+        raise ExportError(f"{path}: {name[:40]!r} is no name of a custom resource", hint="custom = { jetson = 1 }")
+    return name
 
 
 def _count(path: Path, name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1e6:
         raise ExportError(f"{path}: '{name[:40]}' of resources is no number from 0", hint="cpus = 4")
-    if value > 1 and value != int(value):
-        raise ExportError(f"{path}: '{name[:40]}' is {value}", hint="above 1 give whole ones")
+    if (value > 1 and value != int(value)) or 0 < value < LEAST:
+        raise ExportError(f"{path}: '{name[:40]}' is {value}", hint=f"give whole ones, or {LEAST} to 1")
     return value
 
 

@@ -42,6 +42,12 @@ def test_a_job_whose_worker_is_killed_is_run_again_and_then_kept(cluster: Cluste
     assert not killed.is_running()
     cluster.storage.get_folder(done.files, tmp_path / "home.dsr")
     assert (tmp_path / "home.dsr" / "model.onnx").stat().st_size > 1000
+    for path in (tmp_path / "storage" / "objects").rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"damaged")
+    taken = cluster.brought(job, Resources(), lambda made: cluster.storage.get_folder(made.files, tmp_path / "new.dsr"))
+    assert taken.files.keys() == done.files.keys() and (tmp_path / "new.dsr" / "model.onnx").is_file()
+    done = taken
     again = cluster.run(replace(job, words=("no", "such", "command")), Resources())  # its record is what counts
     assert again == done
     with pytest.raises(ExportError, match=r"no machine of the cluster has CPU 1, GPU 1") as caught:

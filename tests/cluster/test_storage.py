@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dsr_export.cluster.storage import Storage
+from dsr_export.cluster.storage import Damaged, Storage
 from dsr_export.errors import ExportError
 
 
@@ -44,6 +44,21 @@ def test_a_damaged_object_is_named_and_replaces_nothing(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="is damaged"):
         storage.get_folder({"a": digest}, back)
     assert [path.name for path in back.iterdir()] == ["old"]
+    with pytest.raises(Damaged, match="is missing"):  # else it could never be written again
+        storage.get_folder({"a": digest}, back)
+    storage.put(tmp_path / "a")
+    storage.get_folder({"a": digest}, back)
+    assert (back / "a").read_bytes() == b"right"
+
+
+def test_a_path_means_the_same_in_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("relative", "a::b"):
+        Storage(name).put_record("r", {"x": 1})
+        assert (tmp_path / name / "records" / "r.json").is_file()
+    shared = Storage("relative").url
+    monkeypatch.chdir("/")
+    assert Storage(shared).record("r") == {"x": 1}
 
 
 def test_a_record_that_names_a_file_elsewhere_is_refused(tmp_path: Path) -> None:

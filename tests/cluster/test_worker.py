@@ -12,6 +12,7 @@ from dsr_export.cluster import commands, worker
 from dsr_export.cluster.commands import Ended
 from dsr_export.cluster.storage import Storage
 from dsr_export.cluster.worker import Job, finished, run_job, seen
+from dsr_export.storage.made_with import source_digest
 from dsr_export.version import __version__
 
 
@@ -45,6 +46,7 @@ def test_what_is_made_is_in_the_storage_and_not_made_again(
     monkeypatch.setattr(worker, "run_command", program)
     done = run_job(_job(tmp_path), url)
     assert (done.exit_code, list(done.files)) == (exit_code, ["file"])
+    assert done.seconds >= 0
     assert run_job(_job(tmp_path), url) == done == finished(Storage(url), "r/1")
     assert len(program.calls) == 1
 
@@ -90,10 +92,11 @@ def test_a_probe_says_what_the_machine_reads(tmp_path: Path) -> None:
     Storage(str(tmp_path / "s")).put_record("probes/1", {"token": "probes/1"})
     assert seen(str(tmp_path / "s"), "probes/1")["record"] == {"token": "probes/1"}
     assert seen(str(tmp_path / "other"), "probes/1")["record"] is None
-    assert seen(str(tmp_path / "s"), "probes/1")["version"] == __version__
+    assert seen(str(tmp_path / "s"), "probes/1")["version"] == [__version__, source_digest()]
 
 
 def test_the_reason_of_a_failure_is_the_last_error() -> None:
     assert commands.last_error(Ended(1, "", "error: a\nhint: b\nerror: c\n")) == "c"
+    assert commands.last_error(Ended(2, "", "Usage: x\n\nError: No such option\n")) == "No such option"
     assert "SIGKILL" in commands.last_error(Ended(-9, "", ""))
     assert "exit code 2" in commands.last_error(Ended(2, "", "Usage: ..."))

@@ -34,7 +34,8 @@ PARTS = parts_of(64)
 )
 def test_a_share_is_the_command_in_one_process(spreading: list[str]) -> None:
     words = ("evaluate", "a.dsr", *spreading, "--count", "64")
-    assert share_words(words, Share(2, 3)) == ("evaluate", "a.dsr", "--count", "64", "--json", "--shard", "2/3")
+    wanted = ("evaluate", "--json", "--shard", "2/3", "a.dsr", "--count", "64")
+    assert share_words(words, Share(2, 3)) == wanted
 
 
 def _measured(cache: StageCache, share: Share) -> list[str]:
@@ -50,8 +51,9 @@ def test_only_shares_that_lack_parts_are_measured(tmp_path: Path, monkeypatch: p
     cache, called = StageCache(tmp_path), list[str]()
 
     def run(words: Sequence[str], log: Path) -> Ended:
-        called.append(words[-1])
-        index, _, of = words[-1].partition("/")
+        share = words[words.index("--shard") + 1]
+        called.append(share)
+        index, _, of = share.partition("/")
         return Ended(0, json.dumps({"stages": _measured(cache, Share(int(index), int(of)))}), "")
 
     monkeypatch.setattr(shares, "run_command", run)
@@ -76,9 +78,14 @@ class _Cluster:
     def __init__(self, folder: Path, key: dict[str, Any]) -> None:
         self.storage, self.cache, self.key = Storage(str(folder / "s")), StageCache(folder / "worker"), key
 
-    def run(self, job: Any, needs: Any) -> Done:
+    def brought(self, job: Any, needs: Any, take: Any) -> Done:
+        take(done := self.run(job))
+        return done
+
+    def run(self, job: Any) -> Done:
         files = {}
-        for part in Share.parse(job.words[-1], option="--shard").taken(PARTS):
+        share = job.words[job.words.index("--shard") + 1]
+        for part in Share.parse(share, option="--shard").taken(PARTS):
             stage = self.cache.run(
                 STAGE, part_key(self.key, part), lambda folder: (folder / "part.npz").write_bytes(b"x")
             )  # type: ignore[arg-type, return-value]

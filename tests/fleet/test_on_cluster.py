@@ -31,7 +31,11 @@ class _Cluster:
         self.storage, self.bundle, self.error = Storage(str(folder / "storage")), bundle, error
         self.jobs: list[Any] = []
 
-    def run(self, job: Any, needs: Any) -> Done:
+    def brought(self, job: Any, needs: Any, take: Any) -> Done:
+        take(done := self.run(job))
+        return done
+
+    def run(self, job: Any) -> Done:
         self.jobs.append(job)
         if self.error is not None:
             raise self.error
@@ -40,7 +44,7 @@ class _Cluster:
 
 
 def _built(folder: Path, cluster: _Cluster) -> Any:
-    builder = ClusterBuilder(cluster, run_name(folder), "/where")  # type: ignore[arg-type]
+    builder = ClusterBuilder(cluster, run_name(folder, resume=True), "/where")  # type: ignore[arg-type]
     cells = [Cell("good", {"model": "digits"})]
     return build_cells(cells, folder, resume=True, jobs=1, shown=Silent(), build=builder)[0]
 
@@ -56,11 +60,16 @@ def test_a_bundle_comes_home_whole(denoiser_bundle: Path, tmp_path: Path) -> Non
 
 
 def test_a_run_has_one_name_and_another_command_another_record(denoiser_bundle: Path, tmp_path: Path) -> None:
-    assert run_name(tmp_path) == run_name(tmp_path) != run_name(tmp_path / "other")
+    first = run_name(tmp_path, resume=True)
+    assert first == run_name(tmp_path, resume=True) != run_name(tmp_path / "other", resume=True)
+    assert run_name(tmp_path, resume=False) != first  # nothing of an earlier run is brought home
     cluster = _Cluster(tmp_path, denoiser_bundle)
     builder = ClusterBuilder(cluster, "run", "/where")  # type: ignore[arg-type]
     for words in (["build", "a"], ["build", "b"], ["build", "a"]):
         builder(Cell("c", {}), [*words, "--out", str(tmp_path / "x.dsr")], tmp_path / "log")
+    builder = ClusterBuilder(cluster, "run", "/where", {"c": "another model"})  # type: ignore[arg-type]
+    builder(Cell("c", {}), ["build", "a", "--out", str(tmp_path / "x.dsr")], tmp_path / "log")
+    assert cluster.jobs.pop().record != cluster.jobs[0].record
     first, second, third = (job.record for job in cluster.jobs)
     assert first == third != second and first.startswith("run/")
 

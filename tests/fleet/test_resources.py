@@ -42,6 +42,11 @@ def test_tables_are_for_the_cells_that_they_name_and_later_ones_win(tmp_path: Pa
         ("[[resources]]\ncpus = true", "no number from 0"),
         ("[[resources]]\naccelerator = 4", "'accelerator' is no name"),
         ("[[resources]]\ncustom = 4", "'custom' is no table"),
+        ("[[resources]]\ncustom = { CPU = 1 }", "'CPU' is no name of a custom resource"),
+        ('[[resources]]\ncustom = { "" = 1 }', "'' is no name of a custom resource"),
+        ("[[resources]]\ncpus = 0.00001", "'cpus' is 1e-05"),
+        ('[[resources]]\nwhen = { precison = "fp16" }', "no cell has the option 'precison'"),
+        ('[[options]]\nwhen = { modle = "digits" }', "no cell has the option 'modle'"),
         ("[[resources]]\nwhen = 4", "'when' is no table"),
     ],
 )

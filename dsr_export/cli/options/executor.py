@@ -25,7 +25,9 @@ def executor_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
     for option in (
         click.option(
-            "--storage", metavar="URL", help="Ray: a path or fsspec URL that all machines share. [default: in --out]"
+            "--storage",
+            metavar="URL",
+            help="Ray: a path or fsspec URL that all machines share. [default: in --out, or in the cache]",
         ),
         click.option("--address", metavar="HOST:PORT", help="Ray: a running cluster. [default: one on this machine]"),
         click.option(
