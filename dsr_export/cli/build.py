@@ -103,7 +103,8 @@ def command(context: click.Context, /, as_json: bool, fleet: FleetRequest | None
     from dsr_export.progress import reporter
 
     if fleet is not None:
-        if given["int8"].share is not None:
+        calibrated: Int8Options = given["int8"]
+        if calibrated.share is not None:
             raise click.UsageError(f"--calibration-only does not go with --matrix: {_NO_CELL}")
         show_fleet(context, fleet, given["out"], as_json=as_json, shown=reporter())
         return

@@ -30,6 +30,7 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
         yield made
 
 
+@pytest.mark.slow
 def test_a_job_whose_worker_is_killed_is_run_again_and_then_kept(cluster: Cluster, tmp_path: Path) -> None:
     job = Job(words=("build", *TINY), folder=str(tmp_path), record="run/one", kept="folder")
     found: list[Any] = []

@@ -74,7 +74,8 @@ def test_the_leading_process_works_first() -> None:
     assert order == ["work 0", "told", "told", "work 1"]
 
 
-@pytest.mark.parametrize("starts", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("starts", [1, 2])
 def test_two_processes_come_to_what_one_alone_comes_to(starts: int, tmp_path: Path) -> None:
     """But for rounding: slopes are added up in another order. A second start finds what was trained."""
     request, asked = base(tmp_path), options(tmp_path, BOTH, data=str(latents(tmp_path)))
