@@ -93,7 +93,7 @@ class Cluster:
         try:
             found = self._ray.get(asked, timeout=4 * ANSWERS_WITHIN)
         except self._ray.exceptions.GetTimeoutError as error:
-            raise ExportError(f"the worker {where} does not answer", hint="see its log in /tmp/ray") from error
+            raise ExportError(f"the worker {where} does not answer", hint="`ray status` shows what it does") from error
         except self._ray.exceptions.RayError as error:
             cause = getattr(error, "cause", None)
             said = cause.message if isinstance(cause, ExportError) else str(cause or error).strip().splitlines()[-1]
