@@ -9,7 +9,7 @@ import click
 
 from dsr_export.cli.exit_codes import exit_unless
 from dsr_export.cli.options.arguments import argument_options
-from dsr_export.cli.options.executor import executor_options
+from dsr_export.cli.options.executor import MOST_JOBS, executor_options
 from dsr_export.cli.options.named_paths import Limits, NamedPath
 from dsr_export.cli.options.pairs import each_once
 from dsr_export.cli.options.runtime import runtime_option
@@ -21,7 +21,7 @@ from dsr_export.limits import MOST_SEED, MOST_STEPS
 if TYPE_CHECKING:
     from dsr_export.evaluation.shares import Shares
 
-MOST_PICTURES, MOST_JOBS = 1_000_000, 256
+MOST_PICTURES = 1_000_000
 
 
 @click.command("evaluate", cls=Command)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,9 @@ from dsr_export.errors import ExportError
 from dsr_export.storage.atomic import atomic_file
 from dsr_export.storage.canonical import parse_sealed, sealed_bytes
 from dsr_export.storage.disk import remove_tree, write_error
+from dsr_export.storage.leftovers import undone
+from graphs.digests import files_digest
 
-CHUNK = 8 << 20  # bytes
 OBJECTS, RECORDS = "objects", "records"
 _AGAIN = "run the same command again: it is made again"
 
@@ -47,7 +48,7 @@ class Storage:
 
     def put(self, path: Path) -> str:
         """Its sha256, once it is there."""
-        digest = _sha256(path)
+        digest = files_digest([path])
         if not self._exists(self._object(digest)):
             self._written(self._object(digest), path)
         return digest
@@ -70,7 +71,7 @@ class Storage:
             self._files.get_file(self._object(digest), str(path))
         except FileNotFoundError as error:
             raise Damaged(f"{self.url}: {digest[:16]}... is missing", hint=_AGAIN) from error
-        if _sha256(path) != digest:
+        if files_digest([path]) != digest:
             self._files.rm_file(self._object(digest))  # else it would never be written again
             raise Damaged(f"{self.url}: {digest[:16]}... is damaged", hint=_AGAIN)
 
@@ -79,26 +80,28 @@ class Storage:
 
         Raises Damaged once every file was tried: those that are not what they were are gone from the storage then.
         """
-        damaged: list[Damaged] = []
         aside = folder.with_name(f".{folder.name[:60]}.{secrets.token_hex(4)}.tmp")
-        try:
-            for name, digest in files.items():
-                place = aside / name
-                if not place.resolve().is_relative_to(aside.resolve()):
-                    raise ExportError(f"{self.url}: a record names the file {name!r}", hint="remove the storage")
-                place.parent.mkdir(parents=True, exist_ok=True)
-                try:
-                    self.get(digest, place)
-                except Damaged as error:
-                    damaged.append(error)
-            if damaged:
-                raise damaged[0]
-            remove_tree(folder)
-            aside.rename(folder)
-        except OSError as error:
-            raise write_error(error, folder, hint="check the folder and its space") from error
-        finally:
-            remove_tree(aside)
+        with undone(partial(remove_tree, aside)):
+            try:
+                self._get_files(files, aside)
+                remove_tree(folder)
+                aside.rename(folder)
+            except OSError as error:
+                raise write_error(error, folder, hint="check the folder and its space") from error
+
+    def _get_files(self, files: Mapping[str, str], folder: Path) -> None:
+        damaged: list[Damaged] = []
+        for name, digest in files.items():
+            place = folder / name
+            if not place.resolve().is_relative_to(folder.resolve()):
+                raise ExportError(f"{self.url}: a record names the file {name!r}", hint="remove the storage")
+            place.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                self.get(digest, place)
+            except Damaged as error:
+                damaged.append(error)
+        if damaged:
+            raise damaged[0]
 
     def put_record(self, name: str, value: Mapping[str, Any]) -> None:
         """`name` is a path of plain words; an earlier record is replaced."""
@@ -157,11 +160,3 @@ class Storage:
 
     def _unwritable(self, error: OSError) -> ExportError:
         return ExportError(f"can't write to the storage {self.url}: {error}", hint="check its space and its rights")
-
-
-def _sha256(path: Path) -> str:
-    found = hashlib.sha256()
-    with path.open("rb") as stream:
-        while chunk := stream.read(CHUNK):
-            found.update(chunk)
-    return found.hexdigest()

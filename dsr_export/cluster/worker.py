@@ -97,7 +97,10 @@ def run_job(job: Job, url: str) -> Done:
 def finished(storage: Storage, record: str) -> Done | None:
     """What a job with this record came to; None where it is to be run."""
     found = storage.record(record)
-    return None if found is None else Done(**found)
+    try:
+        return None if found is None else Done(**found)
+    except TypeError:  # a record of another version
+        return None
 
 
 def seen(url: str, record: str) -> dict[str, Any]:

@@ -94,7 +94,7 @@ def named_devices(names: Sequence[str]) -> dict[str, Device]:
     for name in names:
         if name not in DEVICES:
             raise ExportError(
-                f"there is no data of a device '{name}'",
+                f"there is no data of a device '{name}'" if name else "a device's name is empty",
                 hint=did_you_mean(name, DEVICES) or "choose from " + ", ".join(DEVICES),
             )
     return {name: DEVICES[name] for name in names}

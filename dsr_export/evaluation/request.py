@@ -10,7 +10,7 @@ from dsr_export.bundle.reader import Bundle
 from dsr_export.bundle.signature_file import PublicKey
 from dsr_export.config import ModelRequest
 from dsr_export.declarations.share import Share
-from dsr_export.engine_schedule.devices import DEVICES, named_devices
+from dsr_export.engine_schedule.devices import named_devices
 from dsr_export.errors import ExportError
 from dsr_export.evaluation.drawers import Drawn
 from dsr_export.evaluation.evaluate import DIGITS, Asked
@@ -74,8 +74,6 @@ def compared_methods(
     if given["metrics"] is None and model not in DIGITS:
         raise ExportError(f"which figures of {model} are wanted is not said", hint=f"--metrics {','.join(METRICS)}")
     devices = [] if given["roofline"] is None else [each.strip() for each in given["roofline"].split(",")]
-    if devices and not all(devices):
-        raise ExportError(f"--roofline {given['roofline']!r} has an empty name", hint=", ".join(DEVICES))
     named_devices(devices)  # before anything is drawn
     asked = Asked(
         count=given["count"],

@@ -12,7 +12,17 @@ from typing import Any
 from dsr_export.cluster.commands import Ended, last_error, run_command
 from dsr_export.errors import ExportError
 from dsr_export.fleet.matrix import Cell
-from dsr_export.fleet.receipts import BUNDLES, FOLDER, LOGS, VERDICTS, Receipt, figures, finished, read_receipt
+from dsr_export.fleet.receipts import (
+    BUNDLES,
+    FOLDER,
+    LOGS,
+    VERDICTS,
+    Receipt,
+    figures,
+    finished,
+    read_receipt,
+    receipt_path,
+)
 from dsr_export.progress import Reporter
 from dsr_export.storage.locks import exclusive
 
@@ -46,7 +56,8 @@ def build_cells(
         with shown.stage("cells") as bar, ThreadPoolExecutor(jobs) as workers:
 
             def one(cell: Cell) -> Receipt:
-                receipt = _receipt(cell, out, (sources or {}).get(cell.name), build or build_here)
+                with exclusive(receipt_path(out, cell.name)):  # a whole run, and a share of it
+                    receipt = _receipt(cell, out, (sources or {}).get(cell.name), build or build_here)
                 done.append(cell.name)
                 bar(len(done), len(cells))
                 shown.note(f"{cell.name}: {receipt.verdict}")

@@ -66,6 +66,11 @@ def test_a_folder_that_the_machine_lacks_is_an_error_of_the_job(tmp_path: Path) 
     assert done.exit_code == 1 and "has no folder" in done.log and str(tmp_path / "elsewhere") in done.log
 
 
+def test_a_record_of_another_version_is_none(tmp_path: Path) -> None:
+    Storage(str(tmp_path / "s")).put_record("r/1", {"exit_code": 0, "colour": "blue"})
+    assert finished(Storage(str(tmp_path / "s")), "r/1") is None
+
+
 def test_entries_of_the_cache_are_taken_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DSR_EXPORT_CACHE", str(tmp_path / "cache"))
     place = "evaluation-part/" + "a" * 64

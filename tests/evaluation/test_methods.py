@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -104,6 +105,13 @@ def test_what_a_declaration_says_beside_its_sites_is_kept(tmp_path: Path) -> Non
     assert [each.dsr.denoiser.replacement_sites for each in found] == [0, 1, 1, 1, 1]
 
 
+def _judged(file: Path) -> dict[str, tuple[Any, tuple[int, int]]]:
+    """Of each row of a table: what it declares, and how many registers and sites that are."""
+    model = declared_model(ModelRequest(model="rae-dit", random_weights=0, dsr=file, options=SIZES))
+    found = {name: load(each).dsr.denoiser for name, each in treated(model).items()}
+    return {name: (each, (each.registers, each.replacement_sites)) for name, each in found.items()}
+
+
 def test_registers_from_files_are_methods_of_their_own(tmp_path: Path) -> None:
     """Inserted ones are left out of what they are compared with."""
     rows = torch.randn(4, SIZES["hidden_size"])
@@ -113,9 +121,8 @@ def test_registers_from_files_are_methods_of_their_own(tmp_path: Path) -> None:
     file = tmp_path / "dsr.toml"
     site = 'choice = "gate"\nregisters = "site.safetensors"\n'
     file.write_text(DECLARED.replace("registers = 4", 'register_file = "r.safetensors"') + site)
-    model = declared_model(ModelRequest(model="rae-dit", random_weights=0, dsr=file, options=SIZES))
-    found = {name: load(each).dsr.denoiser for name, each in treated(model).items()}
-    assert {name: (each.registers, each.replacement_sites) for name, each in found.items()} == {
+    found = _judged(file)
+    assert {name: counts for name, (_, counts) in found.items()} == {
         "none": (0, 0),
         "mask": (0, 1),
         "clip": (0, 1),
@@ -125,9 +132,9 @@ def test_registers_from_files_are_methods_of_their_own(tmp_path: Path) -> None:
         "trained": (0, 1),
         "both": (4, 1),
     }
-    assert found["trained"].replace[0].choice == found["both"].replace[0].choice == "gate"
-    nearest = found["nearest"].replace[0]  # of the same file: the model has no registers of its own
-    assert (nearest.choice, nearest.registers) == ("nearest", found["trained"].replace[0].registers)
+    assert found["trained"][0].replace[0].choice == found["both"][0].replace[0].choice == "gate"
+    nearest = found["nearest"][0].replace[0]  # of the same file: the model has no registers of its own
+    assert (nearest.choice, nearest.registers) == ("nearest", found["trained"][0].replace[0].registers)
 
 
 def test_sites_that_use_the_inserted_registers_are_judged_with_them(tmp_path: Path) -> None:
@@ -135,9 +142,8 @@ def test_sites_that_use_the_inserted_registers_are_judged_with_them(tmp_path: Pa
     save_file({"registers": torch.randn(4, SIZES["hidden_size"])}, tmp_path / "r.safetensors")
     file = tmp_path / "dsr.toml"
     file.write_text(DECLARED.replace("registers = 4", 'register_file = "r.safetensors"') + 'choice = "nearest"\n')
-    model = declared_model(ModelRequest(model="rae-dit", random_weights=0, dsr=file, options=SIZES))
-    found = {name: load(each).dsr.denoiser for name, each in treated(model).items()}
-    assert {name: (each.registers, each.replacement_sites) for name, each in found.items()} == {
+    found = _judged(file)
+    assert {name: counts for name, (_, counts) in found.items()} == {
         "none": (0, 0),
         "mask": (0, 1),
         "clip": (0, 1),
@@ -168,7 +174,7 @@ def test_files_that_a_declaration_names_are_never_written(option: str, cli: Cli,
         (("digits", "--decoder", "x.dsr"), "--decoder goes with --methods"),
         (("digits", "--roofline", "l4"), "--roofline goes with --methods"),
         (("digits-outliers", "--methods", "--roofline", "rtx4091"), "there is no data of a device 'rtx4091'"),
-        (("digits-outliers", "--methods", "--roofline", "l4,"), "has an empty name"),
+        (("digits-outliers", "--methods", "--roofline", "l4,"), "a device's name is empty"),
         (("digits", "--methods", "--metrics", "psnr"), "PSNR, dB does not go with --methods"),
         (
             ("dit-s-8", "--methods", "--metrics", "fid", "--random-weights", "0"),

@@ -102,6 +102,14 @@ def test_two_drivers_on_one_folder_are_one_too_many(denoiser_bundle: Path, tmp_p
             build_cells(CELLS[:1], tmp_path / "out", share="share-1-of-2", **told)
 
 
+def test_a_whole_run_and_a_share_do_not_build_one_cell_at_once(denoiser_bundle: Path, tmp_path: Path) -> None:
+    """The later one ends, and leaves no receipt of its own over the other's bundle."""
+    out, builder = tmp_path / "out", Builder(denoiser_bundle)
+    with exclusive(receipt_path(out, "good")), pytest.raises(ExportError, match="another build is writing"):
+        _built(out, builder)
+    assert "good" not in builder.called and read_receipt(out, "good") is None
+
+
 def test_a_file_that_is_no_receipt_is_named(denoiser_bundle: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     _built(out, Builder(denoiser_bundle))

@@ -11,6 +11,7 @@ import click
 from dsr_export.cluster.request import EXECUTORS, ExecutorRequest
 
 NAMES = ("executor", "address", "storage")
+MOST_JOBS = 256
 
 
 def executor_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from dsr_export.cli.options.executor import NAMES, executor_options
+from dsr_export.cli.options.executor import MOST_JOBS, NAMES, executor_options
 from dsr_export.cli.process.streams import answer, answer_json
 from dsr_export.cluster.request import ExecutorRequest
 from dsr_export.fleet.request import FleetRequest
@@ -19,7 +19,6 @@ from dsr_export.fleet.request import FleetRequest
 if TYPE_CHECKING:
     from dsr_export.progress import Reporter
 
-MOST_JOBS = 256
 BESIDE = ("matrix", "resume", "cell", "jobs", "html", "markdown", "out", "as_json", *NAMES)
 """Options that go with `--matrix`; all others belong into its file."""
 
