@@ -134,9 +134,9 @@ def norm_term(seen: Mapping[str, Sequence[Tensor]], sites: Mapping[str, Recursiv
     for name, tokens in seen.items():
         site = sites[name]
         for each in tokens:
-            counted = torch.ones(each.shape[1], dtype=torch.bool, device=each.device)
+            counted = torch.ones(each.shape[1], dtype=torch.bool)
             counted[site.exclude] = False
-            norms = each.float().norm(dim=-1)[:, counted]
+            norms = each.float().norm(dim=-1).index_select(1, counted.nonzero().flatten().to(each.device))
             limit = outlier_limit(norms.detach(), site.rule, site.threshold)
             median = norms.detach().median(dim=1, keepdim=True).values.clamp(min=1e-12)
             parts.append(((norms - limit) / median).clamp(min=0).mean())
