@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import re
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,7 +17,7 @@ from dsr_export.backends.opening import runs_here
 from dsr_export.building.part_configs import part_configs
 from dsr_export.bundle.destination import LONGEST_NAME, absolute, parts_folder
 from dsr_export.bundle.reader import Bundle
-from dsr_export.config import ExportConfig
+from dsr_export.config import ExportConfig, ModelRequest
 from dsr_export.drawing.chain import open_components
 from dsr_export.peak_memory import PeakMemory
 from dsr_export.pipelines.folder import TRANSFORMER
@@ -42,7 +42,8 @@ R = TypeVar("R", bound=Result)
 class Build:
     """Options of one build and what is derived from them. `log` and `used` grow by one entry per stage.
 
-    `parts` are the bundles of a pipeline's other models, while they are there.
+    `parts` are the bundles of a pipeline's other models, while they are there. `known` is what files were found to
+    hold, by what names them: builds that share it read each once.
     """
 
     config: ExportConfig
@@ -50,6 +51,7 @@ class Build:
     parts: Mapping[str, Bundle] = field(default_factory=dict)
     log: list[StageTime] = field(default_factory=list)
     used: list[CachedStage] = field(default_factory=list)
+    known: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
     def name(self) -> str:
@@ -133,7 +135,10 @@ class Build:
             return {}
         folder, targets = parts_folder(absolute(self.out)), tuple(each.name for each in self.targets)
         configs = part_configs(self.config, tuple(self.plan.parts), targets)
-        return {role: Build(replace(each, out=folder / f"{role}.dsr"), self.reporter) for role, each in configs.items()}
+        return {
+            role: Build(replace(each, out=folder / f"{role}.dsr"), self.reporter, known=self.known)
+            for role, each in configs.items()
+        }
 
     @cached_property
     def model(self) -> ModelAtHand:
@@ -145,21 +150,36 @@ class Build:
         return PRECISIONS[self.config.precision].quantized
 
     @cached_property
+    def reads(self) -> dict[str, Any]:
+        """JSON values that stand for everything the build reads: files and folders by content, wherever they lie."""
+        config, plan = self.config, self.plan
+        model = [*(getattr(config, each.name) for each in fields(ModelRequest)), config.parts]
+        return {
+            "subject": self._once(["subject", model], lambda: self.model.stage_key()),
+            "components": self._once(["components", config.components], self._component_digests),
+            "int8": self._once(["int8", config.int8], config.int8.stage_key) if self.is_quantized else None,
+            "pipeline": None if plan is None else self._once(["pipeline", model], plan.key),
+            "parts": {role: part.reads for role, part in self.part_builds.items()},
+        }
+
+    def _once(self, named: list[Any], read: Callable[[], Any]) -> Any:
+        if (name := repr(named)) not in self.known:
+            self.known[name] = read()
+        return self.known[name]
+
+    def _component_digests(self) -> dict[str, str]:
+        return {role: component.manifest.digest for role, component in self.given_components.items()}
+
+    @cached_property
     def key(self) -> str:
         """Digest of everything the bundle depends on; equal keys mean that there is nothing to do."""
-        files = dict.fromkeys(
-            ("checkpoint", "config_file", "dsr", "loras", "model_dir", "out")
-        )  # the subject's key has them
-        inside = {role: component.manifest.digest for role, component in self.given_components.items()}
-        inside |= {role: part.key for role, part in self.part_builds.items()}
-        options = dataclasses.asdict(self.config) | files | {"force": False, "components": inside}
-        options["int8"] = self.config.int8.stage_key() if self.is_quantized else None
+        read = ("checkpoint", "config_file", "dsr", "loras", "model_dir", "components", "int8")
+        options = dataclasses.asdict(self.config) | dict.fromkeys((*read, "out")) | {"force": False}
         targets = [each.name for each in self.targets]
         checked = [*(each.name for each in self.runnable_targets), *(["onnxruntime-cuda"] if self.checks_cuda else [])]
-        fields = {"options": options, "targets": [targets, checked], "subject": self.model.stage_key(), **self._tools}
-        if self.plan is not None:
-            fields["pipeline"] = self.plan.key()
-        return canonical_digest(stage_key(fields))
+        parts = {role: part.key for role, part in self.part_builds.items()}
+        asked = {"options": options, "targets": [targets, checked], "reads": self.reads, "parts": parts}
+        return canonical_digest(stage_key({**asked, **self._tools}))
 
     @cached_property
     def _tools(self) -> dict[str, Any]:

@@ -43,8 +43,8 @@ def build_cells(
 ) -> list[Receipt]:
     """A receipt for each cell, in their order; bundles, receipts and logs go into folders of `out`.
 
-    `sources` are what identifies the models, by cell: one that changed is built again. `share` names those cells where
-    they are not all: others may be built into `out` at the same time.
+    `sources` are what identifies all that is read, by cell (`check_cells`): where it changed, the cell is built again.
+    `share` names those cells where they are not all: others may be built into `out` at the same time.
 
     Raises:
         ExportError: another process builds into `out`, it holds receipts and `resume` is not asked for, or it cannot

@@ -1,38 +1,53 @@
-"""A matrix is checked as a whole before anything starts: options, precisions, targets and models of every cell."""
+"""A matrix is checked as a whole before anything starts: options, precisions, targets and files of every cell."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import fields
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import click
 
-from dsr_export.config import ExportConfig, ModelRequest
+from dsr_export.building.build import Build
+from dsr_export.config import ExportConfig
 from dsr_export.errors import ExportError
 from dsr_export.fleet.matrix import Cell
-from dsr_export.sources import find_source
+from dsr_export.progress import Silent
+from dsr_export.stages.stage import stage_key
 from dsr_export.storage.canonical import canonical_digest
 from graphs.targets import target
 
 
-def check_cells(cells: Sequence[Cell]) -> dict[str, str]:
-    """What identifies the model of each cell, by the cell's name: its weights and options.
+def cell_configs(cells: Sequence[Cell]) -> dict[str, ExportConfig]:
+    """What each cell asks `build` for, by the cell's name. ExportError, naming the cell, for what `build` has not."""
+    found: dict[str, ExportConfig] = {}
+    for cell in cells:
+        with _named(cell.name):
+            found[cell.name] = config = cell_config(cell)
+            for name in config.targets:
+                target(name)
+    return found
+
+
+def check_cells(configs: Mapping[str, ExportConfig]) -> dict[str, str]:
+    """By the cell's name: what identifies everything that it reads, by content. A file of many cells is read once.
 
     Raises ExportError, naming the cell, for what `build` would refuse before it loads a model.
     """
-    known: dict[str, str] = {}
+    known: dict[str, Any] = {}
     found: dict[str, str] = {}
-    for cell in cells:
-        try:
-            config = cell_config(cell)
-            for name in config.targets:
-                target(name)
-            if (model := _model(config)) not in known:
-                known[model] = canonical_digest(find_source(config).key())  # reads every file of the model
-            found[cell.name] = known[model]
-        except ExportError as error:
-            raise ExportError(f"cell {cell.name}: {error.message}", hint=error.hint) from error
+    for name, config in configs.items():
+        with _named(name):
+            found[name] = canonical_digest(stage_key(Build(config, Silent(), known=known).reads))
     return found
+
+
+@contextmanager
+def _named(cell: str) -> Iterator[None]:
+    try:
+        yield
+    except ExportError as error:
+        raise ExportError(f"cell {cell}: {error.message}", hint=error.hint) from error
 
 
 def cell_config(cell: Cell) -> ExportConfig:
@@ -47,8 +62,3 @@ def cell_config(cell: Cell) -> ExportConfig:
         raise ExportError(error.format_message(), hint="see `dsr-export build --help`") from error
     assert wanted.config is not None  # the command has been called
     return wanted.config
-
-
-def _model(config: ExportConfig) -> str:
-    """What tells models apart: the fields of a request."""
-    return repr({each.name: getattr(config, each.name) for each in fields(ModelRequest)})

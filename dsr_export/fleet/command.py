@@ -9,7 +9,7 @@ from typing import Any
 
 from dsr_export.declarations.share import Share
 from dsr_export.fleet.building import Build, build_cells, check_fresh
-from dsr_export.fleet.checking import check_cells
+from dsr_export.fleet.checking import cell_configs, check_cells
 from dsr_export.fleet.matrix import read_matrix
 from dsr_export.fleet.receipts import Receipt
 from dsr_export.fleet.request import FleetRequest
@@ -32,7 +32,7 @@ def built_fleet(request: FleetRequest, shown: Reporter) -> list[Receipt]:
     cells = read_matrix(request.matrix)
     share = None if request.cell is None else Share.parse(request.cell, option="--cell")
     with shown.stage("check"):
-        sources = check_cells(cells)
+        sources = check_cells(cell_configs(cells))
     chosen = cells if share is None else share.taken(cells)
     resume = request.resume or share is not None  # shares of one matrix go into one folder
     with ExitStack() as opened:

@@ -23,7 +23,7 @@ RUN = "run"
 @dataclass(frozen=True)
 class ClusterBuilder:
     """`run` is the name of this run of a matrix, `folder` what the paths of cells are relative to, and `sources` are
-    what identifies the models, by cell.
+    what identifies all that is read, by cell.
 
     What a worker finished in the same run is brought home, and not built again.
     """
@@ -35,7 +35,7 @@ class ClusterBuilder:
 
     def __call__(self, cell: Cell, command: Sequence[str], log: Path) -> Ended:
         words, place = _apart(command)
-        made_with = {"source": source_digest(), "tools": tool_versions(), "model": self.sources.get(cell.name)}
+        made_with = {"source": source_digest(), "tools": tool_versions(), "reads": self.sources.get(cell.name)}
         key = canonical_digest({"words": words, "folder": self.folder, **made_with})
         job = Job(words=words, folder=self.folder, record=f"{self.run}/{key}", kept="folder")
         try:

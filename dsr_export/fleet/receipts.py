@@ -23,9 +23,10 @@ VERDICTS: Mapping[int, Verdict] = {0: "passed", 3: "parity failed"}
 
 @dataclass(frozen=True, kw_only=True)
 class Receipt:
-    """`command` are the words behind `dsr-export`; `source` identifies the model; `digest` is the bundle's, if any.
+    """`command` are the words behind `dsr-export`; `source` identifies what the cell reads.
 
-    `snr_db` is the lowest of all comparisons; `launches` and `moved_bytes` are by engine, where its plan could be read.
+    `digest` is the bundle's, if any. `snr_db` is the lowest of all comparisons; `launches` and `moved_bytes` are by
+    engine, where its plan could be read.
     """
 
     cell: str
@@ -69,7 +70,7 @@ def read_receipt(out: Path, cell: str) -> Receipt | None:
 
 
 def finished(receipt: Receipt | None, cell: Cell, command: Sequence[str], source: str | None, out: Path) -> bool:
-    """Whether the cell need not be built again: it was, by this version, as asked, of the same model (`source`), and
+    """Whether the cell need not be built again: it was, by this version, as asked, of the same files (`source`), and
     its bundle is as it was left.
     """
     if receipt is None or receipt.verdict == "not built":

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsr_export.errors import ExportError
-from dsr_export.fleet.checking import cell_config, check_cells
+from dsr_export.fleet.checking import cell_config, cell_configs, check_cells
 from dsr_export.fleet.matrix import Cell, read_matrix
 
 FULL = """
@@ -45,7 +45,7 @@ def test_axes_are_multiplied_and_rows_taken_out_and_added(tmp_path: Path) -> Non
     ]
     assert cells[0].words == ["digits", "--batch", "1,2,2", "--precision", "fp16", "--target", "rtx"]
     assert cells[-1].words[-3:] == ["--random-weights", "0", "--fuse-step"]
-    check_cells(cells)
+    check_cells(cell_configs(cells))
     config = cell_config(cells[-1])
     assert (config.model, config.random_weights, config.fuse_step, config.batch.max) == ("rae-dit-s", 0, True, 2)
 
@@ -110,10 +110,10 @@ def test_what_is_no_matrix_is_refused(tmp_path: Path, text: str, message: str) -
 def test_cells_are_checked_before_anything_starts(tmp_path: Path, more: str, message: str) -> None:
     cells = _cells(tmp_path, f'[matrix]\nmodel = ["digits"]\n{more}\n')
     with pytest.raises(ExportError, match=rf"cell digits: .*{message}"):
-        check_cells(cells)
+        check_cells(cell_configs(cells))
 
 
 def test_a_model_that_does_not_exist_is_named(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="cell digitz") as caught:
-        check_cells(_cells(tmp_path, '[matrix]\nmodel = ["digits", "digitz"]'))
+        check_cells(cell_configs(_cells(tmp_path, '[matrix]\nmodel = ["digits", "digitz"]')))
     assert "digits" in str(caught.value.hint)
