@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dsr_export.declarations.dsr_file import read_dsr_file
+from dsr_export.config import ModelRequest
 from dsr_export.errors import ExportError
 from dsr_export.evaluation.junit import evaluation_junit
 from dsr_export.evaluation.method_table import methods_dict, methods_page
@@ -17,6 +17,7 @@ from dsr_export.evaluation.references import PYTORCH
 from dsr_export.evaluation.results import Evaluation
 from dsr_export.reports.plain_json import plain
 from dsr_export.reports.written_files import check_report_files, write_report
+from dsr_export.sources.request_files import request_files
 from dsr_export.storage.canonical import canonical_bytes
 
 
@@ -58,10 +59,10 @@ class EvaluationFiles:
 
 def _read(given: Mapping[str, Any]) -> dict[str, Path]:
     """What an evaluation reads beside its bundle, by option."""
-    paths = {f"--{name}": given[name] for name in ("data", "prompts", "decoder", "checkpoint", "dsr")}
+    request = ModelRequest(checkpoint=given["checkpoint"], dsr=given["dsr"], options=given["arguments"])
+    paths = {f"--{name}": given[name] for name in ("data", "prompts", "decoder")}
     if given["reference"] not in (None, PYTORCH):
         paths["--reference"] = Path(given["reference"])
     paths |= {f"--network {metric}": path for metric, path in given["networks"].items()}
-    if given["dsr"] is not None and given["dsr"].is_file():
-        paths |= {f"--dsr, which names {path.name},": path for path in read_dsr_file(given["dsr"]).named}
-    return {name: path for name, path in paths.items() if path is not None}
+    paths |= {f"--trust {path}": path for path in given["trust"]}
+    return {name: path for name, path in paths.items() if path is not None} | request_files(request)

@@ -153,14 +153,24 @@ def test_sites_that_use_the_inserted_registers_are_judged_with_them(tmp_path: Pa
 
 
 @pytest.mark.parametrize("option", ["--html", "-o"])
-def test_files_that_a_declaration_names_are_never_written(option: str, cli: Cli, tmp_path: Path) -> None:
-    rows = tmp_path / "r.safetensors"
-    save_file({"registers": torch.randn(4, 128)}, rows)
-    before = rows.read_bytes()
-    (tmp_path / "dsr.toml").write_text(f'[denoiser]\nkind = "diffusion"\nstart = 2\nregister_file = "{rows.name}"\n')
-    done = cli("evaluate", "digits-outliers", "--methods", "--dsr", tmp_path / "dsr.toml", option, rows)
+@pytest.mark.parametrize("written", ["r.safetensors", "in/r.safetensors", "dsr.toml", "link", "k.pem", "stats"])
+def test_files_that_an_evaluation_reads_are_never_written(option: str, written: str, cli: Cli, tmp_path: Path) -> None:
+    """Those that a declaration names too, though two of them share a name."""
+    (tmp_path / "in").mkdir()
+    for folder in (tmp_path, tmp_path / "in"):
+        save_file({"registers": torch.randn(4, 128)}, folder / "r.safetensors")
+    (tmp_path / "link").symlink_to("in/r.safetensors")
+    site = '[[denoiser.replace]]\nlayers = [1]\nrule = "median"\nthreshold = 4.0\nregisters = "in/r.safetensors"\n'
+    declared = '[denoiser]\nkind = "diffusion"\nstart = 2\nregister_file = "r.safetensors"\n'
+    (tmp_path / "dsr.toml").write_text(declared + site)
+    for name in ("k.pem", "stats"):
+        (tmp_path / name).write_text("read")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    read = ("--dsr", tmp_path / "dsr.toml", "--trust", tmp_path / "k.pem")
+    more = ("--option", f"latent_stats={tmp_path / 'stats'}")
+    done = cli("evaluate", "digits-outliers", "--methods", *read, *more, option, tmp_path / written)
     assert done.code == 1 and "which is left as it is" in done.err, done.err
-    assert rows.read_bytes() == before
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 @pytest.mark.parametrize(
