@@ -46,7 +46,8 @@ def check_report_files(asked: Mapping[str, Path], read: Mapping[str, Path]) -> N
     for name, path in asked.items():
         for what, source in read.items():
             if path.resolve().is_relative_to(source.resolve()):
-                raise ExportError(f"{name} {path} lies in {what}, which is left as it is", hint="write it elsewhere")
+                where = "is" if path.resolve() == source.resolve() else "lies in"
+                raise ExportError(f"{name} {path} {where} {what}, which is left as it is", hint="write it elsewhere")
         if path.is_dir() or not path.parent.is_dir():
             problem = "is a folder" if path.is_dir() else f"lies in {path.parent}, which is no folder"
             raise ExportError(f"{name} {path} {problem}", hint="give the path of a file in an existing folder")

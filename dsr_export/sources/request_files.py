@@ -38,15 +38,15 @@ def _of_model(request: ModelRequest) -> dict[str, Path]:
     if not request.model.lower().endswith(_FILES) or not path.is_file():
         return {}
     beside = external_files(read_foreign(path), path.parent) if path.suffix.lower() == ".onnx" else []
-    return {"MODEL": path, **{f"MODEL, which names {each},": each for each in beside}}
+    return {"MODEL": path, **{f"{each} of MODEL": each for each in beside}}
 
 
 def _named(request: ModelRequest) -> dict[str, Path]:
     """Files in the files of options: by their whole paths, as two may have one name in different folders."""
     found: dict[str, Path] = {}
     if request.dsr is not None and request.dsr.is_file():
-        found |= {f"--dsr, which names {path},": path for path in read_dsr_file(request.dsr).named}
+        found |= {f"{path} of --dsr": path for path in read_dsr_file(request.dsr).named}
     if request.config_file is not None and request.config_file.is_file():
         weights = read_released(request.config_file).checkpoint
-        found |= {} if weights is None else {f"--config, which names {weights},": weights}
+        found |= {} if weights is None else {f"{weights} of --config": weights}
     return found

@@ -111,7 +111,7 @@ def test_latents_go_through_the_bundles_decoder(pipeline_bundle: Path, denoiser_
         (("--random-weights", "1", "--reference", "pytorch"), "built from another weights"),
         (("--html", "no/such/page.html"), "no folder"),
         (("--data", "x", "--metrics", "is"), "--data is for distances"),
-        (("-o", "x", "--prompts", "x"), "--output x lies in --prompts"),
+        (("-o", "x", "--prompts", "x"), "--output x is --prompts"),
         (("--html", "x/y", "--network", "fid=x"), "--html x/y lies in --network fid"),
         (("--junit", "x/y", "--data", "x"), "--junit x/y lies in --data"),
         (("-o", "x/y", "--reference", "x"), "--output x/y lies in --reference"),
