@@ -22,7 +22,7 @@ def cell_configs(cells: Sequence[Cell]) -> dict[str, ExportConfig]:
     """What each cell asks `build` for, by the cell's name. ExportError, naming the cell, for what `build` has not."""
     found: dict[str, ExportConfig] = {}
     for cell in cells:
-        with _named(cell.name):
+        with of_cell(cell.name):
             found[cell.name] = config = cell_config(cell)
             for name in config.targets:
                 target(name)
@@ -37,13 +37,14 @@ def check_cells(configs: Mapping[str, ExportConfig]) -> dict[str, str]:
     known: dict[str, Any] = {}
     found: dict[str, str] = {}
     for name, config in configs.items():
-        with _named(name):
+        with of_cell(name):
             found[name] = canonical_digest(stage_key(Build(config, Silent(), known=known).reads))
     return found
 
 
 @contextmanager
-def _named(cell: str) -> Iterator[None]:
+def of_cell(cell: str) -> Iterator[None]:
+    """Errors within the block name the cell."""
     try:
         yield
     except ExportError as error:

@@ -10,12 +10,13 @@ from typing import Any
 from dsr_export.declarations.share import Share
 from dsr_export.fleet.building import Build, build_cells, check_fresh
 from dsr_export.fleet.checking import cell_configs, check_cells
+from dsr_export.fleet.files import check_files
 from dsr_export.fleet.matrix import read_matrix
 from dsr_export.fleet.receipts import Receipt
 from dsr_export.fleet.request import FleetRequest
 from dsr_export.fleet.summary import summary_markdown, summary_page
 from dsr_export.progress import Reporter
-from dsr_export.reports.written_files import ReportOutputs, write_report
+from dsr_export.reports.written_files import write_report
 
 OUT, STORAGE = Path("fleet"), "storage"
 MOST_AT_ONCE = 64  # tasks that wait for a place in the cluster
@@ -25,14 +26,17 @@ def built_fleet(request: FleetRequest, shown: Reporter) -> list[Receipt]:
     """Checks all cells, builds those of the share that is asked for, and writes the summaries.
 
     Raises:
-        ExportError: a cell that `build` would refuse before it loads a model, and as `build_cells`.
+        ExportError: a summary would be written over what is read; a cell that `build` would refuse before it loads a
+            model; and as `build_cells`.
     """
     out = request.out or OUT
-    ReportOutputs(html=request.html, markdown=request.markdown).check(out)
+    check_files(request, out, {})  # before a long matrix is read
     cells = read_matrix(request.matrix)
     share = None if request.cell is None else Share.parse(request.cell, option="--cell")
     with shown.stage("check"):
-        sources = check_cells(cell_configs(cells))
+        configs = cell_configs(cells)
+        check_files(request, out, configs)
+        sources = check_cells(configs)
     chosen = cells if share is None else share.taken(cells)
     resume = request.resume or share is not None  # shares of one matrix go into one folder
     with ExitStack() as opened:
