@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 from dsr_export.errors import ExportError
 from dsr_export.storage.atomic import atomic_file
 from dsr_export.storage.canonical import parse_sealed, sealed_bytes
-from dsr_export.storage.disk import remove_tree, write_error
+from dsr_export.storage.disk import is_disk_full, remove_tree, write_error
 from dsr_export.storage.leftovers import undone
 from graphs.digests import files_digest
 
@@ -49,7 +49,7 @@ class Storage:
     def put(self, path: Path) -> str:
         """Its sha256, once it is there."""
         digest = files_digest([path])
-        if not self._exists(self._object(digest)):
+        if not self._is_file(self._object(digest)):
             self._written(self._object(digest), path)
         return digest
 
@@ -60,20 +60,24 @@ class Storage:
 
     def get(self, digest: str, path: Path) -> None:
         """Writes it to `path`, if it is what it is said to be."""
-        try:
-            with atomic_file(path) as temporary:
-                self._fetch(digest, temporary)
-        except OSError as error:
-            raise self._unreadable(error) from error
+        with atomic_file(path) as temporary:
+            self._fetch(digest, temporary)
 
     def _fetch(self, digest: str, path: Path) -> None:
         try:
             self._files.get_file(self._object(digest), str(path))
         except FileNotFoundError as error:
             raise Damaged(f"{self.url}: {digest[:16]}... is missing", hint=_AGAIN) from error
-        if files_digest([path]) != digest:
-            self._files.rm_file(self._object(digest))  # else it would never be written again
-            raise Damaged(f"{self.url}: {digest[:16]}... is damaged", hint=_AGAIN)
+        except OSError as error:
+            if is_disk_full(error):
+                raise  # of this machine
+            if not self._is_folder(self._object(digest)):
+                raise self._unreadable(error) from error
+        if path.is_file() and files_digest([path]) == digest:
+            return
+        remove_tree(path)  # of an object that has become a folder, some file systems make one
+        self._remove(self._object(digest))  # else it would never be written again
+        raise Damaged(f"{self.url}: {digest[:16]}... is damaged", hint=_AGAIN)
 
     def get_folder(self, files: Mapping[str, str], folder: Path) -> None:
         """The inverse of `put_folder`, in place of what is at `folder`.
@@ -120,6 +124,8 @@ class Storage:
         except FileNotFoundError:
             return None
         except OSError as error:
+            if self._is_folder(place):
+                return None
             raise self._unreadable(error) from error
         with suppress(ExportError):
             return parse_sealed(data, where=place)
@@ -128,31 +134,45 @@ class Storage:
     def drop_record(self, name: str) -> None:
         """The next one who asks finds none."""
         with suppress(OSError):
-            self._files.rm_file(f"{self._root}/{RECORDS}/{name}.json")
+            self._files.rm(f"{self._root}/{RECORDS}/{name}.json", recursive=True)
 
     def _object(self, digest: str) -> str:
         return f"{self._root}/{OBJECTS}/{digest[:2]}/{digest}"
 
-    def _exists(self, place: str) -> bool:
+    def _is_file(self, place: str) -> bool:
         try:
-            return bool(self._files.exists(place))
+            return bool(self._files.isfile(place))
         except OSError as error:
             raise self._unreadable(error) from error
 
+    def _is_folder(self, place: str) -> bool:
+        with suppress(OSError):
+            return bool(self._files.isdir(place))
+        return False
+
+    def _remove(self, place: str) -> None:
+        """A file, or a folder in its place."""
+        try:
+            self._files.rm(place, recursive=True)
+        except OSError as error:
+            raise self._unwritable(error) from error
+
     def _written(self, place: str, path: Path) -> None:
         """Whole or not at all, where the storage can rename."""
-        temporary = f"{place}.{secrets.token_hex(4)}.tmp"
         try:
-            self._files.makedirs(place.rpartition("/")[0], exist_ok=True)
-            self._files.put_file(str(path), temporary)
-            self._files.mv(temporary, place)
+            self._moved(place, lambda temporary: self._files.put_file(str(path), temporary))
         except OSError as error:
             raise self._unwritable(error) from error
 
     def _put_bytes(self, place: str, data: bytes) -> None:
-        self._files.makedirs(place.rpartition("/")[0], exist_ok=True)
+        self._moved(place, lambda temporary: self._files.pipe_file(temporary, data))
+
+    def _moved(self, place: str, write: Callable[[str], None]) -> None:
         temporary = f"{place}.{secrets.token_hex(4)}.tmp"
-        self._files.pipe_file(temporary, data)
+        self._files.makedirs(place.rpartition("/")[0], exist_ok=True)
+        write(temporary)
+        if self._is_folder(place):  # else it would be moved into that
+            self._remove(place)
         self._files.mv(temporary, place)
 
     def _unreadable(self, error: OSError) -> ExportError:

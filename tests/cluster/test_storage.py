@@ -51,6 +51,24 @@ def test_a_damaged_object_is_named_and_replaces_nothing(tmp_path: Path) -> None:
     assert (back / "a").read_bytes() == b"right"
 
 
+def test_an_object_or_record_that_became_a_folder_is_made_again(storage: Storage, tmp_path: Path) -> None:
+    """By its name, not as a fault of where it is to be written."""
+    (tmp_path / "a").write_bytes(b"right")
+    digest, files = storage.put(tmp_path / "a"), storage._files
+    storage.put_record("run/one", {"exit_code": 0})
+    for place in (f"objects/{digest[:2]}/{digest}", "records/run/one.json"):
+        files.rm(f"{storage._root}/{place}")
+        files.pipe_file(f"{storage._root}/{place}/deep", b"x")
+    with pytest.raises(Damaged, match="is damaged"):
+        storage.get_folder({"a": digest}, tmp_path / "back")
+    assert storage.record("run/one") is None
+    assert not [path for path in tmp_path.rglob("*") if path.suffix == ".tmp" or path.name == "back"]
+    storage.put(tmp_path / "a")
+    storage.get_folder({"a": digest}, tmp_path / "back")
+    storage.put_record("run/one", {"exit_code": 3})
+    assert (tmp_path / "back" / "a").read_bytes() == b"right" and storage.record("run/one") == {"exit_code": 3}
+
+
 def test_a_path_means_the_same_in_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("relative", "a::b"):
