@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,7 @@ from dsr_export.errors import ExportError
 from dsr_export.storage.atomic import atomic_file
 from dsr_export.storage.canonical import parse_sealed, sealed_bytes
 from dsr_export.storage.disk import is_disk_full, remove_tree, write_error
-from dsr_export.storage.leftovers import undone
+from dsr_export.storage.leftovers import file_name, folder_beside, remove_leftovers
 from graphs.digests import files_digest
 
 OBJECTS, RECORDS = "objects", "records"
@@ -35,6 +33,7 @@ class Storage:
         self.url = url if "://" in url else Path(url).resolve().as_uri()
         try:
             from fsspec.core import url_to_fs
+            from fsspec.implementations.local import LocalFileSystem
 
             if "://" in url:
                 self._files, self._root = url_to_fs(url)
@@ -45,6 +44,7 @@ class Storage:
         except (ImportError, ValueError, OSError) as error:
             hint = "give a path that all machines share, or the URL of a storage with its package, such as s3fs"
             raise ExportError(f"there is no storage at {url}: {error}", hint=hint) from error
+        self._on_disk = isinstance(self._files, LocalFileSystem)
 
     def put(self, path: Path) -> str:
         """Its sha256, once it is there."""
@@ -84,14 +84,13 @@ class Storage:
 
         Raises Damaged once every file was tried: those that are not what they were are gone from the storage then.
         """
-        aside = folder.with_name(f".{folder.name[:60]}.{secrets.token_hex(4)}.tmp")
-        with undone(partial(remove_tree, aside)):
-            try:
+        try:
+            with folder_beside(folder) as aside:
                 self._get_files(files, aside)
                 remove_tree(folder)
                 aside.rename(folder)
-            except OSError as error:
-                raise write_error(error, folder, hint="check the folder and its space") from error
+        except OSError as error:
+            raise write_error(error, folder, hint="check the folder and its space") from error
 
     def _get_files(self, files: Mapping[str, str], folder: Path) -> None:
         damaged: list[Damaged] = []
@@ -168,8 +167,11 @@ class Storage:
         self._moved(place, lambda temporary: self._files.pipe_file(temporary, data))
 
     def _moved(self, place: str, write: Callable[[str], None]) -> None:
-        temporary = f"{place}.{secrets.token_hex(4)}.tmp"
-        self._files.makedirs(place.rpartition("/")[0], exist_ok=True)
+        folder = place.rpartition("/")[0]
+        self._files.makedirs(folder, exist_ok=True)
+        if self._on_disk:  # elsewhere nobody's leftovers are told from what is being written
+            remove_leftovers(Path(folder))
+        temporary = f"{folder}/{file_name()}"
         write(temporary)
         if self._is_folder(place):  # else it would be moved into that
             self._remove(place)

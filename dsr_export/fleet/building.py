@@ -24,6 +24,7 @@ from dsr_export.fleet.receipts import (
     receipt_path,
 )
 from dsr_export.progress import Reporter
+from dsr_export.storage.leftovers import remove_leftovers
 from dsr_export.storage.locks import exclusive
 
 Build = Callable[[Cell, Sequence[str], Path], Ended]
@@ -75,15 +76,16 @@ def build_cells(
 def _prepare(out: Path, *, resume: bool) -> None:
     try:
         check_fresh(out, resume=resume)
-        for folder in (FOLDER, BUNDLES, LOGS):
-            (out / folder).mkdir(parents=True, exist_ok=True)
+        for folder in (out, out / FOLDER, out / BUNDLES, out / LOGS):
+            folder.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(folder)
     except OSError as error:
         raise ExportError(f"can't write {out}: {error.strerror or error}", hint="give another --out") from error
 
 
 def check_fresh(out: Path, *, resume: bool) -> None:
     """Raises ExportError where `out` holds receipts, and `resume` is not asked for."""
-    if (out / FOLDER).is_dir() and any((out / FOLDER).iterdir()) and not resume:
+    if (out / FOLDER).is_dir() and any((out / FOLDER).glob("*.json")) and not resume:
         raise ExportError(f"{out} holds receipts of an earlier run", hint="go on with --resume, or give another --out")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from dsr_export.errors import ExportError
-from dsr_export.storage.leftovers import scratch_folder, undone
+from dsr_export.storage.leftovers import file_name, scratch_folder, undone
 from dsr_export.storage.output_target import check_target, is_stream, open_stream, replaced
 
 
@@ -39,7 +38,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
 @contextmanager
 def _renamed(path: Path) -> Iterator[Path]:
     # A name of its own length: a file's name may be as long as the file system allows.
-    temporary = path.with_name(f".dsr-{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    temporary = path.with_name(file_name())
     with undone(partial(temporary.unlink, missing_ok=True)):
         yield temporary
         temporary.replace(path)

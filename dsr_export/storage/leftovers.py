@@ -46,11 +46,30 @@ def scratch_folder(name: str) -> Iterator[Path]:
     Those that killed processes of this user left there go as well.
     """
     among = Path(tempfile.gettempdir())
-    folder = among / f"dsr-{name}-{this_machine()}-{os.getpid()}-{secrets.token_hex(8)}"
-    _remove_leftovers(among)
+    folder = among / f"dsr-{name}-{_mine()}"
+    remove_leftovers(among)
     with undone(partial(remove_tree, folder)):
         folder.mkdir(mode=0o700)
         yield folder
+
+
+@contextmanager
+def folder_beside(path: Path) -> Iterator[Path]:
+    """A folder to be filled and renamed to `path`, on the same file system; gone after the block where it was not.
+
+    Those that killed processes of this user left there go as well. Raises OSError where it cannot be made.
+    """
+    folder = path.with_name(f".dsr-beside-{_mine()}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(path.parent)
+    with undone(partial(remove_tree, folder)):
+        folder.mkdir()
+        yield folder
+
+
+def file_name() -> str:
+    """Of a temporary file of this process, hidden and short: `remove_leftovers` takes it once the process is gone."""
+    return f".dsr-file-{_mine()}.tmp"
 
 
 def undo_all() -> None:
@@ -60,16 +79,21 @@ def undo_all() -> None:
             undo()
 
 
-def _remove_leftovers(among: Path) -> None:
-    pattern = re.compile(rf"dsr-[a-z-]+-{this_machine()}-([0-9]{{1,19}})-[0-9a-f]{{16}}", re.ASCII)
+def remove_leftovers(among: Path) -> None:
+    """Removes what killed processes of this user and machine left in the folder `among`."""
+    pattern = re.compile(rf"\.?dsr-[a-z-]+-{this_machine()}-([0-9]{{1,19}})-[0-9a-f]{{16}}(\.tmp)?", re.ASCII)
     with suppress(OSError):  # a folder that cannot be listed, or is tidied by another process as well
         for path in among.iterdir():
             match = pattern.fullmatch(path.name)
-            if match and not process_alive(int(match[1])) and _is_own_folder(path):
-                remove_tree(path)
+            if match and not process_alive(int(match[1])) and _is_own(path, stat.S_IFREG if match[2] else stat.S_IFDIR):
+                path.unlink() if match[2] else remove_tree(path)
 
 
-def _is_own_folder(path: Path) -> bool:
+def _mine() -> str:
+    return f"{this_machine()}-{os.getpid()}-{secrets.token_hex(8)}"
+
+
+def _is_own(path: Path, kind: int) -> bool:
     """Not somebody else's, and no link: names among temporary files are anybody's choice."""
     found = path.lstat()
-    return stat.S_ISDIR(found.st_mode) and (sys.platform == "win32" or found.st_uid == os.getuid())
+    return stat.S_IFMT(found.st_mode) == kind and (sys.platform == "win32" or found.st_uid == os.getuid())

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -67,6 +70,36 @@ def test_an_object_or_record_that_became_a_folder_is_made_again(storage: Storage
     storage.get_folder({"a": digest}, tmp_path / "back")
     storage.put_record("run/one", {"exit_code": 3})
     assert (tmp_path / "back" / "a").read_bytes() == b"right" and storage.record("run/one") == {"exit_code": 3}
+
+
+_KILLED = """
+import os, pathlib, signal, sys
+from dsr_export.cluster import storage
+storage.files_digest = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # in the middle of either
+if sys.argv[1] == "get":
+    storage.Storage("s").get_folder({"a": sys.argv[2]}, pathlib.Path("bundles/x.dsr"))
+made = storage.Storage("s")
+made._files.mv = storage.files_digest
+made._put_bytes(f"{made._root}/objects/{sys.argv[2][:2]}/{sys.argv[2]}", b"half")
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="processes cannot be asked for there")
+@pytest.mark.parametrize("what", ["get", "put"])
+def test_what_a_killed_process_left_half_goes_with_the_next(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a").write_bytes(b"whole")
+    digest = Storage("s").put(tmp_path / "a")
+    killed = subprocess.run([sys.executable, "-c", _KILLED, what, digest], check=False, cwd=tmp_path)
+    left = [path for path in tmp_path.rglob("*") if path.name.startswith(".")]
+    assert killed.returncode == -signal.SIGKILL and left
+    (tmp_path / "s" / "objects" / digest[:2] / digest).unlink()
+    Storage("s").put(tmp_path / "a")
+    Storage("s").get_folder({"a": digest}, tmp_path / "bundles" / "y.dsr")  # another one
+    assert not [path for path in tmp_path.rglob("*") if path.name.startswith(".")]
+    assert (tmp_path / "bundles" / "y.dsr" / "a").read_bytes() == b"whole"
 
 
 def test_a_path_means_the_same_in_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ from dsr_export.fleet.matrix import Cell
 from dsr_export.fleet.receipts import Receipt, read_receipt, receipt_path
 from dsr_export.fleet.summary import exit_code, summary_dict, summary_lines, summary_markdown, summary_page
 from dsr_export.progress import Silent
+from dsr_export.storage.disk import this_machine
 from dsr_export.storage.locks import exclusive
 from tests.conftest import Cli
 
@@ -90,6 +91,20 @@ def test_a_stopped_driver_leaves_whole_receipts_only(denoiser_bundle: Path, tmp_
     builder = Builder(denoiser_bundle)
     _built(tmp_path / "out", builder, resume=True)
     assert "good" not in builder.called
+
+
+def test_what_killed_drivers_left_half_is_no_receipt_and_goes(denoiser_bundle: Path, tmp_path: Path) -> None:
+    """Bundles that came home, and receipts that were being written; what other machines do is theirs."""
+    child = subprocess.Popen([sys.executable, "-S", "-c", ""])
+    child.wait()
+    out, dead = tmp_path / "out", f"{this_machine()}-{child.pid}-{'0' * 16}"
+    for folder in ("receipts", "bundles"):
+        (out / folder / f".dsr-beside-{dead}").mkdir(parents=True)
+        (out / folder / f".dsr-file-{dead}.tmp").write_text("half")
+    kept = out / "bundles" / f".dsr-beside-{'0' * 8}-{child.pid}-{'0' * 16}"
+    kept.mkdir()
+    assert len(_built(out, Builder(denoiser_bundle))) == len(CELLS)
+    assert list(out.rglob(".*")) == [kept]
 
 
 def test_two_drivers_on_one_folder_are_one_too_many(denoiser_bundle: Path, tmp_path: Path) -> None:

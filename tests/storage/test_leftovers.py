@@ -47,6 +47,7 @@ def test_whatever_else_lies_there_stays(among: Path, tmp_path_factory: pytest.Te
     dead = f"dsr-fit-{this_machine()}-{child.pid}"
     (among / f"{dead}-{'1' * 16}").symlink_to(aimed)
     (among / f"{dead}-{'2' * 16}").write_text("a file")
+    (among / f".{dead}-{'3' * 16}.tmp").mkdir()
     with scratch_folder("fit") as folder:
-        assert len(list(among.iterdir())) == 6
+        assert len(list(among.iterdir())) == 7
     assert aimed.is_dir() and not folder.exists()
