@@ -41,7 +41,7 @@ def command(a: Path, b: Path, tolerance_db: float, html: Path | None, trust: Any
     from dsr_export.reports.written_files import ReportOutputs, write_report
 
     for bundle in (a, b):
-        ReportOutputs(html=html).check(bundle)
+        ReportOutputs(html=html).check(bundle, trust)
     found = diff_bundles(a, b, margin_db=tolerance_db, reporter=reporter(), trust=trusted(trust))
     if html is not None:
         write_report(html, diff_page(found))

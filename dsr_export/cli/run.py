@@ -28,9 +28,11 @@ def command(bundle: Path, source: Path, output: Path, runtime: Any, component: s
     from dsr_export.backends.named_arrays import load_arrays, save_arrays
     from dsr_export.bundle.reader import Bundle
     from dsr_export.progress import reporter
+    from dsr_export.reports.written_files import bundle_and_keys, check_report_files
     from dsr_export.storage.output_target import check_target
 
     check_target(output)
+    check_report_files({"--output": output}, {**bundle_and_keys(bundle, trust), "--input": source})
     opened = Bundle.open(bundle, trust=trusted(trust))
     opened = opened.component(component) if component else opened
     inputs = load_arrays(source, opened.manifest.input_specs())

@@ -67,9 +67,12 @@ def command(
     from dsr_export.images.grids import save_grid, save_pictures
     from dsr_export.pipelines.sampled import draw_pictures
     from dsr_export.progress import reporter
+    from dsr_export.reports.written_files import bundle_and_keys, check_report_files
     from dsr_export.storage.output_target import check_target
 
     check_target(output)
+    files = {"--output": output} if latents is None else {"--output": output, "--latents": latents}
+    check_report_files(files, bundle_and_keys(bundle, trust))
     opened, shown = Bundle.open(bundle, trust=trusted(trust)), reporter()
     asked: dict[str, Any] = {"label": label, "count": count, "seed": seed, "steps": steps, "guidance": guidance}
     texts: dict[str, Any] = {

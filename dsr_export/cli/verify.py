@@ -45,7 +45,7 @@ def command(
     from dsr_export.verification.verify import verified
 
     outputs = ReportOutputs(junit=junit, html=html, markdown=markdown)
-    outputs.check(bundle)
+    outputs.check(bundle, trust)
     report = verified(bundle, runtime=runtime, sites=bisect, reporter=reporter(), trust=trusted(trust))
     outputs.write(report)
     show_report(report, as_json=as_json)

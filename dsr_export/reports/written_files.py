@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,10 +23,11 @@ class ReportOutputs:
     html: Path | None = None
     markdown: Path | None = None
 
-    def check(self, bundle: Path) -> None:
-        """Raises ExportError where a file would go into the bundle, onto the other one, or nowhere."""
+    def check(self, bundle: Path, trust: Sequence[Path] = ()) -> None:
+        """Raises ExportError where a file would go into the bundle, onto a key or the other one, or nowhere."""
         files = {"--junit": self.junit, "--html": self.html, "--markdown": self.markdown}
-        check_report_files({name: path for name, path in files.items() if path is not None}, {"the bundle": bundle})
+        asked = {name: path for name, path in files.items() if path is not None}
+        check_report_files(asked, bundle_and_keys(bundle, trust))
 
     def write(self, report: Report) -> None:
         """Each file whole or not at all. Raises ExportError where one can't be written."""
@@ -36,6 +37,11 @@ class ReportOutputs:
             write_report(self.html, report_page(report))
         if self.markdown is not None:
             write_report(self.markdown, markdown_table(report))
+
+
+def bundle_and_keys(bundle: Path, trust: Sequence[Path]) -> dict[str, Path]:
+    """What a command reads that opens a bundle, by what it is called."""
+    return {"the bundle": bundle, **{f"--trust {path}": path for path in trust}}
 
 
 def check_report_files(asked: Mapping[str, Path], read: Mapping[str, Path]) -> None:
@@ -54,7 +60,7 @@ def check_report_files(asked: Mapping[str, Path], read: Mapping[str, Path]) -> N
         check_target(path)
     if len({path.resolve() for path in asked.values()}) < len(asked):
         listed = ", ".join(f"{name} {path}" for name, path in asked.items())
-        raise ExportError(f"two reports would go into the same file: {listed}", hint="give each its own")
+        raise ExportError(f"two outputs would go into the same file: {listed}", hint="give each its own")
 
 
 def write_report(path: Path, content: str) -> None:

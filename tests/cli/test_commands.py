@@ -72,6 +72,32 @@ def test_run_refuses_what_is_no_npz(digits_bundle: Path, cli: Cli, tmp_path: Pat
     assert "no readable npz" in done.err
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("run", "b.dsr", "--input", "in.npz", "--output"),
+        ("sample", "b.dsr", "--trust", "k.pem", "-o"),
+        ("sample", "b.dsr", "--trust", "k.pem", "-o", "new.png", "--latents"),
+        ("verify", "b.dsr", "--trust", "k.pem", "--html"),
+        ("diff", "b.dsr", "b.dsr", "--trust", "k.pem", "--html"),
+    ],
+    ids=" ".join,
+)
+def test_no_output_goes_over_what_is_read(
+    words: tuple[str, ...], cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "b.dsr").mkdir()
+    read = ["b.dsr/model.onnx", "in.npz" if words[0] == "run" else "k.pem"]
+    for name in read:
+        (tmp_path / name).write_text("read")
+    (tmp_path / "link").symlink_to("b.dsr")
+    for name in (*read, "link/model.onnx", "b.dsr/new"):
+        done = cli(*words, name)
+        assert done.code == 1 and "which is left as it is" in done.err, done.err
+    assert all((tmp_path / name).read_text() == "read" for name in read)
+
+
 @pytest.mark.parametrize("command", ["sample", "evaluate"])
 @pytest.mark.parametrize("guidance", ["nan", "inf", "-1e300"])
 def test_a_guidance_that_is_no_number_is_refused(digits_bundle: Path, cli: Cli, command: str, guidance: str) -> None:
