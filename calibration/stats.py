@@ -121,7 +121,7 @@ class ActivationStats:
         if not np.isfinite(size.max()):
             raise ExportError(
                 f"calibration: '{self.name}' becomes NaN or infinite",
-                hint="INT8 has no code for NaN: build with --precision fp16, or calibrate on inputs that give none "
+                hint="no range of codes holds it: build with --precision fp16, or calibrate on inputs that give none "
                 "(an attention row with nothing to attend to gives NaN)",
             )
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from calibration.activation_schemes import Choice
 from graphs.digests import bytes_digest
 from graphs.errors import ExportError
 from graphs.foreign.small_files import parse_small_json, read_small
+from graphs.quantize.formats import FLOATS, FORMATS, INT8
 from graphs.quantize.quantizers import Activation
 
 SCHEMA_VERSION = 1
@@ -25,7 +26,8 @@ LARGEST_FILE = 64 << 20
 _KEYS = {"schema_version", "model_sha256", "method", "data", "activations", "gemms", "digest"}
 _DIGITS = 64  # of a sha256
 _WIDEST = 1 << 24
-_HINT = "give --calibration-table the calibration.json of an INT8 bundle of this model"
+_FORMATS = {form.name: form for form in (*FORMATS.values(), FLOATS)}
+_HINT = "give --calibration-table the calibration.json of a bundle of this model, quantised alike"
 
 
 @dataclass(frozen=True)
@@ -51,9 +53,15 @@ class Table:
         }
         return _canonical({**content, "digest": bytes_digest(_canonical(content))})
 
-    def choices(self) -> dict[str, Choice]:
-        """Activation -> how it is quantised."""
-        return {name: choice_from(name, entry) for name, entry in self.activations.items()}
+    @property
+    def ranks(self) -> tuple[int | None, ...]:
+        """That of NVFP4's branches as it was asked for, of each run that is in the table; None for the default."""
+        runs = self.data.get("merged", [self.data])
+        return tuple(run.get("rank") if isinstance(run, Mapping) else None for run in runs)
+
+    def choices(self) -> dict[str, tuple[Choice, ...]]:
+        """Activation -> how it is quantised, in each format of the precision."""
+        return {name: choices_from(name, entry) for name, entry in self.activations.items()}
 
 
 def read_table(path: Path, *, model_sha256: str) -> Table:
@@ -101,7 +109,7 @@ def merged(tables: Sequence[Table]) -> Table:
     Where two runs chose different factors, the one that saw more tokens is taken.
 
     Raises:
-        ExportError: tables of different models, methods or tensors.
+        ExportError: tables of different models, methods, tensors or formats.
     """
     first = tables[0]
     if len(tables) == 1:
@@ -121,19 +129,36 @@ def merged(tables: Sequence[Table]) -> Table:
     return Table(first.model_sha256, first.method, data, activations, first.gemms)
 
 
-def activation_entry(choice: Choice, **known: Any) -> dict[str, Any]:
-    """How a choice is written down; `known` are figures that go with it."""
+def activation_entry(choice: Choice, *finer: Choice, **known: Any) -> dict[str, Any]:
+    """How a choice is written down, with those in `finer` formats; `known` are figures that go with it."""
+    more = {"finer": [_entry(each) for each in finer]} if finer else {}
+    return {**_entry(choice), **more, **known}
+
+
+def _entry(choice: Choice) -> dict[str, Any]:
     activation = choice.activation
     rows = None if activation.row_factors is None else [float(value) for value in activation.row_factors]
+    form = {} if activation.format == INT8 else {"format": activation.format.name}
     return {
+        **form,
         "step": float(activation.step),
         "rows": activation.rows,
         "row_factors": rows,
         "channel_factors": [float(value) for value in choice.factors] if choice.smooths else None,
         "width": len(choice.factors),
         "snr_db": choice.snr_db,
-        **known,
     }
+
+
+def choices_from(name: str, entry: Mapping[str, Any]) -> tuple[Choice, ...]:
+    """Of all formats, with one set of channel factors. Raises as `choice_from`."""
+    finer = entry.get("finer", [])
+    if not isinstance(finer, list) or not all(isinstance(each, dict) for each in finer):
+        raise ExportError(f"the calibration table's entry for '{name}' holds impossible formats", hint=_HINT)
+    choices = tuple(choice_from(name, each) for each in (entry, *finer))
+    if any(not np.array_equal(each.factors, choices[0].factors) for each in choices):  # which are folded once
+        raise ExportError(f"the calibration table's entry for '{name}' holds impossible factors", hint=_HINT)
+    return choices
 
 
 def choice_from(name: str, entry: Mapping[str, Any]) -> Choice:
@@ -146,6 +171,7 @@ def choice_from(name: str, entry: Mapping[str, Any]) -> Choice:
         channels = np.ones(width, np.float32) if factors is None else np.asarray(factors, np.float32)
         row_factors = None if entry["row_factors"] is None else np.asarray(entry["row_factors"], np.float32)
         snr, rows = float(entry["snr_db"]), entry["rows"]
+        form = _FORMATS[entry.get("format", INT8.name)]
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ExportError(f"the calibration table's entry for '{name}' is incomplete: {error}", hint=_HINT) from error
     arrays = [channels, *([] if row_factors is None else [row_factors])]
@@ -154,18 +180,34 @@ def choice_from(name: str, entry: Mapping[str, Any]) -> Choice:
         raise ExportError(f"the calibration table's entry for '{name}' holds impossible factors", hint=_HINT)
     if rows not in ("none", "static", "dynamic") or (rows == "static") != (row_factors is not None):
         raise ExportError(f"the calibration table's entry for '{name}' holds impossible row factors", hint=_HINT)
-    return Choice(activation=Activation(step=step, rows=rows, row_factors=row_factors), factors=channels, snr_db=snr)
+    activation = Activation(step=step, rows=rows, row_factors=row_factors, format=form)
+    return Choice(activation=activation, factors=channels, snr_db=snr)
 
 
 def _pooled(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    if len({tuple(_formats(each)) for each in entries}) > 1:
+        raise ExportError("calibration tables of different precisions can't be merged", hint=_HINT)
     most = max(range(len(entries)), key=lambda i: _tokens(entries[i]))
-    chosen = dict(entries[most])
+    chosen = _widest(entries[most], entries)
+    if "finer" in chosen:
+        by_format = zip(*(each["finer"] for each in entries), strict=True)
+        chosen["finer"] = [_widest(*each) for each in zip(chosen["finer"], by_format, strict=True)]
+    chosen["roles"] = _pooled_roles([each["roles"] for each in entries])
+    return chosen
+
+
+def _widest(entry: Mapping[str, Any], entries: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """`entry` with the largest steps of all that chose alike."""
+    chosen = dict(entry)
     alike = [each for each in entries if all(each[key] == chosen[key] for key in ("rows", "channel_factors"))]
     chosen["step"] = max(each["step"] for each in alike)
     if chosen["row_factors"] is not None:
         chosen["row_factors"] = [max(values) for values in zip(*(each["row_factors"] for each in alike), strict=True)]
-    chosen["roles"] = _pooled_roles([each["roles"] for each in entries])
     return chosen
+
+
+def _formats(entry: Mapping[str, Any]) -> list[str]:
+    return [each.get("format", INT8.name) for each in (entry, *entry.get("finer", []))]
 
 
 def _tokens(entry: Mapping[str, Any]) -> int:

@@ -110,3 +110,17 @@ class ExportConfig(ModelRequest):
                 f"calibration options do not apply to {self.precision}",
                 hint=f"give --precision {' or '.join(quantized_precisions())} with them",
             )
+        if self.int8.rank is not None:
+            _check_branches(self.precision)
+
+
+def _check_branches(precision: Precision) -> None:
+    """Raises ExportError where the precision has none, whose rank could be chosen."""
+    from graphs.quantize.schemes import SCHEMES  # not at the top: it loads onnx, and the command line lists options
+
+    if not SCHEMES[precision].has_branch:
+        branched = " or ".join(name for name, scheme in SCHEMES.items() if scheme.has_branch)
+        raise ExportError(
+            f"{precision} has no branches, and a rank of them is asked for",
+            hint=f"give --precision {branched}, or leave --rank away",
+        )

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from dsr_export.building.build import Build
-from dsr_export.building.bundle_contents import build_tolerance, bundle_contents, bundle_manifest
+from dsr_export.building.bundle_contents import aimed_snr, build_tolerance, bundle_contents, bundle_manifest
 from dsr_export.building.calibration import calibration, check_calibration, measured_share
 from dsr_export.building.finished import Finished, placed
 from dsr_export.building.fused_steps import compared_steps, fused_steps, fusing_of
@@ -106,7 +106,14 @@ def _staged(build: Build) -> Finished:
     norms = run(MeasureNorms(source=optimized, card=card, reference=reference))
 
     tolerance = build_tolerance(config)
-    quantize = calibrated and Quantize(source=calibrated, card=card, reference=reference, budget_db=tolerance.snr_db)
+    quantize = calibrated and Quantize(
+        source=calibrated,
+        card=card,
+        reference=reference,
+        precision=config.precision,
+        aim_db=aimed_snr(config),
+        held_db=tolerance.snr_db,
+    )
     quantized = run(quantize) if quantize else None
     source = quantized or exact
     typed = {

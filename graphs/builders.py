@@ -20,7 +20,7 @@ class NodeBuilder:
     """Adds nodes of one site to a graph. `role` says what a node is for; roles of a site are distinct."""
 
     def __init__(self, graph: gs.Graph, stage: str, site: str) -> None:
-        self._graph = graph
+        self.graph = graph
         self._stage, self._site = stage, site
         self._taken: dict[str, int] = {}
         self._shared: dict[str, gs.Constant] = {}
@@ -40,7 +40,7 @@ class NodeBuilder:
     ) -> list[gs.Variable]:
         name = self._name(role)
         results = [gs.Variable(name if i == 0 else f"{name}#{i}") for i in range(outputs)]
-        self._graph.nodes.append(gs.Node(op=op_type, name=name, attrs=attributes, inputs=list(inputs), outputs=results))
+        self.graph.nodes.append(gs.Node(op=op_type, name=name, attrs=attributes, inputs=list(inputs), outputs=results))
         return results
 
     def constant(self, role: str, values: Array) -> gs.Constant:

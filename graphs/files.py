@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import stat
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import onnx
 import onnx_graphsurgeon as gs
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
@@ -12,8 +15,10 @@ from onnx_graphsurgeon.logger import G_LOGGER
 
 from graphs.artifacts import TensorSpec
 from graphs.errors import ExportError
+from graphs.weights.packed import HALVES, PackedValues
 from graphs.weights.stored import keep_stored, store, stored_constants
 
+Array = npt.NDArray[Any]
 EXTERNAL_ABOVE = 16 << 20  # bytes of weights; each stage would write and parse them again
 ONE_FILE_BELOW = 256 << 20  # bytes of weights in what ships; up to there one file is handier
 INLINE_BELOW = 1 << 20  # bytes of a tensor; registers, biases and shapes stay where rewrites can read them
@@ -106,6 +111,17 @@ def imported(model: onnx.ModelProto, folder: Path) -> gs.Graph:
     return graph
 
 
+def _pack(graph: gs.Graph) -> None:
+    """Constants in memory that a file holds two to a byte."""
+    for tensor in graph.tensors().values():
+        if isinstance(tensor, gs.Constant) and isinstance(tensor._values, np.ndarray) and _is_half(tensor._values):
+            tensor._values = PackedValues(str(tensor.name), tensor._values)
+
+
+def _is_half(values: Array) -> bool:
+    return int(onnx.helper.np_dtype_to_tensor_dtype(values.dtype)) in HALVES
+
+
 def save_graph(graph: gs.Graph, path: Path, *, ships: bool = False) -> Path:
     """Writes a graph back as a model; the graph is toposorted and cleaned first.
 
@@ -122,5 +138,10 @@ def save_graph(graph: gs.Graph, path: Path, *, ships: bool = False) -> Path:
         stored = []
         data.unlink(missing_ok=True)
     store(stored, data)
-    onnx.save(gs.export_onnx(graph, do_type_check=False, ir_version=IR_VERSION), path)
+    _pack(graph)
+    model = gs.export_onnx(graph, do_type_check=False)
+    # Of its own file: graphsurgeon writes that of the file that it read, where an opset was older.
+    own = onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", graph.opset)], True)
+    model.ir_version = max(IR_VERSION, own)
+    onnx.save(model, path)
     return path

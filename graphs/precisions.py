@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-Precision = Literal["fp32", "fp16", "bf16", "int8"]
-FLOAT, INT8, FLOAT16, BFLOAT16 = 1, 3, 10, 16
+Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8", "int4", "nvfp4-weights", "nvfp4"]
+FLOAT, INT8, FLOAT16, BFLOAT16, FLOAT8, INT4, FLOAT4 = 1, 3, 10, 16, 17, 22, 23
 """Element types, by ONNX's numbers."""
 HEADROOM = 4.0  # between what a type holds, and what a tensor that was seen, or is bounded, may reach
 
@@ -41,13 +41,15 @@ BRAIN = Held(BFLOAT16, 0.0, 3.3895e38, 2.0**-8)  # FP32's range but for its last
 class PrecisionRecord:
     """What one precision is. Nothing has a default: who adds one decides each.
 
-    `weights` is the element type of the weights of GEMMs and convolutions, `held` says the type of everything else.
+    `weights` is the element type of the weights of GEMMs and convolutions, `finer` are those of codes that some of them
+    may have in its place, `held` says the type of everything else.
     `quantized` graphs are calibrated first, and have integer GEMMs. `fused` says that ONNX Runtime has kernels of its
     own for such graphs, beside those that run them as written. `fraction` is the name of the check of how many weights
     are narrow, `least_fraction` its bound, and `way_out` what to do where it fails.
     """
 
     weights: int
+    finer: frozenset[int]
     held: Held
     quantized: bool
     fused: bool
@@ -68,11 +70,16 @@ class PrecisionRecord:
     @property
     def weight_types(self) -> frozenset[int]:
         """What weights outside of the islands may have: where a GEMM is not quantised, they are of the type around."""
-        return frozenset({self.weights, self.around})
+        return frozenset({self.weights, *self.finer, self.around})
+
+    @property
+    def narrow_types(self) -> frozenset[int]:
+        """Of the weights that are as narrow as the precision says."""
+        return frozenset({self.weights, *self.finer})
 
 
 _LEAST_FRACTION = 0.01
-"""Of the GEMM and convolution weight bytes of an FP16 or BF16 graph, or the weights of an INT8 one. Below, the
+"""Of the GEMM and convolution weight bytes of an FP16 or BF16 graph, or the weights of a quantised one. Below, the
 precision asked for is not the precision delivered: an engine builder that ignores it gives 0."""
 
 
@@ -80,6 +87,7 @@ def _floats(held: Held, *, fused: bool) -> PrecisionRecord:
     """A graph of floats of one type."""
     return PrecisionRecord(
         weights=held.type,
+        finer=frozenset(),
         held=held,
         quantized=False,
         fused=fused,
@@ -89,19 +97,29 @@ def _floats(held: Held, *, fused: bool) -> PrecisionRecord:
     )
 
 
+def _codes(weights: int, *finer: int, name: str, fused: bool) -> PrecisionRecord:
+    """A graph with GEMMs whose weights are codes of that type, or of `finer` ones; half in between."""
+    return PrecisionRecord(
+        weights=weights,
+        finer=frozenset(finer),
+        held=HALF,
+        quantized=True,
+        fused=fused,
+        fraction=f"{name}_weight_fraction",
+        least_fraction=_LEAST_FRACTION,
+        way_out="lower --budget, or build with fp16",
+    )
+
+
 PRECISIONS: Mapping[Precision, PrecisionRecord] = {
     "fp32": _floats(SINGLE, fused=False),
     "fp16": _floats(HALF, fused=True),
     "bf16": _floats(BRAIN, fused=False),  # ONNX Runtime's CPU provider has no kernels for it
-    "int8": PrecisionRecord(
-        weights=INT8,
-        held=HALF,
-        quantized=True,
-        fused=True,
-        fraction="int8_weight_fraction",
-        least_fraction=_LEAST_FRACTION,
-        way_out="lower --int8-budget, or build with fp16",
-    ),
+    "int8": _codes(INT8, name="int8", fused=True),
+    "fp8": _codes(FLOAT8, INT8, name="fp8", fused=False),  # ONNX Runtime's CPU provider has no kernels for FP8
+    "int4": _codes(INT4, INT8, name="int4", fused=False),
+    "nvfp4-weights": _codes(FLOAT4, FLOAT8, INT8, name="nvfp4", fused=False),
+    "nvfp4": _codes(FLOAT4, FLOAT8, INT8, name="nvfp4", fused=False),
 }
 
 

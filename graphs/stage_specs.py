@@ -17,6 +17,8 @@ Check = Callable[[onnx.ModelProto], Iterable[str]]
 STANDARD_DOMAINS = frozenset({"", "ai.onnx"})
 RUNTIME_OPS = frozenset({"MultiHeadAttention", "RotaryEmbedding"})
 """The operators of ONNX Runtime's own that our rewrites make."""
+ENGINE_DOMAIN, DYNAMIC_FOUR_BIT = "trt", "TRT_FP4DynamicQuantize"
+"""The one operator of TensorRT's own that our rewrites make, for FP4 alone."""
 DATA_DEPENDENT = frozenset({"NonZero", "Unique", "Compress", "If", "Loop", "Scan", "NonMaxSuppression"})
 
 
@@ -72,14 +74,27 @@ def defined_inputs(model: onnx.ModelProto) -> Iterable[str]:
 
 
 def is_known(node: onnx.NodeProto, *, own: bool) -> bool:
-    """Whether the operator is a standard one or, where those are `own`, one that ONNX Runtime alone has."""
-    return node.domain in STANDARD_DOMAINS or (own and node.domain == CONTRIB and node.op_type in RUNTIME_OPS)
+    """Whether the operator is standard, that of engines or, where those are `own`, one of ONNX Runtime's alone."""
+    runtime = own and node.domain == CONTRIB and node.op_type in RUNTIME_OPS
+    return node.domain in STANDARD_DOMAINS or is_engine_op(node) or runtime
 
 
 def standard_ops(model: onnx.ModelProto) -> Iterable[str]:
     for node in model.graph.node:
         if node.domain not in STANDARD_DOMAINS:
             yield f"{node.name} is {node.domain}.{node.op_type}, no standard op"
+
+
+def engine_ops(model: onnx.ModelProto) -> Iterable[str]:
+    """As `standard_ops`, of a graph that may be for engines alone."""
+    for node in model.graph.node:
+        if node.domain not in STANDARD_DOMAINS and not is_engine_op(node):
+            yield f"{node.name} is {node.domain}.{node.op_type}, no standard op"
+
+
+def is_engine_op(node: onnx.NodeProto) -> bool:
+    """Whether it is the operator that TensorRT has and ONNX lacks."""
+    return node.domain == ENGINE_DOMAIN and node.op_type == DYNAMIC_FOUR_BIT
 
 
 def static_ops(model: onnx.ModelProto) -> Iterable[str]:

@@ -17,9 +17,10 @@ from graphs.errors import ExportError, did_you_mean
 from graphs.files import load_model
 from graphs.names import module_of
 from graphs.op_limits import ENGINE_OPS, RTX_MISSING, limited_uses
-from graphs.stage_specs import STANDARD_DOMAINS
+from graphs.stage_specs import ENGINE_DOMAIN, STANDARD_DOMAINS, is_engine_op
 
 Backend = Literal["onnxruntime", "tensorrt_rtx", "tensorrt"]
+BUILDS_ANYWHERE = "--target rtx builds anywhere, and so does one for named GPUs, such as rtx:sm89"
 NAMES_SHOWN = 20  # per reason; a model of 28 blocks repeats its mistakes
 
 
@@ -43,6 +44,12 @@ class Target:
     def needs_gpu_to_build(self) -> bool:
         """TensorRT-RTX builds for a named GPU ahead of time; everything else compiles on the device itself."""
         return self.backend == "tensorrt" or (self.backend == "tensorrt_rtx" and self.compute_capability == "current")
+
+    @property
+    def oldest_version(self) -> str | None:
+        """The oldest that fulfils the constraint; None where any does."""
+        parts = [part.strip() for part in (self.version or "").split(",")]
+        return next((part.removeprefix(">=") for part in parts if part.startswith(">=")), None)
 
     def accepts_version(self, version: str) -> bool:
         """Whether `version` (`"10.3.0.26"`) fulfils the constraint, whose parts are `>=` and `<`."""
@@ -148,6 +155,8 @@ def _check_opset(model: onnx.ModelProto, target: Target) -> None:
 
 def _problems(model: onnx.ModelProto, target: Target, folder: str) -> Iterable[tuple[onnx.NodeProto, str]]:
     for node in model.graph.node:
+        if is_engine_op(node) and target.backend != "onnxruntime":
+            continue
         if node.domain not in STANDARD_DOMAINS:
             yield node, _foreign(node.domain)
         elif node.op_type in target.unsupported:
@@ -159,6 +168,8 @@ def _problems(model: onnx.ModelProto, target: Target, folder: str) -> Iterable[t
 def _foreign(domain: str) -> str:
     if domain == "dsr":
         return "a symbolic dsr op that was never lowered; build from the model, not from its traced graph"
+    if domain == ENGINE_DOMAIN:
+        return "an op that only TensorRT knows; build for an engine"
     if domain.startswith(("com.microsoft", "ai.onnxruntime")):
         return "a contrib op that only ONNX Runtime knows; export without ONNX Runtime's optimisations"
     return f"the domain '{domain}' is not standard ONNX; rewrite it with standard ops"

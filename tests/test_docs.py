@@ -54,7 +54,11 @@ def _run_pytest(line: str, folder: Path) -> None:
 
 def _marked(page: Path) -> Any:
     """These build for two minutes each."""
-    return pytest.param(page, marks=pytest.mark.slow) if page.stem in ("int8", "from-diffusers", "fit") else page
+    return (
+        pytest.param(page, marks=pytest.mark.slow)
+        if page.stem in ("int8", "low-precision", "from-diffusers", "fit")
+        else page
+    )
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers, of NumPy 2

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from calibration.histogram import BINS, magnitude_histogram, occupied
-from graphs.quantize.quantizers import LARGEST_CODE
+from graphs.quantize.formats import INT8
 
 Array = npt.NDArray[Any]
 
@@ -43,7 +43,7 @@ class Magnitudes:
     def error(self, limit: float) -> float:
         """Mean squared error of codes for [-limit, limit]: uniform rounding within it, clipping beyond."""
         centres, counts = self.bins()
-        step = limit / LARGEST_CODE
+        step = limit / INT8.largest
         rounding = np.minimum(step**2 / 12, centres**2)  # what lies below half a step becomes zero
         squared = np.where(centres <= limit, rounding, (centres - limit) ** 2)
         return float((squared * counts).sum() / max(counts.sum(), 1))

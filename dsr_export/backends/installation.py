@@ -11,7 +11,9 @@ from dsr_export.backends.tensorrt.vendor import installed_version
 from dsr_export.errors import ExportError
 from dsr_export.storage.cache import cache_root
 from dsr_export.storage.made_with import tool_versions
-from graphs.targets import TARGETS, Target, default_target
+from graphs.precisions import PRECISIONS
+from graphs.target_precisions import lacks
+from graphs.targets import BUILDS_ANYWHERE, TARGETS, Target, default_target
 
 PACKAGES = (
     *("dsr-export", "python", "torch", "onnx", "onnxruntime-gpu", "onnxruntime", "onnx-graphsurgeon"),
@@ -21,22 +23,28 @@ EXTRAS = {"tensorrt_rtx": "rtx", "tensorrt": "tensorrt"}
 
 
 def describe_installation() -> dict[str, Any]:
-    """Versions (None where not installed), the GPU, the cache folder, and every target's status in words.
+    """Versions (None where not installed), the GPU, the cache folder, and every target: its status in words, and the
+    precisions that it takes (where it is for the GPU at hand and none is, those that some GPU takes).
 
     `gpu_problem` and `cuda_provider_problem` are why no engine, and no graph with `--runtime onnxruntime-cuda`, runs on
     a GPU here; None where nothing is known to be missing.
     """
     versions = tool_versions()
-    default = default_target()[0].name
+    default, gpu = default_target()[0].name, compute_capability()
     return {
         "packages": {name: versions.get(name) for name in PACKAGES},
         "gpu": gpu_available(),
         "gpu_problem": gpu_problem(),
         "cuda_provider_problem": cuda_provider_problem(),
-        "compute_capability": compute_capability(),
+        "compute_capability": gpu,
         "cache": str(cache_root()),
         "targets": [
-            {"name": target.name, "status": _status(target), "default": target.name == default}
+            {
+                "name": target.name,
+                "status": _status(target),
+                "default": target.name == default,
+                "precisions": [name for name in PRECISIONS if not lacks(target, name, gpu)],
+            }
             for target in TARGETS.values()
         ],
     }
@@ -68,7 +76,7 @@ def _missing(target: Target) -> tuple[str, str] | None:
     if not target.accepts_version(version):
         return f"needs {target.backend} {target.version}, and {version} is installed", "install that version"
     if target.needs_gpu_to_build and compute_capability() is None:
-        remedy = f"on the device: dsr-export compile BUNDLE --target {target.name}; --target rtx builds anywhere"
+        remedy = f"on the device: dsr-export compile BUNDLE --target {target.name}; {BUILDS_ANYWHERE}"
         return "is built on its own GPU, and there is none here", remedy
     return None
 

@@ -22,8 +22,10 @@ from graphs.mixed_precision.emulate import emulate_low
 from graphs.mixed_precision.lone_rows import pad_lone_rows
 from graphs.observe.taps import Tap, TappedModel, add_taps
 from graphs.precisions import PRECISIONS, Precision
+from graphs.quantize.emulate_codes import emulate_codes
 from graphs.sampling.fused_step import step_inputs
-from graphs.targets import Target
+from graphs.target_precisions import lacks
+from graphs.targets import TARGETS, Target
 
 if TYPE_CHECKING:
     import onnx
@@ -34,7 +36,8 @@ if TYPE_CHECKING:
 
 Say = Callable[[str], None]
 """Is told what is worth knowing of a runner that is opened."""
-_TARGETS = {"tensorrt": "trt10", "tensorrt-rtx": "rtx"}
+_TARGETS = {"tensorrt": ("trt10", "trt11"), "tensorrt-rtx": ("rtx", "rtx:current")}
+"""Those that an engine for each runtime may be built for, the most usual first."""
 
 
 def typed_runner(model: Path, inputs: Sequence[TensorSpec], precision: Precision) -> Runner:
@@ -45,7 +48,7 @@ def typed_runner(model: Path, inputs: Sequence[TensorSpec], precision: Precision
     """
     if not PRECISIONS[precision].narrow:
         return OnnxRuntimeRunner(model, inputs=inputs)
-    return _as_written(_emulated(load_model(model, weights=False)), model.parent, inputs, precision)
+    return _as_written(_emulated(load_model(model, weights=False), model.parent), model.parent, inputs, precision)
 
 
 def fused_runner(model: Path, inputs: Sequence[TensorSpec], precision: Precision) -> Runner | None:
@@ -63,15 +66,16 @@ def tapped_runner(
     """`typed_runner` on a copy in memory that also outputs samples at `taps`; nothing is written."""
     loaded = load_model(model, weights=False)
     narrow = PRECISIONS[precision].narrow
-    tapped = add_taps(_emulated(loaded) if narrow else loaded, taps)
+    tapped = add_taps(_emulated(loaded, model.parent) if narrow else loaded, taps)
     if narrow:
         return _as_written(tapped.model, model.parent, inputs, precision), tapped
     return OnnxRuntimeRunner(tapped.model.SerializeToString(), inputs=inputs, weights=model.parent), tapped
 
 
-def _emulated(model: onnx.ModelProto) -> onnx.ModelProto:
+def _emulated(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
+    """Without what the CPU has no kernels for: FP4, then half types."""
     try:
-        return emulate_low(model)
+        return emulate_low(emulate_codes(model, folder))
     except ExportError as error:  # of a graph that was read, and that nobody can run as it is meant
         raise RunnerError(error.message, hint=error.hint) from error
 
@@ -132,7 +136,8 @@ def engine_runner(
     file, inputs = str(engine.engine), bundle.manifest.input_specs()
     if step:
         file, inputs = f"{STEP}{file}", step_inputs(inputs)
-    needs, cache = EngineNeeds.of_entry(engine, bundle=str(bundle.path)), cache_file(bundle, file)
+    needs = EngineNeeds.of_entry(engine, bundle=str(bundle.path), precision=bundle.manifest.precision)
+    cache = cache_file(bundle, file)
     plan = bundle.file(file)
     return TensorRTRunner(plan, backend=engine.backend, inputs=inputs, needs=needs, cache=cache, graphs=graphs, say=say)
 
@@ -173,10 +178,16 @@ def chosen_engine(bundle: Bundle, runtime: Runtime) -> BundleTarget | None:
     if not engines and wanted is not None:
         raise ExportError(
             f"{bundle.path} holds no {runtime} engine",
-            hint=f"dsr-export compile {bundle.path} --target {_TARGETS[runtime]}; or use --runtime onnxruntime",
+            hint=f"dsr-export compile {bundle.path} --target {_target(bundle, runtime)}; or use --runtime onnxruntime",
         )
     fitting = [each for each in engines if not _misfits(each)]
     return next(iter([*fitting, *engines]), None)
+
+
+def _target(bundle: Bundle, runtime: Runtime) -> str:
+    """The first that takes the bundle's precision; not every target takes every one."""
+    taking = (name for name in _TARGETS[runtime] if not lacks(TARGETS[name], bundle.manifest.precision, None))
+    return next(taking, _TARGETS[runtime][-1])
 
 
 def _misfits(engine: BundleTarget) -> list[str]:

@@ -11,11 +11,11 @@ from dsr_export.benchmark.contestants import asked_model
 from dsr_export.benchmark.race import Contestant
 from dsr_export.bundle.reader import Bundle
 from dsr_export.config import BatchRange, ModelRequest
-from dsr_export.engine_schedule.devices import Device, named_devices
+from dsr_export.engine_schedule.devices import DEVICES, Device, named_devices
 from dsr_export.engine_schedule.plan_text import UnreadableSchedule
 from dsr_export.engine_schedule.reader import read_schedule, read_schedule_file
 from dsr_export.engine_schedule.record import EngineSchedule
-from dsr_export.engine_schedule.roofline import Estimate, estimate
+from dsr_export.engine_schedule.roofline import Estimate, estimate, not_estimated
 from dsr_export.errors import ExportError
 from dsr_export.progress import Reporter
 from dsr_export.stages.type_graph import declared_policy
@@ -25,7 +25,7 @@ from graphs.artifacts import OptimizedModel
 from graphs.forms import form_of, take_form
 from graphs.mixed_precision.typed import assign_precision
 from graphs.precisions import Precision
-from graphs.targets import target
+from graphs.targets import BUILDS_ANYWHERE, target
 
 BACKEND = "tensorrt_rtx"
 PRECISION: Precision = "fp16"
@@ -48,12 +48,14 @@ def estimated(
     """A row for each RTX engine of the bundles in `what`, or of one model with one DSR part more in each.
 
     Each has `name`, `batch`, `launches`, `moved_bytes`, and `devices`: device -> `stream_ms`, `graph_ms`,
-    `memory_share`, and the ratios of both times to those of the first engine, and of the one before. Bundles are taken
+    `memory_share`, and the ratios of both times to those of the first engine, and of the one before (None where that
+    does not run on the device). `not_estimated` says of other devices what they lack for the engine. Bundles are taken
     at the batch that their engines are tuned for, a model at `batch`: `bare` without registers, `plain` with them, and
     `dsr` with detection and replacement or neuron shifts as well.
 
     Raises:
-        ExportError: an unknown device, a file that has no engine, or a plan whose schedule cannot be read.
+        ExportError: an unknown device, none that runs any of the engines, a file that has no engine, or a plan whose
+            schedule cannot be read.
     """
     chosen = named_devices(devices)
     bundles = [Path(each) for each in what if Path(each).is_dir()]
@@ -63,14 +65,16 @@ def estimated(
         raise ExportError("an ONNX file has no engine to estimate", hint="build it: dsr-export build FILE.onnx")
     with reporter.stage("prepare"):
         engines = [engine for path in bundles for engine in _of_bundle(path)] or _of_model(what, request, batch)
-    return list(rows(engines, chosen))
+    found = list(rows(engines, chosen))
+    _check_any(engines, found)
+    return found
 
 
 def _of_bundle(path: Path) -> Iterator[Engine]:
     bundle = Bundle.open(path)
     own = [each for each in bundle.manifest.targets if each.engine and each.backend == BACKEND]
     if not own:
-        raise ExportError(f"{path} has no engine of TensorRT-RTX", hint="build one: --target rtx")
+        raise ExportError(f"{path} has no engine of TensorRT-RTX", hint=f"build one: {BUILDS_ANYWHERE}")
     for each in own:
         plan, name = bundle.file(str(each.engine)), path.name if len(own) == 1 else f"{path.name} {each.name}"
         try:
@@ -118,17 +122,39 @@ def _unreadable(what: str, error: UnreadableSchedule) -> ExportError:
 
 def rows(engines: Sequence[Engine], devices: Mapping[str, Device]) -> Iterator[dict[str, Any]]:
     """As `estimated` returns them."""
-    found = [{name: estimate(each.schedule.launches, device) for name, device in devices.items()} for each in engines]
+    found = [_estimates(each, devices) for each in engines]
     for engine, own, before in zip(engines, found, [found[0], *found], strict=False):
-        told = {name: {**asdict(own[name]), **_ratios(own[name], found[0][name], before[name])} for name in devices}
-        sums = {"launches": len(engine.schedule.launches), "moved_bytes": engine.schedule.moved}
-        yield {"name": engine.name, "batch": engine.schedule.batch, **sums, "devices": told}
+        launches = engine.schedule.launches
+        told = {name: {**asdict(own[name]), **_ratios(own[name], found[0].get(name), before.get(name))} for name in own}
+        sums = {"launches": len(launches), "moved_bytes": engine.schedule.moved}
+        named = {"name": engine.name, "batch": engine.schedule.batch}
+        yield {**named, **sums, "devices": told, "not_estimated": not_estimated(launches, devices)}
 
 
-def _ratios(own: Estimate, first: Estimate, before: Estimate) -> dict[str, float]:
+def _estimates(engine: Engine, devices: Mapping[str, Device]) -> dict[str, Estimate]:
+    """On those devices that run it."""
+    launches = engine.schedule.launches
+    left_out = not_estimated(launches, devices)
+    return {name: estimate(launches, device) for name, device in devices.items() if name not in left_out}
+
+
+def _check_any(engines: Sequence[Engine], found: Sequence[Mapping[str, Any]]) -> None:
+    """Raises ExportError where not one engine runs on one of the devices."""
+    reasons = dict.fromkeys(reason for row in found for reason in row["not_estimated"].values())
+    if reasons and not any(row["devices"] for row in found):
+        left_out = [not_estimated(each.schedule.launches) for each in engines]
+        others = [name for name in DEVICES if not all(name in each for each in left_out)]
+        raise ExportError(
+            f"no engine here runs on the devices named: {', '.join(reasons)}",
+            hint=f"choose from {', '.join(others)}; or build in a precision that the devices have",
+        )
+
+
+def _ratios(own: Estimate, first: Estimate | None, before: Estimate | None) -> dict[str, float | None]:
+    """None where the other engine does not run on the device."""
     sides = {"ratio": first, "step": before}
     return {
-        f"{key}_{name}": getattr(own, f"{key}_ms") / getattr(side, f"{key}_ms")
+        f"{key}_{name}": None if side is None else getattr(own, f"{key}_ms") / getattr(side, f"{key}_ms")
         for name, side in sides.items()
         for key in TIMES
     }

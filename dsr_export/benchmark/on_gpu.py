@@ -19,7 +19,7 @@ from dsr_export.bundle.reader import Bundle
 from dsr_export.engine_schedule.devices import DEVICES, device_called
 from dsr_export.engine_schedule.plan_text import UnreadableSchedule
 from dsr_export.engine_schedule.reader import read_schedule_file
-from dsr_export.engine_schedule.roofline import estimate
+from dsr_export.engine_schedule.roofline import estimate, lacking
 from dsr_export.errors import ExportError
 from dsr_export.progress import Reporter
 
@@ -90,9 +90,12 @@ def _judged(name: str, plan: Path, batch: int, gpu: Mapping[str, Any], timings: 
     if device is None:
         return {"problem": f"there is no data of the device '{gpu['name']}'"}
     try:
-        found = estimate(read_schedule_file(plan, batch).launches, DEVICES[device])
+        launches = read_schedule_file(plan, batch).launches
     except UnreadableSchedule as error:
         return {"problem": f"the schedule cannot be read: {error}"}
+    if (missing := lacking(launches, DEVICES[device])) is not None:
+        return {"problem": f"by its data sheet {device} has no {missing}"}
+    found = estimate(launches, DEVICES[device])
     measured = {each.graph: each.median_ms for each in timings if (each.name, each.place) == (name, "device")}
     told: dict[str, Any] = {"device": device, "problem": None, **asdict(found)}
     for key, graph in (("stream", False), ("graph", True)):

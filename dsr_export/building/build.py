@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-from dsr_export.backends.gpu import gpu_available
+from dsr_export.backends.gpu import compute_capability, gpu_available
 from dsr_export.backends.installation import check_buildable
 from dsr_export.backends.opening import runs_here
 from dsr_export.building.part_configs import part_configs
@@ -33,6 +33,7 @@ from dsr_export.storage.disk import DamagedFile
 from dsr_export.storage.made_with import source_digest, tool_versions
 from graphs.forms import FORMS, FormName, form_of
 from graphs.precisions import PRECISIONS
+from graphs.target_precisions import check_precision
 from graphs.targets import Target, default_target, target
 
 R = TypeVar("R", bound=Result)
@@ -81,9 +82,18 @@ class Build:
         return tuple(form for form in FORMS if form in {form_of(each) for each in self.targets})
 
     def check_targets(self) -> None:
-        """Fails at once, not after the trace, where a target can't be built here."""
+        """Fails at once, not after the trace, where a target lacks what is asked for, or can't be built here."""
+        self.check_precisions(compute_capability())
         for each in self.engine_targets:
             check_buildable(each)
+
+    def check_precisions(self, gpu: str | None) -> None:
+        """Raises ExportError for a precision, the model's or a part's, that a target lacks. `gpu` is the compute
+        capability of the one that is built on, where that is known. Loads nothing."""
+        for each in self.targets:
+            check_precision(each, self.config.precision, gpu)
+            for role, precision in self.config.part_precision.items():
+                check_precision(each, precision, gpu, of=role)
 
     @cached_property
     def runnable_targets(self) -> tuple[Target, ...]:

@@ -23,6 +23,7 @@ from dsr_export.stages.taps import TAPS
 from dsr_export.stages.type_graph import Typed
 from dsr_export.storage.made_with import tool_versions
 from graphs.precisions import PRECISIONS
+from graphs.quantize.schemes import SCHEMES
 from graphs.targets import Target
 
 
@@ -60,10 +61,16 @@ def _graph_files(typed: Typed, folder: str) -> dict[str, Content]:
 
 
 def build_tolerance(config: ExportConfig) -> Tolerance:
-    """What the bundle is held to, by its builder and by everyone who verifies it: INT8 to the budget asked for."""
+    """What the bundle is held to, by its builder and by everyone who verifies it: codes to the budget asked for."""
     own = TOLERANCES[config.precision]
     budget = config.int8.budget_db if PRECISIONS[config.precision].quantized else None
     return own if budget is None else replace(own, snr_db=budget, reason="the budget asked for")
+
+
+def aimed_snr(config: ExportConfig) -> float:
+    """The SNR in dB that formats are chosen for: what was asked for, or else what the precision is made for."""
+    asked = config.int8.budget_db
+    return SCHEMES[config.precision].budget_db if asked is None else asked
 
 
 def bundle_manifest(build: Build, done: Finished) -> Manifest:

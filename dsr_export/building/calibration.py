@@ -1,10 +1,11 @@
-"""The calibration of an INT8 build: as a stage, and a share of it by itself, for the build of another machine."""
+"""The calibration of a quantised build: as a stage, and a share of it by itself, for the build of another machine."""
 
 from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
 
+from dsr_export.backends.gpu import compute_capability
 from dsr_export.building.build import Build
 from dsr_export.bundle.destination import absolute, aside, finish_interrupted, settle_old, temporary
 from dsr_export.declarations.calibration_part import read_part
@@ -24,6 +25,7 @@ from dsr_export.storage.disk import DamagedFile, flush_path, remove_tree, write_
 from dsr_export.storage.leftovers import undone
 from dsr_export.storage.locks import exclusive
 from dsr_export.subject import SubjectCard
+from graphs.quantize.schemes import scheme_of
 
 _ELSEWHERE = "free some space, or give an --out on another disk"
 _OTHER = "give another --out, or --force to replace it"
@@ -40,7 +42,14 @@ def calibration(build: Build, card: SubjectCard, optimized: Optimized) -> Calibr
     """The stage."""
     options, config = build.config.int8, build.config
     sampler = walked_sampler(card, config.batch, options.steps or config.trajectory_steps)
-    return Calibrate(source=optimized, card=card, sampler=sampler, options=options.without_budget(), model=build.model)
+    return Calibrate(
+        source=optimized,
+        card=card,
+        sampler=sampler,
+        options=options.without_budget(),
+        precision=config.precision,
+        model=build.model,
+    )
 
 
 def measured_share(build: Build) -> Path:
@@ -52,6 +61,7 @@ def measured_share(build: Build) -> Path:
     share = build.config.int8.share
     if share is None:
         raise ExportError("no share of a calibration is asked for", hint="give --calibration-only")
+    build.check_precisions(compute_capability())
     check_calibration(build.config.int8)
     place = (build.config.out or Path(f"{build.name}.calibration")) / str(share)
     _check_place(place, force=build.config.force)
@@ -86,7 +96,7 @@ def _write(build: Build, stage: Calibrate, share: Share, place: Path) -> None:
             folder.mkdir()
             with build.reporter.stage(stage.name) as bar:
                 data = stage.data()
-                observed = opened(stage.source.model, stage.card, stage.options, folder)
+                observed = opened(stage.source.model, stage.card, stage.options, scheme_of(stage.precision), folder)
                 found = observed.measured(data, folder, bar, share.run(data.sections.count))
                 write_part(folder, found, share, data.sections, stage.made_for())
                 close(folder)

@@ -79,7 +79,7 @@ def _sections(build: Build, done: Finished) -> dict[str, Any]:
         "token_norms": done.norms.facts,
         "typing": {key: value for key, value in done.shipped.facts.items() if key != "rewrites"},
         "range_audit": done.audited.audit.as_dict(),
-        **({} if done.quantized is None else {"int8": done.quantized.facts}),
+        **({} if done.quantized is None else {build.config.precision: done.quantized.facts}),
         "engines": {name: engine.facts for name, engine in done.engines.items()},
         **({} if done.steps is None else {"fused_step": _fused_step(done.steps)}),
     }

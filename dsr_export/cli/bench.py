@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -100,8 +101,12 @@ def _estimate(what: tuple[str, ...], request: ModelRequest, devices: list[str], 
         size = row["moved_bytes"] / 1e6
         answer(f"{row['name']}: {row['launches']} launches, {size:.1f} MB at batch {row['batch']}")
         for device, each in row["devices"].items():
-            stream, graph = (
-                f"{each[f'{key}_ms']:8.3f} ms {each[f'{key}_ratio']:.3f}x {each[f'{key}_step']:.3f}x"
-                for key in ("stream", "graph")
-            )
+            stream, graph = (_times(each, key) for key in ("stream", "graph"))
             answer(f"  {device:<10} {stream}   {graph}   memory is the limit of {each['memory_share']:.0%}")
+        for device, reason in row["not_estimated"].items():
+            answer(f"  {device:<10} no estimate: {reason}")
+
+
+def _times(each: Mapping[str, Any], key: str) -> str:
+    ratios = (each[f"{key}_{side}"] for side in ("ratio", "step"))
+    return " ".join([f"{each[f'{key}_ms']:8.3f} ms", *("     -" if r is None else f"{r:.3f}x" for r in ratios)])

@@ -83,7 +83,7 @@ class ConfigOnly:
 @click.option(
     "--strict",
     is_flag=True,
-    help="Fail (exit 3) on advice too: attentions in several kernels, chosen GEMMs not in INT8, stray FP32.",
+    help="Fail (exit 3) on advice too: attentions in several kernels, GEMMs not in the codes chosen, stray FP32.",
 )
 @click.option(
     "--fuse-step",

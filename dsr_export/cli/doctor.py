@@ -24,4 +24,4 @@ def command(as_json: bool) -> None:
     answer(f"{'cache':<20} {facts['cache']}")
     for target in facts["targets"]:
         default = " (default)" if target["default"] else ""
-        answer(f"target {target['name']:<13} {target['status']}{default}")
+        answer(f"target {target['name']:<13} {' '.join(target['precisions'])}: {target['status']}{default}")

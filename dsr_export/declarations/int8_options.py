@@ -1,4 +1,4 @@
-"""What an INT8 build is asked to do."""
+"""What a quantised build is asked to do."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from graphs.digests import bytes_digest, files_digest
 TRAJECTORY = "trajectory"
 RANDOM = "random:"
 MAX_IMAGES = 4096
+MAX_RANK = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +26,7 @@ class Int8Options:
 
     `tables` are calibration tables of earlier builds, merged and used instead of measuring again; `parts` folders of
     shares that were measured before. `share` is what is measured, and nothing is built. `budget_db` is the SNR that the
-    output keeps, by leaving the worst GEMMs in FP16 (None: the precision's own tolerance).
+    output keeps, by leaving the worst GEMMs in FP16 (None: what the precision aims at by itself).
     """
 
     method: str = "outlier-aware"
@@ -36,6 +37,7 @@ class Int8Options:
     parts: tuple[Path, ...] = ()
     share: Share | None = None
     budget_db: float | None = None
+    rank: int | None = None
 
     def __post_init__(self) -> None:
         if self.method not in METHOD_NAMES:
@@ -48,6 +50,8 @@ class Int8Options:
             raise ExportError(f"{self.images} calibration images are asked for", hint=f"give 1 to {MAX_IMAGES}")
         if self.steps is not None and not 2 <= self.steps <= MOST_STEPS:
             raise ExportError(f"{self.steps} calibration steps are asked for", hint=f"give 2 to {MOST_STEPS}")
+        if self.rank is not None and not 0 <= self.rank <= MAX_RANK:
+            raise ExportError(f"branches of rank {self.rank} are asked for", hint=f"give 0 to {MAX_RANK}")
         ways = {"table": self.tables, "parts": self.parts, "only": self.share}
         if len(asked := [f"--calibration-{name}" for name, value in ways.items() if value]) > 1:
             raise ExportError(f"{asked[0]} does not go with {asked[1]}", hint="leave one of them away")
@@ -68,7 +72,7 @@ class Int8Options:
 
     def of_data(self) -> Int8Options:
         """What is measured, whoever does so and whatever is made of it."""
-        return replace(self, budget_db=None, parts=(), share=None)
+        return replace(self, budget_db=None, parts=(), share=None, rank=None)
 
     def stage_key(self) -> dict[str, Any]:
         """What the options are known by: files count by content."""
@@ -82,6 +86,7 @@ class Int8Options:
             "parts": _digest([folder / RECORD for path in self.parts for folder in part_folders(path)]),
             "share": None if self.share is None else str(self.share),
             "budget": self.budget_db,
+            "rank": self.rank,
         }
 
 

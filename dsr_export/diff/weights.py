@@ -17,6 +17,7 @@ from onnx import numpy_helper
 from dsr_export.bundle.manifest import FileEntry
 from dsr_export.parity.decibels import IDENTICAL_DB, decibels
 from graphs.precisions import HELD
+from graphs.quantize.formats import FORMATS
 from graphs.weights.stored import StoredValues
 
 Array = npt.NDArray[Any]
@@ -92,6 +93,8 @@ def _change(
         return None
     if list(left.dims) != list(right.dims):
         return replace(change, problem="another shape")
+    if left.data_type != right.data_type and {left.data_type, right.data_type} & FORMATS.keys():
+        return replace(change, problem="codes of another format")  # which stand for other numbers
     try:
         truth, other = (np.ascontiguousarray(values).reshape(-1) for values in (a.values(left), b.values(right)))
     except ValueError as error:  # a data file shorter than the tensor that it should hold

@@ -28,5 +28,5 @@ def site_costs(launches: Sequence[Launch]) -> dict[str, Any] | None:
         "launches": len(own),
         "shared_launches": len(touched) - len(own),
         "moved_bytes": sum(each.moved for each in own),
-        "estimates": estimates(own),
+        "estimates": estimates(own, of=launches),
     }

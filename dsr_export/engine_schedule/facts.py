@@ -10,10 +10,11 @@ import onnx
 
 from dsr_export.engine_schedule.dsr_sites import site_costs
 from dsr_export.engine_schedule.graph_sites import GraphSites
+from dsr_export.engine_schedule.operand_types import INTEGERS
 from dsr_export.engine_schedule.plan_text import Plan, UnreadableSchedule
 from dsr_export.engine_schedule.reader import read_schedule
 from dsr_export.engine_schedule.record import ATTENTION, COPY, GEMM, EngineSchedule
-from dsr_export.engine_schedule.roofline import estimates
+from dsr_export.engine_schedule.roofline import estimates, not_estimated
 from dsr_export.engine_schedule.unfused import unfused_because
 
 SCHEDULE, PROBLEM = "schedule", "schedule_problem"
@@ -49,6 +50,7 @@ def schedule_dict(schedule: EngineSchedule, sites: GraphSites) -> dict[str, Any]
             for each in schedule.passed
         ],
         "estimates": estimates(schedule.launches),
+        "not_estimated": not_estimated(schedule.launches),
         **({} if costs is None else {"dsr_sites": costs}),
         "launches": [each.as_dict() for each in schedule.launches],
     }
@@ -72,11 +74,16 @@ def _attention(schedule: EngineSchedule, sites: GraphSites) -> dict[str, Any]:
 
 
 def _gemms(schedule: EngineSchedule, sites: GraphSites) -> list[dict[str, Any]]:
-    """`computes` is None for a GEMM that no kernel names."""
-    kernels = _computing(schedule)
-    chosen = frozenset(sites.integer_gemms())
+    """`computes` is None for a GEMM that no kernel names, `chosen` for one that the graph asks no codes of."""
+    kernels, chosen = _computing(schedule), sites.chosen()
     return [
-        {"node": node, "computes": kernels.get(node), "chosen_integer": node in chosen} for node in sites.weight_gemms()
+        {
+            "node": node,
+            "computes": kernels.get(node),
+            "chosen": chosen.get(node),
+            "chosen_integer": chosen.get(node) in INTEGERS,
+        }
+        for node in sites.weight_gemms()
     ]
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 import onnx
 
+from dsr_export.engine_schedule.operand_types import operand_types, plan_type
 from dsr_export.engine_schedule.unfused import AttentionSite
 from graphs.names import is_made
 from graphs.structure.movers import MOVERS
@@ -50,20 +51,28 @@ class GraphSites:
         """MatMul and Gemm nodes with one operand that is fixed."""
         return [node.name for node in self._weighted]
 
-    def integer_gemms(self) -> list[str]:
-        """Those of them both operands of which are dequantised: they were chosen to compute in integers."""
-        chosen = [node for node in self._weighted if all(self._dequantized(name) for name in node.input[:2])]
-        return [node.name for node in chosen]
+    def chosen(self) -> dict[str, str]:
+        """What those of them are asked to compute in that have codes for operands, in a plan's words: `float8e4m3`, or
+        `float16 x int4` where the weight alone is dequantised. Nothing of those with an operand of no known type."""
+        found = {}
+        for node in self._weighted:
+            codes = [self._codes(name) for name in node.input[:2]]
+            kinds = [kind or self._element(name) for kind, name in zip(codes, node.input[:2], strict=True)]
+            told = [plan_type(kind) for kind in kinds if kind]
+            if any(codes) and len(told) == len(kinds):
+                found[node.name] = operand_types(told)
+        return found
 
     def fp32_nodes(self) -> frozenset[str]:
-        """What computes in FP32: all that make it but casts, movers, and GEMMs that were chosen to be integer.
+        """What computes in FP32: all that make it but casts, movers, and GEMMs that were chosen to multiply codes.
 
         The product of a condition, which is ours, stays: its two rows of codes are joined in FP32.
         """
-        integer = frozenset(node for node in self.integer_gemms() if not is_made(node))
+        products = (node for node in self._weighted if all(self._codes(name) for name in node.input[:2]))
+        codes = frozenset(node.name for node in products if not is_made(node.name))
         nodes = (node for node in self.model.graph.node if node.op_type not in _TYPED | MOVERS)
         wide = (node for node in nodes if any(self._types.get(name) == onnx.TensorProto.FLOAT for name in node.output))
-        return frozenset(node.name for node in wide) - integer
+        return frozenset(node.name for node in wide) - codes
 
     @cached_property
     def _weighted(self) -> list[onnx.NodeProto]:
@@ -132,11 +141,43 @@ class GraphSites:
             return [reader for name in node.output for reader in self._readers.get(name, [])]
         return [self._makers[name] for name in node.input if name in self._makers]
 
-    def _dequantized(self, name: str) -> bool:
+    def _codes(self, name: str) -> int | None:
+        """The element type of the codes that a tensor is dequantised from; None where it is not."""
+        maker = self._maker(name, MOVERS | {"Cast"})
+        return self._element(maker.input[0]) if maker is not None and maker.op_type == "DequantizeLinear" else None
+
+    def _element(self, name: str) -> int | None:
+        """The type of a tensor, or of what makes it; None where nothing tells."""
+        if name in self._types or name in self._constants:
+            return self._types.get(name) or self._constants[name]
         maker = self._makers.get(name)
-        while maker is not None and maker.op_type in MOVERS | {"Cast"}:
+        if maker is None:
+            return None
+        if maker.op_type == "QuantizeLinear":  # as its zero point, or as it says; UINT8 where it has neither
+            zero = maker.input[2] if len(maker.input) > 2 else ""
+            return self._element(zero) if zero else _attribute(maker, "output_dtype") or onnx.TensorProto.UINT8
+        if maker.op_type == "Cast":
+            return _attribute(maker, "to")
+        like = maker.input[maker.op_type == "DequantizeLinear"]
+        return self._element(like) if maker.op_type in MOVERS | {"DequantizeLinear"} else None
+
+    @cached_property
+    def _constants(self) -> Mapping[str, int]:
+        """The types of constants, which are no part of what is described."""
+        nodes = (node for node in self.model.graph.node if node.op_type == "Constant")
+        made = {node.output[0]: each.t.data_type for node in nodes for each in node.attribute if each.name == "value"}
+        return made | {tensor.name: tensor.data_type for tensor in self.model.graph.initializer}
+
+    def _maker(self, name: str, through: Collection[str]) -> onnx.NodeProto | None:
+        """The node that makes a tensor, and none of `through`."""
+        maker = self._makers.get(name)
+        while maker is not None and maker.op_type in through:
             maker = self._makers.get(maker.input[0])
-        return maker is not None and maker.op_type == "DequantizeLinear"
+        return maker
+
+
+def _attribute(node: onnx.NodeProto, name: str) -> int | None:
+    return next((each.i for each in node.attribute if each.name == name), None)
 
 
 def _type_name(kind: int) -> str:

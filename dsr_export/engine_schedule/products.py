@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
+from dsr_export.engine_schedule.operand_types import CODES, operand_types
 from dsr_export.engine_schedule.plan_text import Program, UnreadableSchedule
 from dsr_export.engine_schedule.record import CONVOLUTION, GEMM
 from dsr_export.engine_schedule.statements import Statement, statement
@@ -24,7 +25,8 @@ _MOST_OPERANDS = 16  # of an attention, which has up to six; each three of them 
 
 @dataclass(frozen=True)
 class Product:
-    """`computes`: the type of both operands, or `float16 x int8`. `operations`: multiplications and additions."""
+    """`computes`: the type of both operands, or `float16 x int8`, also where it reads codes and multiplies floats.
+    `operations`: multiplications and additions."""
 
     computes: str
     operations: int
@@ -45,9 +47,9 @@ def library_product(call: Statement, known: Mapping[str, Tensor]) -> Product:
         raise UnreadableSchedule(f"a product of {len(inputs)} tensors into {len(outputs)}")
     a, b, result = (known_tensor(known, name) for name in (*inputs[:2], *outputs))
     if LIBRARY[call.kind] == GEMM:
-        return Product(_types([a, b]), _gemm_operations(call, a, b, result))
+        return Product(operand_types([a.type, b.type]), _gemm_operations(call, a, b, result))
     spread = a if call.kind == "deconvolution" else result  # each of its values meets a filter's
-    return Product(_types([a, b]), 2 * spread.count * math.prod(b.dims[1:]))
+    return Product(operand_types([a.type, b.type]), 2 * spread.count * math.prod(b.dims[1:]))
 
 
 def fused_product(fallback: Fallback, nodes: Sequence[str], writes: Sequence[Tensor]) -> Product:
@@ -59,7 +61,10 @@ def fused_product(fallback: Fallback, nodes: Sequence[str], writes: Sequence[Ten
     same = sorted(each.bytes for each in results) == sorted(each.bytes for each in writes)
     if len(cores) != 1 or not set(cores[0].nodes) <= set(nodes) or not same:
         raise UnreadableSchedule(f"the fused kernel of {', '.join(nodes) or 'no node'} has another one's fallback")
-    return library_product(cores[0], known)
+    product = library_product(cores[0], known)
+    return (
+        product if (computes := _dequantising(cores[0], calls, known)) is None else replace(product, computes=computes)
+    )
 
 
 def attention_product(inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Product:
@@ -80,7 +85,7 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, result: Tensor) -> list[Product]
     fits = q.dims[:-1] == result.dims[:-1] and v.dims[-1] == result.dims[-1] and shared > 0 and heads % shared == 0
     if not fits or k.count != shared * keys * q.dims[-1]:
         return []
-    return [Product(_types([q, k]), 2 * (q.count + result.count) * keys)]
+    return [Product(operand_types([q.type, k.type]), 2 * (q.count + result.count) * keys)]
 
 
 def known_tensor(known: Mapping[str, Tensor], name: str) -> Tensor:
@@ -90,8 +95,30 @@ def known_tensor(known: Mapping[str, Tensor], name: str) -> Tensor:
     return known[name]
 
 
-def _types(operands: Sequence[Tensor]) -> str:
-    return " x ".join(dict.fromkeys(each.type for each in operands))
+def _dequantising(core: Statement, calls: Sequence[Statement], known: Mapping[str, Tensor]) -> str | None:
+    """`float16 x int4` where one operand is read as codes, and becomes floats on its way into the product.
+
+    Where both do, it is one of floats, whatever is read.
+    """
+    makers = {name: call for call in calls for name in call.names("output")}
+    operands = [known_tensor(known, name) for name in core.names("input")[:2]]
+    codes = [_codes(each, makers, known) for each in operands]
+    if sum(each is not None for each in codes) != 1:
+        return None
+    return operand_types(code or each.type for code, each in zip(codes, operands, strict=True))
+
+
+def _codes(operand: Tensor, makers: Mapping[str, Statement], known: Mapping[str, Tensor]) -> str | None:
+    """The type of the codes that a tensor of floats is a cast and a scale of."""
+    if operand.type in CODES:
+        return None
+    now, maker = operand, makers.get(operand.name)
+    while maker is not None and maker.kind in ("cast", "mul"):
+        alike = [each for name in maker.names("input") if (each := known_tensor(known, name)).count == operand.count]
+        if len(alike) != 1:  # of two factors as large as the product, neither is a scale
+            return None
+        now, maker = alike[0], makers.get(alike[0].name)
+    return now.type if now.type in CODES else None
 
 
 def _gemm_operations(call: Statement, a: Tensor, b: Tensor, result: Tensor) -> int:

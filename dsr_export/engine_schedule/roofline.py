@@ -7,7 +7,7 @@ model, and is no measurement.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 
 from dsr_export.engine_schedule.devices import DEVICES, Device
@@ -26,8 +26,22 @@ class Estimate:
     memory_share: float
 
 
+def lacking(launches: Iterable[Launch], device: Device) -> str | None:
+    """What the device lacks of what these launches read, write and multiply (`FP8`), in words; None where it runs them
+    all."""
+    found = device.lacks({each for launch in launches for each in (*launch.types, *_operands(launch))})
+    return " and no ".join(found) or None
+
+
+def not_estimated(launches: Iterable[Launch], devices: Mapping[str, Device] = DEVICES) -> dict[str, str]:
+    """Device -> why an engine of these launches does not run on it; those that run it are left out."""
+    own = tuple(launches)
+    found = {name: lacking(own, device) for name, device in devices.items()}
+    return {name: f"{name} has no {missing}" for name, missing in found.items() if missing is not None}
+
+
 def estimate(launches: Iterable[Launch], device: Device) -> Estimate:
-    """Of all launches, one after the other."""
+    """Of all launches, one after the other. Raises ValueError for products that the device lacks (`lacking`)."""
     times = [(_moving(each, device), _computing(each, device)) for each in launches]
     busy = sum(max(each) for each in times)
     limited = sum(moving for moving, computing in times if moving >= computing)
@@ -38,10 +52,15 @@ def estimate(launches: Iterable[Launch], device: Device) -> Estimate:
     )
 
 
-def estimates(launches: Iterable[Launch]) -> dict[str, dict[str, float]]:
-    """Device -> its estimate, for every device there is data of."""
+def estimates(launches: Iterable[Launch], *, of: Iterable[Launch] | None = None) -> dict[str, dict[str, float]]:
+    """Device -> its estimate, for every device there is data of that runs the engine: all launches `of` it."""
     own = tuple(launches)
-    return {name: asdict(estimate(own, device)) for name, device in DEVICES.items()}
+    left_out = not_estimated(own if of is None else of)
+    return {name: asdict(estimate(own, device)) for name, device in DEVICES.items() if name not in left_out}
+
+
+def _operands(launch: Launch) -> list[str]:
+    return [] if launch.computes is None else launch.computes.split(" x ")
 
 
 def _moving(launch: Launch, device: Device) -> float:

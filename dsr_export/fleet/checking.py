@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from dsr_export.backends.gpu import compute_capability
 from dsr_export.building.build import Build
 from dsr_export.config import ExportConfig
 from dsr_export.errors import ExportError
@@ -27,6 +28,18 @@ def cell_configs(cells: Sequence[Cell]) -> dict[str, ExportConfig]:
             for name in config.targets:
                 target(name)
     return found
+
+
+def check_precisions(configs: Mapping[str, ExportConfig], *, here: bool) -> None:
+    """Raises ExportError, naming the cell, for a precision that a target lacks; reads no file.
+
+    Where cells are not built `here`, neither this machine's GPU nor its default target decides.
+    """
+    gpu = compute_capability() if here else None
+    for name, config in configs.items():
+        if here or config.targets:
+            with of_cell(name):
+                Build(config, Silent()).check_precisions(gpu)
 
 
 def check_cells(configs: Mapping[str, ExportConfig]) -> dict[str, str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from dsr_export.declarations.share import Share
 from dsr_export.fleet.building import Build, build_cells, check_fresh
-from dsr_export.fleet.checking import cell_configs, check_cells
+from dsr_export.fleet.checking import cell_configs, check_cells, check_precisions
 from dsr_export.fleet.files import check_files
 from dsr_export.fleet.matrix import read_matrix
 from dsr_export.fleet.receipts import Receipt
@@ -35,6 +35,7 @@ def built_fleet(request: FleetRequest, shown: Reporter) -> list[Receipt]:
     share = None if request.cell is None else Share.parse(request.cell, option="--cell")
     with shown.stage("check"):
         configs = cell_configs(cells)
+        check_precisions(configs, here=request.executor.kind == "local")
         check_files(request, out, configs)
         sources = check_cells(configs)
     chosen = cells if share is None else share.taken(cells)

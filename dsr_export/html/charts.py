@@ -5,6 +5,7 @@ Series take the style classes `a` (solid), `b` (dashed) and `c` (dotted), so tha
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -79,20 +80,21 @@ def lines(
 
 
 def bars(values: Sequence[float], names: Sequence[str], *, y_label: str, x_label: str, width: float = 460) -> Markup:
-    """One bar each, from 0."""
-    height = 220.0
-    up = Axis(0.0, max([*values, 0.0]) * 1.08 or 1.0, height - BOTTOM, TOP)
+    """One bar each, from 0; none for what is no finite number."""
+    height, finite = 220.0, [value for value in values if math.isfinite(value)]
+    up = Axis(0.0, max([*finite, 0.0]) * 1.08 or 1.0, height - BOTTOM, TOP)
     across = Axis(-0.5, len(values) - 0.5, LEFT, width - RIGHT)
     broad = 8 * max((len(name) for name in names), default=1) + 8  # a label's width
     slot = (width - LEFT - RIGHT) / max(len(values), 1)
     shown = every(len(values), min(14, max(1, int((width - LEFT - RIGHT) / broad))))
-    counts = all(float(value).is_integer() for value in values)
+    counts = all(float(value).is_integer() for value in finite)
     parts = [vertical(up, across, y_label, whole=counts), captions(across, up, x_label)]
     for i, (value, name) in enumerate(zip(values, names, strict=True)):
-        left, top = across.place(i) - 0.36 * slot, up.place(value)
-        tip = element("title", text(f"{name}: {value:.4g}"))
-        size = {"width": 0.72 * slot, "height": up.start - top}
-        parts.append(element("rect", tip, x=left, y=top, class_="bar", **size))
+        if math.isfinite(value):
+            left, top = across.place(i) - 0.36 * slot, up.place(value)
+            tip = element("title", text(f"{name}: {value:.4g}"))
+            size = {"width": 0.72 * slot, "height": up.start - top}
+            parts.append(element("rect", tip, x=left, y=top, class_="bar", **size))
         if i % shown == 0:
             parts.append(element("text", text(name), x=across.place(i), y=up.start + 16, text_anchor="middle"))
     return svg(width, height, parts, f"{y_label} by {x_label}")

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from calibration.plan import Planned, activation_groups, fold_choices, quantised_gemms
+from calibration.activation_schemes import Choice
+from calibration.plan import Chosen, Planned, activation_groups, fold_choices, quantised_gemms
 from calibration.policy import Selection
 from calibration.stats import ActivationStats
 from calibration.table import Table, activation_entry, merged, read_table
@@ -24,6 +25,8 @@ from dsr_export.subject import SubjectCard
 from graphs.artifacts import OptimizedModel
 from graphs.files import save_graph
 from graphs.outside_readers import outside_readers
+from graphs.quantize.formats import CodeFormat
+from graphs.quantize.schemes import Scheme
 
 Array = npt.NDArray[Any]
 MODEL, TABLE, CHECKS = "model.onnx", "calibration.json", "checks.npz"
@@ -35,6 +38,7 @@ def calibrate(
     source: OptimizedModel,
     card: SubjectCard,
     options: Int8Options,
+    scheme: Scheme,
     measure: Callable[[ObservedGraph], Measured] | None,
     folder: Path,
     bar: Bar,
@@ -44,7 +48,7 @@ def calibrate(
     `measure` is None where `options` name tables to use instead.
     """
     digest = source.digest
-    observed = opened(source, card, options, folder)
+    observed = opened(source, card, options, scheme, folder)
     graph, selection, recipe = observed.graph, observed.selection, observed.recipe
     given = _given(options, digest)
     stats: dict[str, ActivationStats] = {}
@@ -55,16 +59,18 @@ def calibrate(
     groups = activation_groups(selection)
     choices = given.choices() if given else {}
     if given is not None:
-        _check_given(given, choices, groups)
+        _check_given(given, choices, groups, scheme, options)
     with outside_readers(graph):  # an output that was divided would be another
-        chosen = fold_choices(groups, stats, recipe, choices, bar, normed=selection.normed)
-    writer, written = PlanWriter(folder), []
-    for planned in quantised_gemms(groups, selection, stats, chosen, recipe):
-        writer.add(planned.gemm.name, planned.quantized)
+        chosen = fold_choices(groups, stats, recipe, choices, bar, normed=selection.normed, scheme=scheme)
+    writers = {form.name: PlanWriter(folder, form.name) for form in (*scheme.tokens, scheme.condition)}
+    written: list[Planned] = []
+    for planned in quantised_gemms(groups, selection, stats, chosen, recipe, scheme):
+        writers[planned.format.name].add(planned.gemm.name, planned.quantized)
         written.append(dataclasses.replace(planned, quantized=dataclasses.replace(planned.quantized, codes=_NOTHING)))
-        bar(len(written), len(selection.all))
-    writer.close()
-    table = _table(digest, options, selection, stats, written, given)
+        bar(len({each.gemm.name for each in written}), len(selection.all))
+    for writer in writers.values():
+        writer.close()
+    table = given or _table(digest, options, scheme, selection, stats, chosen, written)
     (folder / TABLE).write_bytes(table.to_bytes())
     save_graph(graph, folder / MODEL)
     close(folder)
@@ -75,7 +81,27 @@ def _given(options: Int8Options, digest: str) -> Table | None:
     return merged(tables) if tables else None
 
 
-def _check_given(given: Table, choices: Mapping[str, Any], groups: list[list[Any]]) -> None:
+def _check_given(
+    given: Table,
+    choices: Mapping[str, Sequence[Choice]],
+    groups: list[list[Any]],
+    scheme: Scheme,
+    options: Int8Options,
+) -> None:
+    if any(rank != options.rank for rank in given.ranks):
+        raise ExportError(
+            f"the calibration table is of branches of {_rank(*given.ranks)}, and this build has {_rank(options.rank)}",
+            hint="build with the same --rank, or calibrate again without the table",
+        )
+    for group in groups:
+        known = [each.activation.format for each in choices.get(str(group[0].activation.name), ())]
+        wanted = [each.activations for each in scheme.formats(group[0].in_features)]
+        if known and known != wanted:
+            raise ExportError(
+                f"the calibration table is of another precision: its codes are {_named(known)}, "
+                f"and those of {scheme.name} {_named(wanted)}",
+                hint="give the table of a bundle of this precision, or calibrate again without it",
+            )
     missing = [str(group[0].activation.name) for group in groups if str(group[0].activation.name) not in choices]
     gemms = [each.name for group in groups for each in group]
     missing += [name for name in gemms if not given.gemms.get(name, {}).keys() >= GEMM_KEYS]
@@ -83,32 +109,44 @@ def _check_given(given: Table, choices: Mapping[str, Any], groups: list[list[Any
         raise ExportError(f"the calibration table says nothing of '{missing[0]}'", hint="calibrate again")
 
 
+def _rank(*ranks: int | None) -> str:
+    return "the default rank" if None in ranks else " and ".join(f"rank {each}" for each in ranks)
+
+
+def _named(forms: Sequence[CodeFormat]) -> str:
+    return " or ".join(each.name.upper() for each in forms)
+
+
 def _table(
     digest: str,
     options: Int8Options,
+    scheme: Scheme,
     selection: Selection,
     stats: Mapping[str, ActivationStats],
+    chosen: Mapping[str, Chosen],
     written: list[Planned],
-    given: Table | None,
 ) -> Table:
-    if given is not None:
-        return given
     activations, gemms = {}, {}
     for each in written:
         name = str(each.gemm.activation.name)
         seen = stats[name]
-        if each.choice is not None:
+        if each.choice is not None and name not in activations:
             activations[name] = activation_entry(
-                each.choice,
+                *chosen[name].choices,
                 naive_snr_db=each.naive_snr_db,
                 clipped=each.clipped,
                 amax=seen.magnitudes.largest,
                 roles=seen.roles_as_dict(),
             )
+        place = 0 if each.choice is None else scheme.formats(each.gemm.in_features).index(each.format)
+        if place:
+            activations[name]["finer"][place - 1]["clipped"] = each.clipped
         gemms[each.gemm.name] = {
             "activation": name,
             "condition": each.choice is None,
             "flops_share": each.gemm.flops / selection.total_flops,
         }
     data = {"kind": options.data, "images": options.images, "steps": options.steps}
+    if options.rank is not None:
+        data["rank"] = options.rank
     return Table(digest, options.method, json.loads(json.dumps(data)), activations, gemms)

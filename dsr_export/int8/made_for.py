@@ -11,7 +11,7 @@ from dsr_export.errors import ExportError
 from dsr_export.storage.made_with import source_digest, tool_versions
 
 _OPTIONS = {
-    "method": "--int8-method",
+    "method": "--method",
     "data": "--calibration",
     "images": "--calibration-images",
     "steps": "--calibration-steps",
@@ -52,6 +52,8 @@ def difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
         for name in sorted(there.keys() | here.keys()):
             if there.get(name) != here.get(name):
                 return name_it(name, there.get(name), here.get(name))
+    if one.get("precision") != other.get("precision"):
+        return f"--precision {_said(one.get('precision'))}, not {_said(other.get('precision'))}"
     return None if one == other else "another model or batch"
 
 

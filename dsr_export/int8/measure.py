@@ -31,6 +31,7 @@ from graphs.files import load_inferred_graph, save_graph
 from graphs.observe.probes import add_outputs
 from graphs.quantize.gate_padding import pad_gated_mlps
 from graphs.quantize.nan_sources import may_be_nan
+from graphs.quantize.schemes import Scheme
 
 Array = npt.NDArray[Any]
 PADDED, TAPPED, WAITING = "padded.onnx", "tapped.onnx", "waiting"
@@ -89,24 +90,37 @@ class ObservedGraph:
         return Measured(stats, kept)
 
 
-def opened(source: OptimizedModel, card: SubjectCard, options: Int8Options, folder: Path) -> ObservedGraph:
+def opened(
+    source: OptimizedModel, card: SubjectCard, options: Int8Options, scheme: Scheme, folder: Path
+) -> ObservedGraph:
     """The graph that is calibrated: with gated MLPs widened to what integer kernels like, where any needs it.
 
     `close` removes what it put into `folder`.
 
     Raises:
-        ExportError: no GEMM can become INT8.
+        ExportError: no GEMM can have codes of the scheme.
     """
     graph = load_inferred_graph(source.path)
-    path = save_graph(graph, folder / PADDED) if pad_gated_mlps(graph) else source.path
+    path = save_graph(graph, folder / PADDED) if scheme.for_cpus and pad_gated_mlps(graph) else source.path
     graph = load_inferred_graph(path)
     selection = select(graph, (*card.fp32_modules, *card.outer_modules))
-    if not selection.integer:
-        raise ExportError(
-            f"{card.name} has no GEMM that can become INT8: none of 16 or more rows and channels lies inside of it",
-            hint="build with --precision fp16",
-        )
+    _check_selected(selection, scheme, card)
     return ObservedGraph(path, graph, selection, card, METHODS[options.method])
+
+
+def _check_selected(selection: Selection, scheme: Scheme, card: SubjectCard) -> None:
+    """Else a model without any GEMM in the format asked for would pass for one that has it."""
+    asked, *finer = scheme.tokens
+    if any(asked in scheme.formats(gemm.in_features) for gemm in selection.integer):
+        return
+    whole = "" if asked.block is None else f" with inputs in whole blocks of {asked.block}"
+    possible = [form.name for gemm in selection.integer for form in scheme.formats(gemm.in_features)]
+    other = next((form.name for form in finer if form.name in possible), "fp16")
+    raise ExportError(
+        f"{card.name} has no GEMM that can become {scheme.name}: "
+        f"none of 16 or more rows and channels{whole} lies inside of it",
+        hint=f"build with --precision {other}",
+    )
 
 
 def close(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Which GEMMs of a calibrated graph become INT8 within a budget, and the graph that has them."""
+"""Which GEMMs of a calibrated graph are quantised within a budget, and the graph that has them."""
 
 from __future__ import annotations
 
@@ -10,37 +10,49 @@ from typing import Any
 
 import numpy as np
 
-from calibration.table import Table, choice_from, read_table
-from dsr_export.int8.budget import Checks, Measure, Verdict, within_budget
+from calibration.table import Table, choices_from, read_table
+from dsr_export.int8.budget import Checks, Measure
 from dsr_export.int8.calibrate import TABLE
-from dsr_export.int8.plan_files import read_plan
+from dsr_export.int8.ladders import Formats, Ladder, Verdict, within_budget
+from dsr_export.int8.plan_files import Plans, chosen_plan, read_plans
 from dsr_export.progress import Bar
 from dsr_export.subject import SubjectCard
 from graphs.artifacts import CalibratedModel
 from graphs.files import load_inferred_graph, save_graph
+from graphs.precisions import Precision
 from graphs.quantize.gemms import quantize_gemms
+from graphs.quantize.schemes import SCHEMES, Scheme
+from graphs.target_precisions import NEEDS
 from graphs.weights.gemms import weight_gemms
 
 
 def quantize(
-    source: CalibratedModel, checks: Checks, card: SubjectCard, budget_db: float, path: Path, bar: Bar
+    source: CalibratedModel,
+    checks: Checks,
+    card: SubjectCard,
+    precision: Precision,
+    aim_db: float,
+    path: Path,
+    bar: Bar,
 ) -> dict[str, Any]:
-    """Writes the graph with INT8 GEMMs to `path`; returns what the report says of each GEMM.
+    """Writes the graph with quantised GEMMs to `path`; returns what the report says of each GEMM.
 
     The plan and the table lie beside `source`, as the calibration left them.
     """
     beside = source.path.parent
-    plan = read_plan(beside)
+    plans = read_plans(beside, SCHEMES[precision])
     table = read_table(beside / TABLE, model_sha256=_model_of(beside / TABLE))
-    integer = [name for name, gemm in plan.items() if gemm.activation is not None]
-    measure = Measure(source.path, plan, card.inputs, checks)
-    rank = _local_rank(table.gemms, table.activations, integer) if card.is_large else None
-    verdict = within_budget(integer, measure, budget_db, alone=partial(_alone, measure), rank=rank, bar=bar)
+    measure = Measure(source.path, plans, card.inputs, checks, precision)
+    ladders = _ladders(plans, table)
+    rank = {name: ladder.local_db[0] for name, ladder in ladders.items()} if card.is_large else None
+    alone = partial(_alone, measure, ladders)
+    verdict = within_budget(ladders, measure, aim_db, alone=alone, rank=rank, bar=bar)
+    formats = {**{name: next(iter(plans[name])) for name in plans.keys() - ladders.keys()}, **verdict.formats}
     graph = load_inferred_graph(source.path)
-    order = [gemm.name for gemm in weight_gemms(graph) if gemm.name in plan]
-    quantize_gemms(graph, {name: gemm for name, gemm in plan.items() if name not in verdict.kept})
+    order = [gemm.name for gemm in weight_gemms(graph) if gemm.name in plans]
+    quantize_gemms(graph, chosen_plan(plans, formats), for_cpus=SCHEMES[precision].for_cpus)
     save_graph(graph, path)
-    return _facts(order, table, budget_db, verdict, measured=rank is None)
+    return _facts(order, table, precision, aim_db, verdict, formats, measured=rank is None)
 
 
 def _model_of(table: Path) -> str:
@@ -48,41 +60,69 @@ def _model_of(table: Path) -> str:
     return str(json.loads(table.read_text(encoding="utf-8"))["model_sha256"])
 
 
-def _alone(measure: Measure, name: str) -> float:
+def _ladders(plans: Plans, table: Table) -> dict[str, Ladder]:
+    """Of each GEMM that may stay in floats, what it may become. A large model can't be measured once for every GEMM, so
+    that the error at its own output stands for it."""
+    ladders = {}
+    for name, formats in plans.items():
+        if all(gemm.activation is not None for gemm in formats.values()):
+            activation = table.gemms[name]["activation"]
+            choices = choices_from(name, table.activations[activation])
+            ladders[name] = Ladder(formats=tuple(formats), local_db=tuple(each.snr_db for each in choices))
+    return ladders
+
+
+def _alone(measure: Measure, ladders: Mapping[str, Ladder], name: str) -> float:
     """One case is enough to rank by."""
-    return measure([name], cases=1)
+    return measure({name: ladders[name].formats[0]}, cases=1)
 
 
-def _local_rank(
-    gemms: Mapping[str, Mapping[str, Any]], activations: Mapping[str, Mapping[str, Any]], names: list[str]
-) -> dict[str, float]:
-    """The error at each GEMM's own output: a large model can't be measured once for every GEMM."""
-    return {name: choice_from(name, activations[gemms[name]["activation"]]).snr_db for name in names}
-
-
-def _facts(order: list[str], table: Table, budget_db: float, verdict: Verdict, *, measured: bool) -> dict[str, Any]:
+def _facts(
+    order: list[str],
+    table: Table,
+    precision: Precision,
+    aim_db: float,
+    verdict: Verdict,
+    formats: Formats,
+    *,
+    measured: bool,
+) -> dict[str, Any]:
     gemms: list[dict[str, Any]] = []
     for name, known in ((name, table.gemms[name]) for name in order):
         entry = table.activations.get(known["activation"], {}) if not known["condition"] else {}
-        in_fp16 = name in verdict.kept
+        own = _of_format(entry, formats.get(name), SCHEMES[precision])
         gemms.append(
             {
                 "name": name,
-                "precision": "fp16" if in_fp16 else "int8",
+                "precision": formats.get(name, "fp16"),
                 "flops_share": known["flops_share"],
-                "rows": entry.get("rows"),
+                "rows": own.get("rows"),
                 "smoothed": entry.get("channel_factors") is not None,
                 "snr_db": {"minmax": entry.get("naive_snr_db"), "chosen": entry.get("snr_db")},
                 "sensitivity_db": verdict.sensitivity_db.get(name),
-                "clipped": entry.get("clipped"),
+                "clipped": own.get("clipped"),
                 "roles": entry.get("roles", {}),
             }
         )
     return {
         "method": table.method,
-        "budget_snr_db": budget_db,
+        "aimed_snr_db": aim_db,
+        **({"rank": _asked(table, SCHEMES[precision])} if SCHEMES[precision].has_branch else {}),
+        "witness": "kernels" if NEEDS[precision].on_cpu else "emulation",
         "reached_snr_db": verdict.snr_db,
         "sensitivity": "measured" if measured else "local",
-        "int8_flops_share": float(np.sum([g["flops_share"] for g in gemms if g["precision"] == "int8"])),
+        f"{precision}_flops_share": float(np.sum([g["flops_share"] for g in gemms if g["precision"] == precision])),
         "gemms": gemms,
     }
+
+
+def _asked(table: Table, scheme: Scheme) -> int:
+    """The rank of branches; GEMMs of few inputs have less."""
+    asked = table.ranks[0]
+    return scheme.tokens[0].rank if asked is None else asked
+
+
+def _of_format(entry: Mapping[str, Any], form: str | None, scheme: Scheme) -> Mapping[str, Any]:
+    """What of an activation's entry is of one format; of the first where a GEMM stays floats."""
+    names = [each.name for each in scheme.formats(entry["width"])] if entry else []
+    return entry["finer"][names.index(form) - 1] if form in names[1:] else entry

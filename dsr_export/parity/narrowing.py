@@ -6,6 +6,7 @@ inside them: in a tiny model most of the weights, and that is no error of its nu
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,28 +27,42 @@ def least_narrow(precision: Precision) -> float:
 def require_narrowed(
     precision: Precision, typing: Mapping[str, Any], gemms: Sequence[Mapping[str, Any]] = ()
 ) -> str | None:
-    """Advice where less than half of the weights is narrow; `typing` is the report's section, `gemms` are what it says
-    of each GEMM that was to be quantised.
+    """Advice where less than half of the weights is narrow, or no GEMM has the format asked for; `typing` is the
+    report's section, `gemms` are what it says of each GEMM that was to be quantised.
 
-    Raises ExportError, before an engine is built, where next to none is.
+    Raises ExportError, before an engine is built, where next to none is narrow.
     """
     fraction = typing["half_weight_fraction"]
     if not PRECISIONS[precision].narrow or fraction >= FEW:
-        return None
-    within_budget = bool(gemms) and all(gemm["precision"] == precision for gemm in gemms)
-    why = _by_place(precision, len(gemms)) if within_budget else _by_reason(typing)
+        return _only_finer(precision, gemms)
+    within_budget = bool(gemms) and all(PRECISIONS[gemm["precision"]].quantized for gemm in gemms)
+    why = _by_place(gemms) if within_budget else _by_reason(typing)
     said = f"{_percent(fraction)} of the weight bytes are {precision.upper()}"
     if fraction < least_narrow(precision):
         way_out = "build with --precision fp16" if within_budget else PRECISIONS[precision].way_out
         raise ExportError(f"{precision} was asked for, and {said}; what stays wider: {why}", hint=way_out)
-    return f"{said}; what stays wider holds the rest: {why}"
+    advice = [f"{said}; what stays wider holds the rest: {why}", _only_finer(precision, gemms)]
+    return "; ".join(each for each in advice if each is not None)
 
 
-def _by_place(precision: Precision, gemms: int) -> str:
+def _only_finer(precision: Precision, gemms: Sequence[Mapping[str, Any]]) -> str | None:
+    """Finer codes count as narrow weights, too, and would pass for what was asked for."""
+    formats = Counter(str(gemm["precision"]) for gemm in gemms)
+    if not PRECISIONS[precision].finer or not gemms or precision in formats:
+        return None
+    given = ", ".join(f"{form.upper()} ({count})" for form, count in formats.most_common())
+    return (
+        f"the error budget leaves no GEMM in {precision.upper()}: {given}; lower --budget, or build with "
+        f"--precision {formats.most_common(1)[0][0]}"
+    )
+
+
+def _by_place(gemms: Sequence[Mapping[str, Any]]) -> str:
     """Where no budget kept any back: what the precision leaves to others by its nature."""
-    taken = "the one GEMM" if gemms == 1 else f"all {gemms} GEMMs"
+    taken = "the one GEMM" if len(gemms) == 1 else f"all {len(gemms)} GEMMs"
+    formats = " or ".join(dict.fromkeys(str(gemm["precision"]).upper() for gemm in gemms))
     left = "embedders, final layers, convolutions, GEMMs of few rows or channels"
-    return f"{left} ({taken} inside that can become {precision.upper()} did)"
+    return f"{left} ({taken} inside that can become {formats} did)"
 
 
 def _by_reason(typing: Mapping[str, Any]) -> str:

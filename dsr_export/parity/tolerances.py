@@ -37,4 +37,11 @@ TOLERANCES: Mapping[Precision, Tolerance] = {
     # Three mantissa bits fewer than FP16, at 6 dB each.
     "bf16": Tolerance(max_abs=None, cosine=0.995, psnr_db=27.0, snr_db=22.0, reason="8-bit mantissa through depth 28"),
     "int8": Tolerance(max_abs=None, cosine=0.995, psnr_db=30.0, snr_db=20.0, reason="W8A8 per tensor"),
+    # A build aims at 26 dB; one token that is replaced on one side alone, as it may at a threshold, takes 15 of 39.
+    "fp8": Tolerance(max_abs=None, cosine=0.995, psnr_db=30.0, snr_db=20.0, reason="4 significant bits, W8A8"),
+    "int4": Tolerance(max_abs=None, cosine=0.97, psnr_db=20.0, snr_db=12.0, reason="15 levels of a weight in a block"),
+    "nvfp4-weights": Tolerance(
+        max_abs=None, cosine=0.97, psnr_db=20.0, snr_db=12.0, reason="2 significant bits of a weight"
+    ),
+    "nvfp4": Tolerance(max_abs=None, cosine=0.95, psnr_db=18.0, snr_db=10.0, reason="2 significant bits, W4A4"),
 }

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dsr_export.backends.engines_here import NOT_RUN
+from dsr_export.backends.gpu import compute_capability
 from dsr_export.backends.installation import check_buildable
 from dsr_export.backends.opening import new_engine_runner, runs_here
 from dsr_export.bundle.destination import absolute, check_destination
@@ -27,6 +28,7 @@ from dsr_export.storage.locks import exclusive
 from dsr_export.storage.made_with import source_digest, tool_versions
 from dsr_export.verification.runtime_checks import golden_sampler, step_candidate
 from graphs.sampling.fused_step import step_inputs
+from graphs.target_precisions import check_precision
 from graphs.targets import Target, check_model, target
 
 if TYPE_CHECKING:
@@ -78,6 +80,7 @@ def recompile(request: CompileRequest, *, reporter: Reporter | None = None) -> B
         wider = None if request.keep_if_faster is None else Bundle.open(request.keep_if_faster, trust=request.trust)
     model = bundle.component(request.component) if request.component else bundle
     for each in (model, *([] if wider is None else [wider])):
+        check_precision(where, each.manifest.precision, compute_capability())
         check_model(each.file(each.engine_graph), where)  # before the build: an unsupported op should not cost minutes
     if wider is not None:
         _check_choice(request, bundle, wider, where)
@@ -132,8 +135,6 @@ def _check_apart(bundle: Path, out: Path) -> None:
 
 def _key(bundle: Bundle, request: CompileRequest, wider: Bundle | None = None) -> str:
     """Digest of everything the new bundle depends on: equal keys mean that there is nothing to do."""
-    from dsr_export.backends.gpu import compute_capability
-
     asked = {"of": bundle.manifest.digest, "target": request.target, "component": request.component}
     if wider is not None:
         asked["keep_if_faster"] = wider.manifest.digest

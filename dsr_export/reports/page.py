@@ -13,9 +13,9 @@ from dsr_export.reports.sections.cost import cost_section
 from dsr_export.reports.sections.engine import engine_section
 from dsr_export.reports.sections.error import error_section
 from dsr_export.reports.sections.graph import graph_section
-from dsr_export.reports.sections.int8 import int8_section
 from dsr_export.reports.sections.norm import norm_section
 from dsr_export.reports.sections.parity import parity_section
+from dsr_export.reports.sections.quantised import quantised_section
 from dsr_export.reports.sections.sample import sample_section
 from dsr_export.reports.verdict import verdict
 from dsr_export.reports.wording import decibels, duration, file_size, model_name
@@ -25,7 +25,7 @@ SECTIONS: tuple[Callable[[Report], Section | None], ...] = (
     error_section,  # where it comes from, before what it does to pictures
     sample_section,
     norm_section,
-    int8_section,
+    quantised_section,
     graph_section,
     engine_section,
     cost_section,

@@ -1,4 +1,4 @@
-"""`calibrate`, of an INT8 build: channel factors folded into the graph, codes, scales, and the table."""
+"""`calibrate`, of a quantised build: channel factors folded into the graph, codes, scales, and the table."""
 
 from __future__ import annotations
 
@@ -27,6 +27,8 @@ from dsr_export.stages.stage import Result, Stage
 from dsr_export.storage.cache import CachedStage
 from dsr_export.subject import SubjectCard
 from graphs.artifacts import CalibratedModel
+from graphs.precisions import Precision
+from graphs.quantize.schemes import scheme_of
 
 Array = npt.NDArray[Any]
 
@@ -59,6 +61,7 @@ class Calibrate(Stage[Calibrated]):
     card: SubjectCard
     sampler: SamplerSpec | None
     options: Int8Options
+    precision: Precision
     model: ModelAtHand
 
     def work(self, folder: Path, bar: Bar) -> None:
@@ -68,7 +71,9 @@ class Calibrate(Stage[Calibrated]):
             return observed.measured(self.data(), folder, bar)
 
         given = None if self.options.tables else measure
-        calibrate(self.source.model, self.card, self.options, given, folder, bar)
+        calibrate(
+            self.source.model, self.card, self.options, scheme_of(self.precision, self.options.rank), given, folder, bar
+        )
 
     def data(self) -> CalibrationData:
         """What is walked. ExportError as `open_data`."""

@@ -1,4 +1,4 @@
-"""`quantize`, of an INT8 build: INT8 GEMMs, but for those that the error budget leaves in FP16."""
+"""`quantize`, of a quantised build: GEMMs in codes, but for those that the error budget leaves in FP16."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from dsr_export.stages.stage import FACTS, MODEL, Result, Stage, write_json
 from dsr_export.storage.cache import CachedStage
 from dsr_export.subject import SubjectCard
 from graphs.artifacts import QuantizedModel
+from graphs.precisions import Precision
 
 
 @dataclass(frozen=True)
 class Quantized(Result):
-    """The graph with its quantisers; its facts are the report's `int8`."""
+    """The graph with its quantisers; its facts are the report's section of that name."""
 
     @property
     def model(self) -> QuantizedModel:
@@ -28,17 +29,20 @@ class Quantized(Result):
 
 @dataclass(frozen=True, kw_only=True)
 class Quantize(Stage[Quantized]):
-    """`budget_db` is the SNR that the output keeps."""
+    """`aim_db` is the SNR that the output keeps by its formats, and `held_db` what every check holds it to."""
 
     name: ClassVar[str] = "quantize"
     source: Calibrated
     card: SubjectCard
     reference: Reference
-    budget_db: float
+    precision: Precision
+    aim_db: float
+    held_db: float
 
     def work(self, folder: Path, bar: Bar) -> None:
-        facts = quantize(self.source.model, self._checks(), self.card, self.budget_db, folder / MODEL, bar)
-        write_json(folder / FACTS, facts)
+        path = folder / MODEL
+        facts = quantize(self.source.model, self._checks(), self.card, self.precision, self.aim_db, path, bar)
+        write_json(folder / FACTS, {"budget_snr_db": self.held_db, **facts})
 
     def result(self, made: CachedStage) -> Quantized:
         return Quantized(made)

@@ -26,10 +26,10 @@ _AT_LEAST = ("cosine", "psnr_db", "snr_db")
 
 
 def tolerance_problems(manifest: Manifest, report: Mapping[str, Any]) -> list[str]:
-    """Bounds looser than those of the precision. INT8's SNR may be the budget that the build was asked for."""
+    """Bounds looser than those of the precision. The SNR of codes may be the budget that the build was asked for."""
     own, given = TOLERANCES[manifest.precision], manifest.tolerances
     least = {key: getattr(own, key) for key in _AT_LEAST}
-    budget = _budget(report) if PRECISIONS[manifest.precision].quantized else None
+    budget = _budget(report, manifest.precision) if PRECISIONS[manifest.precision].quantized else None
     least |= {} if budget is None else {"snr_db": budget}
     found = [f"{key} {given[key]:g}, at least {least[key]:g}" for key in _AT_LEAST if given[key] < least[key]]
     if own.max_abs is not None and (given["max_abs"] is None or given["max_abs"] > own.max_abs):
@@ -104,7 +104,7 @@ def _built_rows(report: Mapping[str, Any]) -> Iterator[tuple[Row, bool]]:
             yield (str(row.get("check")), str(row.get("output"))), row.get("passed") is True
 
 
-def _budget(report: Mapping[str, Any]) -> float | None:
-    int8 = report.get("int8")
-    budget = int8.get("budget_snr_db") if isinstance(int8, dict) else None
+def _budget(report: Mapping[str, Any], section: str) -> float | None:
+    told = report.get(section)
+    budget = told.get("budget_snr_db") if isinstance(told, dict) else None
     return budget if is_known(budget) and budget >= 0 else None

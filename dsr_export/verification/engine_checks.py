@@ -9,11 +9,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from dsr_export.engine_schedule.operand_types import chosen_types, computes_so, format_words
 from dsr_export.engine_schedule.unfused import in_words
 from dsr_export.reports.record import Check
 from dsr_export.reports.wording import file_size
 from dsr_export.verification.model_checks import Finding, ModelCheck, run_checks
 from graphs.precisions import PRECISIONS, Precision
+from graphs.quantize.formats import FORMATS, INT8
 
 SHOWN = 3
 
@@ -43,12 +45,21 @@ def _attentions(engine: Scheduled) -> Finding:
     return _share(found["fused"], found["of"], engine, told)
 
 
-def _integer_gemms(engine: Scheduled) -> Finding:
-    chosen = [gemm for gemm in engine.schedule["gemms"] if gemm["chosen_integer"]]
-    missed = [gemm for gemm in chosen if gemm["computes"] != "int8"]
+def _chosen_gemms(engine: Scheduled) -> Finding:
+    chosen: dict[str, list[Mapping[str, Any]]] = {}
+    for gemm in engine.schedule["gemms"]:
+        if (wanted := chosen_types(gemm)) is not None:
+            chosen.setdefault(wanted, []).append(gemm)
+    missed = {kind: [gemm for gemm in of if not computes_so(gemm, kind)] for kind, of in chosen.items()}
+    told = "; ".join(_otherwise(kind, of, len(chosen[kind])) for kind, of in missed.items() if of)
+    whole = sum(map(len, chosen.values()))
+    return _share(whole - sum(map(len, missed.values())), whole, engine, told)
+
+
+def _otherwise(kind: str, missed: Sequence[Mapping[str, Any]], of: int) -> str:
+    """Of GEMMs that compute in something else than `kind`."""
     named = [f"{gemm['node']} in {gemm['computes'] or 'a kernel that does not tell'}" for gemm in missed]
-    told = f"{len(missed)} of {len(chosen)} GEMMs chosen for INT8 compute in another type: {_some(named)}"
-    return _share(len(chosen) - len(missed), len(chosen), engine, told)
+    return f"{len(missed)} of {of} GEMMs chosen for {format_words(kind)} compute in another type: {_some(named)}"
 
 
 def _fp32_between(engine: Scheduled) -> Finding:
@@ -60,9 +71,15 @@ def _fp32_between(engine: Scheduled) -> Finding:
     return _share(len(tensors) - len(beyond), len(tensors), engine, told)
 
 
+def _chosen_name(precision: Precision) -> str:
+    """Codes of INT8 came first, and have a name of their own."""
+    weights = FORMATS.get(PRECISIONS[precision].weights, INT8)
+    return "quantised_gemms" if weights.is_float else "integer_gemms"
+
+
 ENGINE: tuple[ModelCheck[Scheduled], ...] = (
     ModelCheck("attentions fused", lambda precision: "attentions_fused", _attentions),
-    ModelCheck("integer GEMMs", lambda precision: "integer_gemms", _integer_gemms),
+    ModelCheck("chosen GEMMs", _chosen_name, _chosen_gemms),
     ModelCheck("FP32 between kernels", lambda precision: "declared_fp32_between_kernels", _fp32_between),
 )
 

@@ -26,6 +26,7 @@ from graphs.foreign.static_branches import without_static_branches
 from graphs.foreign.symbolic_ops import symbolic_problems
 from graphs.foreign.tensor_sizes import check_sizes
 from graphs.op_limits import ENGINE_OPS
+from graphs.precisions import quantized_precisions
 from graphs.stage_specs import DATA_DEPENDENT, STANDARD_DOMAINS
 
 OPSET = 20  # what every target reads and the lowerings are written in
@@ -42,7 +43,8 @@ _QUANTISED = re.compile(
     "[Qq]uantize|Integer$|IntegerToFloat$|^QLinear|^QGemm|^QAttention|^QMoE|^QOrdered|^QEmbed|NBits|Bnb4|FpQ4"
 )
 """Op types of ONNX, ONNX Runtime and ModelOpt."""
-_FLOAT = "build from the float model that it was made of; --precision int8 quantises it here"
+_HERE = " or ".join(quantized_precisions())
+_FLOAT = f"build from the float model that it was made of; --precision {_HERE} quantises it here"
 
 
 def read_foreign(path: Path) -> onnx.ModelProto:

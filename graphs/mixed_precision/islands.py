@@ -21,11 +21,16 @@ from graphs.mixed_precision.held_values import beyond
 from graphs.mixed_precision.score_islands import CHOOSING, score_islands
 from graphs.names import is_lowered, is_made, made_parts, module_of, site_of
 from graphs.precisions import Held
-from graphs.quantize.quantizers import LARGEST_CODE
+from graphs.quantize.formats import format_of
+from graphs.stage_specs import DYNAMIC_FOUR_BIT
 from graphs.structure.movers import MOVERS
 from graphs.structure.spelt_norms import spelt_norms
 from graphs.weights.stored import StoredValues
 
+_BESIDE = frozenset({"narrow", "branch", "flat"})
+"""Roles of the nodes of a branch in floats, and of what lays out an activation otherwise."""
+_BEHIND = frozenset({"rows_back", "biased", "joined", "scaled", "shaped"})
+"""Roles of what a rewrite puts behind an integer product."""
 SOFTMAX = "softmax statistics"
 FP32_OPS: Mapping[str, str] = {
     **dict.fromkeys(
@@ -113,7 +118,7 @@ def _wide_operands(graph: gs.Graph, islands: Collection[str], wide: Collection[s
         beyond_rows = bool(operands) and _largest_even(node) > held.largest
         own |= {node.outputs[0].outputs[0].name} if beyond_rows else set()
         if operands and (wider or beyond_rows):
-            found |= dict.fromkeys(own - known, "INT8 GEMM")
+            found |= dict.fromkeys(own - known, "GEMM in codes")
     return found
 
 
@@ -128,14 +133,14 @@ def _largest_even(gemm: gs.Node) -> float:
         return 0.0
     stored = codes._values
     values = np.asarray(stored.load() if isinstance(stored, StoredValues) else codes.values)
-    sums = np.abs(values).sum(axis=0, dtype=np.int64)
-    return float((sums * np.abs(steps.values)).max(initial=0.0) * LARGEST_CODE * step.values.item())
+    sums = np.abs(values.astype(np.float64)).sum(axis=0)
+    return float((sums * np.abs(steps.values)).max(initial=0.0) * format_of(values).largest * step.values.item())
 
 
 def _ends_wide(gemm: gs.Node, islands: Collection[str]) -> bool:
     """Whether its rows or its bias are FP32: what it hands on may be beyond the low type."""
     readers = gemm.outputs[0].outputs
-    while len(readers) == 1 and readers[0].op in ("Mul", "Add"):
+    while len(readers) == 1 and (readers[0].op in ("Mul", "Add") or _is_product(readers[0].name)):
         constant = any(isinstance(tensor, gs.Constant) for tensor in readers[0].inputs)
         if not constant and not _is_product(readers[0].name):
             return False
@@ -183,30 +188,38 @@ def _integer_boundary(node: gs.Node, narrow: bool) -> str | None:
     """Codes are made in FP32. Behind the integer product FP32 scales are what ONNX Runtime fuses, and what has room for
     small ones; where products are `narrow` it is of the type around it, as engines move it."""
     dequantizes, product = node.op == "DequantizeLinear", _is_product(node.name)
-    if node.op == "QuantizeLinear" or (is_made(node.name, "quantize") and not dequantizes and not product):
-        return "INT8 boundary"
+    if node.op == "QuantizeLinear" or _makes_codes(node, dequantizes=dequantizes, product=product):
+        return "boundary of codes"
     if narrow:
         return None
-    if dequantizes or product:
-        return "INT8 boundary"
+    if product or (dequantizes and any(_is_integer_gemm(reader) for reader in node.outputs[0].outputs)):
+        return "boundary of codes"
     if _is_integer_gemm(node):
-        return "INT8 GEMM"
+        return "GEMM in codes"
     if node.op == "Add" and any(isinstance(tensor, gs.Constant) for tensor in node.inputs):
         makers = [maker for tensor in node.inputs for maker in tensor.inputs]
         if any(_is_integer_gemm(maker) or is_made(maker.name, "quantize") for maker in makers):
-            return "bias of an INT8 GEMM"
+            return "bias of a GEMM in codes"
     return None
 
 
+def _makes_codes(node: gs.Node, *, dequantizes: bool, product: bool) -> bool:
+    """Whether a rewrite made it before the product, for codes of eight bits; a branch beside it is as any GEMM."""
+    made = made_parts(node.name)
+    own = made is not None and made.stage == "quantize" and made.role not in _BESIDE
+    return own and not dequantizes and not product and node.op != DYNAMIC_FOUR_BIT
+
+
 def _is_product(name: str) -> bool:
-    """Whether a rewrite made it behind an integer product, for its rows or its bias."""
+    """Whether a rewrite made it behind an integer product, for its rows, its bias or a branch beside it."""
     made = made_parts(name)
-    return made is not None and made.stage == "quantize" and made.role in ("rows_back", "biased")
+    return made is not None and made.stage == "quantize" and made.role in _BEHIND
 
 
 def _is_integer_gemm(node: gs.Node) -> bool:
-    weight = node.inputs[1].inputs if node.op in ("MatMul", "Gemm") else []
-    return bool(weight) and weight[0].op == "DequantizeLinear"
+    """Whether both operands are codes: where the weight alone is, it computes in what the activation is."""
+    makers = [tensor.inputs for tensor in node.inputs[:2]] if node.op in ("MatMul", "Gemm") else []
+    return bool(makers) and all(made and made[0].op == "DequantizeLinear" for made in makers)
 
 
 def _sandwiched(node: gs.Node, islands: Collection[str]) -> bool:

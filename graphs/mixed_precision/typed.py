@@ -23,7 +23,7 @@ from graphs.mixed_precision.islands import PrecisionPolicy, fp32_islands
 from graphs.precisions import FLOAT, PRECISIONS, Precision
 from graphs.quantize.merging import merge_quantizers
 from graphs.quantize.pairing import paired_quantizers
-from graphs.stage_specs import StageSpec, defined_inputs, standard_ops, static_ops, unique_names
+from graphs.stage_specs import DYNAMIC_FOUR_BIT, StageSpec, defined_inputs, engine_ops, static_ops, unique_names
 from graphs.structure.movers import MOVERS
 from graphs.weights.element_types import low_precision_fraction, typed_weights
 from graphs.weights.stored import StoredValues
@@ -87,7 +87,7 @@ def typed_spec(precision: Precision, islands: Mapping[str, str]) -> StageSpec:
         low = {record.around for record in PRECISIONS.values() if record.narrow}
         return [f"{value.name} is not FP32" for value in values if value.type.tensor_type.elem_type in low]
 
-    checks = (unique_names, defined_inputs, standard_ops, static_ops, weights, boundary, paired_quantizers)
+    checks = (unique_names, defined_inputs, engine_ops, static_ops, weights, boundary, paired_quantizers)
     return StageSpec("typed", checks)
 
 
@@ -114,7 +114,8 @@ class _Typing:
         if not any(id(tensor) in self._float for tensor in [*node.inputs, *node.outputs]):
             return
         wanted = self._node_type(node)
-        node.inputs = [self._as(t, wanted) if id(t) in self._float else t for t in node.inputs]
+        kept = node.inputs[1:] if node.op == DYNAMIC_FOUR_BIT else ()  # its unit is FP32, whatever it reads
+        node.inputs = [self._as(t, wanted) if id(t) in self._float and t not in kept else t for t in node.inputs]
         for tensor in node.outputs:
             if id(tensor) in self._float:
                 self._type[id(tensor)] = wanted

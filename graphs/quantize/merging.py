@@ -2,7 +2,7 @@
 
 `Quantizer` gives each GEMM codes of its own, a last bit apart, for ONNX Runtime. An engine writes the codes once, and
 merges GEMMs that read the same ones. However many there are, the first step of a `Quantizer` is the smallest, and the
-one that FP16 holds.
+one that FP16 holds. Codes of another format stay what they are.
 """
 
 from __future__ import annotations
@@ -15,19 +15,21 @@ from graphs.names import is_made
 
 def merge_quantizers(graph: gs.Graph) -> int:
     """Gives all readers of codes that one `Quantizer` made the first of them, in place; returns how many are gone."""
-    made: dict[int, list[tuple[float, gs.Variable]]] = {}
+    made: dict[tuple[int, str], list[tuple[float, gs.Variable]]] = {}
     for node in graph.nodes:
         quantize = node.inputs[0].inputs[0] if node.op == "DequantizeLinear" and node.inputs[0].inputs else None
-        step = None if quantize is None or not is_made(quantize.name, "quantize") else _step(quantize)
+        own = quantize is not None and quantize.op == "QuantizeLinear" and is_made(quantize.name, "quantize")
+        step = _step(quantize) if own else None
         if quantize is not None and step is not None:
-            made.setdefault(id(quantize.inputs[0]), []).append((step, node.outputs[0]))
+            key = id(quantize.inputs[0]), str(quantize.inputs[2].dtype)
+            made.setdefault(key, []).append((step, node.outputs[0]))
     merged = [_merged(values) for values in made.values()]
     graph.cleanup(remove_unused_graph_inputs=False)
     return sum(merged)
 
 
 def _merged(made: list[tuple[float, gs.Variable]]) -> int:
-    """`made` are the values of one tensor's codes, by their steps."""
+    """`made` are the values of one tensor's codes of one format, by their steps."""
     (_, first), *others = sorted(made, key=lambda each: each[0])
     for _, old in others:
         for reader in list(old.outputs):

@@ -11,18 +11,19 @@ import onnx_graphsurgeon as gs
 
 from graphs.builders import NodeBuilder
 from graphs.precisions import HALF
+from graphs.quantize.formats import FP4, INT8, CodeFormat
+from graphs.quantize.four_bit import four_bit_values
 from graphs.weights.stored import StoredValues
 
 Array = npt.NDArray[Any]
 Rows = Literal["none", "static", "dynamic"]
-LARGEST_CODE = 127  # of one sign, symmetric INT8
 CONDITION_CODE = 63  # of a condition, which has two rows of codes: CPUs without VNNI add products in 16 bits
 SMALLEST_ROW = 1e-6  # a token of zeros is divided by this
 
 
 @dataclass(frozen=True, kw_only=True)
 class Activation:
-    """How the input of a GEMM becomes INT8: `code = round(x / rows / step)`.
+    """How the input of a GEMM becomes codes of a format: the nearest to `x / rows / step`.
 
     `row_factors` [tokens] goes with static rows; with dynamic ones each token is divided by its largest magnitude.
     """
@@ -30,13 +31,16 @@ class Activation:
     step: float
     rows: Rows = "none"
     row_factors: Array | None = None
+    format: CodeFormat = INT8
 
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizedGemm:
-    """`codes` int8 [in, out] times `weight_steps` [out] stand for the weight; `activation` is None for a condition,
-    which needs no calibration.
+    """`codes` [in, out], whose type tells their format, times `weight_steps` [out] stand for the weight.
 
+    `activation` is None for a condition, which needs no calibration. Where steps are of blocks ([in / block, out]) and
+    have a format of their own, they are multiples of `unit`. `branch` is a pair [in, rank] and [rank, out] in floats
+    whose product is added to what the codes stand for.
     `bias_shift` [out] is added to the bias: what quantisation changes on average.
     """
 
@@ -44,11 +48,13 @@ class QuantizedGemm:
     weight_steps: Array
     activation: Activation | None
     bias_shift: Array | None = None
+    unit: float = 1.0
+    branch: tuple[Array, Array] | None = None
 
 
 @dataclass
 class Quantizer:
-    """Makes codes of `source` for one GEMM after another, each its own.
+    """Makes codes of a format of `source` for one GEMM after another, each its own.
 
     Where they are `held`, steps are numbers that FP16 holds, so that a dequantiser may have either type; rounded up, so
     that nothing is clipped for it. ONNX Runtime makes an integer product only of a GEMM whose quantiser nothing else
@@ -57,18 +63,25 @@ class Quantizer:
 
     source: gs.Tensor
     step: float
+    format: CodeFormat = INT8
     held: bool = True
     readers: int = 0
+    made: gs.Variable | None = None
 
     def values(self, build: NodeBuilder) -> gs.Variable:
-        """What the codes stand for: QuantizeLinear and DequantizeLinear."""
+        """What the codes stand for: QuantizeLinear and DequantizeLinear. Codes of four bits are the same for all."""
+        if self.format == FP4:
+            if self.made is None:
+                self.made = four_bit_values(build, self.source, self.step)
+            return self.made
         size = held_step(self.step) if self.held else np.float32(self.step)
         for _ in range(self.readers):
             size = np.nextafter(size, np.float32(np.inf))
         self.readers += 1
-        step, zero = build.constant("step", np.array(size)), build.constant("zero", np.array(0, np.int8))
+        zero = build.constant("zero", np.array(0, self.format.dtype))
+        step = build.constant("step", np.array(size))
         codes = build.op("QuantizeLinear", [self.source, step, zero], "codes")
-        codes.dtype = np.dtype(np.int8)
+        codes.dtype = self.format.dtype
         return build.op("DequantizeLinear", [codes, step, zero], "values")
 
 

@@ -9,6 +9,7 @@ import onnx
 
 from graphs.errors import ExportError
 from graphs.precisions import PRECISIONS, Precision
+from graphs.weights.packed import packed_size
 
 WEIGHTED = frozenset({"MatMul", "Gemm", "Conv"})
 
@@ -49,7 +50,7 @@ def low_precision_fraction(model: onnx.ModelProto, precision: Precision) -> floa
         return 0.0
     weights = typed_weights(model)
     sizes = {weight.name: weight.elements if record.quantized else weight.bytes for weight in weights}
-    low = sum(sizes[weight.name] for weight in weights if weight.type == record.weights)
+    low = sum(sizes[weight.name] for weight in weights if weight.type in record.narrow_types)
     total = sum(sizes.values())
     return low / total if total else 1.0
 
@@ -57,10 +58,10 @@ def low_precision_fraction(model: onnx.ModelProto, precision: Precision) -> floa
 def _weight(tensor: onnx.TensorProto, node: str) -> Weight:
     elements = math.prod(tensor.dims)
     try:
-        width: int = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+        size = packed_size(elements, tensor.data_type)
     except KeyError:
         raise ExportError(
             f"tensor {tensor.name[:80]!r} has the element type {tensor.data_type}, which ONNX does not know",
             hint="the model is damaged: export it again, or build the bundle again",
         ) from None
-    return Weight(tensor.name, node, elements, elements * width, tensor.data_type)
+    return Weight(tensor.name, node, elements, size, tensor.data_type)

@@ -19,6 +19,8 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
+from graphs.weights.packed import packed, packed_size, unpacked
+
 Array = npt.NDArray[Any]
 ALIGNMENT = 4096  # runtimes map the file; a page boundary lets them use it in place
 
@@ -39,12 +41,14 @@ class StoredValues(LazyValues):  # type: ignore[misc]
         part: slice | None = None,
     ) -> None:
         self.source, self.folder, self.divisor, self.part = tensor, folder, divisor, part
-        *leading, last = tensor.dims
-        dims = tensor.dims if part is None else [*leading, len(range(last)[part])]
+        dims = list(tensor.dims) if part is None else [*tensor.dims[:-1], len(range(tensor.dims[-1])[part])]
         described = onnx.TensorProto(name=tensor.name, dims=dims, data_type=elem_type or tensor.data_type)
         described.external_data.extend(tensor.external_data)
         described.data_location = onnx.TensorProto.EXTERNAL
-        super().__init__(described)
+        # Not by graphsurgeon, which knows BF16 and what is narrower by ONNX's number alone, and prints so.
+        self.tensor, self.shape = described, tuple(int(size) for size in dims)
+        self.dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(described.data_type))
+        self.nbytes = math.prod(self.shape) * self.dtype.itemsize
 
     @property
     def file(self) -> Path:
@@ -54,8 +58,7 @@ class StoredValues(LazyValues):  # type: ignore[misc]
     @property
     def size_in_bytes(self) -> int:
         """Of the values as they are read."""
-        kind = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(self.tensor.data_type))
-        return int(math.prod(self.tensor.dims)) * int(kind.itemsize)
+        return packed_size(math.prod(self.tensor.dims), self.tensor.data_type)
 
     @property
     def converted(self) -> bool:
@@ -64,10 +67,9 @@ class StoredValues(LazyValues):  # type: ignore[misc]
     def load(self) -> Array:
         # Not by onnx, which refuses a data file that has several links, as those of the stage cache have.
         entries = {entry.key: entry.value for entry in self.source.external_data}
-        stored = onnx.helper.tensor_dtype_to_np_dtype(self.source.data_type)
-        count = math.prod(self.source.dims)
-        values = np.fromfile(self.file, stored, count=count, offset=int(entries.get("offset", 0)))
-        values = values.reshape(tuple(self.source.dims))
+        kind, count = self.source.data_type, math.prod(self.source.dims)
+        raw = np.fromfile(self.file, np.uint8, count=packed_size(count, kind), offset=int(entries.get("offset", 0)))
+        values = unpacked(raw, kind, count).reshape(tuple(self.source.dims))
         if self.divisor is not None:
             values = values / self.divisor
         if self.part is not None:
@@ -120,9 +122,9 @@ def store(constants: Sequence[gs.Constant], data: Path) -> None:
     with data.open("wb") as stream:
         for constant in constants:
             stream.write(b"\0" * (-stream.tell() % ALIGNMENT))
-            values = np.ascontiguousarray(constant._values.load())
-            _point(constant._values.tensor, location=data.name, offset=stream.tell(), length=values.nbytes)
-            stream.write(values.view(np.uint8).data if values.size else b"")
+            values = packed(constant._values.load())
+            _point(constant._values.tensor, location=data.name, offset=stream.tell(), length=len(values))
+            stream.write(values)
 
 
 def _link(source: Path, target: Path) -> None:

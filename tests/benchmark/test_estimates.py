@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from dsr_export.benchmark.estimates import Engine, rows
 from dsr_export.config import ModelRequest
-from dsr_export.engine_schedule.devices import DEVICES
+from dsr_export.engine_schedule.devices import DEVICES, named_devices
+from dsr_export.engine_schedule.record import EngineSchedule, Launch
 from dsr_export.families import load_subject
 from tests.conftest import Cli
 
@@ -40,6 +42,43 @@ def test_what_cannot_be_estimated_is_refused(what: list[str], devices: str, said
     done = cli("bench", *what, "--roofline", devices)
     assert done.code == 1
     assert said in done.err
+
+
+def _engine(name: str, computes: str) -> Engine:
+    sizes: dict[str, dict[str, int]] = {"read": {"float16": 1000}, "written": {}}
+    launch = Launch(kind="gemm", kernel="k", nodes=(), computes=computes, operations=10**9, **sizes)
+    return Engine(name, EngineSchedule(batch=2, launches=(launch,), passed=()))
+
+
+HALF, FP8 = _engine("half", "float16"), _engine("fp8", "float8e4m3")
+BOTH = named_devices(["orin-agx", "l4"])
+
+
+def test_an_engine_has_no_time_on_a_device_that_lacks_its_types() -> None:
+    half, fp8 = rows([HALF, FP8], BOTH)
+    assert set(half["devices"]) == set(BOTH) and half["not_estimated"] == {}
+    assert set(fp8["devices"]) == {"l4"} and fp8["not_estimated"] == {"orin-agx": "orin-agx has no FP8"}
+    assert fp8["devices"]["l4"]["graph_ratio"] < 1
+
+
+def test_what_does_not_run_on_a_device_is_compared_with_nothing() -> None:
+    _, half = rows([FP8, HALF], BOTH)
+    orin, other = (half["devices"][name] for name in BOTH)
+    assert (orin["graph_ratio"], orin["stream_step"]) == (None, None) and other["graph_ratio"] > 1
+
+
+def test_the_lines_say_what_has_no_estimate(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dsr_export.benchmark.estimates._of_model", lambda *_: [FP8, HALF])
+    done = cli("bench", "digits", "--roofline", "orin-agx,l4")
+    assert done.code == 0 and "  orin-agx   no estimate: orin-agx has no FP8\n" in done.out
+    assert any("orin-agx" in line and "ms      -      -" in line for line in done.out.splitlines())
+
+
+def test_devices_that_run_none_of_the_engines_are_refused(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dsr_export.benchmark.estimates._of_model", lambda *_: [FP8, FP8])
+    done = cli("bench", "digits", "--roofline", "orin-agx,orin-nx", "--json")
+    assert (done.code, done.out) == (1, "") and "orin-agx has no FP8, orin-nx has no FP8" in done.err
+    assert "choose from thor, rtx4060" in done.err
 
 
 @pytest.mark.slow

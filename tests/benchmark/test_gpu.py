@@ -20,6 +20,7 @@ from dsr_export.benchmark import gpu_facts, on_gpu
 from dsr_export.benchmark.contestants import _names
 from dsr_export.benchmark.gpu_race import GpuContestant, gpu_race
 from dsr_export.engine_schedule.devices import DEVICES, device_called
+from dsr_export.engine_schedule.record import EngineSchedule, Launch
 from tests.backends.cuda_stand_in import stand_in as cuda_provider
 from tests.backends.tensorrt.driver_stand_in import Driver
 from tests.backends.tensorrt.engine_stand_in import SPECS, Gpu, stand_in
@@ -138,6 +139,16 @@ def test_the_estimate_is_judged_by_what_was_measured(
     text = cli(*asked)
     assert "NVIDIA L4, a driver for CUDA 13.0; before: clocks are not told here" in text.out
     assert "estimated for l4: stream" in text.out and "5.0 MB of the GPU's memory" in text.out
+
+
+def test_an_engine_that_the_data_sheet_has_no_rate_for_is_not_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: dict[str, dict[str, int]] = {"read": {"float8e4m3": 1}, "written": {}}
+    launch = Launch(kind="gemm", kernel="k", nodes=(), computes="float8e4m3", operations=1, **sizes)
+    schedule = EngineSchedule(batch=2, launches=(launch,), passed=())
+    monkeypatch.setattr(on_gpu, "read_schedule_file", lambda *_: schedule)
+    orin, l4 = ({"name": name, "memory_bytes": 64 << 30} for name in ("Orin", "NVIDIA L4"))
+    assert on_gpu._judged("m", Path("m.plan"), 2, orin, []) == {"problem": "by its data sheet orin-agx has no FP8"}
+    assert on_gpu._judged("m", Path("m.plan"), 2, l4, [])["problem"] is None
 
 
 def test_graphs_are_timed_on_the_gpu_as_well(denoiser_bundle: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -120,7 +120,7 @@ BAD = [
     ("model.num_classes", 1.0),
     ("model.config", "x"),
     ("dsr", None),
-    ("precision", "fp8"),
+    ("precision", "fp6"),
     ("precision", ["fp16"]),
     ("targets", []),
     ("targets", {}),

@@ -12,11 +12,12 @@ import onnxruntime
 import pytest
 
 from calibration.methods import METHODS, OUTLIER_AWARE
-from calibration.plan import activation_groups, fold_choices, graph_activations, quantised_gemms, stored_weight
+from calibration.plan import Chosen, activation_groups, fold_choices, graph_activations, quantised_gemms
 from calibration.policy import Selection, select
 from calibration.stats import ActivationStats
 from calibration.token_roles import RegisterRows
-from graphs.quantize.quantizers import LARGEST_CODE
+from calibration.weight_codes import stored_weight
+from graphs.quantize.formats import INT8
 from tests.calibration.small_graph import TOKENS, WIDTH, small_graph, small_model
 
 LOUD = 5
@@ -62,7 +63,7 @@ def test_folded_factors_even_out_the_loud_channel_and_change_no_product(tmp_path
     groups = activation_groups(_selected(graph))
     before = [stored_weight(gemm) for gemm in groups[0]]
     chosen = fold_choices(groups, {"h": _seen("h")}, OUTLIER_AWARE, {}, _said)
-    choice, _ = chosen["h"]
+    (choice,) = chosen["h"].choices
     assert choice.factors[LOUD] == choice.factors.max() > 3
     for gemm, weight in zip(groups[0], before, strict=True):
         np.testing.assert_allclose(stored_weight(gemm), weight * choice.factors[:, None], rtol=1e-6)
@@ -75,16 +76,16 @@ def test_an_activation_that_another_node_reads_is_not_folded(tmp_path: Path) -> 
     tensor = graph.tensors()["h"]
     graph.nodes.append(gs.Node("Relu", "other/Relu", inputs=[tensor], outputs=[gs.Variable("other", np.float32)]))
     groups = activation_groups(_selected(graph))
-    choice, _ = fold_choices(groups, {"h": _seen("h")}, OUTLIER_AWARE, {}, _said)["h"]
+    (choice,) = fold_choices(groups, {"h": _seen("h")}, OUTLIER_AWARE, {}, _said)["h"].choices
     assert not choice.smooths
 
 
 def test_a_choice_that_is_given_is_taken_without_statistics(tmp_path: Path) -> None:
     groups = activation_groups(_selected(small_graph(tmp_path)))
-    first, _ = fold_choices(groups, {"h": _seen("h")}, METHODS["minmax"], {}, _said)["h"]
+    (first,) = fold_choices(groups, {"h": _seen("h")}, METHODS["minmax"], {}, _said)["h"].choices
     given = dataclasses.replace(first, activation=dataclasses.replace(first.activation, step=0.125))
-    again = fold_choices(groups, {}, METHODS["minmax"], {"h": given}, _said)
-    assert again == {"h": (given, 0.0)}
+    again = fold_choices(groups, {}, METHODS["minmax"], {"h": (given,)}, _said)
+    assert again == {"h": Chosen((given,), 0.0)}
 
 
 @pytest.mark.parametrize("method", ["minmax", "outlier-aware"])
@@ -100,6 +101,6 @@ def test_codes_stand_for_the_weights_and_conditions_have_no_range(method: str, t
         assert np.linalg.norm(made - weight) < 0.1 * np.linalg.norm(weight)
         if method == "minmax" or each.choice is None:  # each to the nearest; else they make up for each other's errors
             assert (np.abs(made - weight) <= 0.501 * each.quantized.weight_steps).all()
-        assert np.abs(each.quantized.codes.astype(int)).max() == LARGEST_CODE
+        assert np.abs(each.quantized.codes.astype(int)).max() == int(INT8.largest)
         assert (each.quantized.activation is None) is (each.choice is None)
         assert (each.quantized.bias_shift is None) is (method == "minmax" or each.choice is None)

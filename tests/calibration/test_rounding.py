@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calibration.rounding import BLOCK, compensated, nearest, weight_steps
+from calibration.rounding import BLOCK, compensated, nearest
 from calibration.smoothing import smoothing_factors
+from calibration.weight_steps import weight_steps
 
 
 def _correlated(rng: np.random.Generator, rows: int, width: int) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from hypothesis import strategies as st
 
 from calibration.activation_schemes import Choice
 from calibration.stats import ActivationStats
-from calibration.table import Table, activation_entry, choice_from, merged, read_table
+from calibration.table import Table, activation_entry, choice_from, choices_from, merged, read_table
 from calibration.token_roles import RegisterRows
 from graphs.errors import ExportError
+from graphs.quantize.formats import FP8, INT8, CodeFormat
 from graphs.quantize.gemms import Activation
 
 MODEL, OTHER = "a" * 64, "b" * 64
@@ -63,11 +65,35 @@ def _written(folder: Path, change: Callable[[dict[str, Any]], None] | None = Non
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     choice = _choice(0.0123, factors=3.0, rows=(1.0, 2.0, 3.0, 4.0, 5.0, 6.0))
     table = read_table(_written(tmp_path, choice=choice), model_sha256=MODEL)
-    again = table.choices()["h"]
+    (again,) = table.choices()["h"]
     assert again.activation.step == 0.0123
     np.testing.assert_array_equal(again.factors, choice.factors)
     np.testing.assert_array_equal(again.activation.row_factors, choice.activation.row_factors)
     assert table.to_bytes() == _table(choice).to_bytes()
+
+
+def test_finer_formats_are_read_back_in_their_order(tmp_path: Path) -> None:
+    """Entries of INT8 alone have the form that they always had."""
+    first, second = _of(FP8, 0.01), _of(INT8, 0.03)
+    entry = activation_entry(first, second, clipped=0.1)
+    assert (entry["format"], "format" in entry["finer"][0], entry["clipped"]) == ("fp8", False, 0.1)
+    table = Table(MODEL, "outlier-aware", {}, {"h": entry}, {})
+    (tmp_path / "t.json").write_bytes(table.to_bytes())
+    found = read_table(tmp_path / "t.json", model_sha256=MODEL).choices()["h"]
+    assert [(each.activation.format, each.activation.step) for each in found] == [(FP8, 0.01), (INT8, 0.03)]
+    assert activation_entry(second).keys().isdisjoint({"format", "finer"})
+
+
+@pytest.mark.parametrize("finer", [3, "ab", [3], {"step": 1}, [[]]])
+def test_impossible_formats_are_refused(finer: Any) -> None:
+    with pytest.raises(ExportError, match="entry for 'h' holds impossible formats"):
+        choices_from("h", {**_table().activations["h"], "finer": finer})
+
+
+@pytest.mark.parametrize("form", ["fp9", None, 3, ["int8"]])
+def test_a_format_that_is_not_known_is_refused(form: Any) -> None:
+    with pytest.raises(ExportError, match="entry for 'h' (is incomplete|holds impossible formats)"):
+        choice_from("h", {**_table().activations["h"], "format": form})
 
 
 def test_one_changed_digit_is_found(tmp_path: Path) -> None:
@@ -99,7 +125,7 @@ def test_what_is_no_table_is_refused(tmp_path: Path, content: str | None, said: 
         path.write_text(content)
     with pytest.raises(ExportError, match=said) as told:
         read_table(path, model_sha256=MODEL)
-    assert "calibration.json of an INT8 bundle" in str(told.value.hint)
+    assert "calibration.json of a bundle" in str(told.value.hint)
 
 
 def test_a_later_schema_is_refused(tmp_path: Path) -> None:
@@ -179,6 +205,43 @@ def test_row_factors_are_the_largest_of_each_row() -> None:
     assert merged([one, other]).activations["h"]["row_factors"] == [2.0, 5.0, 1.0]
 
 
+def test_finer_formats_are_merged_each_by_itself() -> None:
+    few, many = (_finer(8, (0.5, 0.1)), _finer(30, (0.2, 0.3)))
+    for tables in ([few, many], [many, few]):
+        entry = merged(tables).activations["h"]
+        assert (entry["step"], [each["step"] for each in entry["finer"]]) == (0.5, [0.3])
+        assert [each.activation.format for each in choices_from("h", entry)] == [FP8, INT8]
+
+
+@pytest.mark.parametrize("other", ["int8", "more"])
+def test_tables_of_different_formats_are_not_merged(other: str) -> None:
+    first = _finer(8, (0.5, 0.1))
+    entry = dict(first.activations["h"])
+    second = {"int8": _table(), "more": replace(first, activations={"h": {**entry, "finer": [*entry["finer"]] * 2}})}[
+        other
+    ]
+    for tables in ([first, second], [second, first]):
+        with pytest.raises(ExportError, match="of different precisions can't be merged"):
+            merged(tables)
+
+
+def test_channel_factors_are_one_for_all_formats() -> None:
+    """They are folded into what makes the tensor, once."""
+    with pytest.raises(ExportError, match="entry for 'h' holds impossible factors"):
+        choices_from("h", activation_entry(_choice(factors=2.0), _of(INT8, 0.1)))
+
+
+def _of(form: CodeFormat, step: float) -> Choice:
+    chosen = _choice(step)
+    return replace(chosen, activation=replace(chosen.activation, format=form))
+
+
+def _finer(images: int, steps: tuple[float, float]) -> Table:
+    """Of an FP8 build."""
+    entry = activation_entry(_of(FP8, steps[0]), _of(INT8, steps[1]), roles=_seen(0, images).roles_as_dict())
+    return replace(_table(), activations={"h": entry})
+
+
 def test_different_factors_are_those_of_the_run_that_saw_more() -> None:
     few, many = _table(_choice(0.9, factors=2.0), images=3), _table(_choice(0.1, factors=5.0), images=30)
     for tables in ([few, many], [many, few]):
@@ -221,3 +284,10 @@ def _assert_close(a: Any, b: Any) -> None:
             _assert_close(left, right)
     else:
         assert a == pytest.approx(b, rel=1e-6)
+
+
+def test_the_rank_of_branches_is_that_of_every_run() -> None:
+    asked = Table(MODEL, "outlier-aware", {"kind": "trajectory", "rank": 16}, {}, {})
+    unasked = Table(MODEL, "outlier-aware", {"kind": "trajectory"}, {}, {})
+    assert (asked.ranks, unasked.ranks) == ((16,), (None,))
+    assert merged([asked, unasked]).ranks == (16, None)

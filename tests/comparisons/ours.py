@@ -16,6 +16,7 @@ from graphs.artifacts import OptimizedModel
 from graphs.files import load_inferred_graph, save_graph
 from graphs.observe.probes import add_outputs
 from graphs.quantize.gemms import quantize_gemms
+from graphs.quantize.schemes import SCHEMES, Scheme
 from tests.comparisons.models import Graph
 
 
@@ -32,13 +33,20 @@ def measure(graph: Graph, calls: list[Call]) -> dict[str, ActivationStats]:
     return stats
 
 
-def quantised(graph: Graph, stats: Mapping[str, ActivationStats], recipe: Recipe, path: Path) -> Path:
-    """Every selected GEMM in INT8, none kept for a budget; FP32 in between."""
+def quantised(
+    graph: Graph,
+    stats: Mapping[str, ActivationStats],
+    recipe: Recipe,
+    path: Path,
+    scheme: Scheme = SCHEMES["int8"],
+) -> Path:
+    """Every selected GEMM in codes, none kept for a budget; FP32 in between."""
     model = load_inferred_graph(graph.path)
     selection = select(model, graph.card.outer_modules)
     groups = activation_groups(selection)
-    chosen = fold_choices(groups, stats, recipe, {}, lambda done, total: None, normed=selection.normed)
-    plan = {each.gemm.name: each.quantized for each in quantised_gemms(groups, selection, stats, chosen, recipe)}
-    quantize_gemms(model, plan)
+    chosen = fold_choices(groups, stats, recipe, {}, lambda done, total: None, normed=selection.normed, scheme=scheme)
+    planned = list(quantised_gemms(groups, selection, stats, chosen, recipe, scheme))
+    plan = {each.gemm.name: each.quantized for each in reversed(planned)}  # the first format of each
+    quantize_gemms(model, plan, for_cpus=scheme.for_cpus)
     save_graph(model, path)
     return path

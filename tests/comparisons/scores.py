@@ -12,6 +12,8 @@ from dsr_export.backends.base import as_denoiser
 from dsr_export.backends.onnxruntime import OnnxRuntimeRunner
 from dsr_export.benchmark.race import Contestant, Timing, race
 from dsr_export.parity.metrics import compare
+from graphs.files import load_model
+from graphs.quantize.emulate_codes import emulate_codes
 from tests.comparisons.calls import HeldOut
 from tests.comparisons.models import Graph
 
@@ -33,7 +35,8 @@ def quality(graph: Graph, model: Path, held: HeldOut, *, walks: bool = True) -> 
     Raises:
         ValueError: what it computes can't be compared: NaN, or another shape.
     """
-    with OnnxRuntimeRunner(model, inputs=graph.card.inputs, optimize=False) as runner:
+    written = emulate_codes(load_model(model, weights=False), model.parent).SerializeToString()
+    with OnnxRuntimeRunner(written, inputs=graph.card.inputs, optimize=False, weights=model.parent) as runner:
         made = [(truth, runner.infer(inputs)[graph.card.outputs[0].name]) for inputs, truth in held.cases]
         rows = [_snr(truth[i : i + 1], out[i : i + 1]) for truth, out in made for i in range(len(truth))]
         final = compare(held.final, held.walk(as_denoiser(runner))).psnr_db if walks else None

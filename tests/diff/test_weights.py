@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from dsr_export.bundle.manifest import FileEntry
 from dsr_export.diff.weights import WeightFile, weight_difference
 from graphs.digests import files_digest
+from graphs.quantize.formats import FP8, INT8
 
 
 def held(folder: Path, external: bool = False, **values: Any) -> WeightFile:
@@ -65,6 +66,15 @@ def test_what_cannot_be_measured_says_why(tmp_path: Path) -> None:
     b = held(tmp_path / "b", w=np.ones(5, np.float32), n=np.array([1, np.nan, 1, 1], np.float32), zero=np.ones(3, "f"))
     problems = {change["name"]: (change["problem"], change["snr_db"]) for change in weight_difference(a, b)["changed"]}
     assert problems == {"w": ("another shape", None), "n": ("NaN or infinite values", None), "zero": (None, -300.0)}
+
+
+def test_codes_of_two_formats_have_no_figures(tmp_path: Path) -> None:
+    """They stand for other numbers, by scales of their own."""
+    codes = np.arange(-8, 8, dtype=np.float32)
+    a = held(tmp_path / "a", w=INT8.codes(codes), same=FP8.codes(codes))
+    b = held(tmp_path / "b", w=FP8.codes(codes), same=FP8.codes(codes * 2))
+    found = {change["name"]: (change["problem"], change["snr_db"]) for change in weight_difference(a, b)["changed"]}
+    assert found == {"w": ("codes of another format", None), "same": (None, pytest.approx(0.0))}
 
 
 def test_one_tensor_is_in_memory_at_a_time(tmp_path: Path) -> None:

@@ -26,9 +26,16 @@ def test_the_facts_are_json_and_say_what_became_of_the_graph() -> None:
     assert found["moved_bytes"] == sum(sum([*e["read"].values(), *e["written"].values()]) for e in found["launches"])
     assert found["attention"] == {"fused": 1, "of": 1, "apart": [], "because": {}}
     assert found["gemms"] == [
-        {"node": NODES[1], "computes": "float16", "chosen_integer": False},
-        {"node": NODES[8], "computes": "int8", "chosen_integer": True},
+        {"node": NODES[1], "computes": "float16", "chosen": None, "chosen_integer": False},
+        {"node": NODES[8], "computes": "int8", "chosen": "int8", "chosen_integer": True},
     ]
+
+
+def test_devices_that_lack_a_type_are_named_in_the_place_of_their_estimates() -> None:
+    assert FACTS["schedule"]["not_estimated"] == {}
+    found = schedule_facts(PLAN.replace(b"type=int8", b"type=fp8_e4m3"), GRAPH, 2)["schedule"]
+    assert found["not_estimated"] == {name: f"{name} has no FP8" for name in ("orin-agx", "orin-nx")}
+    assert "orin-agx" not in found["estimates"] and "l4" in found["estimates"]
 
 
 def test_an_attention_in_several_kernels_is_apart() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import onnx
+import onnx.parser
 import pytest
 
 from dsr_export.engine_schedule.graph_sites import GraphSites
@@ -53,7 +54,65 @@ def test_the_operator_is_an_attention() -> None:
 def test_gemms_and_what_was_chosen_for_them() -> None:
     sites = GraphSites(tiny_graph())
     assert sites.weight_gemms() == [NODES[1], NODES[8]]
-    assert sites.integer_gemms() == [NODES[8]]
+    assert sites.chosen() == {NODES[8]: "int8"}
+
+
+ELEMENT = onnx.TensorProto
+
+
+@pytest.mark.parametrize(
+    ("activation", "weight", "chosen"),
+    [
+        (ELEMENT.FLOAT8E4M3FN, ELEMENT.FLOAT8E4M3FN, "float8e4m3"),
+        (ELEMENT.INT8, ELEMENT.INT8, "int8"),
+        (ELEMENT.UINT8, ELEMENT.INT8, "uint8 x int8"),
+        (ELEMENT.FLOAT4E2M1, ELEMENT.FLOAT4E2M1, "float4e2m1"),
+        (None, ELEMENT.INT4, "float16 x int4"),
+        (None, ELEMENT.FLOAT4E2M1, "float16 x float4e2m1"),
+        (None, None, None),
+    ],
+)
+def test_what_is_chosen_is_the_type_of_the_codes(
+    activation: int | None, weight: int | None, chosen: str | None
+) -> None:
+    """Casts and movers may stand between; a weight that is dequantised leaves floats as they are."""
+    assert GraphSites(_gemm(activation, weight)).chosen() == ({} if chosen is None else {"g": chosen})
+
+
+def test_a_quantiser_without_a_zero_point_makes_what_it_says() -> None:
+    for said, chosen in (({}, "uint8 x int8"), ({"output_dtype": ELEMENT.FLOAT8E4M3FN}, "float8e4m3 x int8")):
+        model = _gemm(ELEMENT.INT8, ELEMENT.INT8)
+        (quantize,) = (node for node in model.graph.node if node.op_type == "QuantizeLinear")
+        del quantize.input[2]
+        quantize.attribute.extend(onnx.helper.make_attribute(*each) for each in said.items())
+        assert GraphSites(model).chosen() == {"g": chosen}
+
+
+def test_an_operand_of_no_known_type_is_not_guessed() -> None:
+    model = _gemm(None, ELEMENT.INT4)
+    assert GraphSites(model).chosen() == {"g": "float16 x int4"}  # as its cast says
+    model.graph.node[0].CopyFrom(onnx.helper.make_node("Relu", ["x"], ["h"]))
+    assert GraphSites(model).chosen() == {}
+
+
+def _gemm(activation: int | None, weight: int | None) -> onnx.ModelProto:
+    """x [4,8] FP16 by w [8,8]; codes have their quantisers, and None has none."""
+    zeros = {"za": activation, "zw": weight, "w": weight or ELEMENT.FLOAT16, "s": ELEMENT.FLOAT16}
+    read, wide = ("t", "q = QuantizeLinear(h, s, za) d = DequantizeLinear(q, s, za) t = Cast<to=10>(d)")
+    kept, fixed = ("u", "dw = DequantizeLinear(w, s, zw) u = Transpose(dw)")
+    first, a = (read, wide) if activation else ("h", "")
+    second, b = (kept, fixed) if weight else ("w", "")
+    body = f"h = Cast<to=10>(x) {a} {b} y = MatMul({first}, {second})"
+    model = onnx.parser.parse_model(
+        f'<ir_version: 11, opset_import: ["" : 23]> g (float[4,8] x) => (float16[4,8] y) {{ {body} }}'
+    )
+    model.graph.node[-1].name = "g"
+    for name, kind in zeros.items():
+        if kind is not None:
+            dims = (8, 8) if name == "w" else ()
+            tensor = onnx.TensorProto(name=name, data_type=kind, dims=dims)
+            model.graph.initializer.append(tensor)
+    return model
 
 
 def test_the_product_of_a_condition_computes_in_fp32_as_it_is_written() -> None:

@@ -25,6 +25,13 @@ INTEGER = """
 """
 
 
+EIGHT_BITS = INTEGER.replace("int8 {0}", "float8e4m3fn {0}")
+WEIGHTS = """
+    h = Cast<to=10>(x) s = Constant<value_float=0.02>() z = Constant<value=int8 {0}>() v = DequantizeLinear(w, s, z)
+    c = Cast<to=10>(v) g = MatMul(h, c) y = Cast<to=1>(g)
+"""
+
+
 def _schedule(folder: Path, body: str, weight: np.dtype[Any], batch: tuple[int, int, int], name: str = "rtx") -> Any:
     pytest.importorskip("tensorrt_rtx", reason="needs the rtx extra")
     model = parse(SIGNATURE, body)
@@ -56,9 +63,22 @@ def test_fp32_attention_is_several_kernels(tmp_path: Path) -> None:
     assert found["kinds"]["gemm"]["launches"] == 3
 
 
+@pytest.mark.parametrize(
+    ("body", "kind", "computes"),
+    [(EIGHT_BITS, onnx.TensorProto.FLOAT8E4M3FN, "float8e4m3"), (WEIGHTS, onnx.TensorProto.INT8, "float16 x int8")],
+)
+def test_gemms_of_other_codes_compute_as_the_graph_says(tmp_path: Path, body: str, kind: int, computes: str) -> None:
+    """Weights that become floats inside of the kernel are read as codes, and count as those."""
+    weight = onnx.helper.tensor_dtype_to_np_dtype(kind)
+    (gemm,) = _schedule(tmp_path, body, weight, (1, 2, 4), "rtx:sm89")["gemms"]
+    assert (gemm["computes"], gemm["chosen"], gemm["chosen_integer"]) == (computes, computes, False)
+
+
 def test_an_integer_gemm_says_so(tmp_path: Path) -> None:
     found = _schedule(tmp_path, INTEGER, np.dtype(np.int8), (1, 2, 4))
-    assert [(each["computes"], each["chosen_integer"]) for each in found["gemms"]] == [("int8", True)]
+    assert [(each["computes"], each["chosen"], each["chosen_integer"]) for each in found["gemms"]] == [
+        ("int8", "int8", True)
+    ]
     (gemm,) = [each for each in found["launches"] if each["kind"] == "gemm"]
     assert gemm["read"]["int8"] == 2 * 64 * 32 + 32 * 32
 

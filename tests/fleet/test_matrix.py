@@ -50,9 +50,12 @@ def test_axes_are_multiplied_and_rows_taken_out_and_added(tmp_path: Path) -> Non
     assert (config.model, config.random_weights, config.fuse_step, config.batch.max) == ("rae-dit-s", 0, True, 2)
 
 
-def test_options_that_are_collected_reach_the_config(tmp_path: Path) -> None:
-    (cell,) = _cells(tmp_path, '[matrix]\nmodel = ["digits"]\nprecision = "int8"\nint8-budget = 30\n')
-    assert cell_config(cell).int8.budget_db == 30
+@pytest.mark.parametrize(("precision", "prefix"), [("int8", ""), ("int8", "int8-"), ("fp8", "")])
+def test_options_that_are_collected_reach_the_config(tmp_path: Path, precision: str, prefix: str) -> None:
+    more = f'{prefix}budget = 30\n{prefix}method = "mse"\n'
+    (cell,) = _cells(tmp_path, f'[matrix]\nmodel = ["digits"]\nprecision = "{precision}"\n{more}')
+    config = cell_config(cell)
+    assert (config.precision, config.int8.budget_db, config.int8.method) == (precision, 30, "mse")
 
 
 @settings(max_examples=40, deadline=None)

@@ -28,12 +28,15 @@ from graphs.foreign.types import foreign_types
 from graphs.mixed_precision.emulate import LOW
 from graphs.mixed_precision.islands import PrecisionPolicy
 from graphs.mixed_precision.typed import assign_precision, typed_spec
-from graphs.precisions import PRECISIONS, Precision
+from graphs.precisions import PRECISIONS, Precision, quantized_precisions
+from graphs.quantize.schemes import SCHEMES
+from graphs.target_precisions import lacks
+from graphs.targets import target
 from graphs.weights.element_types import low_precision_fraction
 
 PACKAGES = ("dsr_export", "graphs", "calibration")
 ROOT = Path(precisions.__file__).parent.parent
-FIFTH: Any = "fp8"
+FIFTH: Any = "int3"
 INPUTS = (TensorSpec(name="x", dtype="float32", shape=("batch", 2)),)
 TYPING = {"half_weight_fraction": 1.0, "fp32_reasons": {}}
 
@@ -62,6 +65,8 @@ READERS: Mapping[str, Callable[[Path, Any], Any]] = {
     "fused_runner": lambda model, name: fused_runner(model, INPUTS, name),
     "tapped_runner": lambda model, name: tapped_runner(model, INPUTS, name, []),
     "TOLERANCES": lambda model, name: build_tolerance(ExportConfig(precision=name)),
+    "SCHEMES": lambda model, name: SCHEMES[name] if PRECISIONS[name].quantized else None,
+    "lacks": lambda model, name: lacks(target("onnxruntime"), name, None),
     "Precision": lambda model, name: {each: each for each in get_args(Precision)}[name],
 }
 """Whatever is told apart by precision."""
@@ -89,13 +94,39 @@ def test_one_without_a_record_passes_for_no_other(model: Path) -> None:
 
 def test_a_fifth_record_lacks_its_tolerance_and_its_type(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(PRECISIONS, FIFTH, replace(PRECISIONS["fp16"], fused=False))  # type: ignore[arg-type]
-    assert missing(model, FIFTH) == ["TOLERANCES", "Precision"]
+    assert missing(model, FIFTH) == ["TOLERANCES", "lacks", "Precision"]
+
+
+def test_a_quantised_one_lacks_its_formats_too(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PRECISIONS, FIFTH, replace(PRECISIONS["int8"], fused=False))  # type: ignore[arg-type]
+    assert missing(model, FIFTH) == ["TOLERANCES", "SCHEMES", "lacks", "Precision"]
 
 
 def test_the_lists_agree() -> None:
     assert get_args(Precision) == tuple(PRECISIONS) == tuple(TOLERANCES)
     assert next(each for each in command.params if each.name == "precision").type.names == tuple(PRECISIONS)  # type: ignore[attr-defined]
     assert {record.around for record in PRECISIONS.values() if record.narrow} == LOW
+
+
+@pytest.mark.parametrize("precision", SCHEMES)
+def test_formats_are_those_of_the_record(precision: Precision) -> None:
+    """And each has a name under which the report knows it: that of a precision."""
+    scheme, record = SCHEMES[precision], PRECISIONS[precision]
+    formats = (*scheme.tokens, scheme.condition)
+    assert {each.weights.type for each in formats} == record.narrow_types
+    assert scheme.tokens[0].weights.type == record.weights
+    assert scheme.tokens[0].name == precision and {each.name for each in formats} <= set(quantized_precisions())
+    assert scheme.budget_db >= TOLERANCES[precision].snr_db
+    assert f"{precision} {scheme.budget_db:g}" in str(_option("int8_budget").help)
+
+
+def test_the_options_of_int8_have_general_names_beside_theirs() -> None:
+    assert _option("int8_budget").opts == ["--budget", "--int8-budget"]
+    assert _option("int8_method").opts == ["--method", "--int8-method"]
+
+
+def _option(name: str) -> Any:
+    return next(each for each in command.params if each.name == name)
 
 
 def test_a_record_decides_everything() -> None:
@@ -108,15 +139,16 @@ def test_a_record_decides_everything() -> None:
 def test_element_types_are_onnx_own() -> None:
     names = ("FLOAT", "INT8", "FLOAT16", "BFLOAT16")
     assert [getattr(precisions, name) for name in names] == [getattr(onnx.TensorProto, name) for name in names]
+    assert precisions.FLOAT8 == onnx.TensorProto.FLOAT8E4M3FN
 
 
 ALLOWED = {
     "dsr_export/parity/tolerances.py",  # what each may cost
     "graphs/precisions.py",
-    "dsr_export/int8/quantize.py",  # of one GEMM: INT8, or left in the type around it
-    "dsr_export/reports/sections/int8.py",
-    "dsr_export/reports/sections/engine.py",  # of one GEMM in an engine: what its operands are
-    "dsr_export/verification/engine_checks.py",
+    "graphs/quantize/schemes.py",  # the formats of each that is quantised
+    "dsr_export/engine_schedule/devices.py",  # not precisions: what a plan calls its types
+    "dsr_export/engine_schedule/tensors.py",
+    "graphs/target_precisions.py",  # what each needs of a device, of ONNX and of a runtime
 }
 
 
@@ -138,7 +170,7 @@ def test_what_counts_as_telling_apart() -> None:
 
 def _nodes(path: Path) -> Iterator[ast.AST]:
     text = path.read_text(encoding="utf-8")
-    return ast.walk(ast.parse(text)) if re.search(r'"(fp16|bf16|int8|fp32)"|\.get\(', text) else iter(())
+    return ast.walk(ast.parse(text)) if re.search(r'"(fp16|bf16|int8|fp8|fp32)"|\.get\(', text) else iter(())
 
 
 def _tells_apart(node: ast.AST) -> bool:

@@ -72,3 +72,10 @@ def test_names_from_outside_are_escaped() -> None:
     made = legend([Series("<b>&", "a", (), ())])
     assert "<b>" not in made
     assert "&lt;b&gt;&amp;" in made
+
+
+def test_what_is_no_finite_number_has_no_bar() -> None:
+    made = bars([1.0, float("nan"), 3.0, float("inf")], list("abcd"), x_label="GEMM", y_label="%")
+    tops = [node for node in svg_of(made).iter("rect") if node.get("class") == "bar"]
+    assert len(tops) == 2 and "nan" not in made and "inf" not in made
+    assert set("abcd") <= set(words(made))

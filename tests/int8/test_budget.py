@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import pytest
 
-from dsr_export.int8.budget import IDENTICAL_DB, MARGIN_DB, Verdict, _worst_db, within_budget
+from dsr_export.int8.budget import IDENTICAL_DB, _worst_db
+from dsr_export.int8.ladders import MARGIN_DB, Formats, Ladder, Verdict, within_budget
 
 NOISE = {"a": 1e-5, "b": 4e-3, "c": 1e-4, "d": 1e-2, "e": 2e-4}
+LADDERS = {name: Ladder(formats=("int8",), local_db=(40.0,)) for name in NOISE}
 
 
 def _db(noise: float) -> float:
@@ -20,13 +20,13 @@ def _verdict(budget: float, *, factor: float = 1.0, rank: dict[str, float] | Non
     """`factor`: how much worse the whole is than the sum of its parts."""
     calls = 0
 
-    def measure(names: Sequence[str]) -> float:
+    def measure(names: Formats) -> float:
         nonlocal calls
         calls += 1
         return _db(factor * sum(NOISE[name] for name in names))
 
     alone = (lambda name: _db(NOISE[name])) if rank is None else pytest.fail
-    return within_budget(list(NOISE), measure, budget, alone=alone, rank=rank, bar=lambda done, total: None), calls
+    return within_budget(LADDERS, measure, budget, alone=alone, rank=rank, bar=lambda done, total: None), calls
 
 
 @pytest.mark.parametrize(

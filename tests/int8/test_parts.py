@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from collections.abc import Callable
@@ -25,6 +26,8 @@ from dsr_export.int8.measure import close, opened
 from dsr_export.int8.parts import joined_parts, write_part
 from dsr_export.storage.disk import remove_tree
 from graphs.artifacts import OptimizedModel, TensorSpec
+from graphs.precisions import Precision
+from graphs.quantize.schemes import SCHEMES
 from tests.calibration.small_graph import TOKENS, WIDTH, small_model
 from tests.int8.cards import card
 
@@ -35,6 +38,7 @@ MADE_FOR = {
     "source": {"of": "g"},
     "options": {"method": "outlier-aware", "data": "a" * 64, "images": 4, "steps": None},
     "sampler": {"num_steps": 6},
+    "precision": "int8",
 }
 CARD = card(
     inputs=(
@@ -58,8 +62,8 @@ class Bench:
     model: OptimizedModel
     data: CalibrationData
 
-    def table(self, parts: list[Part] | None = None) -> dict[str, bytes]:
-        """Every file of the stage's folder."""
+    def table(self, parts: list[Part] | None = None, precision: Precision = "int8", *tables: Path) -> dict[str, bytes]:
+        """Every file of the stage's folder. `tables` are given in place of data."""
         folder = self.folder / "made"
         folder.mkdir()
 
@@ -68,10 +72,12 @@ class Bench:
                 return joined_parts(observed, parts, _bar)
             return observed.measured(self.data, folder, _bar)
 
-        calibrate(self.model, CARD, OPTIONS, measure, folder, _bar)
-        made = {path.name: path.read_bytes() for path in folder.iterdir()}
-        remove_tree(folder)
-        return made
+        options, given = replace(OPTIONS, tables=tables), None if tables else measure
+        try:
+            calibrate(self.model, CARD, options, SCHEMES[precision], given, folder, _bar)
+            return {path.name: path.read_bytes() for path in folder.iterdir()}
+        finally:
+            remove_tree(folder)
 
     def measured(self, of: int, name: str = "parts") -> Path:
         """A folder with all of so many shares."""
@@ -79,7 +85,7 @@ class Bench:
             share = Share(index, of)
             folder = self.folder / name / str(share)
             folder.mkdir(parents=True)
-            observed = opened(self.model, CARD, OPTIONS, folder)
+            observed = opened(self.model, CARD, OPTIONS, SCHEMES["int8"], folder)
             found = observed.measured(self.data, folder, _bar, share.run(self.data.sections.count))
             write_part(folder, found, share, self.data.sections, MADE_FOR)
             close(folder)
@@ -115,7 +121,7 @@ def measured(bench: Bench) -> Path:
 @pytest.mark.parametrize("of", [1, 2, 3, 7, 9])
 def test_shares_give_the_bytes_of_one_machine(bench: Bench, of: int) -> None:
     one = bench.table()
-    assert {"calibration.json", "codes.bin", "checks.npz", "model.onnx"} <= one.keys()
+    assert {"calibration.json", "int8.codes.bin", "checks.npz", "model.onnx"} <= one.keys()
     folder = bench.measured(of, f"of-{of}")
     assert bench.table(read_parts([folder])) == one
     assert bench.table(read_parts([folder])[::-1]) == one  # in any order
@@ -125,6 +131,20 @@ def test_another_share_of_the_data_gives_another_table(bench: Bench, measured: P
     """What the equality above rests on: the rows of a share do matter."""
     tables = {json.dumps(json.loads((measured / str(Share(i, 3)) / RECORD).read_bytes())["files"]) for i in (1, 2, 3)}
     assert len(tables) == 3
+
+
+def test_a_table_serves_builds_of_its_precision_alone(bench: Bench, tmp_path: Path) -> None:
+    for precision, other, said in (
+        ("int8", "fp8", "INT8, and those of FP8 FP8 or INT8"),
+        ("fp8", "int8", "FP8 or INT8, and those of INT8 INT8"),
+    ):
+        made = bench.table(None, precision)  # type: ignore[arg-type]
+        (tmp_path / precision).write_bytes(made["calibration.json"])
+        again = bench.table(None, precision, tmp_path / precision)  # type: ignore[arg-type]
+        assert again["calibration.json"] == made["calibration.json"]
+        with pytest.raises(ExportError, match=f"is of another precision: its codes are {said}") as told:
+            bench.table(None, other, tmp_path / precision)  # type: ignore[arg-type]
+        assert "calibrate again" in str(told.value.hint)
 
 
 # --- what is refused
@@ -196,7 +216,7 @@ def test_a_damaged_file_is_named_with_how_to_make_it_again(bench: Bench, parts: 
     path.write_bytes(content[:300] + bytes([content[300] ^ 1]) + content[301:])
     if said == "missing":
         path.unlink()
-    observed = opened(bench.model, CARD, OPTIONS, parts)
+    observed = opened(bench.model, CARD, OPTIONS, SCHEMES["int8"], parts)
     with pytest.raises(ExportError, match=f"{name} is {said}") as told:
         joined_parts(observed, read_parts([parts]), _bar)
     assert "--shard 3/3 --force" in str(told.value.hint)
@@ -206,7 +226,7 @@ def test_sealed_nonsense_is_no_traceback(bench: Bench, parts: Path) -> None:
     """A record that fits files of another model, or shares that leave a section out or have one twice."""
     part, first = read_part(parts / "share-3-of-3"), "h"
     own = part.activations[first]
-    observed = opened(bench.model, CARD, OPTIONS, parts)
+    observed = opened(bench.model, CARD, OPTIONS, SCHEMES["int8"], parts)
     for files, said in ((own[:1], "some sections were not seen"), ([*own, own[-1]], "a section is there twice")):
         _rewrite(part.folder, activations={**part.activations, first: files})
         with pytest.raises(ExportError, match=said):
@@ -227,7 +247,7 @@ def test_sealed_nonsense_is_no_traceback(bench: Bench, parts: Path) -> None:
         (("by", "source"), "other", "another version of this package's code"),
         (("model", "weights"), "v", "another model, or other weights"),
         (("source", "of"), "h", "another model, or other weights"),
-        (("options", "method"), "minmax", "--int8-method outlier-aware, not minmax"),
+        (("options", "method"), "minmax", "--method outlier-aware, not minmax"),
         (("options", "images"), 8, "--calibration-images 4, not 8"),
         (("options", "steps"), 9, "--calibration-steps by default, not 9"),
         (("options", "data"), "b" * 64, "other data in --calibration"),
@@ -236,7 +256,7 @@ def test_sealed_nonsense_is_no_traceback(bench: Bench, parts: Path) -> None:
     ],
 )
 def test_what_a_share_was_measured_for_is_said(measured: Path, path: tuple[str, str], value: object, said: str) -> None:
-    wanted: dict[str, Any] = {key: dict(each) for key, each in MADE_FOR.items()}  # type: ignore[call-overload]
+    wanted: dict[str, Any] = copy.deepcopy(MADE_FOR)
     wanted.setdefault(path[0], {})[path[1]] = value
     part = read_part(measured / "share-1-of-3")
     with pytest.raises(ExportError, match="was measured for another build") as told:
@@ -244,6 +264,13 @@ def test_what_a_share_was_measured_for_is_said(measured: Path, path: tuple[str, 
     assert told.value.message.endswith(said)
     check_made_for(part, MADE_FOR)
     assert difference(MADE_FOR, MADE_FOR) is None
+
+
+def test_shares_of_another_precision_are_told_apart(measured: Path) -> None:
+    part = read_part(measured / "share-1-of-3")
+    with pytest.raises(ExportError, match="was measured for another build: --precision int8, not fp8") as told:
+        check_made_for(part, {**MADE_FOR, "precision": "fp8"})
+    assert "measure all shares with the same options" in str(told.value.hint)
 
 
 def test_shares_of_two_calibrations_do_not_mix(parts: Path) -> None:

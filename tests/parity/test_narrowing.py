@@ -46,9 +46,30 @@ def test_a_budget_is_named_only_where_it_kept_a_gemm_back() -> None:
     assert caught.value.hint == "build with --precision fp16"
     with pytest.raises(ExportError, match="norm") as caught:
         require_narrowed("int8", _typing(0.0024), [INTEGER, HELD_BACK])
-    assert "--int8-budget" in str(caught.value.hint)
+    assert "lower --budget" in str(caught.value.hint)
+
+
+def test_every_format_that_gemms_have_is_named() -> None:
+    said = require_narrowed("fp8", _typing(0.31), [{"name": "q", "precision": "fp8"}, INTEGER])
+    assert said is not None and "all 2 GEMMs inside that can become FP8 or INT8 did" in said
 
 
 def test_what_holds_the_rest_is_where_int8_does_not_reach() -> None:
     said = require_narrowed("int8", _typing(0.31), [INTEGER])
     assert said is not None and "embedders, final layers" in said and "the one GEMM" in said
+
+
+def test_finer_codes_are_not_what_was_asked_for() -> None:
+    """All weights are narrow, and no GEMM has the format."""
+    finer = [{"name": "q", "precision": "fp8"}, {"name": "k", "precision": "fp8"}, INTEGER]
+    said = require_narrowed("nvfp4", _typing(0.9), finer)
+    assert said == (
+        "the error budget leaves no GEMM in NVFP4: FP8 (2), INT8 (1); lower --budget, or build with --precision fp8"
+    )
+    assert require_narrowed("nvfp4", _typing(0.9), [*finer, {"name": "v", "precision": "nvfp4"}]) is None
+
+
+def test_both_are_said_where_little_is_narrow_and_none_of_it_as_asked() -> None:
+    said = require_narrowed("int4", _typing(0.31), [HELD_BACK, INTEGER])
+    assert said is not None and said.startswith("31% of the weight bytes are INT4; what stays wider")
+    assert "; the error budget leaves no GEMM in INT4: FP16 (1), INT8 (1)" in said

@@ -66,7 +66,7 @@ def test_whatever_changes_the_new_bundle_changes_its_key(monkeypatch: pytest.Mon
         _key(bundle, replace(REQUEST, component="decoder")),
     ]
     for place, value in (
-        ("dsr_export.backends.gpu.compute_capability", lambda: "9.0"),
+        ("dsr_export.recompiling.recompile.compute_capability", lambda: "9.0"),
         ("dsr_export.recompiling.recompile.tool_versions", lambda: {"tensorrt-rtx": "9.9"}),
         ("dsr_export.recompiling.recompile.source_digest", lambda: "another"),
     ):

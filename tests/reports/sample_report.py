@@ -44,6 +44,8 @@ def engine_facts() -> dict[str, Any]:
     part = {"stream_ms": 0.0, "graph_ms": facts["schedule"]["estimates"]["l4"]["graph_ms"] / 8, "memory_share": 0.5}
     sums = {"sites": 12, "launches": 24, "shared_launches": 13, "moved_bytes": 4_000_000, "estimates": {"l4": part}}
     facts["schedule"]["dsr_sites"] = sums
+    facts["schedule"]["not_estimated"] = {"orin-nx": "orin-nx has no FP8"}
+    del facts["schedule"]["estimates"]["orin-nx"]
     return {
         "tool": "tensorrt_rtx",
         "version": "1.7",
@@ -148,10 +150,32 @@ def full_report() -> dict[str, Any]:
         "bisection": {**first, "curve": sites[1:]},
         "int8": {
             "method": "mse",
+            "aimed_snr_db": 26.0,
+            "witness": "kernels",
             "budget_snr_db": 26.0,
             "reached_snr_db": 27.5,
             "sensitivity": "measured",
             "int8_flops_share": 0.75,
             "gemms": [gemm("blocks.0.qkv"), gemm("blocks.0.fc1", sensitivity_db=22.0, precision="fp16")],
         },
+    }
+
+
+def fp8_report(name: str = "fp8") -> dict[str, Any]:
+    """The same of an FP8 build, or of that precision: one GEMM in each format, and a condition."""
+    report = full_report()
+    told = report.pop("int8")
+    condition = {"rows": None, "sensitivity_db": None, "clipped": None, "snr_db": {"minmax": None, "chosen": None}}
+    gemms = [
+        gemm("blocks.0.qkv", precision=name),
+        gemm("blocks.0.proj", sensitivity_db=30.0),
+        gemm("blocks.0.fc1", sensitivity_db=22.0, precision="fp16"),
+        gemm("blocks.0.adaLN", roles={}, **condition),
+    ]
+    del told["int8_flops_share"]
+    told |= {"rank": 32} if name == "nvfp4" else {}
+    return {
+        **report,
+        "precision": name,
+        name: {**told, "budget_snr_db": 20.0, f"{name}_flops_share": 0.25, "gemms": gemms},
     }

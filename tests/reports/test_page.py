@@ -19,7 +19,7 @@ from dsr_export.reports.page import report_page
 from dsr_export.reports.record import Report
 from dsr_export.reports.sample_strips import sample_strips
 from tests.html.reading import check_document
-from tests.reports.sample_report import full_report, gemm, parity_row
+from tests.reports.sample_report import fp8_report, full_report, gemm, parity_row
 
 SECTIONS = (
     "Verdicts",
@@ -88,6 +88,7 @@ def test_every_section_is_drawn_from_what_is_there() -> None:
         "The engine rtx: 7 launches, 0 of 1 attentions fused, 160 kB at batch 2.",
         "Advice: engine rtx: 1 of 2 GEMMs chosen for INT8",
         "Estimates, not measurements",
+        "Not estimated: orin-nx has no FP8.",
         "All 7 launches",
     ):
         assert said in page, said
@@ -112,6 +113,18 @@ def test_an_engine_that_does_not_tell_its_schedule_says_why() -> None:
     assert "What the engine does" not in _page({**report, "engines": {"rtx": {"plan_bytes": 3}}})
 
 
+def test_gemms_that_compute_in_another_type_than_the_graph_says_are_named_by_format() -> None:
+    report = full_report()
+    gemms = [{"node": f"b.{i}", "computes": "float16", "chosen": "float8e4m3", "chosen_integer": False} for i in "01"]
+    gemms += [{"node": "c", "computes": "float16", "chosen": "int8", "chosen_integer": True}]
+    gemms += [{"node": "d", "computes": "float8e4m3", "chosen": "float8e4m3", "chosen_integer": False}]
+    report["engines"]["rtx"]["schedule"]["gemms"] = gemms
+    page = _page(report)
+    assert "Chosen for FP8, and of another type here: b.0, b.1. Chosen for INT8, and of another type here: c." in page
+    gemms[:] = [{"node": "a", "computes": "float16", "chosen_integer": True}]  # by earlier versions
+    assert "Chosen for INT8, and of another type here: a." in _page(report)
+
+
 def test_what_is_not_there_is_left_out() -> None:
     optional = ("samples", "token_norms", "int8", "sites", "bisection", "rewrite_details", "typing", "range_audit")
     bare = {key: value for key, value in full_report().items() if key not in (*optional, "engines", "model")}
@@ -130,6 +143,47 @@ def test_a_verification_says_what_it_took_from_the_build() -> None:
 
 def test_outliers_are_outlined_before_and_after() -> None:
     assert _page(full_report()).count('class="outlined"') == 3  # in both maps, and in the legend
+
+
+def test_int8_is_told_as_it_always_was() -> None:
+    told = full_report()["int8"]
+    said = (
+        "1 of 2 GEMMs compute in INT8, 75 % of the FLOPs; ranges by mse. "
+        "The most sensitive stay in FP16 until the output keeps 26 dB."
+    )
+    assert said in _page(full_report())
+    del told["aimed_snr_db"]  # by earlier versions
+    assert said in _page({**full_report(), "int8": told})
+
+
+def test_the_formats_of_an_fp8_build_are_counted() -> None:
+    page, told = _page(fp8_report()), fp8_report()["fp8"]
+    check_document(page)
+    assert "<h2>FP8</h2>" in page and "SNR of each GEMM in FP8" in page and "with this GEMM alone in FP8" in page
+    assert (
+        "1 of 4 GEMMs compute in FP8 (25 % of the FLOPs), 2 in INT8, 1 stay FP16; ranges by mse. "
+        "The most sensitive take INT8, or stay in FP16 until the output keeps 26 dB." in page
+    )
+    only = {**told, "gemms": [each for each in told["gemms"] if each["name"] in ("blocks.0.qkv", "blocks.0.adaLN")]}
+    assert (
+        "1 of 2 GEMMs compute in FP8 (25 % of the FLOPs), 1 in INT8; ranges by mse. "
+        "The most sensitive stay in FP16 until" in _page({**fp8_report(), "fp8": only})
+    )
+
+
+@pytest.mark.parametrize(
+    ("precision", "said"),
+    [
+        ("int4", "1 of 4 GEMMs have INT4 weights (25 % of the FLOPs), 2 in INT8"),
+        ("nvfp4-weights", "1 of 4 GEMMs have NVFP4 weights (25 %"),
+        ("nvfp4", "1 of 4 GEMMs compute in NVFP4 (25 % of the FLOPs), 2 in INT8"),
+    ],
+)
+def test_weights_of_four_bits_are_told_from_products_in_them(precision: str, said: str) -> None:
+    report = fp8_report(precision)
+    told = "Numbers are checked with its codes written out"
+    assert said in _page(report) and told not in _page(report)
+    assert told in _page({**report, precision: {**report[precision], "witness": "emulation"}})
 
 
 def test_the_worst_gemm_comes_first_and_long_lists_fold() -> None:
@@ -166,7 +220,9 @@ def test_a_section_of_another_form_is_named(section: dict[str, Any], said: str) 
     assert caught.value.hint is not None and "another version" in caught.value.hint
 
 
-@pytest.mark.parametrize("section", ["token_norms", "typing", "range_audit", "int8", "sites", "special_rows", "model"])
+@pytest.mark.parametrize(
+    "section", ["token_norms", "typing", "range_audit", "int8", "fp8", "sites", "special_rows", "model"]
+)
 def test_a_section_that_lacks_everything_is_drawn_all_the_same(section: str) -> None:
     bare: Any = [{}] if section == "sites" else {"unheard_of": 1}
     check_document(_page({**full_report(), section: bare}))

@@ -14,7 +14,8 @@ import pytest
 from dsr_export.bundle.reader import Bundle
 from dsr_export.reports.record import SCHEMA_VERSION
 from dsr_export.verification.verify import verify
-from tests.reports.sample_report import full_report
+from graphs.precisions import quantized_precisions
+from tests.reports.sample_report import fp8_report, full_report
 
 TEXT = resources.files("dsr_export").joinpath("report_schema.md").read_text()
 ROWS = [[cell.strip() for cell in line.split("|")[1:-1]] for line in TEXT.splitlines() if line.startswith("| `")]
@@ -36,7 +37,9 @@ def _leaves(value: Any, at: str = "") -> Iterator[tuple[str, Any]]:
 
 def _child(at: str, key: str) -> str:
     """`rewrites.<name>` for any key of `rewrites`, where the schema has that; else the key itself."""
-    prefix = f"{at}." if at else ""
+    if not at:
+        return "<precision>" if key in quantized_precisions() else key
+    prefix = f"{at}."
     names = {match[1] for known in DOCUMENTED if (match := re.match(re.escape(prefix) + r"(<\w+>)", known))}
     return prefix + (names.pop() if names else key)
 
@@ -78,9 +81,12 @@ def test_every_key_of_real_reports_is_documented_and_of_its_type(reports: list[d
         assert _always() <= _check(report)
 
 
+FINER = tuple(name for name in quantized_precisions() if name != "int8")
+
+
 def test_every_documented_key_is_somewhere(reports: list[dict[str, Any]]) -> None:
     rare = {key for key, (_, when) in DOCUMENTED.items() if when in ("near misses", "wide tensors", "claims not held")}
-    found = set().union(*(_check(report) for report in [*reports, full_report()]))
+    found = set().union(*(_check(report) for report in [*reports, full_report(), *map(fp8_report, FINER)]))
     assert set(DOCUMENTED) - found - rare - {"token_norms"} == set()
 
 

@@ -47,13 +47,37 @@ def test_an_attention_in_several_kernels_is_named() -> None:
 
 
 def test_a_chosen_gemm_in_another_type_is_named() -> None:
+    """By reports of earlier versions, too, which do not tell what was chosen."""
     gemms = [{"node": f"b.{i}/MatMul", "computes": kind, "chosen_integer": True} for i, kind in enumerate("abcd")]
     gemms += [{"node": "c/MatMul", "computes": "int8", "chosen_integer": True}]
     gemms += [{"node": "d/MatMul", "computes": "float16", "chosen_integer": False}]
     found = engine_checks(_facts(gemms=gemms), "int8")[1]
     assert not found.passed and found.value == 0.2
-    assert "4 of 5 GEMMs" in str(found.problem)
+    assert "4 of 5 GEMMs chosen for INT8 compute" in str(found.problem)
     assert str(found.problem).endswith("b.0/MatMul in a, b.1/MatMul in b, b.2/MatMul in c, and 1 more")
+
+
+def _gemm(node: str, computes: str | None, chosen: str | None) -> dict[str, Any]:
+    return {"node": node, "computes": computes, "chosen": chosen, "chosen_integer": chosen == "int8"}
+
+
+def test_what_computes_as_chosen_passes_whatever_the_format() -> None:
+    pairs = [("float8e4m3", "float8e4m3"), ("int8", "int8"), ("int4 x float16", "float16 x int4"), ("float16", None)]
+    gemms = [_gemm(f"b.{i}", *pair) for i, pair in enumerate(pairs)]
+    found = engine_checks(_facts(gemms=gemms), "fp8")[1]
+    assert (found.name, found.passed, found.value, found.problem) == ("quantised_gemms", True, 1.0, None)
+
+
+def test_each_format_that_is_missed_has_its_name() -> None:
+    gemms = [_gemm("a", "float16", "float8e4m3"), _gemm("b", "float8e4m3", "float8e4m3"), _gemm("c", None, "int8")]
+    gemms += [_gemm("d", "float16", "float16 x int4")]
+    found = engine_checks(_facts(gemms=gemms), "fp8")[1]
+    assert not found.passed and found.value == 0.25
+    assert found.problem == (
+        "engine rtx: 1 of 2 GEMMs chosen for FP8 compute in another type: a in float16; "
+        "1 of 1 GEMMs chosen for INT8 compute in another type: c in a kernel that does not tell; "
+        "1 of 1 GEMMs chosen for INT4 weights compute in another type: d in float16"
+    )
 
 
 def test_fp32_between_kernels_counts_where_the_graph_does_not_compute_in_it() -> None:

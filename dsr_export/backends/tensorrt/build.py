@@ -28,7 +28,7 @@ from graphs.artifacts import TensorSpec
 from graphs.digests import bytes_digest
 from graphs.files import load_model
 from graphs.foreign.external_data import check_external_data
-from graphs.targets import Target, check_model
+from graphs.targets import BUILDS_ANYWHERE, Target, check_model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +128,7 @@ def _check_gpu(target: Target) -> None:
         raise ExportError(
             f"target '{target.name}' is built on its own GPU, and this machine has "
             + ("none" if here is None else f"one of compute capability {here}, not {target.compute_capability}"),
-            hint=f"on the device: dsr-export compile BUNDLE --target {target.name}; --target rtx builds anywhere",
+            hint=f"on the device: dsr-export compile BUNDLE --target {target.name}; {BUILDS_ANYWHERE}",
         )
 
 

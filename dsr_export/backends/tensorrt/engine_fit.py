@@ -13,10 +13,9 @@ from dsr_export.backends.gpu import compute_capability
 from dsr_export.backends.tensorrt.vendor import installed_version
 from dsr_export.bundle.manifest_parts import BundleTarget
 from dsr_export.errors import ExportError
+from graphs.target_precisions import LATER, PORTABLE, at_least, lacks
 from graphs.targets import TARGETS
 
-PORTABLE = ("8.0", "8.6", "8.9")
-"""What a TensorRT-RTX plan for no GPU in particular runs on, beside 12.0 and later: not 8.7 (Orin), not 9.0."""
 TURING = "7.5"
 _SAME_MACHINE = {"amd64": "x86_64", "arm64": "aarch64"}  # Windows' and macOS' names -> Linux'
 
@@ -25,7 +24,7 @@ _SAME_MACHINE = {"amd64": "x86_64", "arm64": "aarch64"}  # Windows' and macOS' n
 class EngineNeeds:
     """What a plan was built for. No `compute_capabilities` is portable; no `system` is a plan of an older dsr-export.
 
-    `bundle` is where it lies, for the command that rebuilds it.
+    `bundle` is where it lies and `precision` that of its graph, for the command that rebuilds it.
     """
 
     target: str
@@ -35,9 +34,10 @@ class EngineNeeds:
     system: str | None = None
     machine: str | None = None
     bundle: str = "BUNDLE"
+    precision: str = "fp32"
 
     @classmethod
-    def of_entry(cls, entry: BundleTarget, *, bundle: str = "BUNDLE") -> EngineNeeds:
+    def of_entry(cls, entry: BundleTarget, *, bundle: str = "BUNDLE", precision: str = "fp32") -> EngineNeeds:
         """From what a manifest says of an engine."""
         built_on = entry.facts.get("platform")
         known = built_on if isinstance(built_on, dict) else {}
@@ -49,6 +49,7 @@ class EngineNeeds:
             system=known.get("system"),
             machine=known.get("machine"),
             bundle=bundle,
+            precision=precision,
         )
 
     @property
@@ -83,8 +84,7 @@ def check_fit(needs: EngineNeeds, here: Machine) -> None:
     if problems:
         raise ExportError(
             f"the engine for '{needs.target}' cannot run on this machine: {'; '.join(problems)}",
-            hint=f"build it here: dsr-export compile {needs.bundle} --target {rebuild_target(needs, here)}; "
-            "or use --runtime onnxruntime",
+            hint=f"{_remedy(needs, here)}; or use --runtime onnxruntime",
         )
 
 
@@ -94,7 +94,7 @@ def misfits(needs: EngineNeeds, here: Machine) -> list[str]:
     if here.version is not None and not _same_version(needs.version, here.version):
         found.append(f"it was built with {needs.backend} {needs.version}, and {here.version} is installed")
     if not fits_gpu(needs, here.compute_capability):
-        made_for = ", ".join(needs.compute_capabilities) or f"{', '.join(PORTABLE)} and 12.0 or later"
+        made_for = ", ".join(needs.compute_capabilities) or f"{', '.join(PORTABLE)} and {LATER} or later"
         found.append(f"it is for compute capability {made_for}, and this GPU has {here.compute_capability}")
     if not _same_platform(needs, here):
         built, now = f"{needs.system} {needs.machine}", f"{here.system} {here.machine}"
@@ -111,12 +111,23 @@ def fits_gpu(needs: EngineNeeds, capability: str | None) -> bool:
 
 def portable_to(capability: str) -> bool:
     """Whether a portable TensorRT-RTX plan runs on GPUs of this compute capability."""
-    return capability in PORTABLE or float(capability) >= 12
+    return capability in PORTABLE or at_least(capability, LATER)
 
 
 def rtx_supports(capability: str) -> bool:
     """Whether TensorRT-RTX is made for GPUs of this compute capability: the portable set, and Turing."""
     return portable_to(capability) or capability == TURING
+
+
+def _remedy(needs: EngineNeeds, here: Machine) -> str:
+    """The command that rebuilds the plan here; of a precision that no target has here, there is none."""
+    gpu = here.compute_capability
+    by_rtx = needs.backend == "tensorrt_rtx" and gpu is not None and rtx_supports(gpu)
+    named = (rebuild_target(needs, here), "rtx:current" if by_rtx else "trt11")
+    chosen = next((name for name in named if not lacks(TARGETS[name], needs.precision, gpu)), None)
+    if chosen is None:
+        return f"no target runs {needs.precision} on this GPU: build the model in another precision"
+    return f"build it here: dsr-export compile {needs.bundle} --target {chosen}"
 
 
 def rebuild_target(needs: EngineNeeds, here: Machine) -> str:

@@ -1,4 +1,4 @@
-"""The options of an INT8 build, as one decorator."""
+"""The options of a quantised build, as one decorator."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _NAMES = (
     *("calibration", "calibration_images", "calibration_steps", "calibration_tables", "int8_method", "int8_budget"),
-    *("calibration_only", "shard", "calibration_parts"),
+    *("calibration_only", "shard", "calibration_parts", "rank"),
 )
 _OPTIONS = (
     click.option(
@@ -26,46 +26,62 @@ _OPTIONS = (
         default="trajectory",
         show_default=True,
         metavar="DATA",
-        help="INT8: `trajectory` (the model's own), a folder or an npz of its inputs, or random:SEED.",
+        help="Codes: `trajectory` (the model's own), a folder or an npz of its inputs, or random:SEED.",
     ),
     click.option(
         "--calibration-images",
         type=click.IntRange(1, 4096),
         default=4,
         show_default=True,
-        help="INT8: trajectories to walk.",
+        help="Codes: trajectories to walk.",
     ),
     click.option(
         "--calibration-steps",
         type=click.IntRange(2, MOST_STEPS),
-        help="INT8: grid points of each. [default: the sampler's]",
+        help="Codes: grid points of each. [default: the sampler's]",
     ),
     click.option(
         "--calibration-table",
         "calibration_tables",
         type=click.Path(path_type=Path),
         multiple=True,
-        help="INT8: calibration.json of an earlier build of this model, in place of data; several are merged.",
+        help="Codes: calibration.json of an earlier build of this model, in place of data; several are merged.",
     ),
     click.option(
         "--calibration-only",
         is_flag=True,
-        help="INT8: measure into a folder --out, and build nothing. [default: ./MODEL.calibration]",
+        help="Codes: measure into a folder --out, and build nothing. [default: ./MODEL.calibration]",
     ),
-    click.option("--shard", metavar="I/N", help="INT8, of --calibration-only: measure one of N shares of the data."),
+    click.option("--shard", metavar="I/N", help="Codes, of --calibration-only: measure one of N shares of the data."),
     click.option(
         "--calibration-parts",
         type=click.Path(path_type=Path),
         multiple=True,
         metavar="FOLDER",
-        help="INT8: the shares that --calibration-only measured, in place of measuring again; repeatable.",
+        help="Codes: the shares that --calibration-only measured, in place of measuring again; repeatable.",
     ),
-    click.option("--int8-method", type=Named(*METHOD_NAMES), default="outlier-aware", show_default=True),
     click.option(
+        "--method",
+        "--int8-method",
+        "int8_method",
+        type=Named(*METHOD_NAMES),
+        default="outlier-aware",
+        show_default=True,
+        help="Codes: how ranges are chosen.",
+    ),
+    click.option(
+        "--budget",
         "--int8-budget",
+        "int8_budget",
         type=click.FloatRange(0, 100),
         metavar="DB",
-        help="INT8: SNR the output keeps; the worst GEMMs stay FP16 for it. [default: 20]",
+        help="Codes: SNR the output keeps; the worst GEMMs stay FP16 for it. "
+        "[default: int8 20, fp8 26, int4 17, nvfp4-weights 17, nvfp4 15]",
+    ),
+    click.option(
+        "--rank",
+        type=click.IntRange(0, 64),
+        help="nvfp4: of the branch in FP16 beside each GEMM; 0 for none. [default: 32, less for few inputs]",
     ),
 )
 
@@ -77,7 +93,7 @@ def int8_options(command: Callable[..., Any]) -> Callable[..., Any]:
     def collected(**given: Any) -> Any:
         from dsr_export.declarations.int8_options import Int8Options
 
-        data, images, steps, tables, method, budget, only, shard, parts = (given.pop(name) for name in _NAMES)
+        data, images, steps, tables, method, budget, only, shard, parts, rank = (given.pop(name) for name in _NAMES)
         int8 = Int8Options(
             method=method,
             data=data,
@@ -87,6 +103,7 @@ def int8_options(command: Callable[..., Any]) -> Callable[..., Any]:
             parts=tuple(parts),
             share=_share(shard, only=only),
             budget_db=budget,
+            rank=rank,
         )
         return command(**given, int8=int8)
 

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dsr_export.engine_schedule.operand_types import chosen_types, computes_so, format_words
 from dsr_export.html.cells import bar_cell, name_cell, rich_table, words
 from dsr_export.html.markup import Markup, element, joined, text
 from dsr_export.html.page import Section, figure, row, table
@@ -102,16 +103,27 @@ def _kinds(schedule: Json) -> Markup:
 
 
 def _products(schedule: Json) -> list[Markup]:
-    """What the GEMMs with weights compute in, and which of them were meant to be integer and are not."""
+    """What the GEMMs with weights compute in, and which of them were to compute in codes and do not."""
     gemms = schedule["gemms"]
     if not gemms:
         return []
     types = Counter(str(each["computes"] or "not told") for each in gemms)
     rows = [[text(kind), bar_cell(count / len(gemms), str(count))] for kind, count in types.most_common()]
-    missed = [each["node"] for each in gemms if each["chosen_integer"] and each["computes"] != "int8"]
-    more = f" and {len(missed) - 3} more" if len(missed) > 3 else ""
-    told = f"Chosen for INT8 and not integer here: {', '.join(missed[:3])}{more}." if missed else None
-    return [figure(rich_table(("computes in", "GEMMs"), rows), title="GEMMs with weights", caption=told)]
+    return [figure(rich_table(("computes in", "GEMMs"), rows), title="GEMMs with weights", caption=_missed(gemms))]
+
+
+def _missed(gemms: Sequence[Json]) -> str | None:
+    """Those that compute in another type than the graph asks for, by that."""
+    missed: dict[str, list[str]] = {}
+    for each in gemms:
+        if (chosen := chosen_types(each)) is not None and not computes_so(each, chosen):
+            missed.setdefault(format_words(chosen), []).append(str(each["node"]))
+    told = [f"Chosen for {kind}, and of another type here: {_first(names)}." for kind, names in missed.items()]
+    return " ".join(told) or None
+
+
+def _first(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _estimates(schedule: Json) -> list[Markup]:
@@ -140,8 +152,15 @@ def _estimates(schedule: Json) -> list[Markup]:
     caption = (
         "Estimates, not measurements: each kernel takes its bytes over the device's bandwidth or its operations over "
         "the peak of their type, whichever is longer, and 2 microseconds to launch, or 0.7 in a graph."
-    ) + (_sites(sites) if sites else "")
+    )
+    caption += _left_out(schedule) + (_sites(sites) if sites else "")
     return [figure(rich_table(header, rows), title=f"Estimated time at batch {schedule['batch']}", caption=caption)]
+
+
+def _left_out(schedule: Json) -> str:
+    """Devices that the engine does not run on; schedules of older reports do not tell."""
+    reasons = (schedule.get("not_estimated") or {}).values()
+    return f" Not estimated: {', '.join(map(str, reasons))}." if reasons else ""
 
 
 def _site_share(whole: Json, sites: Json | None) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -72,6 +74,27 @@ def test_what_does_not_fit_says_why_and_how_to_rebuild(
     with pytest.raises(ExportError, match=f"the engine for '{needs.target}' cannot run.*{said}") as caught:
         check_fit(needs, machine)
     assert f"dsr-export compile BUNDLE --target {remedy};" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("built", "capability", "precision", "remedy"),
+    [
+        ("rtx:sm89", "12.0", "fp8", "--target rtx:current"),  # not the portable one, which refuses it
+        ("rtx:sm89", "12.0", "int8", "--target rtx;"),
+        ("rtx:sm120", "9.0", "fp8", "--target trt10"),
+        ("rtx:sm120", "10.0", "nvfp4", "--target trt11"),
+        ("rtx:sm89", "8.6", "fp8", "no target runs fp8 on this GPU"),
+        ("trt10", "8.7", "fp8", "no target runs fp8 on this GPU"),
+    ],
+)
+def test_what_rebuilds_a_plan_takes_its_precision(
+    monkeypatch: pytest.MonkeyPatch, built: str, capability: str, precision: str, remedy: str
+) -> None:
+    monkeypatch.setattr(engine_fit, "installed_version", lambda backend: None)
+    needs = replace(plan(built, "1.7.1", "1.0"), precision=precision)
+    with pytest.raises(ExportError) as caught:
+        check_fit(needs, here("1.7.1", capability))
+    assert remedy in str(caught.value.hint)
 
 
 def test_all_differences_are_named_at_once() -> None:
@@ -151,6 +174,14 @@ def test_without_a_gpu_or_a_fitting_engine_auto_takes_the_graph(
     for capability in (None, "8.7"):
         monkeypatch.setattr(runners, "compute_capability", lambda found=capability: found)
         assert runners.chosen_engine(engines, "auto") is None
+
+
+@pytest.mark.parametrize(("precision", "name"), [("fp16", "rtx"), ("fp8", "rtx:current"), ("nvfp4", "rtx:current")])
+def test_the_command_that_makes_an_engine_names_a_target_that_takes_it(precision: str, name: str) -> None:
+    bundle: Any = SimpleNamespace(manifest=SimpleNamespace(precision=precision, targets=()), path="b.dsr")
+    with pytest.raises(ExportError) as caught:
+        runners.chosen_engine(bundle, "tensorrt-rtx")
+    assert f"compile b.dsr --target {name};" in str(caught.value.hint)
 
 
 def test_an_engine_that_is_not_there_names_the_command_that_makes_it(engines: Bundle) -> None:

@@ -8,6 +8,7 @@ from onnx import numpy_helper
 from graphs.foreign.types import foreign_types
 
 TYPES = {"float": np.float32, "double": np.float64, "float16": np.float16, "int8": np.int8}
+TYPES["fp8"] = onnx.helper.tensor_dtype_to_np_dtype(onnx.TensorProto.FLOAT8E4M3FN)
 
 
 def _gemm(kind: str, body: str = "y = MatMul(x, w)", io: str = "float") -> onnx.ModelProto:
@@ -30,6 +31,12 @@ def _gemm(kind: str, body: str = "y = MatMul(x, w)", io: str = "float") -> onnx.
         ("float16", "bf16", "FLOAT16"),
         ("int8", "int8", None),
         ("float16", "int8", None),
+        ("fp8", "fp8", None),
+        ("int8", "fp8", None),  # what FP8 costs too much for
+        ("float16", "fp8", None),
+        ("fp8", "int8", "FLOAT8E4M3FN"),
+        ("fp8", "fp16", "FLOAT8E4M3FN"),
+        ("fp8", "fp32", "FLOAT8E4M3FN"),
     ],
 )
 def test_weights_are_of_the_precision_or_wider(kind: str, precision: str, foreign: str | None) -> None:

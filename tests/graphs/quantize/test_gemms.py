@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import onnx
 import onnxruntime
@@ -15,6 +16,7 @@ from graphs.errors import ExportError
 from graphs.files import load_inferred_graph, save_graph
 from graphs.mixed_precision.islands import PrecisionPolicy
 from graphs.mixed_precision.typed import assign_precision
+from graphs.quantize.formats import FP8, INT8, CodeFormat
 from graphs.quantize.gemms import quantize_gemms
 from graphs.quantize.pairing import paired_quantizers
 from graphs.quantize.quantizers import Activation, QuantizedGemm, held_step
@@ -43,10 +45,12 @@ def _model(path: Path, body: str = "h = MatMul(x, w) out = Add(h, b)") -> Path:
     return path
 
 
-def _planned(activation: Activation | None, *, shift: bool = False, transposed: bool = False) -> QuantizedGemm:
+def _planned(
+    activation: Activation | None, *, shift: bool = False, transposed: bool = False, form: CodeFormat = INT8
+) -> QuantizedGemm:
     weight = np.random.default_rng(0).standard_normal((WIDTH, OUT)).astype(np.float32)
-    steps = (np.abs(weight).max(axis=0) / 127).astype(np.float32)
-    codes = np.rint(weight / steps).astype(np.int8)
+    steps = (np.abs(weight).max(axis=0) / form.largest).astype(np.float32)
+    codes = form.codes(form.nearest(weight / steps))
     return QuantizedGemm(
         codes=np.ascontiguousarray(codes.T) if transposed else codes,
         weight_steps=steps,
@@ -70,11 +74,16 @@ def _run(path: Path, x: np.ndarray) -> np.ndarray:
 
 def _oracle(x: np.ndarray, planned: QuantizedGemm, rows: np.ndarray) -> np.ndarray:
     assert planned.activation is not None
-    codes = np.clip(np.rint(x / rows / held_step(planned.activation.step)), -128, 127)
+    numbers = x / rows / held_step(planned.activation.step)
+    if planned.activation.format == INT8:
+        codes = np.clip(np.rint(numbers), -128, 127)
+    else:
+        codes = np.clip(numbers, -448, 448).astype(ml_dtypes.float8_e4m3fn).astype(np.float32)
     bias = np.random.default_rng(0)
     bias.standard_normal((WIDTH, OUT))
     shift = 0 if planned.bias_shift is None else planned.bias_shift
-    product = codes * held_step(planned.activation.step) @ (planned.codes * planned.weight_steps)
+    weight = np.asarray(planned.codes, np.float32) * planned.weight_steps
+    product = codes * held_step(planned.activation.step) @ weight
     return np.asarray(product * rows + bias.standard_normal(OUT) + shift)
 
 
@@ -84,12 +93,15 @@ def _oracle(x: np.ndarray, planned: QuantizedGemm, rows: np.ndarray) -> np.ndarr
         Activation(step=0.02),
         DYNAMIC,
         Activation(step=1 / 127, rows="static", row_factors=np.array([40.0, 3, 3, 3, 3])),
+        Activation(step=0.002, format=FP8),  # what lies beyond 448 of these is cut off
+        Activation(step=1 / 448, rows="dynamic", format=FP8),
+        Activation(step=1 / 448, rows="static", row_factors=np.array([40.0, 3, 3, 3, 3]), format=FP8),
     ],
-    ids=lambda activation: activation.rows,
+    ids=lambda activation: f"{activation.format.name}-{activation.rows}",
 )
 @pytest.mark.parametrize("shift", [False, True])
 def test_the_nodes_compute_what_the_codes_say(activation: Activation, shift: bool, tmp_path: Path) -> None:
-    planned = _planned(activation, shift=shift)
+    planned = _planned(activation, shift=shift, form=activation.format)
     x = np.random.default_rng(1).uniform(-2, 2, (3, TOKENS, WIDTH)).astype(np.float32)
     x[:, 0] *= 15
     rows = {
@@ -99,6 +111,20 @@ def test_the_nodes_compute_what_the_codes_say(activation: Activation, shift: boo
     }[activation.rows]
     made = _run(_quantised(tmp_path, planned), x)
     np.testing.assert_allclose(made, _oracle(x, planned, rows), rtol=1e-4, atol=1e-4)
+
+
+def test_gemms_that_share_an_input_may_have_two_formats(tmp_path: Path) -> None:
+    graph = load_inferred_graph(_model(tmp_path / "m.onnx", "h = MatMul(x, w) k = MatMul(x, w) out = Add(h, k)"))
+    eight = _planned(Activation(step=1 / 448, rows="dynamic", format=FP8), form=FP8)
+    quantize_gemms(graph, {"fc0": _planned(DYNAMIC), "fc1": eight})
+    path = save_graph(graph, tmp_path / "q.onnx")
+    assert list(paired_quantizers(onnx.load(path))) == []
+    x = np.random.default_rng(1).uniform(-2, 2, (3, TOKENS, WIDTH)).astype(np.float32)
+    rows = np.abs(x).max(axis=2, keepdims=True)
+    wanted = [
+        _oracle(x, each, rows) - _oracle(np.zeros_like(x), each, np.ones(1)) for each in (_planned(DYNAMIC), eight)
+    ]
+    np.testing.assert_allclose(_run(path, x), sum(wanted), rtol=1e-4, atol=1e-4)
 
 
 def test_gemms_that_share_an_input_become_integer_products_all(tmp_path: Path) -> None:

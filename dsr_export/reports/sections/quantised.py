@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 
 from dsr_export.html.axes import percent
@@ -15,6 +16,8 @@ from dsr_export.reports.figures import DASH, as_float, is_known, known, number, 
 from dsr_export.reports.reading import Entry, entries, mapping, number_in, text_in, words
 from dsr_export.reports.record import Report
 from dsr_export.reports.wording import decibels
+from graphs.precisions import quantized_precisions
+from graphs.quantize.schemes import SCHEMES
 
 ROLES = (
     ("patch tokens", "b", ("patch",)),
@@ -23,32 +26,70 @@ ROLES = (
     ("corners, first frames, padding", "d", ("corner", "first frame", "padding")),
 )
 LISTED = 12
+_WITNESS = {"emulation": " Numbers are checked with its codes written out in standard operators: no CPU has kernels."}
 NAN = float("nan")
 
 
-def int8_section(report: Report) -> Section | None:
-    """None for other precisions."""
-    found = report.section("int8")
+def quantised_section(report: Report) -> Section | None:
+    """Under the name of the precision; None for floats."""
+    told = ((name, report.section(name)) for name in quantized_precisions())
+    name, found = next(((name, found) for name, found in told if found is not None), ("", None))
     gemms = [] if found is None else entries(found, "gemms")
     if found is None or not gemms:
         return None
-    charts = [_snr(gemms), _ranges(gemms), _clipped(gemms)]
+    title = _called(name)
+    charts = [_snr(gemms, title), _ranges(gemms), _clipped(gemms)]
     said = (
-        f"{sum(words(gemm, 'precision') == 'int8' for gemm in gemms)} of {len(gemms)} GEMMs compute in INT8, "
-        f"{_percent(number_in(found, 'int8_flops_share'))} of the FLOPs; ranges by {words(found, 'method') or DASH}. "
-        f"The most sensitive stay in FP16 until the output keeps {number(number_in(found, 'budget_snr_db'), 'g')} dB."
+        f"{_formats(found, gemms, name)}; ranges by {words(found, 'method') or DASH}. {_budget(found, gemms, name)}"
+        f"{_WITNESS.get(words(found, 'witness') or '', '')}"
     )
-    return Section("INT8", said, joined([row(*(each for each in charts if each is not None)), _ranking(gemms)]))
+    drawn = joined([row(*(each for each in charts if each is not None)), _ranking(gemms, title)])
+    return Section(title, said, drawn)
 
 
-def _snr(gemms: Sequence[Entry]) -> Markup | None:
+def _called(name: str) -> str:
+    """`nvfp4-weights` -> `NVFP4 weights`."""
+    first, *rest = name.split("-")
+    return " ".join([first.upper(), *rest])
+
+
+def _weights_alone(name: str) -> bool:
+    return any(each == name and scheme.weights_alone for each, scheme in SCHEMES.items())
+
+
+def _formats(found: Entry, gemms: Sequence[Entry], name: str) -> str:
+    """How many GEMMs have which, and how much of the FLOPs the one that was asked for."""
+    counts = Counter(words(gemm, "precision") for gemm in gemms)
+    alone = f"have {_called(name).removesuffix(' weights')} weights"
+    made = alone if _weights_alone(name) else f"compute in {_called(name)}"
+    whole = f"{counts.pop(name, 0)} of {len(gemms)} GEMMs {made}"
+    share_of = f"{_percent(number_in(found, f'{name}_flops_share'))} of the FLOPs"
+    codes = {each: count for each, count in counts.items() if each in quantized_precisions()}
+    if not codes:
+        return f"{whole}, {share_of}"
+    others = [f"{count} in {str(each).upper()}" for each, count in codes.items()]
+    floats = sum(counts.values()) - sum(codes.values())
+    return ", ".join([f"{whole} ({share_of})", *others, *([f"{floats} stay FP16"] if floats else [])])
+
+
+def _budget(found: Entry, gemms: Sequence[Entry], name: str) -> str:
+    """What made some GEMMs others than was asked for. Builds aim higher than every check holds them to."""
+    aimed = number_in(found, "aimed_snr_db")
+    wanted = number(aimed if is_known(aimed) else number_in(found, "budget_snr_db"), "g")
+    ranked = [gemm for gemm in gemms if is_known(number_in(gemm, "sensitivity_db"))]  # a condition has one format
+    better = {words(gemm, "precision") for gemm in ranked} & {*quantized_precisions()} - {name}
+    rung = f"take {' or '.join(sorted(str(each).upper() for each in better))}, or " if better else ""
+    return f"The most sensitive {rung}stay in FP16 until the output keeps {wanted} dB."
+
+
+def _snr(gemms: Sequence[Entry], title: str) -> Markup | None:
     """Each GEMM's own output, by plain ranges and by those chosen."""
     series = [
         Series(name, style, range(len(gemms)), [as_float(_snr_db(gemm, key)) for gemm in gemms])
         for name, style, key in (("minimum and maximum", "a", "minmax"), ("chosen", "b", "chosen"))
     ]
     chart = curves(series, [text_in(gemm, "name") for gemm in gemms], x_label="GEMM", y_label="SNR, dB")
-    return figure(joined([legend(series), chart]), title="SNR of each GEMM in INT8")
+    return figure(joined([legend(series), chart]), title=f"SNR of each GEMM in {title}")
 
 
 def _ranges(gemms: Sequence[Entry]) -> Markup | None:
@@ -88,11 +129,13 @@ def _clipped(gemms: Sequence[Entry]) -> Markup | None:
     return figure(bars(values, names, y_label="clipped values, %", x_label="GEMM"), title="Values beyond the range")
 
 
-def _ranking(gemms: Sequence[Entry]) -> Markup:
-    """The most sensitive first: with it alone in INT8, the output has the lowest SNR."""
+def _ranking(gemms: Sequence[Entry], title: str) -> Markup:
+    """The most sensitive first: with it alone in the precision, the output has the lowest SNR."""
     ranked = sorted(gemms, key=_sensitivity)
     shown = _table(ranked[:LISTED], gemms)
-    caption = "Sensitivity is the output's SNR with this GEMM alone in INT8: the shorter the bar, the more it costs."
+    caption = (
+        f"Sensitivity is the output's SNR with this GEMM alone in {title}: the shorter the bar, the more it costs."
+    )
     top = figure(shown, title="Sensitivity, worst first", caption=caption)
     if len(ranked) <= LISTED:
         return top
