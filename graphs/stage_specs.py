@@ -80,16 +80,18 @@ def is_known(node: onnx.NodeProto, *, own: bool) -> bool:
 
 
 def standard_ops(model: onnx.ModelProto) -> Iterable[str]:
-    for node in model.graph.node:
-        if node.domain not in STANDARD_DOMAINS:
-            yield f"{node.name} is {node.domain}.{node.op_type}, no standard op"
+    return (problem for node, problem in _other_ops(model))
 
 
 def engine_ops(model: onnx.ModelProto) -> Iterable[str]:
     """As `standard_ops`, of a graph that may be for engines alone."""
+    return (problem for node, problem in _other_ops(model) if not is_engine_op(node))
+
+
+def _other_ops(model: onnx.ModelProto) -> Iterable[tuple[onnx.NodeProto, str]]:
     for node in model.graph.node:
-        if node.domain not in STANDARD_DOMAINS and not is_engine_op(node):
-            yield f"{node.name} is {node.domain}.{node.op_type}, no standard op"
+        if node.domain not in STANDARD_DOMAINS:
+            yield node, f"{node.name} is {node.domain}.{node.op_type}, no standard op"
 
 
 def is_engine_op(node: onnx.NodeProto) -> bool:

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import onnx
 
-from graphs.precisions import PRECISIONS, Precision
+from graphs.precisions import FLOAT4, PRECISIONS, Precision
+from graphs.stage_specs import is_engine_op
 from graphs.weights.element_types import typed_weights
 
 _TYPES = onnx.TensorProto
@@ -28,6 +29,10 @@ def foreign_types(model: onnx.ModelProto, precision: Precision) -> list[str]:
     for weight in typed_weights(model):
         if weight.type not in allowed:
             found.setdefault(f"{_name(weight.type)} weights", weight.name)
+    if FLOAT4 not in allowed:
+        for node in model.graph.node:
+            if is_engine_op(node):
+                found.setdefault("FLOAT4E2M1 activations", node.name)
     if not PRECISIONS[precision].narrow:
         for kind, place in _narrow(model):
             found.setdefault(kind, place)

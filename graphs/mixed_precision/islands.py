@@ -107,23 +107,42 @@ def _unheld_steps(graph: gs.Graph, held: Held) -> dict[str, str]:
 
 
 def _wide_operands(graph: gs.Graph, islands: Collection[str], wide: Collection[str], held: Held) -> dict[str, str]:
-    """Integer GEMMs that compute in FP32, with both dequantisers: for what is behind them, for their scales, or for a
-    product that is only small once its rows have their own size again."""
+    """GEMMs of codes that compute in FP32, with both dequantisers: for what is behind them, for their scales, or for a
+    product that is only small once its rows have their own size again.
+
+    What is dequantised once for several GEMMs is FP32 for all of them.
+    """
     found: dict[str, str] = {}
-    known = set(islands)
+    while more := _wide_in_turn(graph, {*islands, *found}, islands, wide, held):
+        found |= dict.fromkeys(sorted(more), "GEMM in codes")
+    return found
+
+
+def _wide_in_turn(
+    graph: gs.Graph, known: Collection[str], islands: Collection[str], wide: Collection[str], held: Held
+) -> set[str]:
+    """Nodes that are FP32 because those `known` to be are, and are not known yet."""
+    found: set[str] = set()
     for node in graph.nodes:
-        operands = [source for tensor in node.inputs for source in tensor.inputs if source.op == "DequantizeLinear"]
-        own = {node.name, *(each.name for each in operands)}
-        wider = own & known or _ends_wide(node, islands) or (operands and _starts_wide(operands[0], wide))
+        operands = _dequantisers(node.inputs)
+        scales = [each for operand in operands for each in _dequantisers(operand.inputs[1:2])]
+        own = {node.name, *(each.name for each in (*operands, *scales))}
+        wider = own & set(known) or _ends_wide(node, islands) or (operands and _starts_wide(operands[0], wide))
         beyond_rows = bool(operands) and _largest_even(node) > held.largest
         own |= {node.outputs[0].outputs[0].name} if beyond_rows else set()
-        if operands and (wider or beyond_rows):
-            found |= dict.fromkeys(own - known, "GEMM in codes")
+        if operands and node.op in ("MatMul", "Gemm") and (wider or beyond_rows):
+            found |= own - set(known)
     return found
+
+
+def _dequantisers(tensors: Sequence[gs.Tensor]) -> list[gs.Node]:
+    return [source for tensor in tensors for source in tensor.inputs if source.op == "DequantizeLinear"]
 
 
 def _largest_even(gemm: gs.Node) -> float:
     """A bound of the product of rows that were made even, and are as large as they were only behind it; else 0."""
+    if not _is_integer_gemm(gemm):  # of weights alone the other operand is no codes
+        return 0.0
     readers = gemm.outputs[0].outputs
     made = [tensor.inputs[0].inputs for tensor in gemm.inputs[:2] if tensor.inputs]
     if len(readers) != 1 or not _is_product(readers[0].name) or readers[0].op != "Mul" or len(made) != 2:

@@ -20,10 +20,18 @@ from graphs.artifacts import OptimizedModel, QuantizedModel, TypedModel
 from graphs.builders import NodeBuilder
 from graphs.files import load_inferred_graph, load_model, save_graph
 from graphs.mixed_precision.islands import PrecisionPolicy, fp32_islands
-from graphs.precisions import FLOAT, PRECISIONS, Precision
+from graphs.precisions import FLOAT, FLOAT4, PRECISIONS, Precision
 from graphs.quantize.merging import merge_quantizers
 from graphs.quantize.pairing import paired_quantizers
-from graphs.stage_specs import DYNAMIC_FOUR_BIT, StageSpec, defined_inputs, engine_ops, static_ops, unique_names
+from graphs.stage_specs import (
+    DYNAMIC_FOUR_BIT,
+    StageSpec,
+    defined_inputs,
+    engine_ops,
+    standard_ops,
+    static_ops,
+    unique_names,
+)
 from graphs.structure.movers import MOVERS
 from graphs.weights.element_types import low_precision_fraction, typed_weights
 from graphs.weights.stored import StoredValues
@@ -87,7 +95,8 @@ def typed_spec(precision: Precision, islands: Mapping[str, str]) -> StageSpec:
         low = {record.around for record in PRECISIONS.values() if record.narrow}
         return [f"{value.name} is not FP32" for value in values if value.type.tensor_type.elem_type in low]
 
-    checks = (unique_names, defined_inputs, engine_ops, static_ops, weights, boundary, paired_quantizers)
+    ops = engine_ops if FLOAT4 in PRECISIONS[precision].narrow_types else standard_ops
+    checks = (unique_names, defined_inputs, ops, static_ops, weights, boundary, paired_quantizers)
     return StageSpec("typed", checks)
 
 

@@ -10,9 +10,11 @@ import pytest
 from onnx import TensorProto, numpy_helper
 
 from graphs.artifacts import OptimizedModel
+from graphs.errors import ExportError
 from graphs.files import load_inferred_graph
+from graphs.foreign.types import foreign_types
 from graphs.mixed_precision.islands import PrecisionPolicy
-from graphs.mixed_precision.typed import assign_precision
+from graphs.mixed_precision.typed import assign_precision, typed_spec
 from graphs.quantize.pairing import paired_quantizers
 from graphs.stage_specs import DYNAMIC_FOUR_BIT
 from tests.graphs.quantize.block_gemms import INPUTS, KINDS, OUTPUTS, inputs, model, planned, product, quantised, run
@@ -120,6 +122,44 @@ def test_what_lies_around_codes_is_half(kind: str, narrow: bool, shape: tuple[in
     exact = np.tanh(product(x, plan) + BIAS)
     found = run(typed.path, x)
     assert np.abs(found - exact).mean() < 0.02 and found.dtype == np.float32
+
+
+@ALL
+@pytest.mark.parametrize("narrow", [False, True], ids=["for ONNX Runtime", "for engines"])
+def test_a_scaled_gemm_behind_an_op_of_one_input_is_typed(kind: str, narrow: bool, tmp_path: Path) -> None:
+    """Its other operand is no DequantizeLinear, whose steps could be looked at."""
+    plan, x = planned(kind), inputs(6, INPUTS)
+    body = "h = Tanh(x) out = Gemm<alpha = 0.5, transB = 1>(h, wt, b)"
+    path = quantised(model(tmp_path / "m.onnx", body, ("N", INPUTS)), {"fc1": plan})
+    policy = PrecisionPolicy(narrow_products=narrow)
+    typed, _ = assign_precision(OptimizedModel(path=path), tmp_path / "t.onnx", NAMED[kind], policy)  # type: ignore[arg-type]
+    exact = 0.5 * product(np.tanh(x), plan) + BIAS
+    assert np.abs(run(typed.path, x) - exact).mean() < 0.05
+
+
+@pytest.mark.parametrize("place", [0, 1])
+@ALL
+def test_gemms_that_share_what_is_dequantised_are_wide_together(kind: str, place: int, tmp_path: Path) -> None:
+    """Whichever of them is beyond half: no cast stands between codes and a product."""
+    body = "h = MatMul(x, w) k = MatMul(x, w2) out = Add(h, k)"
+    plans, x = {"fc0": planned(kind, 0), "fc1": planned(kind, 1)}, inputs(2, 5, INPUTS)
+    path = quantised(model(tmp_path / "m.onnx", body), plans)
+    wide = onnx.load(path).graph.node
+    output = next(node.output[0] for node in wide if node.name == f"fc{place}/MatMul")
+    policy = PrecisionPolicy(narrow_products=True, wide_tensors={output: "beyond half"})
+    typed, report = assign_precision(OptimizedModel(path=path), tmp_path / "t.onnx", NAMED[kind], policy)  # type: ignore[arg-type]
+    assert f"fc{place}/MatMul" in report.islands
+    exact = product(x, plans["fc0"]) + product(x, plans["fc1"])
+    assert np.abs(run(typed.path, x) - exact).mean() < 0.02 * np.abs(exact).mean()
+
+
+def test_the_quantiser_of_fp4_is_in_no_other_precision(tmp_path: Path) -> None:
+    path = quantised(model(tmp_path / "m.onnx", "out = MatMul(x, w)"), {"fc0": planned("nvfp4")})
+    made = onnx.load(path)
+    assert foreign_types(made, "nvfp4") == []
+    assert [each for each in foreign_types(made, "fp16") if each.startswith("FLOAT4E2M1 activations")]
+    with pytest.raises(ExportError, match="trt.TRT_FP4DynamicQuantize, no standard op"):
+        typed_spec("fp16", {}).verify(made)
 
 
 @ALL
