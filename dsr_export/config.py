@@ -105,22 +105,22 @@ class ExportConfig(ModelRequest):
                 raise ExportError(f"there is no precision '{precision}'", hint=f"choose from {', '.join(PRECISIONS)}")
         if self.parts and self.model_dir is None:
             raise ExportError("--components are those of a pipeline's folder", hint="give --model-dir FOLDER with it")
+        if self.int8.rank is not None:
+            _check_branches(self.precision)
         if not PRECISIONS[self.precision].quantized and self.int8 != NO_INT8_OPTIONS:
             raise ExportError(
                 f"calibration options do not apply to {self.precision}",
                 hint=f"give --precision {' or '.join(quantized_precisions())} with them",
             )
-        if self.int8.rank is not None:
-            _check_branches(self.precision)
 
 
 def _check_branches(precision: Precision) -> None:
     """Raises ExportError where the precision has none, whose rank could be chosen."""
     from graphs.quantize.schemes import SCHEMES  # not at the top: it loads onnx, and the command line lists options
 
-    if not SCHEMES[precision].has_branch:
-        branched = " or ".join(name for name, scheme in SCHEMES.items() if scheme.has_branch)
+    branched = [name for name, scheme in SCHEMES.items() if scheme.has_branch]
+    if precision not in branched:
         raise ExportError(
             f"{precision} has no branches, and a rank of them is asked for",
-            hint=f"give --precision {branched}, or leave --rank away",
+            hint=f"give --precision {' or '.join(branched)}, or leave --rank away",
         )

@@ -66,6 +66,11 @@ class Int8Options:
             raise ExportError(f"--calibration {self.data[:80]} has no seed", hint="write random:0")
         return int(text)
 
+    @property
+    def data_path(self) -> Path | None:
+        """The folder or file of `data`; None for what is drawn."""
+        return None if self.data == TRAJECTORY or self.seed is not None else Path(self.data)
+
     def without_budget(self) -> Int8Options:
         """The same calibration, whatever is made of it."""
         return replace(self, budget_db=None)
@@ -76,7 +81,7 @@ class Int8Options:
 
     def stage_key(self) -> dict[str, Any]:
         """What the options are known by: files count by content."""
-        paths = [] if self.data == TRAJECTORY or self.seed is not None else _files(Path(self.data))
+        paths = [] if self.data_path is None else _files(self.data_path)
         return {
             "method": self.method,
             "data": self.data if not paths else _digest(paths),

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from dsr_export.config import ExportConfig
-from dsr_export.declarations.int8_options import TRAJECTORY, Int8Options
+from dsr_export.declarations.int8_options import Int8Options
 from dsr_export.fleet.checking import of_cell
 from dsr_export.fleet.request import FleetRequest
 from dsr_export.reports.written_files import check_report_files
@@ -35,5 +35,5 @@ def _cell_files(configs: Mapping[str, ExportConfig]) -> dict[str, Path]:
 def _calibration(asked: Int8Options) -> dict[str, Path]:
     tables = {f"--calibration-table {path}": path for path in asked.tables}
     parts = {f"--calibration-parts {path}": path for path in asked.parts}
-    own = {} if asked.data == TRAJECTORY or asked.seed is not None else {"--calibration": Path(asked.data)}
+    own = {} if asked.data_path is None else {"--calibration": asked.data_path}
     return {**own, **tables, **parts}

@@ -88,11 +88,24 @@ def _check_given(
     scheme: Scheme,
     options: Int8Options,
 ) -> None:
+    _check_rank(given, options)
+    _check_formats(choices, groups, scheme)
+    missing = [str(group[0].activation.name) for group in groups if str(group[0].activation.name) not in choices]
+    gemms = [each.name for group in groups for each in group]
+    missing += [name for name in gemms if not given.gemms.get(name, {}).keys() >= GEMM_KEYS]
+    if missing:
+        raise ExportError(f"the calibration table says nothing of '{missing[0]}'", hint="calibrate again")
+
+
+def _check_rank(given: Table, options: Int8Options) -> None:
     if any(rank != options.rank for rank in given.ranks):
         raise ExportError(
             f"the calibration table is of branches of {_rank(*given.ranks)}, and this build has {_rank(options.rank)}",
             hint="build with the same --rank, or calibrate again without the table",
         )
+
+
+def _check_formats(choices: Mapping[str, Sequence[Choice]], groups: list[list[Any]], scheme: Scheme) -> None:
     for group in groups:
         known = [each.activation.format for each in choices.get(str(group[0].activation.name), ())]
         wanted = [each.activations for each in scheme.formats(group[0].in_features)]
@@ -102,11 +115,6 @@ def _check_given(
                 f"and those of {scheme.name} {_named(wanted)}",
                 hint="give the table of a bundle of this precision, or calibrate again without it",
             )
-    missing = [str(group[0].activation.name) for group in groups if str(group[0].activation.name) not in choices]
-    gemms = [each.name for group in groups for each in group]
-    missing += [name for name in gemms if not given.gemms.get(name, {}).keys() >= GEMM_KEYS]
-    if missing:
-        raise ExportError(f"the calibration table says nothing of '{missing[0]}'", hint="calibrate again")
 
 
 def _rank(*ranks: int | None) -> str:

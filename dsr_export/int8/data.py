@@ -27,9 +27,9 @@ RANDOM_ROWS = 16
 
 def check_data(options: Int8Options) -> None:
     """What `open_data` would refuse by headers alone: before a model is traced, which takes longer."""
-    if options.data == TRAJECTORY or options.seed is not None or options.tables:
+    path = options.data_path
+    if path is None or options.tables:
         return
-    path = Path(options.data)
     pictures = path.is_dir() and any(file.suffix.lower() in SUFFIXES for file in path.iterdir())
     for each in [path] if pictures or not path.is_dir() else sorted(path.glob("*.npz")):
         check_readable(each)

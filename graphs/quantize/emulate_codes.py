@@ -58,8 +58,10 @@ def emulate_codes(model: onnx.ModelProto, folder: Path | None) -> onnx.ModelProt
 
 def _doubled(tensor: onnx.TensorProto, folder: Path | None) -> Array:
     """Codes of E2M1 as INT8 codes of twice the value."""
-    external = tensor.data_location == onnx.TensorProto.EXTERNAL and folder is not None
-    codes = StoredValues(tensor, folder).load() if external and folder is not None else numpy_helper.to_array(tensor)
+    if tensor.data_location == onnx.TensorProto.EXTERNAL and folder is not None:
+        codes = StoredValues(tensor, folder).load()
+    else:
+        codes = numpy_helper.to_array(tensor)
     return np.asarray(2 * codes.astype(np.float32), np.int8)
 
 

@@ -1,4 +1,4 @@
-"""Writes INT8 or FP8 into a graph: explicit QuantizeLinear and DequantizeLinear around weight GEMMs.
+"""Writes codes into a graph: explicit QuantizeLinear and DequantizeLinear around weight GEMMs.
 
     MatMul(x, w) -> [x / rows] -> Q -> DQ -> MatMul(., DQ(w8)) -> [* rows] -> Add(bias)
 
