@@ -10,6 +10,7 @@ import onnx
 
 from dsr_export.engine_schedule.dsr_sites import site_costs
 from dsr_export.engine_schedule.graph_sites import GraphSites
+from dsr_export.engine_schedule.inspector import read_inspection
 from dsr_export.engine_schedule.operand_types import INTEGERS
 from dsr_export.engine_schedule.plan_text import Plan, UnreadableSchedule
 from dsr_export.engine_schedule.reader import read_schedule
@@ -18,6 +19,7 @@ from dsr_export.engine_schedule.roofline import estimates, not_estimated
 from dsr_export.engine_schedule.unfused import unfused_because
 
 SCHEDULE, PROBLEM = "schedule", "schedule_problem"
+UNREADABLE = "the schedule of this plan cannot be read: "
 
 
 def schedule_facts(plan: Plan, model: onnx.ModelProto, batch: int) -> dict[str, Any]:
@@ -30,9 +32,21 @@ def schedule_facts(plan: Plan, model: onnx.ModelProto, batch: int) -> dict[str, 
         return no_schedule(str(error))
 
 
+def inspected_facts(text: str, model: onnx.ModelProto, batch: int) -> dict[str, Any]:
+    """The same of what TensorRT's engine inspector tells; `unlisted_weights` counts those that the graph tells."""
+    try:
+        sites = GraphSites(model)
+        found = read_inspection(text, batch, sites)
+        _check_nodes(found.schedule, model)
+        more = {"unlisted_weights": len(found.unlisted_weights)} if found.unlisted_weights else {}
+        return {SCHEDULE: schedule_dict(found.schedule, sites) | more, PROBLEM: None}
+    except UnreadableSchedule as error:
+        return no_schedule(str(error))
+
+
 def no_schedule(reason: str) -> dict[str, Any]:
     """The same of a plan that is not understood."""
-    return {SCHEDULE: None, PROBLEM: f"the schedule of this plan cannot be read: {reason}"}
+    return {SCHEDULE: None, PROBLEM: f"{UNREADABLE}{reason}"}
 
 
 def schedule_dict(schedule: EngineSchedule, sites: GraphSites) -> dict[str, Any]:

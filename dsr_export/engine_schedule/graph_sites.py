@@ -57,7 +57,7 @@ class GraphSites:
         found = {}
         for node in self._weighted:
             codes = [self._codes(name) for name in node.input[:2]]
-            kinds = [kind or self._element(name) for kind, name in zip(codes, node.input[:2], strict=True)]
+            kinds = [kind or self.element(name) for kind, name in zip(codes, node.input[:2], strict=True)]
             told = [plan_type(kind) for kind in kinds if kind]
             if any(codes) and len(told) == len(kinds):
                 found[node.name] = operand_types(told)
@@ -77,10 +77,10 @@ class GraphSites:
     @cached_property
     def _weighted(self) -> list[onnx.NodeProto]:
         products = (node for node in self.model.graph.node if node.op_type in ("MatMul", "Gemm"))
-        return [node for node in products if sum(name in self._fixed for name in node.input[:2]) == 1]
+        return [node for node in products if sum(name in self.fixed for name in node.input[:2]) == 1]
 
     @cached_property
-    def _fixed(self) -> frozenset[str]:
+    def fixed(self) -> frozenset[str]:
         """Initializers, and what is made of them alone."""
         fixed = {tensor.name for tensor in self.model.graph.initializer}
         for node in self.model.graph.node:
@@ -121,7 +121,7 @@ class GraphSites:
         return all(any(map(self._mixes, self._reached(softmax, forward=each))) for each in (False, True))
 
     def _mixes(self, node: onnx.NodeProto) -> bool:
-        return node.op_type in _PRODUCTS and sum(name not in self._fixed for name in node.input[:2]) == 2
+        return node.op_type in _PRODUCTS and sum(name not in self.fixed for name in node.input[:2]) == 2
 
     def _reached(self, start: onnx.NodeProto, *, forward: bool) -> Iterator[onnx.NodeProto]:
         """The first nodes on every path that are none of `_BETWEEN`."""
@@ -144,9 +144,9 @@ class GraphSites:
     def _codes(self, name: str) -> int | None:
         """The element type of the codes that a tensor is dequantised from; None where it is not."""
         maker = self._maker(name, MOVERS | {"Cast"})
-        return self._element(maker.input[0]) if maker is not None and maker.op_type == "DequantizeLinear" else None
+        return self.element(maker.input[0]) if maker is not None and maker.op_type == "DequantizeLinear" else None
 
-    def _element(self, name: str) -> int | None:
+    def element(self, name: str) -> int | None:
         """The type of a tensor, or of what makes it; None where nothing tells."""
         if name in self._types or name in self._constants:
             return self._types.get(name) or self._constants[name]
@@ -155,11 +155,11 @@ class GraphSites:
             return None
         if maker.op_type == "QuantizeLinear":  # as its zero point, or as it says; UINT8 where it has neither
             zero = maker.input[2] if len(maker.input) > 2 else ""
-            return self._element(zero) if zero else _attribute(maker, "output_dtype") or onnx.TensorProto.UINT8
+            return self.element(zero) if zero else _attribute(maker, "output_dtype") or onnx.TensorProto.UINT8
         if maker.op_type == "Cast":
             return _attribute(maker, "to")
         like = maker.input[maker.op_type == "DequantizeLinear"]
-        return self._element(like) if maker.op_type in MOVERS | {"DequantizeLinear"} else None
+        return self.element(like) if maker.op_type in MOVERS | {"DequantizeLinear"} else None
 
     @cached_property
     def _constants(self) -> Mapping[str, int]:

@@ -11,7 +11,7 @@ from dsr_export.engine_schedule.operand_types import CODES, operand_types
 from dsr_export.engine_schedule.plan_text import Program, UnreadableSchedule
 from dsr_export.engine_schedule.record import CONVOLUTION, GEMM
 from dsr_export.engine_schedule.statements import Statement, statement
-from dsr_export.engine_schedule.tensors import Tensor
+from dsr_export.engine_schedule.tensors import BITS, Tensor
 
 LIBRARY = {"fully_connected": GEMM, "corrltn": CONVOLUTION, "deconvolution": CONVOLUTION}
 """The plan's words for kernels of a library that is chosen from on the device."""
@@ -26,10 +26,15 @@ _MOST_OPERANDS = 16  # of an attention, which has up to six; each three of them 
 @dataclass(frozen=True)
 class Product:
     """`computes`: the type of both operands, or `float16 x int8`, also where it reads codes and multiplies floats.
-    `operations`: multiplications and additions."""
+    `operations`: multiplications and additions. Raises UnreadableSchedule for types that nothing multiplies."""
 
     computes: str
     operations: int
+
+    def __post_init__(self) -> None:
+        strange = [each for each in self.computes.split(" x ") if each not in BITS or each in _DECIDING]
+        if strange:
+            raise UnreadableSchedule(f"a product of {strange[0]!r:.40}")
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ def read_schedule(plan: Plan, batch: int) -> EngineSchedule:
     _check_flow(engines[0], made)
     blocks = blocks_of(node for each in made for node in each.launch.nodes)
     launches = (replace(each.launch, block=block_of_most(each.launch.nodes, blocks)) for each in made)
-    return EngineSchedule(batch=batch, launches=tuple(launches), passed=tuple(_passed(made)))
+    return EngineSchedule(batch=batch, launches=tuple(launches), passed=tuple(passed_between(made)))
 
 
 def read_schedule_file(path: Path, batch: int) -> EngineSchedule:
@@ -58,7 +58,7 @@ def _check_flow(program: Program, made: Sequence[Call]) -> None:
         raise UnreadableSchedule(f"nothing makes the output {missing[0]!r}" if missing else "there are no launches")
 
 
-def _passed(made: Sequence[Call]) -> list[Passed]:
+def passed_between(made: Sequence[Call]) -> list[Passed]:
     """The FP32 tensors between launches; a single value is a factor, and no traffic."""
     passed, reading = [], defaultdict[str, list[int]](list)
     for j, call in enumerate(made):

@@ -54,11 +54,7 @@ class Statement:
         """The ONNX nodes that it names, each once."""
         if "ONNX Layer" not in self.body and not re.search(r"(?<!\S)layers=", self.body):
             return ()
-        told = self._find("layers", r'"([^"]*)"')[1]
-        found = [_LAYER.fullmatch(each) for each in _BETWEEN_LAYERS.split(told) if each]
-        if None in found:
-            raise UnreadableSchedule(f"{self.kind}: the layers {told[:60]!r} are no ONNX nodes")
-        return tuple(dict.fromkeys(each[1] for each in found if each is not None))
+        return onnx_nodes(self._find("layers", r'"([^"]*)"')[1], self.kind)
 
     def _find(self, key: str, pattern: str) -> re.Match[str]:
         found = re.findall(rf"(?<!\S){key} ?= ?", self.body)
@@ -74,3 +70,11 @@ def statement(line: str) -> Statement:
     if found is None:
         raise UnreadableSchedule(f"a line that says nothing known: {line[:60]!r}")
     return Statement(found[1], found[2])
+
+
+def onnx_nodes(told: str, kind: str) -> tuple[str, ...]:
+    """`[ONNX Layer: NAME]` after `[ONNX Layer: NAME]`: each once. `kind` is what is said to compute them."""
+    found = [_LAYER.fullmatch(each) for each in _BETWEEN_LAYERS.split(told) if each]
+    if None in found:
+        raise UnreadableSchedule(f"{kind}: the layers {told[:60]!r} are no ONNX nodes")
+    return tuple(dict.fromkeys(each[1] for each in found if each is not None))

@@ -31,7 +31,7 @@ BITS = {
     "int32": 32,
     "int64": 64,
 }
-_MOST_AXES, _MOST_ELEMENTS = 64, 1 << 62
+MOST_AXES, MOST_ELEMENTS = 64, 1 << 62
 _REGION = re.compile(r"  region = \{ name=(\S+) .*\bplace=(\w+)\b.*\}\s*")
 
 
@@ -89,7 +89,7 @@ def _tensor(
     if places.get(region) not in ("host", "accelerator"):
         raise UnreadableSchedule(f"the tensor {name!r} lies in the unknown region {region!r}")
     dims = tuple(_size(size, sizes, name) for size in told.sizes("dims"))
-    if len(dims) > _MOST_AXES or math.prod(dims) > _MOST_ELEMENTS:
+    if len(dims) > MOST_AXES or math.prod(dims) > MOST_ELEMENTS:
         raise UnreadableSchedule(f"the tensor {name!r} has more axes or elements than any has")
     made = Tensor(
         name=name,
