@@ -1,4 +1,4 @@
-"""`bench --roofline`: times of RTX engines on named devices, estimated from what the engines launch."""
+"""`bench --roofline`: times of engines on named devices, estimated from what the engines launch."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import Any
 
 from dsr_export.benchmark.contestants import asked_model
 from dsr_export.benchmark.race import Contestant
+from dsr_export.benchmark.schedules import RTX, bundle_schedule
 from dsr_export.bundle.reader import Bundle
 from dsr_export.config import BatchRange, ModelRequest
 from dsr_export.engine_schedule.devices import DEVICES, Device, named_devices
 from dsr_export.engine_schedule.plan_text import UnreadableSchedule
-from dsr_export.engine_schedule.reader import read_schedule, read_schedule_file
+from dsr_export.engine_schedule.reader import read_schedule
 from dsr_export.engine_schedule.record import EngineSchedule
 from dsr_export.engine_schedule.roofline import Estimate, estimate, not_estimated
 from dsr_export.errors import ExportError
@@ -27,7 +28,7 @@ from graphs.mixed_precision.typed import assign_precision
 from graphs.precisions import Precision
 from graphs.targets import BUILDS_ANYWHERE, target
 
-BACKEND = "tensorrt_rtx"
+BACKEND = RTX
 PRECISION: Precision = "fp16"
 """Of the engines that are built here for a model: FP32 ones launch other kernels than anyone ships."""
 
@@ -45,7 +46,7 @@ class Engine:
 def estimated(
     what: Sequence[str], request: ModelRequest, devices: Sequence[str], *, batch: int, reporter: Reporter
 ) -> list[dict[str, Any]]:
-    """A row for each RTX engine of the bundles in `what`, or of one model with one DSR part more in each.
+    """A row for each engine of the bundles in `what`, or of one model with one DSR part more in each.
 
     Each has `name`, `batch`, `launches`, `moved_bytes`, and `devices`: device -> `stream_ms`, `graph_ms`,
     `memory_share`, and the ratios of both times to those of the first engine, and of the one before (None where that
@@ -64,23 +65,32 @@ def estimated(
     if not bundles and any(each.lower().endswith(".onnx") for each in what):
         raise ExportError("an ONNX file has no engine to estimate", hint="build it: dsr-export build FILE.onnx")
     with reporter.stage("prepare"):
-        engines = [engine for path in bundles for engine in _of_bundle(path)] or _of_model(what, request, batch)
+        engines = [engine for path in bundles for engine in _of_bundle(path, reporter)] or _of_model(
+            what, request, batch
+        )
     found = list(rows(engines, chosen))
     _check_any(engines, found)
     return found
 
 
-def _of_bundle(path: Path) -> Iterator[Engine]:
+def _of_bundle(path: Path, say: Reporter) -> list[Engine]:
+    """Engines that do not tell what they launch are left out beside one that does, and named."""
     bundle = Bundle.open(path)
-    own = [each for each in bundle.manifest.targets if each.engine and each.backend == BACKEND]
+    own = [each for each in bundle.manifest.targets if each.engine]
     if not own:
-        raise ExportError(f"{path} has no engine of TensorRT-RTX", hint=f"build one: {BUILDS_ANYWHERE}")
+        raise ExportError(f"{path} has no engine", hint=f"build one: {BUILDS_ANYWHERE}")
+    found, problems = list[Engine](), list[ExportError]()
     for each in own:
-        plan, name = bundle.file(str(each.engine)), path.name if len(own) == 1 else f"{path.name} {each.name}"
+        name = path.name if len(own) == 1 else f"{path.name} {each.name}"
         try:
-            yield Engine(name, read_schedule_file(plan, bundle.manifest.batch.opt))
+            found.append(Engine(name, bundle_schedule(bundle, each, bundle.manifest.batch.opt)))
         except UnreadableSchedule as error:
-            raise _unreadable(str(plan), error) from error
+            problems.append(_unreadable(str(path / str(each.engine)), error))
+    if not found:
+        raise problems[0]
+    for problem in problems:
+        say.note(problem.message)
+    return found
 
 
 def _of_model(what: Sequence[str], request: ModelRequest, batch: int) -> list[Engine]:

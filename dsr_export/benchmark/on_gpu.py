@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from dsr_export.backends.cuda.clocks import clocks
@@ -14,11 +13,11 @@ from dsr_export.backends.runtime_names import CUDA_RUNNER, Runtime
 from dsr_export.benchmark.gpu_facts import FIRST, gpu_facts
 from dsr_export.benchmark.gpu_race import GpuContestant, GpuTiming, gpu_race
 from dsr_export.benchmark.race import Contestant
+from dsr_export.benchmark.schedules import bundle_schedule
 from dsr_export.bundle.manifest_parts import BundleTarget
 from dsr_export.bundle.reader import Bundle
 from dsr_export.engine_schedule.devices import DEVICES, device_called
 from dsr_export.engine_schedule.plan_text import UnreadableSchedule
-from dsr_export.engine_schedule.reader import read_schedule_file
 from dsr_export.engine_schedule.roofline import estimate, lacking
 from dsr_export.errors import ExportError
 from dsr_export.progress import Reporter
@@ -48,7 +47,7 @@ def bench_on_gpu(
     with reporter.stage("bench") as bar:
         timings, memory = gpu_race([*beside, *entrants], feeds, rounds=rounds, warmup=warmup, progress=bar)
     models = {
-        name: {"memory_bytes": memory[name], "estimate": engine and _judged(name, _plan(*engine), batch, gpu, timings)}
+        name: {"memory_bytes": memory[name], "estimate": engine and _judged(name, engine, batch, gpu, timings)}
         for name, engine in engines.items()
     }
     return {
@@ -80,17 +79,15 @@ def _entrant(each: Contestant, engine: tuple[Bundle, BundleTarget] | None, repor
     )
 
 
-def _plan(bundle: Bundle, engine: BundleTarget) -> Path:
-    return bundle.file(str(engine.engine))
-
-
-def _judged(name: str, plan: Path, batch: int, gpu: Mapping[str, Any], timings: Sequence[GpuTiming]) -> dict[str, Any]:
+def _judged(
+    name: str, engine: tuple[Bundle, BundleTarget], batch: int, gpu: Mapping[str, Any], timings: Sequence[GpuTiming]
+) -> dict[str, Any]:
     """The schedule's estimate beside the measured medians within the device; `problem` where there is none."""
     device = device_called(gpu["name"], gpu["memory_bytes"])
     if device is None:
         return {"problem": f"there is no data of the device '{gpu['name']}'"}
     try:
-        launches = read_schedule_file(plan, batch).launches
+        launches = bundle_schedule(*engine, batch).launches
     except UnreadableSchedule as error:
         return {"problem": f"the schedule cannot be read: {error}"}
     if (missing := lacking(launches, DEVICES[device])) is not None:

@@ -70,7 +70,8 @@ def inspect_plan(path: Path) -> dict[str, Any]:
         schedule = read_schedule_file(path, 1)
     except UnreadableSchedule as error:
         raise ExportError(
-            f"the schedule of {path} cannot be read: {error}", hint="plans of TensorRT-RTX hold one; others do not"
+            f"the schedule of {path} cannot be read: {error}",
+            hint="plans of TensorRT-RTX hold one; of other engines the report of their bundle does, where it is known",
         ) from error
     except OSError as error:
         raise ExportError(f"{path} cannot be read: {error.strerror}") from error

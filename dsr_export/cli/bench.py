@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 @click.option(
     "--roofline",
     metavar="DEVICE,...",
-    help="Run nothing; estimate the times of RTX engines on these devices: orin-agx, orin-nx, thor, rtx4060, rtx4090, "
+    help="Run nothing; estimate the times of engines on these devices: orin-agx, orin-nx, thor, rtx4060, rtx4090, "
     "rtx5090, l4, h100-sxm.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, and nothing else.")

@@ -33,7 +33,8 @@ def diff_page(found: Json) -> str:
 def _sections(found: Json, prefix: str = "") -> Iterator[Section]:
     for pair in engine_pairs(found["engines"]):
         said = "; ".join(schedule_changes(pair.a, pair.b))
-        explanation = f"Read from the plans of A and B; nothing was run. B against A: {said}."
+        source = "Read from the plans of A and B, or from what TensorRT tells of them; nothing was run."
+        explanation = f"{source} B against A: {said}."
         yield Section(f"What the engines do: {prefix}{pair.name}", explanation, _drawn(pair))
     for role, part in found["components"].items():
         if not part["identical"]:

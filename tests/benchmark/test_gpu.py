@@ -145,10 +145,11 @@ def test_an_engine_that_the_data_sheet_has_no_rate_for_is_not_judged(monkeypatch
     sizes: dict[str, dict[str, int]] = {"read": {"float8e4m3": 1}, "written": {}}
     launch = Launch(kind="gemm", kernel="k", nodes=(), computes="float8e4m3", operations=1, **sizes)
     schedule = EngineSchedule(batch=2, launches=(launch,), passed=())
-    monkeypatch.setattr(on_gpu, "read_schedule_file", lambda *_: schedule)
+    monkeypatch.setattr(on_gpu, "bundle_schedule", lambda *_: schedule)
+    engine: Any = (None, None)
     orin, l4 = ({"name": name, "memory_bytes": 64 << 30} for name in ("Orin", "NVIDIA L4"))
-    assert on_gpu._judged("m", Path("m.plan"), 2, orin, []) == {"problem": "by its data sheet orin-agx has no FP8"}
-    assert on_gpu._judged("m", Path("m.plan"), 2, l4, [])["problem"] is None
+    assert on_gpu._judged("m", engine, 2, orin, []) == {"problem": "by its data sheet orin-agx has no FP8"}
+    assert on_gpu._judged("m", engine, 2, l4, [])["problem"] is None
 
 
 def test_graphs_are_timed_on_the_gpu_as_well(denoiser_bundle: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,6 +68,12 @@ def test_a_plan_of_another_graph_is_not_understood() -> None:
     assert found == {"schedule": None, "schedule_problem": reason}
 
 
+def test_a_product_of_what_nothing_multiplies_leaves_no_schedule() -> None:
+    """The estimates know no peak for it, and would end with an error of their own."""
+    found = schedule_facts(PLAN.replace(b"type=int8", b"type=bool"), GRAPH, 2)
+    assert found["schedule"] is None and found["schedule_problem"].endswith("cannot be read: a product of 'bool'")
+
+
 @settings(max_examples=150, deadline=None)
 @given(
     st.sampled_from(TEXT), st.sampled_from([b"", b" ", b'"', b"{", b"}", b"=", b"\n", b"0", b"7", b"a", b"_", b"\xff"])

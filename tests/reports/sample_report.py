@@ -45,6 +45,7 @@ def engine_facts() -> dict[str, Any]:
     sums = {"sites": 12, "launches": 24, "shared_launches": 13, "moved_bytes": 4_000_000, "estimates": {"l4": part}}
     facts["schedule"]["dsr_sites"] = sums
     facts["schedule"]["not_estimated"] = {"orin-nx": "orin-nx has no FP8"}
+    facts["schedule"]["unlisted_weights"] = 2
     del facts["schedule"]["estimates"]["orin-nx"]
     return {
         "tool": "tensorrt_rtx",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import html
 import io
 import re
 from pathlib import Path
@@ -101,6 +102,13 @@ def test_the_share_of_dsr_sites_is_told_for_each_device() -> None:
     assert "at 12 sites, in 24 kernels of their own; 13 more do some of it" in told
     del report["engines"]["rtx"]["schedule"]["dsr_sites"]
     assert "DSR sites" not in _page(report)
+
+
+def test_weights_that_the_graph_tells_are_said_to_be_its() -> None:
+    report = full_report()
+    assert "It does not list its weights: those of 2 products are the graph's." in html.unescape(_page(report))
+    del report["engines"]["rtx"]["schedule"]["unlisted_weights"]
+    assert "does not list its weights" not in _page(report)
 
 
 def test_an_engine_that_does_not_tell_its_schedule_says_why() -> None:

@@ -19,9 +19,10 @@ from dsr_export.backends.gpu import compute_capability
 from dsr_export.backends.tensorrt.engine_facts import ProfileShapes, layer_facts, profile_shapes, signature
 from dsr_export.backends.tensorrt.engine_fit import platform_facts, rtx_supports
 from dsr_export.backends.tensorrt.errors import build_error, parse_error
+from dsr_export.backends.tensorrt.inspection import InspectionError, detailed, engine_information
 from dsr_export.backends.tensorrt.vendor import Vendor, VendorLog, load_vendor
 from dsr_export.config import BatchRange
-from dsr_export.engine_schedule.facts import no_schedule, schedule_facts
+from dsr_export.engine_schedule.facts import inspected_facts, no_schedule, schedule_facts
 from dsr_export.errors import ExportError
 from dsr_export.storage import heap
 from graphs.artifacts import TensorSpec
@@ -100,13 +101,20 @@ def build_engine(
             **layer_facts(parsed.network),
             "seconds": round(time.monotonic() - began, 3),
         }
-    return Engine(plan=plan, facts={**facts, **_schedule(vendor, plan, proto, batch)})
+    return Engine(plan=plan, facts={**facts, **_schedule(vendor, plan, proto, batch, profile)})
 
 
-def _schedule(vendor: Vendor, plan: memoryview, proto: onnx.ModelProto, batch: BatchRange) -> dict[str, Any]:
-    if vendor.backend != "tensorrt_rtx":
-        return no_schedule(f"plans of {vendor.backend} do not hold it as text")
-    return schedule_facts(plan, proto, batch.opt)
+def _schedule(
+    vendor: Vendor, plan: memoryview, proto: onnx.ModelProto, batch: BatchRange, profile: ProfileShapes
+) -> dict[str, Any]:
+    """A plan of TensorRT-RTX holds it as text; one of TensorRT tells it where it is loaded, which needs its GPU."""
+    if vendor.backend == "tensorrt_rtx":
+        return schedule_facts(plan, proto, batch.opt)
+    try:
+        told = engine_information(vendor, plan, profile)
+    except InspectionError as error:
+        return no_schedule(str(error))
+    return inspected_facts(told, proto, batch.opt)
 
 
 def _vendor(target: Target) -> Vendor:
@@ -174,7 +182,7 @@ def _compile(
     settings: dict[str, Any] = {}
 
     def configure(builder: Any, network: Any) -> Any:
-        config = vendor.create_config(profiles=[shapes], **_capabilities(target))(builder, network)
+        config = vendor.create_config(profiles=[shapes], **_capabilities(target), **detailed(vendor))(builder, network)
         settings.update(_settings(vendor, config, network, target))
         return config
 

@@ -19,7 +19,7 @@ _OLD_DRIVER = ("cudaError 35", "error code 35", "driver version is insufficient"
 _NO_MEMORY = ("cudaError 2", "out of memory", "OutOfMemory", "could not be allocated")
 
 
-def load_engine(vendor: Vendor, plan: bytes) -> tuple[Any, Any]:
+def load_engine(vendor: Vendor, plan: bytes | memoryview) -> tuple[Any, Any]:
     """Runtime and engine; the first must live as long as the second. Host code in a plan is never allowed to run.
 
     Raises:

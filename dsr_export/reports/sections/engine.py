@@ -43,10 +43,18 @@ def engine_section(report: Report) -> Section | None:
     untold = [f"{name}: {facts['schedule_problem']}." for name, facts in engines.items() if _problem(facts)]
     if not told:
         return None
-    said = [f"The engine {name}: {schedule_words(schedule)}." for name, schedule in told.items()]
+    said = [f"The engine {name}: {schedule_words(schedule)}.{_by_graph(schedule)}" for name, schedule in told.items()]
     advice = [f"Advice: {each}." for each in report.sections.get("advice") or ()]
-    explanation = " ".join([*said, "Read from the plan; nothing was run.", *untold, *advice])
+    explanation = " ".join(
+        [*said, "Read from the plan, or from what TensorRT tells of it; nothing was run.", *untold, *advice]
+    )
     return Section("What the engine does", explanation, joined(_drawn(name, each) for name, each in told.items()))
+
+
+def _by_graph(schedule: Json) -> str:
+    """Of an engine that lists no constants."""
+    count = schedule.get("unlisted_weights")
+    return f" It does not list its weights: those of {number(count, 'd')} products are the graph's." if count else ""
 
 
 def _engines(report: Report) -> dict[str, Json]:
