@@ -21,8 +21,9 @@ engine of our own):
 - Sizes that follow the batch are -1, and types are not told, unless the inspector has a context whose input shapes are
   set: `NvInferRuntime.h`, at `IEngineInspector::setExecutionContext`.
 
-Not certain: names of 4-bit types, what stands for a product of 4-bit weights, and every kind that is not listed in
-`inspected_launches`. All of that is refused.
+Not certain: how FP8 and 4-bit types are spelt, what stands for a product of 4-bit weights, whether `reshape` launches
+anything (NVIDIA's readers count it with what does not). Kinds that `inspected_launches` does not list are refused. A
+tensor that nothing makes and no caller gives is taken for a constant.
 """
 
 from __future__ import annotations

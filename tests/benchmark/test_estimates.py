@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from dsr_export.benchmark import estimates
 from dsr_export.benchmark.estimates import Engine, rows
 from dsr_export.config import ModelRequest
 from dsr_export.engine_schedule.devices import DEVICES, named_devices
+from dsr_export.engine_schedule.plan_text import UnreadableSchedule
 from dsr_export.engine_schedule.record import EngineSchedule, Launch
 from dsr_export.families import load_subject
 from tests.conftest import Cli
@@ -59,6 +63,28 @@ def test_an_engine_has_no_time_on_a_device_that_lacks_its_types() -> None:
     assert set(half["devices"]) == set(BOTH) and half["not_estimated"] == {}
     assert set(fp8["devices"]) == {"l4"} and fp8["not_estimated"] == {"orin-agx": "orin-agx has no FP8"}
     assert fp8["devices"]["l4"]["graph_ratio"] < 1
+
+
+def test_an_engine_that_does_not_tell_what_it_launches_is_left_out_beside_one_that_does(
+    tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    targets = [SimpleNamespace(name=name, engine=f"engines/{name}.plan") for name in ("rtx", "trt10")]
+    manifest = SimpleNamespace(targets=targets, batch=SimpleNamespace(opt=2))
+    monkeypatch.setattr(estimates.Bundle, "open", lambda path: SimpleNamespace(manifest=manifest))
+
+    def schedule(bundle: object, engine: Any, batch: int) -> EngineSchedule:
+        if engine.name in silent:
+            raise UnreadableSchedule("the engine was not inspected")
+        return HALF.schedule
+
+    monkeypatch.setattr(estimates, "bundle_schedule", schedule)
+    silent = ["trt10"]
+    done = cli("bench", tmp_path, "--roofline", "l4", "--json")
+    assert done.code == 0 and [each["name"] for each in json.loads(done.out)["estimates"]] == [f"{tmp_path.name} rtx"]
+    assert "trt10.plan cannot be read: the engine was not inspected" in done.err
+    silent.append("rtx")
+    done = cli("bench", tmp_path, "--roofline", "l4", "--json")
+    assert (done.code, done.out) == (1, "") and "rtx.plan cannot be read" in done.err
 
 
 def test_what_does_not_run_on_a_device_is_compared_with_nothing() -> None:

@@ -6,11 +6,13 @@ import copy
 import json
 from typing import Any
 
+import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsr_export.engine_schedule.facts import inspected_facts
+from tests.backends.tiny_models import parse
 from tests.engine_schedule.tiny_inspection import (
     ALPHA,
     ATTENDED,
@@ -38,6 +40,7 @@ from tests.engine_schedule.tiny_inspection import (
 from tests.engine_schedule.tiny_plan import NODES, tiny_graph
 
 GRAPH = tiny_graph()
+HALF_TYPE = onnx.TensorProto.FLOAT16
 Json = dict[str, Any]
 
 
@@ -130,6 +133,44 @@ def test_an_unlisted_weight_is_read_by_the_kernel_that_multiplies_without_being_
     assert found["gemms"][0]["computes"] is None
     layers[GEMM] = generated("__myl_MulSumAdd", [CAST], [QKV], NODES[2])
     assert "tells too little of 'blocks.0.attn.qkv/MatMul'" in problem(text(layers))
+
+
+def test_products_that_are_one_kernel_have_all_their_weights() -> None:
+    """As in the log of TensorRT 10.10: queries, keys and values in one GEMM, their heads as views of its result."""
+    body = "q = MatMul(x, a) k = MatMul(x, b) v = MatMul(x, c) t = Transpose<perm=[0, 2, 1]>(k) m = MatMul(q, t) "
+    body += "p = Softmax(m) o = MatMul(p, v) g = MatMul(o, d) y = Relu(g)"
+    graph = parse("(float16[1,40,64] x) => (float16[1,40,32] y)", body)
+    for name, columns in (("a", 64), ("b", 64), ("c", 64), ("d", 32)):
+        values = bytes(2 * 64 * columns)
+        graph.graph.initializer.append(onnx.helper.make_tensor(name, HALF_TYPE, [64, columns], values, raw=True))
+    nodes = [f"blocks.{i}.attn/MatMul" for i in range(8)]
+    kept = "]\x1e[ONNX Layer: ".join
+    heads, turned = tensor("__mye56053", [2, 40, 32], "Half"), tensor("__mye56053", [2, 32, 40], "Half")
+    x, made = tensor("x", [1, 40, 64], "Half"), tensor("__mye56053", [3, 40, 64], "Half")
+    attended, y = tensor("__mye54417", [2, 40, 32], "Half"), tensor("y", [1, 40, 32], "Half")
+    attention = kept([nodes[4], "blocks.5.attn/Softmax", nodes[6]])
+    layers = [
+        layer("qkv_myl0_0", "gemm", [x], [made], kept(nodes[:3]), HALF),
+        generated("_gemm_mha_v2", [heads, turned, heads], [attended], attention),
+        layer(
+            "__myl_Fc_myl0_2", "fusion", [attended | {"Dimensions": [1, 40, 64]}], [y], nodes[7], f"{HALF}_by_fusion"
+        ),
+    ]
+    found = inspected_facts(json.dumps({"Layers": layers, "Bindings": ["x", "y"]}), graph, 1)
+    assert found["schedule_problem"] is None
+    told = found["schedule"]
+    assert [each["read"]["float16"] for each in told["launches"]] == [
+        2 * (40 * 64 + 3 * 64 * 64),
+        2 * 3 * 40 * 64,
+        2 * (40 * 64 + 64 * 32),
+    ]
+    assert [each["operations"] for each in told["launches"]] == [
+        3 * 2 * 40 * 64 * 64,
+        2 * 2 * (2 * 40 * 40 * 32),
+        2 * 40 * 64 * 32,
+    ]
+    assert told["unlisted_weights"] == 4 and {gemm["computes"] for gemm in told["gemms"]} == {"float16"}
+    assert told["attention"]["fused"] == 1
 
 
 def test_one_tensor_read_in_parts_is_as_much_as_its_parts_and_never_more_than_it_is() -> None:
