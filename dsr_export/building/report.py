@@ -11,11 +11,13 @@ from dsr_export.building.build import Build
 from dsr_export.building.finished import Finished, FusedSteps
 from dsr_export.bundle.engines import plan_path
 from dsr_export.bundle.writer import Content, content_size
+from dsr_export.int8.gemm_costs import gemm_costs
 from dsr_export.peak_memory import peak_rss_bytes
 from dsr_export.readable import readable
 from dsr_export.reports.reading import Entry, entries
 from dsr_export.reports.record import Check, NotRun, Picture, Report, Row, all_passed
 from dsr_export.reports.summary import components_summary
+from dsr_export.stages.quantize import Quantized
 from dsr_export.storage.made_with import tool_versions
 from dsr_export.verification.engine_checks import engine_checks
 from dsr_export.verification.model_checks import BUILT, Weights, passed_when_built, run_checks
@@ -79,10 +81,15 @@ def _sections(build: Build, done: Finished) -> dict[str, Any]:
         "token_norms": done.norms.facts,
         "typing": {key: value for key, value in done.shipped.facts.items() if key != "rewrites"},
         "range_audit": done.audited.audit.as_dict(),
-        **({} if done.quantized is None else {build.config.precision: done.quantized.facts}),
+        **({} if done.quantized is None else {build.config.precision: _quantized(build, done.quantized)}),
         "engines": {name: engine.facts for name, engine in done.engines.items()},
         **({} if done.steps is None else {"fused_step": _fused_step(done.steps)}),
     }
+
+
+def _quantized(build: Build, quantized: Quantized) -> dict[str, Any]:
+    """What the stage tells, and what the formats cost at the batch that engines are tuned for."""
+    return {**quantized.facts, "cost": gemm_costs(quantized.facts["gemms"], build.config.batch.opt)}
 
 
 def _fused_step(steps: FusedSteps) -> dict[str, Any]:

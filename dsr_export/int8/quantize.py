@@ -21,9 +21,10 @@ from graphs.artifacts import CalibratedModel
 from graphs.files import load_inferred_graph, save_graph
 from graphs.precisions import Precision
 from graphs.quantize.gemms import quantize_gemms
+from graphs.quantize.quantizers import QuantizedGemm
 from graphs.quantize.schemes import SCHEMES, Scheme
 from graphs.target_precisions import NEEDS
-from graphs.weights.gemms import weight_gemms
+from graphs.weights.gemms import WeightGemm, weight_gemms
 
 
 def quantize(
@@ -49,10 +50,24 @@ def quantize(
     verdict = within_budget(ladders, measure, aim_db, alone=alone, rank=rank, bar=bar)
     formats = {**{name: next(iter(plans[name])) for name in plans.keys() - ladders.keys()}, **verdict.formats}
     graph = load_inferred_graph(source.path)
-    order = [gemm.name for gemm in weight_gemms(graph) if gemm.name in plans]
+    shapes = {gemm.name: _shape(gemm) for gemm in weight_gemms(graph) if gemm.name in plans}
     quantize_gemms(graph, chosen_plan(plans, formats), for_cpus=SCHEMES[precision].for_cpus)
     save_graph(graph, path)
-    return _facts(order, table, precision, aim_db, verdict, formats, measured=rank is None)
+    facts = _facts(list(shapes), table, precision, aim_db, verdict, formats, measured=rank is None)
+    for gemm in facts["gemms"]:
+        form = formats.get(gemm["name"])
+        gemm |= shapes[gemm["name"]] | {"rank": 0 if form is None else _rank(plans[gemm["name"]][form])}
+    return facts
+
+
+def _shape(gemm: WeightGemm) -> dict[str, Any]:
+    """Of one sample: what its cost follows from."""
+    sizes = {"tokens": gemm.rows, "inputs": gemm.in_features, "outputs": gemm.out_features}
+    return {"reads": str(gemm.activation.name), **sizes}
+
+
+def _rank(planned: QuantizedGemm) -> int:
+    return 0 if planned.branch is None else int(planned.branch[1].shape[0])
 
 
 def _model_of(table: Path) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from dsr_export.reports.figures import number
+from dsr_export.reports.format_costs import cost_lines
 from dsr_export.reports.record import Check, Picture, Report, Row
 from dsr_export.reports.schedules import schedule_lines
 from dsr_export.reports.wording import failed_pictures, not_run, owned, picture_shortfalls
@@ -22,7 +23,7 @@ def markdown_table(report: Report) -> str:
     title = f"{_text(Path(report.bundle).name)} ({report.precision}, {', '.join(report.targets)})"
     lines = [f"### {title}: {verdict}", "", *HEADER, *map(_row, report.parity), "", *_checks(report.checks)]
     lines += [f"- **FAIL** {_text(_picture(each))}" for each in failed_pictures(report)]
-    lines += [f"- {_text(line)}" for line in [*not_run(report), *schedule_lines(report)]]
+    lines += [f"- {_text(line)}" for line in [*not_run(report), *schedule_lines(report), *cost_lines(report)]]
     if report.manifest_digest:
         lines.append(f"- manifest {_text(report.manifest_digest)}")
     return "\n".join(lines) + "\n"

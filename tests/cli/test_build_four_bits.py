@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -42,8 +43,18 @@ def test_digits_builds_for_a_range_of_batches_and_as_whole_steps(
     assert [gemm for gemm in gemms if gemm["precision"] == precision]
     assert report[precision]["reached_snr_db"] >= report[precision]["aimed_snr_db"]
     assert all(row["passed"] for row in report["parity"])
+    _check_cost(report[precision], report["engines"][target]["schedule"])
     for model in (tmp_path / "b.dsr" / "model.onnx", tmp_path / "b.dsr" / "step" / "model.onnx"):
         assert _weights(model)[KINDS[precision]] == sum(gemm["precision"] == precision for gemm in gemms)
+
+
+def _check_cost(told: dict[str, Any], schedule: dict[str, Any]) -> None:
+    """The plan has these launches, and others: its estimates are not far above, and for the same devices."""
+    cost = told["cost"]["chosen"]
+    assert cost["launches"] < len(schedule["launches"])
+    assert set(cost["estimates"]) == set(schedule["estimates"])
+    for device, whole in schedule["estimates"].items():
+        assert 0.3 < cost["estimates"][device]["graph_ms"] / whole["graph_ms"] < 1
 
 
 @pytest.mark.slow

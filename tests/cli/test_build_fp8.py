@@ -39,6 +39,8 @@ def test_a_build_holds_and_says_what_it_is(cli: Cli, folder: Path) -> None:
     assert _codes(folder / "b.dsr" / "model.onnx") == {"FLOAT8E4M3FN": 4}
     bundle = Bundle.open(folder / "b.dsr")
     assert (bundle.manifest.precision, bundle.manifest.tolerances["snr_db"]) == ("fp8", 20.0)
+    assert [each["format"] for each in told["cost"]["formats"]] == ["fp8"]
+    assert told["cost"]["chosen"]["not_estimated"]["orin-agx"] == "orin-agx has no FP8"
     assert "4 of 4 GEMMs compute in FP8, 94 % of the FLOPs" in (folder / "b.dsr" / "report.html").read_text()
     verified = verify(folder / "b.dsr")
     assert verified["passed"] and verified["fp8"] == told and "fp8" in verified["from_build"]

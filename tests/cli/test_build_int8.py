@@ -9,7 +9,8 @@ import numpy as np
 import onnx
 import pytest
 
-from dsr_export.bundle.reader import Bundle
+from dsr_export.bundle.reader import ENGINE_MODEL, Bundle
+from graphs.weights.packed import packed_size
 from tests.conftest import Cli
 
 FEW = ("--trajectory-steps", "9", "--calibration-images", "2", "--batch", "1,2,2")
@@ -46,6 +47,28 @@ def test_the_numbers_hold_and_nearly_all_arithmetic_is_int8(bundle: Path) -> Non
     assert "register" not in gemms["blocks.0.attn.qkv"]["roles"]  # they join at block 2
     assert report["engines"]["rtx"]["layer_output_types"]["int8"] >= 32
     assert report["engines"]["rtx"]["schedule"] is not None and report["advice"] == []  # what --strict would fail on
+
+
+def test_the_report_says_what_the_formats_cost_beside_fp16(bundle: Path) -> None:
+    report = Bundle.open(bundle).report()
+    cost, schedule = report["int8"]["cost"], report["engines"]["rtx"]["schedule"]
+    assert cost["batch"] == schedule["batch"] == 2
+    assert cost["chosen"]["weight_bytes"] == _stored(bundle / ENGINE_MODEL)
+    assert cost["chosen"]["weight_bytes"] < 0.6 * cost["all_fp16"]["weight_bytes"]
+    assert cost["chosen"]["gemms"] == cost["all_fp16"]["gemms"] == len(report["int8"]["gemms"])
+    assert set(cost["chosen"]["estimates"]) == set(schedule["estimates"])
+    for device, whole in schedule["estimates"].items():  # GEMMs alone take part of what the engine takes
+        ours, floats = (cost[key]["estimates"][device]["graph_ms"] for key in ("chosen", "all_fp16"))
+        assert 0.1 * whole["graph_ms"] < ours < whole["graph_ms"] and ours < floats
+
+
+def _stored(model: Path) -> int:
+    """Bytes of codes and of their steps."""
+    graph = onnx.load(model, load_external_data=False).graph
+    ours = [
+        each for each in graph.initializer if each.name.removesuffix(".float16").endswith(("/weight", "/weight_steps"))
+    ]
+    return sum(packed_size(int(np.prod(each.dims)), each.data_type) for each in ours)
 
 
 def test_the_artefact_is_what_was_asked_for(bundle: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from dsr_export.engine_schedule.facts import schedule_facts
+from dsr_export.int8.gemm_costs import gemm_costs
 from dsr_export.reports.sample_strips import sample_strips
 from tests.engine_schedule.tiny_plan import ATTENTION, NODES, PLAN, tiny_graph
 
@@ -28,6 +29,7 @@ def gemm(name: str, **other: Any) -> dict[str, Any]:
         "outlier": {"count": 3, "amax": 300.0, "rms": 90.0},
     }
     made = {"name": name, "precision": "int8", "flops_share": 0.25, "rows": "static", "roles": roles, "smoothed": True}
+    made |= {"reads": f"{name}.x", "tokens": 64, "inputs": 128, "outputs": 384, "rank": 0}
     return {**made, "snr_db": {"minmax": 18.0, "chosen": 31.0}, "sensitivity_db": 40.0, "clipped": 0.001, **other}
 
 
@@ -67,6 +69,9 @@ def engine_facts() -> dict[str, Any]:
         "seconds": 4.9,
         **facts,
     }
+
+
+GEMMS = (gemm("blocks.0.qkv"), gemm("blocks.0.fc1", sensitivity_db=22.0, precision="fp16"))
 
 
 def full_report() -> dict[str, Any]:
@@ -157,7 +162,8 @@ def full_report() -> dict[str, Any]:
             "reached_snr_db": 27.5,
             "sensitivity": "measured",
             "int8_flops_share": 0.75,
-            "gemms": [gemm("blocks.0.qkv"), gemm("blocks.0.fc1", sensitivity_db=22.0, precision="fp16")],
+            "gemms": list(GEMMS),
+            "cost": gemm_costs(GEMMS, 2),
         },
     }
 
@@ -167,8 +173,9 @@ def fp8_report(name: str = "fp8") -> dict[str, Any]:
     report = full_report()
     told = report.pop("int8")
     condition = {"rows": None, "sensitivity_db": None, "clipped": None, "snr_db": {"minmax": None, "chosen": None}}
+    condition |= {"tokens": 1}
     gemms = [
-        gemm("blocks.0.qkv", precision=name),
+        gemm("blocks.0.qkv", precision=name, rank=16 if name == "nvfp4" else 0),
         gemm("blocks.0.proj", sensitivity_db=30.0),
         gemm("blocks.0.fc1", sensitivity_db=22.0, precision="fp16"),
         gemm("blocks.0.adaLN", roles={}, **condition),
@@ -178,5 +185,11 @@ def fp8_report(name: str = "fp8") -> dict[str, Any]:
     return {
         **report,
         "precision": name,
-        name: {**told, "budget_snr_db": 20.0, f"{name}_flops_share": 0.25, "gemms": gemms},
+        name: {
+            **told,
+            "budget_snr_db": 20.0,
+            f"{name}_flops_share": 0.25,
+            "gemms": gemms,
+            "cost": gemm_costs(gemms, 2),
+        },
     }

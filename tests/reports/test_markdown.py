@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 from dsr_export.reports.markdown import markdown_table
 from dsr_export.reports.record import Report
 from tests.conftest import Cli
-from tests.reports.sample_report import engine_facts
+from tests.reports.sample_report import engine_facts, fp8_report
 
 ROW: dict[str, Any] = {
     "runtime": "onnxruntime",
@@ -73,3 +74,19 @@ def test_nothing_is_written_into_the_bundle(denoiser_bundle: Path, cli: Cli) -> 
     done = cli("verify", denoiser_bundle, "--markdown", denoiser_bundle / "table.md")
     assert (done.code, "lies in the bundle" in done.err) == (1, True)
     assert not (denoiser_bundle / "table.md").exists()
+
+
+def test_what_formats_cost_is_one_line() -> None:
+    cost = fp8_report()["fp8"]["cost"]
+    sizes = {"weight_bytes": 1_250_000, "activation_bytes": 2_000_000}
+    cost["chosen"] |= sizes | {"estimates": {"l4": {"graph_ms": 0.5}, "thor": {"graph_ms": 0.3}}}
+    cost["all_fp16"] |= {**sizes, "weight_bytes": 2_500_000}
+    cost["all_fp16"]["estimates"] = {"l4": {"graph_ms": 1.0}, "thor": {"graph_ms": 0.4}, "orin-nx": {"graph_ms": 3.0}}
+    told = report(fp8={"cost": cost})
+    assert markdown_table(told).splitlines()[-1] == (
+        "- GEMMs: 1 FP8, 2 INT8, 1 FP16; weights 1.25 MB and activations 2 MB at batch 2, "
+        "all in FP16 weights 2.5 MB and activations 2 MB; estimated 0.50 to 0.75 of FP16's time on 2 devices"
+    )
+    cost["chosen"]["estimates"] = {"l4": {"graph_ms": math.nan}}
+    assert markdown_table(told).splitlines()[-1].endswith("2.5 MB and activations 2 MB")
+    assert "GEMMs:" not in markdown_table(report(fp8={"method": "mse"}))

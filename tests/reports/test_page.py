@@ -16,6 +16,7 @@ from PIL import Image
 from dsr_export.bundle.reader import Bundle
 from dsr_export.errors import ExportError
 from dsr_export.html.rasters import OUTLIER
+from dsr_export.int8.gemm_costs import gemm_costs
 from dsr_export.reports.page import report_page
 from dsr_export.reports.record import Report
 from dsr_export.reports.sample_strips import sample_strips
@@ -177,6 +178,20 @@ def test_the_formats_of_an_fp8_build_are_counted() -> None:
         "1 of 2 GEMMs compute in FP8 (25 % of the FLOPs), 1 in INT8; ranges by mse. "
         "The most sensitive stay in FP16 until" in _page({**fp8_report(), "fp8": only})
     )
+
+
+def test_what_formats_cost_stands_beside_fp16() -> None:
+    page = _page(fp8_report())
+    table = re.sub(r"<[^>]+>", " ", page[page.index("Bytes and estimated times at batch 2") :]).split()
+    said = " ".join(table)
+    assert "FP8 INT8 FP16 as chosen all in FP16 GEMMs 1 2 1 4 4" in said
+    assert re.search(r"estimated on orin-agx, ms no FP8 [0-9.]+ [0-9.]+ no FP8 [0-9.]+ ", said)
+    assert re.search(r"estimated on rtx4090, ms( [0-9.]+){5} ", said) and "estimates, not measurements" in said
+    whole = _page({**full_report(), "int8": {**full_report()["int8"], "cost": gemm_costs([gemm("a")], 4)}})
+    assert '<th scope="col"></th><th scope="col">as chosen</th>' in whole  # one format is the sum
+    told = full_report()["int8"]
+    del told["cost"]  # by earlier versions
+    assert "estimated times at batch" not in _page({**full_report(), "int8": told})
 
 
 @pytest.mark.parametrize(

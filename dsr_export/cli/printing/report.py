@@ -8,6 +8,7 @@ from dsr_export.cli.exit_codes import exit_unless
 from dsr_export.cli.printing.bisection import bisection_lines
 from dsr_export.cli.process.streams import answer, answer_json
 from dsr_export.reports.figures import known, number
+from dsr_export.reports.format_costs import cost_lines
 from dsr_export.reports.record import Picture, Report, Row
 from dsr_export.reports.schedules import schedule_lines
 from dsr_export.reports.wording import left_out, not_run, owned
@@ -35,7 +36,7 @@ def _print_report(report: Report) -> None:
         answer(f"  {_verdict(check.passed)}  {owned(check.component, check.of)}: {figures}")
     for line in not_run(report):
         answer(f"  --    {line}")
-    for line in schedule_lines(report):
+    for line in (*schedule_lines(report), *cost_lines(report)):
         answer(line)
     if report.bisection is not None:
         for line in bisection_lines(report.bisection):

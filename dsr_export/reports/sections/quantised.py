@@ -13,8 +13,10 @@ from dsr_export.html.curves import curves
 from dsr_export.html.markup import Markup, element, joined, text
 from dsr_export.html.page import Section, figure, row
 from dsr_export.reports.figures import DASH, as_float, is_known, known, number, share
+from dsr_export.reports.format_costs import format_name, quantised
 from dsr_export.reports.reading import Entry, entries, mapping, number_in, text_in, words
 from dsr_export.reports.record import Report
+from dsr_export.reports.sections.format_costs import format_costs
 from dsr_export.reports.wording import decibels
 from graphs.precisions import quantized_precisions
 from graphs.quantize.schemes import SCHEMES
@@ -32,25 +34,19 @@ NAN = float("nan")
 
 def quantised_section(report: Report) -> Section | None:
     """Under the name of the precision; None for floats."""
-    told = ((name, report.section(name)) for name in quantized_precisions())
-    name, found = next(((name, found) for name, found in told if found is not None), ("", None))
-    gemms = [] if found is None else entries(found, "gemms")
-    if found is None or not gemms:
+    told = quantised(report)
+    gemms = [] if told is None else entries(told[1], "gemms")
+    if told is None or not gemms:
         return None
-    title = _called(name)
+    name, found = told
+    title = format_name(name)
     charts = [_snr(gemms, title), _ranges(gemms), _clipped(gemms)]
     said = (
         f"{_formats(found, gemms, name)}; ranges by {words(found, 'method') or DASH}. {_budget(found, gemms, name)}"
         f"{_WITNESS.get(words(found, 'witness') or '', '')}"
     )
-    drawn = joined([row(*(each for each in charts if each is not None)), _ranking(gemms, title)])
+    drawn = joined([row(*(each for each in charts if each is not None)), _ranking(gemms, title), *format_costs(found)])
     return Section(title, said, drawn)
-
-
-def _called(name: str) -> str:
-    """`nvfp4-weights` -> `NVFP4 weights`."""
-    first, *rest = name.split("-")
-    return " ".join([first.upper(), *rest])
 
 
 def _weights_alone(name: str) -> bool:
@@ -60,8 +56,8 @@ def _weights_alone(name: str) -> bool:
 def _formats(found: Entry, gemms: Sequence[Entry], name: str) -> str:
     """How many GEMMs have which, and how much of the FLOPs the one that was asked for."""
     counts = Counter(words(gemm, "precision") for gemm in gemms)
-    alone = f"have {_called(name).removesuffix(' weights')} weights"
-    made = alone if _weights_alone(name) else f"compute in {_called(name)}"
+    alone = f"have {format_name(name).removesuffix(' weights')} weights"
+    made = alone if _weights_alone(name) else f"compute in {format_name(name)}"
     whole = f"{counts.pop(name, 0)} of {len(gemms)} GEMMs {made}"
     share_of = f"{_percent(number_in(found, f'{name}_flops_share'))} of the FLOPs"
     codes = {each: count for each, count in counts.items() if each in quantized_precisions()}
