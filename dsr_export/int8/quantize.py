@@ -16,6 +16,7 @@ from dsr_export.int8.calibrate import TABLE
 from dsr_export.int8.ladders import Formats, Ladder, Verdict, within_budget
 from dsr_export.int8.plan_files import Plans, chosen_plan, read_plans
 from dsr_export.progress import Bar
+from dsr_export.reports.witness import witness_of
 from dsr_export.subject import SubjectCard
 from graphs.artifacts import CalibratedModel
 from graphs.files import load_inferred_graph, save_graph
@@ -23,7 +24,6 @@ from graphs.precisions import Precision
 from graphs.quantize.gemms import quantize_gemms
 from graphs.quantize.quantizers import QuantizedGemm
 from graphs.quantize.schemes import SCHEMES, Scheme
-from graphs.target_precisions import NEEDS
 from graphs.weights.gemms import WeightGemm, weight_gemms
 
 
@@ -123,7 +123,7 @@ def _facts(
         "method": table.method,
         "aimed_snr_db": aim_db,
         **({"rank": _asked(table, SCHEMES[precision])} if SCHEMES[precision].has_branch else {}),
-        "witness": "kernels" if NEEDS[precision].on_cpu else "emulation",
+        "witness": witness_of(*formats.values()),
         "reached_snr_db": verdict.snr_db,
         "sensitivity": "measured" if measured else "local",
         f"{precision}_flops_share": float(np.sum([g["flops_share"] for g in gemms if g["precision"] == precision])),

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from dsr_export.reports.figures import known
 from dsr_export.reports.record import Report, Row
 from dsr_export.reports.stage_names import compares
+from dsr_export.reports.witness import runtime_name
 from dsr_export.reports.wording import (
     check_figures,
     check_name,
@@ -59,7 +60,8 @@ def _runtimes(report: Report) -> Iterable[_Suite]:
     """One suite for each runtime of each model, in the report's order."""
     for component, runtime in dict.fromkeys((row.component, row.runtime) for row in report.parity):
         rows = [row for row in report.parity if (row.component, row.runtime) == (component, runtime)]
-        name = runtime if component is None else f"{component}.{runtime}"
+        told = runtime_name(report, runtime, component)
+        name = told if component is None else f"{component}.{told}"
         cases = _distinct([_row_case(row, report) for row in rows])
         yield _Suite(name, _parity_seconds(report, component, runtime), cases)
 

@@ -9,6 +9,7 @@ from dsr_export.reports.figures import number
 from dsr_export.reports.format_costs import cost_lines
 from dsr_export.reports.record import Check, Picture, Report, Row
 from dsr_export.reports.schedules import schedule_lines
+from dsr_export.reports.witness import as_read
 from dsr_export.reports.wording import failed_pictures, not_run, owned, picture_shortfalls
 
 HEADER = (
@@ -19,6 +20,7 @@ HEADER = (
 
 def markdown_table(report: Report) -> str:
     """A heading with the verdict, a row per comparison, and a line per other check."""
+    report = as_read(report)
     verdict = "passed" if report.passed else "**failed**"
     title = f"{_text(Path(report.bundle).name)} ({report.precision}, {', '.join(report.targets)})"
     lines = [f"### {title}: {verdict}", "", *HEADER, *map(_row, report.parity), "", *_checks(report.checks)]

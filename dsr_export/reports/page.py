@@ -18,6 +18,7 @@ from dsr_export.reports.sections.parity import parity_section
 from dsr_export.reports.sections.quantised import quantised_section
 from dsr_export.reports.sections.sample import sample_section
 from dsr_export.reports.verdict import verdict
+from dsr_export.reports.witness import as_read
 from dsr_export.reports.wording import decibels, duration, file_size, model_name
 
 SECTIONS: tuple[Callable[[Report], Section | None], ...] = (
@@ -34,6 +35,7 @@ SECTIONS: tuple[Callable[[Report], Section | None], ...] = (
 
 def report_page(report: Report) -> str:
     """The whole document."""
+    report = as_read(report)
     sections = [section for make in SECTIONS if (section := make(report)) is not None]
     kind = "Verification" if report.from_build else "Build report"
     return page(f"{kind} of {model_name(report)}", verdict(report), _facts(report), sections, _foot(report))

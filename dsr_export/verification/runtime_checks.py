@@ -21,6 +21,7 @@ from dsr_export.peak_memory import PeakMemory
 from dsr_export.progress import Bar, Reporter
 from dsr_export.reports.record import StageTime
 from dsr_export.reports.stage_names import ENGINE_GRAPH, RUNTIME_GRAPH, STEP, verified_on
+from dsr_export.reports.witness import called, witness_of
 from dsr_export.sampling import SamplerSpec
 from graphs.sampling.fused_step import step_inputs
 
@@ -52,7 +53,8 @@ def check_runtime(bundle: Bundle, runtime: Runtime, golden: Golden, stages: Stag
     else:
         fused = []
         runner = bundle_runner(bundle, runtime, lambda text: stages.reporter.note(f"{stages.prefix}{text}"))
-    with stages.stage(verified_on(runner.name), f"parity ({runner.name})") as bar, runner:
+    said = called(runner.name, witness_of(bundle.manifest.precision))
+    with stages.stage(verified_on(runner.name), f"parity ({said})") as bar, runner:
         return runner.name, check_parity(runner, golden, sampler, tolerance, bar, fused=fused)
 
 

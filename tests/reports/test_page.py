@@ -204,7 +204,7 @@ def test_what_formats_cost_stands_beside_fp16() -> None:
 )
 def test_weights_of_four_bits_are_told_from_products_in_them(precision: str, said: str) -> None:
     report = fp8_report(precision)
-    told = "Numbers are checked with its codes written out"
+    told = "Numbers are checked by emulation, with codes written out"
     assert said in _page(report) and told not in _page(report)
     assert told in _page({**report, precision: {**report[precision], "witness": "emulation"}})
 

@@ -11,6 +11,7 @@ from dsr_export.reports.figures import known, number
 from dsr_export.reports.format_costs import cost_lines
 from dsr_export.reports.record import Picture, Report, Row
 from dsr_export.reports.schedules import schedule_lines
+from dsr_export.reports.witness import as_read
 from dsr_export.reports.wording import left_out, not_run, owned
 
 
@@ -19,7 +20,7 @@ def show_report(report: Report, *, as_json: bool) -> None:
     if as_json:
         answer_json(report.as_dict())
     else:
-        _print_report(report)
+        _print_report(as_read(report))
     exit_unless(report.passed)
 
 

@@ -17,6 +17,7 @@ from dsr_export.reports.format_costs import format_name, quantised
 from dsr_export.reports.reading import Entry, entries, mapping, number_in, text_in, words
 from dsr_export.reports.record import Report
 from dsr_export.reports.sections.format_costs import format_costs
+from dsr_export.reports.witness import EMULATION
 from dsr_export.reports.wording import decibels
 from graphs.precisions import quantized_precisions
 from graphs.quantize.schemes import SCHEMES
@@ -28,7 +29,9 @@ ROLES = (
     ("corners, first frames, padding", "d", ("corner", "first frame", "padding")),
 )
 LISTED = 12
-_WITNESS = {"emulation": " Numbers are checked with its codes written out in standard operators: no CPU has kernels."}
+_WITNESS = {
+    EMULATION: " Numbers are checked by emulation, with codes written out in standard operators: no CPU has kernels."
+}
 NAN = float("nan")
 
 
