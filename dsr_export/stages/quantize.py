@@ -1,4 +1,4 @@
-"""`quantize`, of a quantised build: GEMMs in codes, but for those that the error budget leaves in FP16."""
+"""`quantize`, of a quantised build: GEMMs in the cheapest formats that the error budget allows, FP16 at last."""
 
 from __future__ import annotations
 

@@ -176,7 +176,7 @@ def test_the_formats_of_an_fp8_build_are_counted() -> None:
     only = {**told, "gemms": [each for each in told["gemms"] if each["name"] in ("blocks.0.qkv", "blocks.0.adaLN")]}
     assert (
         "1 of 2 GEMMs compute in FP8 (25 % of the FLOPs), 1 in INT8; ranges by mse. "
-        "The most sensitive stay in FP16 until" in _page({**fp8_report(), "fp8": only})
+        "The most sensitive take INT8, or stay in FP16 until" in _page({**fp8_report(), "fp8": only})
     )
 
 
@@ -198,7 +198,9 @@ def test_what_formats_cost_stands_beside_fp16() -> None:
     ("precision", "said"),
     [
         ("int4", "1 of 4 GEMMs have INT4 weights (25 % of the FLOPs), 2 in INT8"),
+        ("int4", "The most sensitive take INT8, or stay in FP16 until"),
         ("nvfp4-weights", "1 of 4 GEMMs have NVFP4 weights (25 %"),
+        ("nvfp4-weights", "The most sensitive take FP8 or INT8, or stay in FP16 until"),
         ("nvfp4", "1 of 4 GEMMs compute in NVFP4 (25 % of the FLOPs), 2 in INT8"),
     ],
 )

@@ -45,7 +45,7 @@ def quantised_section(report: Report) -> Section | None:
     title = format_name(name)
     charts = [_snr(gemms, title), _ranges(gemms), _clipped(gemms)]
     said = (
-        f"{_formats(found, gemms, name)}; ranges by {words(found, 'method') or DASH}. {_budget(found, gemms, name)}"
+        f"{_formats(found, gemms, name)}; ranges by {words(found, 'method') or DASH}. {_budget(found, name)}"
         f"{_WITNESS.get(words(found, 'witness') or '', '')}"
     )
     drawn = joined([row(*(each for each in charts if each is not None)), _ranking(gemms, title), *format_costs(found)])
@@ -71,13 +71,13 @@ def _formats(found: Entry, gemms: Sequence[Entry], name: str) -> str:
     return ", ".join([f"{whole} ({share_of})", *others, *([f"{floats} stay FP16"] if floats else [])])
 
 
-def _budget(found: Entry, gemms: Sequence[Entry], name: str) -> str:
-    """What made some GEMMs others than was asked for. Builds aim higher than every check holds them to."""
+def _budget(found: Entry, name: str) -> str:
+    """What makes some GEMMs others than was asked for: the rungs of the ladder, whether or not any took them. Builds
+    aim higher than every check holds them to."""
     aimed = number_in(found, "aimed_snr_db")
     wanted = number(aimed if is_known(aimed) else number_in(found, "budget_snr_db"), "g")
-    ranked = [gemm for gemm in gemms if is_known(number_in(gemm, "sensitivity_db"))]  # a condition has one format
-    better = {words(gemm, "precision") for gemm in ranked} & {*quantized_precisions()} - {name}
-    rung = f"take {' or '.join(sorted(str(each).upper() for each in better))}, or " if better else ""
+    rungs = [format_name(form.name) for each, scheme in SCHEMES.items() if each == name for form in scheme.tokens[1:]]
+    rung = f"take {' or '.join(rungs)}, or " if rungs else ""
     return f"The most sensitive {rung}stay in FP16 until the output keeps {wanted} dB."
 
 
