@@ -135,3 +135,9 @@ def narrow_precisions() -> frozenset[str]:
 def quantized_precisions() -> tuple[str, ...]:
     """Those that take the options of calibration."""
     return tuple(name for name, record in PRECISIONS.items() if record.quantized)
+
+
+def report_key(precision: str) -> str:
+    """Its section in report.json, and what keys of its own begin with: letters, digits and underscores alone, as all
+    keys there are."""
+    return precision.replace("-", "_")

@@ -22,6 +22,7 @@ from dsr_export.storage.made_with import tool_versions
 from dsr_export.verification.engine_checks import engine_checks
 from dsr_export.verification.model_checks import BUILT, Weights, passed_when_built, run_checks
 from dsr_export.verification.reference_checks import reference_checks
+from graphs.precisions import report_key
 
 
 def build_report(build: Build, done: Finished, contents: Mapping[str, Content]) -> Report:
@@ -81,7 +82,7 @@ def _sections(build: Build, done: Finished) -> dict[str, Any]:
         "token_norms": done.norms.facts,
         "typing": {key: value for key, value in done.shipped.facts.items() if key != "rewrites"},
         "range_audit": done.audited.audit.as_dict(),
-        **({} if done.quantized is None else {build.config.precision: _quantized(build, done.quantized)}),
+        **({} if done.quantized is None else {report_key(build.config.precision): _quantized(build, done.quantized)}),
         "engines": {name: engine.facts for name, engine in done.engines.items()},
         **({} if done.steps is None else {"fused_step": _fused_step(done.steps)}),
     }

@@ -20,7 +20,7 @@ from dsr_export.reports.witness import witness_of
 from dsr_export.subject import SubjectCard
 from graphs.artifacts import CalibratedModel
 from graphs.files import load_inferred_graph, save_graph
-from graphs.precisions import Precision
+from graphs.precisions import Precision, report_key
 from graphs.quantize.gemms import quantize_gemms
 from graphs.quantize.quantizers import QuantizedGemm
 from graphs.quantize.schemes import SCHEMES, Scheme
@@ -126,7 +126,9 @@ def _facts(
         "witness": witness_of(*formats.values()),
         "reached_snr_db": verdict.snr_db,
         "sensitivity": "measured" if measured else "local",
-        f"{precision}_flops_share": float(np.sum([g["flops_share"] for g in gemms if g["precision"] == precision])),
+        f"{report_key(precision)}_flops_share": float(
+            np.sum([g["flops_share"] for g in gemms if g["precision"] == precision])
+        ),
         "gemms": gemms,
     }
 

@@ -9,7 +9,7 @@ from dsr_export.reports.figures import known, number, share
 from dsr_export.reports.reading import Entry, as_figure, entries, mapping, number_in, table_in, text_in
 from dsr_export.reports.record import Report
 from dsr_export.reports.wording import file_size
-from graphs.precisions import quantized_precisions
+from graphs.precisions import quantized_precisions, report_key
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class FormatCosts:
 
 def quantised(report: Report) -> tuple[str, Entry] | None:
     """The precision of a quantised build, and what the report tells of its GEMMs; None for floats."""
-    told = ((name, report.section(name)) for name in quantized_precisions())
+    told = ((name, report.section(report_key(name))) for name in quantized_precisions())
     return next(((name, found) for name, found in told if found is not None), None)
 
 

@@ -18,7 +18,7 @@ from dsr_export.parity.golden.vectors import Golden
 from dsr_export.parity.rows import ParityRow
 from dsr_export.parity.tolerances import TOLERANCES
 from dsr_export.reports.figures import is_known
-from graphs.precisions import PRECISIONS
+from graphs.precisions import PRECISIONS, report_key
 
 Row = tuple[str, str]
 """Check and output."""
@@ -29,7 +29,7 @@ def tolerance_problems(manifest: Manifest, report: Mapping[str, Any]) -> list[st
     """Bounds looser than those of the precision. The SNR of codes may be the budget that the build was asked for."""
     own, given = TOLERANCES[manifest.precision], manifest.tolerances
     least = {key: getattr(own, key) for key in _AT_LEAST}
-    budget = _budget(report, manifest.precision) if PRECISIONS[manifest.precision].quantized else None
+    budget = _budget(report, report_key(manifest.precision)) if PRECISIONS[manifest.precision].quantized else None
     least |= {} if budget is None else {"snr_db": budget}
     found = [f"{key} {given[key]:g}, at least {least[key]:g}" for key in _AT_LEAST if given[key] < least[key]]
     if own.max_abs is not None and (given["max_abs"] is None or given["max_abs"] > own.max_abs):

@@ -27,7 +27,7 @@ from dsr_export.storage.made_with import tool_versions
 from dsr_export.verification.model_checks import VERIFIED, Opened, run_checks
 from dsr_export.verification.runtime_checks import Stages, check_other_graphs, check_runtime, check_step_graphs
 from graphs.files import load_model
-from graphs.precisions import quantized_precisions
+from graphs.precisions import quantized_precisions, report_key
 from graphs.weights.element_types import low_precision_fraction
 
 CARRIED = (
@@ -42,7 +42,7 @@ CARRIED = (
     "engines",
     "fused_step",
     "advice",
-    *quantized_precisions(),
+    *map(report_key, quantized_precisions()),
     "sites",
     "tensors",
 )

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from graphs.precisions import report_key
 from tests.conftest import Cli
 
 NAME = "int8_layouts"
@@ -68,7 +69,7 @@ def _built(
         "--calibration", "random:0", "--out", "b.dsr",
     )  # fmt: skip
     assert done.code == 0, done.err
-    gemms: list[dict[str, Any]] = json.loads(done.out)[precision]["gemms"]
+    gemms: list[dict[str, Any]] = json.loads(done.out)[report_key(precision)]["gemms"]
     assert {gemm["name"]: gemm["precision"] for gemm in gemms} == dict.fromkeys(
         ("cells", "times", "both", "first"), precision
     )

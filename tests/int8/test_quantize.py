@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 
-from dsr_export.int8.quantize import _of_format
+from calibration.table import Table
+from dsr_export.int8.ladders import Verdict
+from dsr_export.int8.quantize import _facts, _of_format
+from graphs.precisions import Precision, quantized_precisions
 from graphs.quantize.schemes import SCHEMES
 
 
@@ -29,6 +33,15 @@ def test_formats_whose_blocks_do_not_divide_the_inputs_are_left_out(form: str) -
 def test_a_gemm_in_floats_has_those_of_the_first() -> None:
     assert _of_format(_entry("fp8", "int8", width=40), None, SCHEMES["nvfp4"])["rows"] == "fp8"
     assert _of_format(_entry("int8", width=40), "int8", SCHEMES["int4"])["rows"] == "int8"
+
+
+@pytest.mark.parametrize("precision", quantized_precisions())
+def test_every_key_is_a_plain_word(precision: Precision) -> None:
+    table = Table("0", "mse", {}, {}, {"g": {"activation": "h", "condition": True, "flops_share": 0.5}})
+    verdict = Verdict({}, (), 30.0, {})
+    told = _facts(["g"], table, precision, 20.0, verdict, {"g": precision}, measured=True)
+    assert told[f"{precision.replace('-', '_')}_flops_share"] == 0.5
+    assert all(re.fullmatch("[a-z0-9_]+", key) for key in (*told, *told["gemms"][0]))
 
 
 def test_conditions_have_none() -> None:

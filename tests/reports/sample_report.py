@@ -9,6 +9,7 @@ import numpy as np
 from dsr_export.engine_schedule.facts import schedule_facts
 from dsr_export.int8.gemm_costs import gemm_costs
 from dsr_export.reports.sample_strips import sample_strips
+from graphs.precisions import report_key
 from tests.engine_schedule.tiny_plan import ATTENTION, NODES, PLAN, tiny_graph
 
 TOLERANCE = {"max_abs": None, "cosine": 0.995, "psnr_db": 30.0, "snr_db": 20.0, "reason": "W8A8 per tensor"}
@@ -185,10 +186,10 @@ def fp8_report(name: str = "fp8") -> dict[str, Any]:
     return {
         **report,
         "precision": name,
-        name: {
+        report_key(name): {
             **told,
             "budget_snr_db": 20.0,
-            f"{name}_flops_share": 0.25,
+            f"{report_key(name)}_flops_share": 0.25,
             "gemms": gemms,
             "cost": gemm_costs(gemms, 2),
         },

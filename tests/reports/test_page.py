@@ -20,6 +20,7 @@ from dsr_export.int8.gemm_costs import gemm_costs
 from dsr_export.reports.page import report_page
 from dsr_export.reports.record import Report
 from dsr_export.reports.sample_strips import sample_strips
+from graphs.precisions import report_key
 from tests.html.reading import check_document
 from tests.reports.sample_report import fp8_report, full_report, gemm, parity_row
 
@@ -205,10 +206,10 @@ def test_what_formats_cost_stands_beside_fp16() -> None:
     ],
 )
 def test_weights_of_four_bits_are_told_from_products_in_them(precision: str, said: str) -> None:
-    report = fp8_report(precision)
+    report, key = fp8_report(precision), report_key(precision)
     told = "Numbers are checked by emulation, with codes written out"
     assert said in _page(report) and told not in _page(report)
-    assert told in _page({**report, precision: {**report[precision], "witness": "emulation"}})
+    assert told in _page({**report, key: {**report[key], "witness": "emulation"}})
 
 
 def test_the_worst_gemm_comes_first_and_long_lists_fold() -> None:

@@ -14,7 +14,7 @@ import pytest
 from dsr_export.bundle.reader import Bundle
 from dsr_export.reports.record import SCHEMA_VERSION
 from dsr_export.verification.verify import verify
-from graphs.precisions import quantized_precisions
+from graphs.precisions import quantized_precisions, report_key
 from tests.reports.sample_report import fp8_report, full_report
 
 TEXT = resources.files("dsr_export").joinpath("report_schema.md").read_text()
@@ -38,7 +38,7 @@ def _leaves(value: Any, at: str = "") -> Iterator[tuple[str, Any]]:
 def _child(at: str, key: str) -> str:
     """`rewrites.<name>` for any key of `rewrites`, where the schema has that; else the key itself."""
     if not at:
-        return "<precision>" if key in quantized_precisions() else key
+        return "<precision>" if key in map(report_key, quantized_precisions()) else key
     prefix = f"{at}."
     names = {match[1] for known in DOCUMENTED if (match := re.match(re.escape(prefix) + r"(<\w+>)", known))}
     return prefix + (names.pop() if names else key)
@@ -88,6 +88,18 @@ def test_every_documented_key_is_somewhere(reports: list[dict[str, Any]]) -> Non
     rare = {key for key, (_, when) in DOCUMENTED.items() if when in ("near misses", "wide tensors", "claims not held")}
     found = set().union(*(_check(report) for report in [*reports, full_report(), *map(fp8_report, FINER)]))
     assert set(DOCUMENTED) - found - rare - {"token_norms"} == set()
+
+
+PLAIN = re.compile(r"(?:[a-z0-9_]+|<[a-z]+>)(?:\[\])*")
+
+
+@pytest.mark.parametrize("precision", quantized_precisions())
+def test_keys_are_plain_words(precision: str) -> None:
+    """What `jq` and attributes take without quotes; names of files, rewrites and devices are open, and no keys."""
+    report = full_report() if precision == "int8" else fp8_report(precision)
+    assert {report_key(precision)} == set(map(report_key, quantized_precisions())) & report.keys()
+    for key in (*report, *(key for key, _ in _leaves(report)), *DOCUMENTED):
+        assert all(PLAIN.fullmatch(part) for part in key.split(".")), key
 
 
 def test_builds_and_verifications_have_the_same_keys(reports: list[dict[str, Any]]) -> None:

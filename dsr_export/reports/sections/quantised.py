@@ -19,7 +19,7 @@ from dsr_export.reports.record import Report
 from dsr_export.reports.sections.format_costs import format_costs
 from dsr_export.reports.witness import EMULATION
 from dsr_export.reports.wording import decibels
-from graphs.precisions import quantized_precisions
+from graphs.precisions import quantized_precisions, report_key
 from graphs.quantize.schemes import SCHEMES
 
 ROLES = (
@@ -62,7 +62,7 @@ def _formats(found: Entry, gemms: Sequence[Entry], name: str) -> str:
     alone = f"have {format_name(name).removesuffix(' weights')} weights"
     made = alone if _weights_alone(name) else f"compute in {format_name(name)}"
     whole = f"{counts.pop(name, 0)} of {len(gemms)} GEMMs {made}"
-    share_of = f"{_percent(number_in(found, f'{name}_flops_share'))} of the FLOPs"
+    share_of = f"{_percent(number_in(found, f'{report_key(name)}_flops_share'))} of the FLOPs"
     codes = {each: count for each, count in counts.items() if each in quantized_precisions()}
     if not codes:
         return f"{whole}, {share_of}"
