@@ -9,6 +9,7 @@ table decides, before anything is built.
 | BF16, INT8 and INT4 from 8.x in TensorRT-RTX: "no" for 7.5 | TensorRT-RTX 1.0 to 1.5, "Support Matrix", table 1 |
 | FP8 and INT8 (on 7.5, too) in TensorRT 10 | TensorRT 10.0.1, "Support Matrix" |
 | INT4 in TensorRT for weights alone | TensorRT 10.11, "Working with Quantized Types" |
+| opsets 9 to 20 in TensorRT 10.0 to 10.3, though the parser knows INT4 | onnx-tensorrt 10.1, operators.md; changelogs |
 | BF16 from 8.0 | Transformer Engine, "Datatype and hardware support matrix" |
 | FP4 (E2M1) in TensorRT since 10.8, on Blackwell | TensorRT 10.8.0, "Release Notes" |
 | INT4 weights under FP16 from Ampere on | Model Optimizer, "Support Matrix", W4A16 |
@@ -95,7 +96,11 @@ def lacks(where: Target, precision: str, gpu: str | None) -> list[str]:
     `gpu` is the compute capability of the GPU at hand, which targets for the "current" one are built for.
     """
     needs = NEEDS[precision]
-    return [*_gpus_lack(where, needs, gpu), *_software_lacks(where, needs)]
+    by_gpu, by_software = list(_gpus_lack(where, needs, gpu)), list(_software_lacks(where, needs))
+    known = where.backend == "tensorrt" and _capabilities(where, gpu) != ()
+    if by_software and known and not by_gpu:
+        by_software[-1] += "; the GPU itself has it"
+    return [*by_gpu, *by_software]
 
 
 def check_precision(where: Target, precision: str, gpu: str | None, *, of: str | None = None) -> None:
@@ -150,9 +155,14 @@ def _software_lacks(where: Target, needs: Needs) -> Iterator[str]:
     if where.backend == "onnxruntime" and not needs.on_cpu:
         yield f"ONNX Runtime has no kernels for {needs.format}"
     if where.opset < needs.opset:
-        yield f"{needs.format} needs ONNX opset {needs.opset}, and it reads up to {where.opset}"
+        yield f"{needs.format} needs ONNX opset {needs.opset}, and {_reader(where)} reads up to {where.opset}"
     if where.backend == "tensorrt" and (oldest := where.oldest_version) and not at_least(oldest, needs.tensorrt):
         yield f"{needs.format} needs TensorRT {needs.tensorrt} or later, and it takes {oldest} as well"
+
+
+def _reader(where: Target) -> str:
+    """What reads the graph: where a version of TensorRT falls short, a newer one on the same device may not."""
+    return "it" if where.backend != "tensorrt" or where.oldest_version is None else f"TensorRT {where.oldest_version}"
 
 
 def _takers(precision: str) -> Iterator[str]:

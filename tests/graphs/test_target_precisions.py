@@ -84,7 +84,25 @@ def test_the_table_has_every_target_and_every_precision() -> None:
     [
         ("rtx", "fp8", None, r"8\.9 or later, and its one plan is also for 8\.0 \(A100\) and 8\.6 \(RTX 30, A10\)$"),
         ("jetson-orin", "fp8", None, r"its devices have 8\.7 \(Jetson Orin\)$"),
-        ("jetson-orin", "int4", None, "opset 21, and it reads up to 20$"),
+        (
+            "jetson-orin",
+            "int4",
+            None,
+            r": INT4 needs ONNX opset 21, and TensorRT 10\.3 reads up to 20; the GPU itself has it$",
+        ),
+        ("trt10", "int4", None, r"opset 21, and TensorRT 10\.3 reads up to 20$"),
+        (
+            "trt10",
+            "int4",
+            "7.5",
+            r"the GPU here has 7\.5 \(RTX 20, T4\); INT4 needs ONNX opset 21, and TensorRT 10\.3 .* 20$",
+        ),
+        (
+            "jetson-orin",
+            "nvfp4",
+            None,
+            r"8\.7 \(Jetson Orin\); .*opset 23, and TensorRT 10\.3 reads up to 20; .* takes 10\.3 as well$",
+        ),
         ("trt11", "fp8", "8.7", r"the GPU here has 8\.7 \(Jetson Orin\)$"),
         ("trt10", "int4", "12.0", ": INT4 needs ONNX opset 21"),
         ("trt10", "nvfp4", "8.9", "the GPU here has 8.9 .*opset 23.*TensorRT 10.8 or later, and it takes 10.3"),
@@ -105,7 +123,9 @@ def test_a_part_is_named() -> None:
 
 def test_the_version_decides_where_opset_and_gpu_would_do() -> None:
     newer = replace(target("trt10"), opset=23)
-    assert lacks(newer, "nvfp4", "12.0") == ["FP4 needs TensorRT 10.8 or later, and it takes 10.3 as well"]
+    assert lacks(newer, "nvfp4", "12.0") == [
+        "FP4 needs TensorRT 10.8 or later, and it takes 10.3 as well; the GPU itself has it"
+    ]
     assert lacks(replace(newer, version=">=10.8,<11"), "nvfp4", "12.0") == []
     assert lacks(newer, "int4", "12.0") == []
 
