@@ -17,6 +17,7 @@ from graphs.errors import ExportError, did_you_mean
 from graphs.files import load_model
 from graphs.names import module_of
 from graphs.op_limits import ENGINE_OPS, RTX_MISSING, limited_uses
+from graphs.precisions import FLOAT4
 from graphs.stage_specs import ENGINE_DOMAIN, STANDARD_DOMAINS, is_engine_op
 
 Backend = Literal["onnxruntime", "tensorrt_rtx", "tensorrt"]
@@ -140,8 +141,14 @@ def check_model(model: Path | onnx.ModelProto, target: Target) -> None:
     if problems:
         raise ExportError(
             f"{len(problems)} nodes cannot run on target '{target.name}': {_listed(problems)}",
-            hint="change the model as said there, or build with --target onnxruntime",
+            hint=f"change the model as said there{or_in_onnxruntime(proto)}",
         )
+
+
+def or_in_onnxruntime(model: onnx.ModelProto) -> str:
+    """The way out that is left for what an engine can't do; none for codes that ONNX Runtime has no kernels for."""
+    four = any(each.data_type == FLOAT4 for each in model.graph.initializer)
+    return "" if four or any(map(is_engine_op, model.graph.node)) else ", or build with --target onnxruntime"
 
 
 def _check_opset(model: onnx.ModelProto, target: Target) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,7 +30,7 @@ from dsr_export.storage.locks import exclusive
 from dsr_export.storage.made_with import source_digest, tool_versions
 from dsr_export.verification.runtime_checks import golden_sampler, step_candidate
 from graphs.sampling.fused_step import step_inputs
-from graphs.target_precisions import check_precision
+from graphs.target_precisions import NEEDS, check_precision
 from graphs.targets import Target, check_model, target
 
 if TYPE_CHECKING:
@@ -73,14 +75,14 @@ def recompile(request: CompileRequest, *, reporter: Reporter | None = None) -> B
             output folder that is not ours.
     """
     say, where, out = reporter or Silent(), target(request.target), request.destination()
-    _check_target(where)
     _check_apart(request.bundle, out)
     with say.stage("hashes"):
         bundle = Bundle.open(request.bundle, trust=request.trust)
         wider = None if request.keep_if_faster is None else Bundle.open(request.keep_if_faster, trust=request.trust)
     model = bundle.component(request.component) if request.component else bundle
-    for each in (model, *([] if wider is None else [wider])):
-        check_precision(where, each.manifest.precision, compute_capability())
+    asked = (model, *([] if wider is None else [wider]))
+    _check_target(where, asked, request.bundle)
+    for each in asked:
         check_model(each.file(each.engine_graph), where)  # before the build: an unsupported op should not cost minutes
     if wider is not None:
         _check_choice(request, bundle, wider, where)
@@ -99,13 +101,25 @@ def recompile(request: CompileRequest, *, reporter: Reporter | None = None) -> B
     return made
 
 
-def _check_target(where: Target) -> None:
+def _check_target(where: Target, asked: Sequence[Bundle], path: Path) -> None:
+    """What no installation changes comes first: nobody is to install a package for what its devices lack."""
     if where.backend == "onnxruntime":
         raise ExportError(
-            f"target '{where.name}' runs the ONNX graph itself and has no engine",
-            hint="every bundle runs there as it is: dsr-export verify BUNDLE --runtime onnxruntime",
+            f"target '{where.name}' runs the ONNX graph itself and has no engine", hint=_without_engine(asked, path)
         )
+    for each in asked:
+        check_precision(where, each.manifest.precision, compute_capability())
     check_buildable(where)
+
+
+def _without_engine(asked: Sequence[Bundle], path: Path) -> str:
+    """What can be done there with a bundle: with some precisions no more than a check of its numbers."""
+    command = f"dsr-export verify {shlex.quote(str(path))} --runtime onnxruntime"
+    formats = [NEEDS[each.manifest.precision] for each in asked]
+    lacking = next((each.format for each in formats if not each.on_cpu), None)
+    if lacking is None:
+        return f"the bundle runs there as it is: {command}"
+    return f"it has no kernels for {lacking}, and its numbers are checked there by emulation: {command}"
 
 
 def _check_choice(request: CompileRequest, bundle: Bundle, wider: Bundle, where: Target) -> None:

@@ -68,13 +68,34 @@ def test_the_gpu_at_hand_decides_of_the_current_one(cli: Cli, monkeypatch: pytes
 def test_a_bundle_is_compiled_for_devices_that_have_its_precision(
     digits_bundle: Path, tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("tensorrt_rtx", reason="needs the rtx extra")
+    """Whatever is installed: nobody is to install a package for what the target's devices lack."""
     precision = json.loads((digits_bundle / "manifest.json").read_text())["precision"]
     monkeypatch.setitem(target_precisions.NEEDS, precision, replace(NEEDS["fp8"], format=precision))  # type: ignore[arg-type]
     monkeypatch.setattr("dsr_export.recompiling.recompile.check_model", lambda *_: pytest.fail("a graph was read"))
+    monkeypatch.setattr("dsr_export.backends.installation.installed_version", lambda package: None)
     out = tmp_path / "out.dsr"
     done = cli("compile", digits_bundle, "--target", "rtx:sm86", "--out", out)
     assert done.code == 1 and f"target 'rtx:sm86' can't run {precision}" in done.err and not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("precision", "said"),
+    [
+        ("fp16", "hint: the bundle runs there as it is: "),
+        ("nvfp4", "hint: it has no kernels for FP4, and its numbers are checked there by emulation: "),
+    ],
+)
+def test_what_can_be_done_without_an_engine_is_said_of_the_bundle(
+    precision: str, said: str, digits_bundle: Path, tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command in the hint is the one that works, whole."""
+    monkeypatch.setitem(target_precisions.NEEDS, "fp16", NEEDS[precision])  # type: ignore[arg-type]
+    place = tmp_path / "my bundle.dsr"
+    place.symlink_to(digits_bundle)
+    done = cli("compile", place, "--target", "onnxruntime", "--out", tmp_path / "out.dsr")
+    assert done.code == 1 and "target 'onnxruntime' runs the ONNX graph itself and has no engine" in done.err
+    assert f"{said}dsr-export verify '{place}' --runtime onnxruntime" in done.err
+    assert not (tmp_path / "out.dsr").exists()
 
 
 def test_a_matrix_is_refused_as_a_whole(tmp_path: Path, cli: Cli) -> None:

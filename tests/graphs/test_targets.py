@@ -8,7 +8,8 @@ import onnx
 import pytest
 
 from graphs.errors import ExportError
-from graphs.targets import TARGETS, check_model, default_target, target
+from graphs.stage_specs import DYNAMIC_FOUR_BIT, ENGINE_DOMAIN
+from graphs.targets import TARGETS, check_model, default_target, or_in_onnxruntime, target
 from tests.backends.tiny_models import parse, save
 
 NAMES = [
@@ -178,3 +179,12 @@ def test_a_zero_point_in_external_data_is_read(tmp_path: Path) -> None:
     onnx.save(model, path, save_as_external_data=True, location="model.onnx.data", size_threshold=0)
     with pytest.raises(ExportError, match="zero point is not 0"):
         check_model(path, target("rtx"))
+
+
+@pytest.mark.parametrize(("kind", "named"), [("FLOAT", True), ("INT4", True), ("FLOAT4E2M1", False)])
+def test_no_hint_sends_codes_where_they_have_no_kernels(kind: str, named: bool) -> None:
+    weight = onnx.TensorProto(name="w", dims=[2, 2], data_type=onnx.TensorProto.DataType.Value(kind))
+    model = onnx.ModelProto(graph=onnx.GraphProto(initializer=[weight]))
+    assert (or_in_onnxruntime(model) != "") is named
+    model.graph.node.add(op_type=DYNAMIC_FOUR_BIT, domain=ENGINE_DOMAIN)
+    assert or_in_onnxruntime(model) == ""

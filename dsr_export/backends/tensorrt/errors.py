@@ -11,7 +11,7 @@ import onnx
 from dsr_export.backends.tensorrt.vendor import VendorLog
 from dsr_export.errors import ExportError
 from graphs.names import module_of
-from graphs.targets import Target
+from graphs.targets import Target, or_in_onnxruntime
 
 LONGEST = 400  # characters of one vendor message
 SHOWN = 3
@@ -28,7 +28,7 @@ def parse_error(errors: Sequence[Any], model: onnx.ModelProto, log: VendorLog) -
     unsupported = any(error.code().name in _UNSUPPORTED for error in errors)
     return ExportError(
         f"TensorRT cannot parse {reasons}{more}",
-        hint="write that module with other ops, or build with --target onnxruntime"
+        hint=f"write that module with other ops{or_in_onnxruntime(model)}"
         if unsupported
         else "see the node with `dsr-export inspect`",
     )
@@ -42,7 +42,7 @@ def build_error(model: onnx.ModelProto, target: Target, log: VendorLog, error: E
     if any(sign in said for sign in _NO_DRIVER):
         hint = "this build needs a working GPU driver; --target rtx or rtx:sm89 builds without one"
     else:
-        hint = "change that module, leave it in another precision, or build with --target onnxruntime"
+        hint = f"change that module, leave it in another precision{or_in_onnxruntime(model)}"
     return ExportError(f"building for target '{target.name}' failed{where}: {said}", hint=hint)
 
 
