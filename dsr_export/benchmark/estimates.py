@@ -9,7 +9,7 @@ from typing import Any
 
 from dsr_export.benchmark.contestants import asked_model
 from dsr_export.benchmark.race import Contestant
-from dsr_export.benchmark.schedules import RTX, bundle_schedule
+from dsr_export.benchmark.schedules import bundle_schedule
 from dsr_export.bundle.reader import Bundle
 from dsr_export.config import BatchRange, ModelRequest
 from dsr_export.engine_schedule.devices import DEVICES, Device, named_devices
@@ -28,7 +28,6 @@ from graphs.mixed_precision.typed import assign_precision
 from graphs.precisions import Precision
 from graphs.targets import BUILDS_ANYWHERE, target
 
-BACKEND = RTX
 PRECISION: Precision = "fp16"
 """Of the engines that are built here for a model: FP32 ones launch other kernels than anyone ships."""
 

@@ -155,9 +155,9 @@ class GraphSites:
             return None
         if maker.op_type == "QuantizeLinear":  # as its zero point, or as it says; UINT8 where it has neither
             zero = maker.input[2] if len(maker.input) > 2 else ""
-            return self.element(zero) if zero else _attribute(maker, "output_dtype") or onnx.TensorProto.UINT8
+            return self.element(zero) if zero else int_attribute(maker, "output_dtype") or onnx.TensorProto.UINT8
         if maker.op_type == "Cast":
-            return _attribute(maker, "to")
+            return int_attribute(maker, "to")
         like = maker.input[maker.op_type == "DequantizeLinear"]
         return self.element(like) if maker.op_type in MOVERS | {"DequantizeLinear"} else None
 
@@ -176,7 +176,8 @@ class GraphSites:
         return maker
 
 
-def _attribute(node: onnx.NodeProto, name: str) -> int | None:
+def int_attribute(node: onnx.NodeProto, name: str) -> int | None:
+    """None where the node does not have it."""
     return next((each.i for each in node.attribute if each.name == name), None)
 
 

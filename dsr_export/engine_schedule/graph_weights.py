@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import onnx
 
-from dsr_export.engine_schedule.graph_sites import GraphSites
+from dsr_export.engine_schedule.graph_sites import GraphSites, int_attribute
 from dsr_export.engine_schedule.operand_types import plan_type
 
 _LIKE = frozenset({"Cast", "QuantizeLinear", "DequantizeLinear", "Identity"})
@@ -51,7 +51,7 @@ def _operands(sites: GraphSites) -> Iterator[tuple[onnx.NodeProto, str]]:
     for node in sites.model.graph.node:
         if node.name in weighted:
             yield node, next(name for name in node.input[:2] if name in sites.fixed)
-        elif node.op_type == "Conv" and node.input[1] in sites.fixed and _attribute(node, "group", 1) == 1:
+        elif node.op_type == "Conv" and node.input[1] in sites.fixed and int_attribute(node, "group") in (None, 1):
             yield node, node.input[1]
 
 
@@ -59,7 +59,7 @@ def _matrix(node: onnx.NodeProto, name: str, sizes: Sequence[int]) -> tuple[int,
     if node.op_type == "Conv":
         return math.prod(sizes[1:]), sizes[0]
     first = name == node.input[0]
-    swapped = first != bool(_attribute(node, "transA" if first else "transB", 0))
+    swapped = first != bool(int_attribute(node, "transA" if first else "transB"))
     return (sizes[-1], sizes[-2]) if swapped else (sizes[-2], sizes[-1])
 
 
@@ -86,7 +86,3 @@ class _Dims:
                 return None
             sizes = [sizes[axis] for axis in turn]
         return sizes
-
-
-def _attribute(node: onnx.NodeProto, name: str, otherwise: int) -> int:
-    return next((each.i for each in node.attribute if each.name == name), otherwise)

@@ -38,8 +38,9 @@ _KINDS = {
 
 _MOVES = frozenset({"Cast", "Conc", "Gath", "Move", "Repl", "Resh", "Scat", "Slic", "Tran"})
 _SUMS = frozenset({"Mean", "Sum", "Maxr", "Minr", "Prod"})
-"""Words in a generated kernel's name, of what moves values and of what goes over an axis: of 2942 kernels of
-TensorRT-RTX 1.7, `_SUMS` told each rightly whose name was not cut off. TensorRT 10 wrote three letters at first."""
+"""Words in a generated kernel's name, of what moves values and of what goes over an axis: `_SUMS` told rightly
+each of the 2466 kernels in plans of TensorRT-RTX 1.7 whose names are not cut off. TensorRT 10 wrote three letters at
+first."""
 _SORTS = frozenset({"Topk", "Bott", "Top"})
 _THREE = {word[:3]: word for word in _MOVES | {"Mean"}}
 _CUT_OFF = "Etc"

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dsr_export.backends.tensorrt.vendor import load_vendor
-from dsr_export.benchmark.estimates import BACKEND, half_engine, rows
+from dsr_export.benchmark.estimates import half_engine, rows
 from dsr_export.benchmark.race import Contestant
+from dsr_export.benchmark.schedules import RTX
 from dsr_export.benchmark.variants import optimized
 from dsr_export.diagnosis.record import rounded
 from dsr_export.engine_schedule.devices import named_devices
@@ -32,7 +33,7 @@ def method_costs(models: Mapping[str, FamilyRequest], devices: Sequence[str], sh
     chosen = named_devices(devices)
     if not chosen:
         return {}
-    load_vendor(BACKEND)  # before the traces, which take longer
+    load_vendor(RTX)  # before the traces, which take longer
     engines = []
     for done, (method, model) in enumerate(models.items()):
         with shown.stage(f"engine of '{method}'") as bar, scratch_folder("methods") as folder:
