@@ -3,7 +3,8 @@ of them in FP16 beside that.
 
 A GEMM is the launches that TensorRT-RTX 1.7.1 makes of it, as its plans tell:
 
-    fp16, int8, fp8   one product; the codes of its input are written by what makes the input
+    fp16, int8, fp8   one product; the codes of its input are written by what makes the input (not so row factors behind
+                      attention, which take a kernel that is not counted)
     int4              one product in FP16, which reads the codes of its weight
     nvfp4-weights     a kernel that makes FP16 of the weight, and a product in FP16
     nvfp4             the codes of the input, a copy of their scales, the product, and the two of a branch

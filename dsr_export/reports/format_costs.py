@@ -75,7 +75,9 @@ def _estimate(costs: FormatCosts) -> str:
         return ""
     least, most = f"{min(shares):.2f}", f"{max(shares):.2f}"
     spread = least if least == most else f"{least} to {most}"
-    return f"; estimated {spread} of FP16's time on {len(shares)} device{'s' * (len(shares) > 1)}"
+    return (
+        f"; these GEMMs alone are estimated at {spread} of FP16's time on {len(shares)} device{'s' * (len(shares) > 1)}"
+    )
 
 
 def milliseconds(estimate: object) -> float | None:

@@ -85,7 +85,8 @@ def test_what_formats_cost_is_one_line() -> None:
     told = report(fp8={"cost": cost})
     assert markdown_table(told).splitlines()[-1] == (
         "- GEMMs: 1 FP8, 2 INT8, 1 FP16; weights 1.25 MB and activations 2 MB at batch 2, "
-        "all in FP16 weights 2.5 MB and activations 2 MB; estimated 0.50 to 0.75 of FP16's time on 2 devices"
+        "all in FP16 weights 2.5 MB and activations 2 MB; "
+        "these GEMMs alone are estimated at 0.50 to 0.75 of FP16's time on 2 devices"
     )
     cost["chosen"]["estimates"] = {"l4": {"graph_ms": math.nan}}
     assert markdown_table(told).splitlines()[-1].endswith("2.5 MB and activations 2 MB")
