@@ -117,13 +117,13 @@ def store(constants: Sequence[gs.Constant], data: Path) -> None:
     if len(files) == 1 and not any(constant._values.converted for constant in constants):
         _link(files.pop(), data)
         for constant in constants:
-            _point(constant._values.tensor, location=data.name)
+            _point(constant._values, location=data.name)
         return
     with data.open("wb") as stream:
         for constant in constants:
             stream.write(b"\0" * (-stream.tell() % ALIGNMENT))
             values = packed(constant._values.load())
-            _point(constant._values.tensor, location=data.name, offset=stream.tell(), length=len(values))
+            _point(constant._values, location=data.name, offset=stream.tell(), length=len(values))
             stream.write(values)
 
 
@@ -138,9 +138,11 @@ def _link(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _point(tensor: onnx.TensorProto, **entries: str | int) -> None:
-    kept = {entry.key: entry.value for entry in tensor.external_data} | {k: str(v) for k, v in entries.items()}
-    del tensor.external_data[:]
+def _point(values: StoredValues, **entries: str | int) -> None:
+    """Where they lie in the new file. What is not given is as in their own, whatever they were written to before."""
+    kept = {entry.key: entry.value for entry in values.source.external_data} | {k: str(v) for k, v in entries.items()}
+    described = values.tensor
+    del described.external_data[:]
     for key in ("location", "offset", "length"):
         if key in kept:
-            tensor.external_data.add(key=key, value=kept[key])
+            described.external_data.add(key=key, value=kept[key])

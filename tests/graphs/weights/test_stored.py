@@ -14,7 +14,7 @@ from graphs.artifacts import OptimizedModel
 from graphs.files import load_graph, save_graph
 from graphs.mixed_precision.islands import PrecisionPolicy
 from graphs.mixed_precision.typed import assign_precision
-from graphs.weights.stored import StoredValues, stored_constants
+from graphs.weights.stored import StoredValues, store, stored_constants
 
 WIDTH = 64
 
@@ -86,6 +86,17 @@ def test_columns_are_cut_from_what_is_divided_and_converted(external: Path) -> N
     part = values.divided(rows).columns(slice(8, 24)).divided(np.asarray(-1)).as_type(onnx.TensorProto.FLOAT16)
     np.testing.assert_array_equal(part.load(), (whole / -rows)[:, 8:24].astype(np.float16))
     assert (list(part.tensor.dims), part.size_in_bytes) == ([WIDTH, 16], WIDTH * 16 * 2)
+
+
+def test_values_are_found_whatever_file_they_were_written_to_before(external: Path, tmp_path: Path) -> None:
+    """As codes of a calibration are, by each graph that the budget measures: first among others, then by a link."""
+    first, second = load_graph(external).tensors(), load_graph(external)
+    first["w1"]._values = first["w1"]._values.columns(slice(8))  # less of it: `w2` lies elsewhere
+    second.tensors()["w2"]._values = first["w2"]._values
+    store([first["w1"], first["w2"]], tmp_path / "mixed.data")
+    save_graph(second, tmp_path / "linked.onnx")
+    assert (tmp_path / "linked.onnx.data").samefile(external.with_name("m.onnx.data"))
+    np.testing.assert_array_equal(_run(tmp_path / "linked.onnx"), _run(external))
 
 
 def test_an_old_data_file_is_replaced_and_its_other_names_are_not(external: Path, tmp_path: Path) -> None:
