@@ -26,7 +26,7 @@ class Int8Options:
 
     `tables` are calibration tables of earlier builds, merged and used instead of measuring again; `parts` folders of
     shares that were measured before. `share` is what is measured, and nothing is built. `budget_db` is the SNR that the
-    output keeps, by leaving the worst GEMMs in FP16 (None: what the precision aims at by itself).
+    output keeps, by wider formats for some GEMMs, FP16 at last (None: what the precision aims at by itself).
     """
 
     method: str = "outlier-aware"

@@ -85,6 +85,11 @@ class _Kernel:
         )
 
 
+def stored_bytes(form: str, tokens: int, inputs: int, outputs: int, rank: int = 0) -> int:
+    """Of a GEMM's weight in that format."""
+    return _total(Product(format=form, tokens=tokens, inputs=inputs, outputs=outputs, rank=rank).weight)
+
+
 def gemm_costs(gemms: Sequence[Mapping[str, Any]], batch: int) -> dict[str, Any]:
     """The report's `cost`, of what it says of each of its `gemms`, at a batch of so many."""
     chosen = _products(gemms)

@@ -1,14 +1,15 @@
 """Which format each GEMM gets: the cheapest that the output can bear, by one budget of errors over all.
 
-A ladder has a GEMM's formats, the cheapest first, and floats behind the last. The worst GEMMs go up one rung, until the
-budget holds or nothing is left; those of one rung before those of the next. A rung that is no better is left out.
+A ladder has a GEMM's formats, the cheapest first, and floats behind the last. GEMMs go up until the budget holds or
+nothing is left: first where most noise is taken away for each byte that a weight grows by. A rung that is no better is
+left out, and one that is worth less than the next is taken with it: between formats of one size the best is taken.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
 
 import numpy as np
 
@@ -22,16 +23,18 @@ Formats = Mapping[str, str]
 
 @dataclass(frozen=True, kw_only=True)
 class Ladder:
-    """`formats` of one GEMM, and the SNR in dB of its own output in each: what a better one is worth."""
+    """`formats` of one GEMM, and the SNR in dB of its own output in each: what a better one is worth. `bytes` of its
+    weight are what each costs, and behind them floats."""
 
     formats: tuple[str, ...]
     local_db: tuple[float, ...]
+    bytes: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """`formats` by GEMM, `kept` the names that stay floats, worst first; `sensitivity_db` is the output's SNR with one
-    GEMM alone in its first format."""
+    """`formats` by GEMM, `kept` the names that stay floats, as they went up; `sensitivity_db` is the output's SNR with
+    one GEMM alone in its first format."""
 
     formats: Formats
     kept: tuple[str, ...]
@@ -41,11 +44,21 @@ class Verdict:
 
 @dataclass(frozen=True)
 class _Step:
-    """`name` goes up to `format` (None: floats), which takes `gain` of the output's noise away."""
+    """`name` goes up to `format` (None: floats), which takes `gain` of the output's noise away for `cost` bytes."""
 
     name: str
     format: str | None
     gain: float
+    cost: int
+
+    @property
+    def worth(self) -> float:
+        """Noise for each byte; no end of it where bytes are none, or even saved."""
+        return self.gain / self.cost if self.cost > 0 else math.inf if self.gain > 0 else 0.0
+
+    def joined(self, other: _Step) -> _Step:
+        """Both of one GEMM at once, where `other` follows."""
+        return _Step(self.name, other.format, self.gain + other.gain, self.cost + other.cost)
 
 
 def within_budget(
@@ -57,7 +70,7 @@ def within_budget(
     rank: Mapping[str, float] | None,
     bar: Bar,
 ) -> Verdict:
-    """Ranks GEMMs, and lets the worst go up until the budget holds with a margin; all of them, if need be.
+    """Ranks steps, and takes those of most worth until the budget holds with a margin; all of them, if need be.
 
     `alone` measures one GEMM; `rank` (name -> dB) spares a large model the measurement of each one alone.
     """
@@ -84,27 +97,30 @@ def _sensitivity(names: Sequence[str], alone: Callable[[str], float], bar: Bar) 
 
 
 def _steps(ladders: Mapping[str, Ladder], noise: Mapping[str, float]) -> list[_Step]:
-    """All of them in their order: rung by rung, and on each the GEMM of most noise first."""
-    worst_first = sorted(ladders, key=lambda name: -noise[name])
-    climbs = [_climb(name, ladders[name], noise[name]) for name in worst_first]
-    return [step for rung in zip_longest(*climbs) for step in rung if step is not None]
+    """All of them in their order: of most worth first, and of equal ones that of most noise."""
+    steps = [step for name, ladder in ladders.items() for step in _climb(name, ladder, noise[name])]
+    return sorted(steps, key=lambda step: (-step.worth, -step.gain))
 
 
-def _climb(name: str, ladder: Ladder, noise: float) -> list[_Step | None]:
-    """Of one GEMM: a better format of `d` dB at its own output leaves so much less of its noise at the model's.
+def _climb(name: str, ladder: Ladder, noise: float) -> list[_Step]:
+    """Of one GEMM, each of less worth than the one before: a better format of `d` dB at its own output leaves so much
+    less of its noise at the model's.
 
-    None for a rung that is no better than those below: nothing is won there, and what is not made is not measured.
+    Nothing for a rung that is no better than those below: nothing is won there, and what is not made is not measured.
     """
-    steps: list[_Step | None] = []
-    left, best = noise, ladder.local_db[0]
-    for form, reached in zip(ladder.formats[1:], ladder.local_db[1:], strict=True):
-        if reached <= best:
-            steps.append(None)
+    steps: list[_Step] = []
+    left, best, size = noise, ladder.local_db[0], ladder.bytes[0]
+    better = zip(ladder.formats[1:], ladder.local_db[1:], ladder.bytes[1:-1], strict=True)
+    for form, reached, bytes_there in (*better, (None, math.inf, ladder.bytes[-1])):
+        if form is not None and reached <= best:
             continue
-        rest = noise * 10 ** ((ladder.local_db[0] - reached) / 10)
-        steps.append(_Step(name, form, left - rest))
-        left, best = rest, reached
-    return [*steps, _Step(name, None, left)]
+        rest = 0.0 if form is None else noise * 10 ** ((ladder.local_db[0] - reached) / 10)
+        step = _Step(name, form, left - rest, bytes_there - size)
+        while steps and step.worth >= steps[-1].worth:
+            step = steps.pop().joined(step)
+        steps.append(step)
+        left, best, size = rest, reached, bytes_there
+    return steps
 
 
 def _taken(ladders: Mapping[str, Ladder], steps: Sequence[_Step]) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 from calibration.table import Table, choices_from, read_table
 from dsr_export.int8.budget import Checks, Measure
 from dsr_export.int8.calibrate import TABLE
+from dsr_export.int8.gemm_costs import FP16, stored_bytes
 from dsr_export.int8.ladders import Formats, Ladder, Verdict, within_budget
 from dsr_export.int8.plan_files import Plans, chosen_plan, read_plans
 from dsr_export.progress import Bar
@@ -44,26 +46,39 @@ def quantize(
     plans = read_plans(beside, SCHEMES[precision])
     table = read_table(beside / TABLE, model_sha256=_model_of(beside / TABLE))
     measure = Measure(source.path, plans, card.inputs, checks, precision)
-    ladders = _ladders(plans, table)
+    graph = load_inferred_graph(source.path)
+    shapes = {gemm.name: _Shape.of(gemm) for gemm in weight_gemms(graph) if gemm.name in plans}
+    ladders = _ladders(plans, table, shapes)
     rank = {name: ladder.local_db[0] for name, ladder in ladders.items()} if card.is_large else None
     alone = partial(_alone, measure, ladders)
     verdict = within_budget(ladders, measure, aim_db, alone=alone, rank=rank, bar=bar)
     formats = {**{name: next(iter(plans[name])) for name in plans.keys() - ladders.keys()}, **verdict.formats}
-    graph = load_inferred_graph(source.path)
-    shapes = {gemm.name: _shape(gemm) for gemm in weight_gemms(graph) if gemm.name in plans}
     quantize_gemms(graph, chosen_plan(plans, formats), for_cpus=SCHEMES[precision].for_cpus)
     save_graph(graph, path)
     facts = _facts(list(shapes), table, precision, aim_db, verdict, formats, measured=rank is None)
     for gemm in facts["gemms"]:
         form = formats.get(gemm["name"])
-        gemm |= shapes[gemm["name"]] | {"rank": 0 if form is None else _rank(plans[gemm["name"]][form])}
+        gemm |= asdict(shapes[gemm["name"]]) | {"rank": 0 if form is None else _rank(plans[gemm["name"]][form])}
     return facts
 
 
-def _shape(gemm: WeightGemm) -> dict[str, Any]:
-    """Of one sample: what its cost follows from."""
-    sizes = {"tokens": gemm.rows, "inputs": gemm.in_features, "outputs": gemm.out_features}
-    return {"reads": str(gemm.activation.name), **sizes}
+@dataclass(frozen=True, kw_only=True)
+class _Shape:
+    """Of a GEMM for one sample, and the tensor that it `reads`: what its cost follows from."""
+
+    reads: str
+    tokens: int
+    inputs: int
+    outputs: int
+
+    @classmethod
+    def of(cls, gemm: WeightGemm) -> _Shape:
+        sizes = {"tokens": gemm.rows, "inputs": gemm.in_features, "outputs": gemm.out_features}
+        return cls(reads=str(gemm.activation.name), **sizes)
+
+    def stored(self, form: str, rank: int = 0) -> int:
+        """Bytes of the weight in that format."""
+        return stored_bytes(form, self.tokens, self.inputs, self.outputs, rank)
 
 
 def _rank(planned: QuantizedGemm) -> int:
@@ -75,7 +90,7 @@ def _model_of(table: Path) -> str:
     return str(json.loads(table.read_text(encoding="utf-8"))["model_sha256"])
 
 
-def _ladders(plans: Plans, table: Table) -> dict[str, Ladder]:
+def _ladders(plans: Plans, table: Table, shapes: Mapping[str, _Shape]) -> dict[str, Ladder]:
     """Of each GEMM that may stay in floats, what it may become. A large model can't be measured once for every GEMM, so
     that the error at its own output stands for it."""
     ladders = {}
@@ -83,7 +98,12 @@ def _ladders(plans: Plans, table: Table) -> dict[str, Ladder]:
         if all(gemm.activation is not None for gemm in formats.values()):
             activation = table.gemms[name]["activation"]
             choices = choices_from(name, table.activations[activation])
-            ladders[name] = Ladder(formats=tuple(formats), local_db=tuple(each.snr_db for each in choices))
+            sizes = (shapes[name].stored(form, _rank(planned)) for form, planned in formats.items())
+            ladders[name] = Ladder(
+                formats=tuple(formats),
+                local_db=tuple(each.snr_db for each in choices),
+                bytes=(*sizes, shapes[name].stored(FP16)),
+            )
     return ladders
 
 
@@ -109,7 +129,7 @@ def _facts(
         gemms.append(
             {
                 "name": name,
-                "precision": formats.get(name, "fp16"),
+                "precision": formats.get(name, FP16),
                 "flops_share": known["flops_share"],
                 "rows": own.get("rows"),
                 "smoothed": entry.get("channel_factors") is not None,

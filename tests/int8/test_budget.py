@@ -9,7 +9,7 @@ from dsr_export.int8.budget import IDENTICAL_DB, _worst_db
 from dsr_export.int8.ladders import MARGIN_DB, Formats, Ladder, Verdict, within_budget
 
 NOISE = {"a": 1e-5, "b": 4e-3, "c": 1e-4, "d": 1e-2, "e": 2e-4}
-LADDERS = {name: Ladder(formats=("int8",), local_db=(40.0,)) for name in NOISE}
+LADDERS = {name: Ladder(formats=("int8",), local_db=(40.0,), bytes=(1, 2)) for name in NOISE}
 
 
 def _db(noise: float) -> float:

@@ -1,4 +1,4 @@
-"""Ladders of formats: the worst GEMMs go up, rung by rung, and no further than the budget asks for."""
+"""Ladders of formats: GEMMs go up where a byte takes most noise away, and no further than the budget asks for."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BUDGETS = st.floats(0, 70)
 
 
 def _ladders(drawn: Mapping[str, tuple[float, tuple[float, float]]]) -> dict[str, Ladder]:
-    return {name: Ladder(formats=FORMATS, local_db=local) for name, (_, local) in drawn.items()}
+    return {name: Ladder(formats=FORMATS, local_db=local, bytes=(1, 1, 2)) for name, (_, local) in drawn.items()}
 
 
 def _noise(drawn: Mapping[str, tuple[float, tuple[float, float]]], formats: Formats) -> float:
@@ -96,14 +96,17 @@ def test_the_budget_holds_with_no_needless_step(
 
 
 def _last_step(drawn: Mapping[str, tuple[float, tuple[float, float]]], found: Verdict) -> tuple[str, str] | None:
-    """What went up last, and from where: steps to floats come after those to INT8, the noisiest GEMM first in each."""
-    least_first = sorted(drawn, key=lambda name: -drawn[name][0])[::-1]  # of equals the last: it goes up after them
+    """What went up last, and from where: INT8 costs no byte more than FP8, and comes before any floats."""
     better = {name: local[1] > local[0] for name, (_, local) in drawn.items()}
-    for form, names in ((None, found.kept), ("int8", found.formats)):
-        for name in least_first:
-            if name in names and found.formats.get(name) == form:
-                return name, "int8" if form is None and better[name] else "fp8"
-    return None
+    if found.kept:
+        return found.kept[-1], "int8" if better[found.kept[-1]] else "fp8"
+    risen = [name for name in drawn if found.formats[name] == "int8"]
+    return (min(risen, key=lambda name: drawn[name][0] - _left(drawn[name])), "fp8") if risen else None
+
+
+def _left(drawn: tuple[float, tuple[float, float]]) -> float:
+    """A GEMM's noise in the better of both formats."""
+    return drawn[0] * 10 ** (-max(0.0, drawn[1][1] - drawn[1][0]) / 10)
 
 
 @given(drawn=LADDERS, budget=BUDGETS, factor=st.floats(0.2, 20))
@@ -116,7 +119,7 @@ def test_the_order_holds_whatever_the_errors_add_up_to(
     for earlier, later in pairwise(seen):
         assert all(ranks[earlier.get(name)] <= ranks[later.get(name)] for name in drawn)
         assert earlier != later
-    noises = [drawn[name][0] for name in found.kept]
+    noises = [_left(drawn[name]) for name in found.kept]  # all of one size
     assert noises == pytest.approx(sorted(noises, reverse=True), rel=1e-9)
     if found.kept:  # whoever gains by INT8 had its step first
         assert all(
@@ -129,7 +132,7 @@ def test_the_order_holds_whatever_the_errors_add_up_to(
 @pytest.mark.parametrize("local", [(30.0,), (30.0, 40.0), (30.0, 35.0, 32.0), (30.0, 20.0, 50.0)])
 def test_a_ladder_of_any_length_ends_in_floats(local: tuple[float, ...]) -> None:
     names = ("w", "x", "y")[: len(local)]
-    ladders = {"a": Ladder(formats=names, local_db=local), "b": Ladder(formats=names, local_db=local)}
+    ladders = {name: Ladder(formats=names, local_db=local, bytes=(*map(len, names), 2)) for name in "ab"}
     seen: list[Formats] = []
 
     def never(formats: Formats) -> float:
@@ -139,3 +142,57 @@ def test_a_ladder_of_any_length_ends_in_floats(local: tuple[float, ...]) -> None
     found = within_budget(ladders, never, 90, alone=lambda name: 30.0, rank=None, bar=lambda done, total: None)
     assert (found.formats, found.kept, found.snr_db) == ({}, ("a", "b"), IDENTICAL_DB)
     assert seen[0] == {"a": "w", "b": "w"} and {} not in seen
+
+
+def _sized(formats: tuple[str, ...], local: tuple[float, ...], sizes: tuple[int, ...]) -> Ladder:
+    return Ladder(formats=formats, local_db=local, bytes=sizes)
+
+
+def _orders(ladders: Mapping[str, Ladder], alone: Mapping[str, float]) -> list[Formats]:
+    """What is measured where each step is too little, one after the other."""
+    seen: list[Formats] = []
+
+    def measure(formats: Formats) -> float:
+        seen.append(dict(formats))
+        return 89.9  # all but there: one step more is asked for each time
+
+    within_budget(ladders, measure, 89, alone=lambda name: alone[name], rank=None, bar=lambda done, total: None)
+    return seen
+
+
+def test_the_noise_that_a_byte_takes_away_decides_and_not_the_noise() -> None:
+    """`large` has twice the noise, and costs eight times the bytes."""
+    ladders = {
+        "large": _sized(("int8",), (40.0,), (800, 1600)),
+        "small": _sized(("int8",), (40.0,), (100, 200)),
+    }
+    assert _orders(ladders, {"large": 30.0, "small": 33.0})[1] == {"large": "int8"}
+    assert _orders(ladders, {"large": 30.0, "small": 42.0})[1] == {"small": "int8"}
+
+
+def test_of_formats_of_one_size_the_better_is_taken_at_once() -> None:
+    ladders = {
+        "a": _sized(("nvfp4", "fp8", "int8"), (20.0, 31.0, 40.0), (9, 16, 16, 32)),
+        "b": _sized(("nvfp4", "fp8", "int8"), (20.0, 31.0, 25.0), (9, 16, 16, 32)),
+    }
+    seen = _orders(ladders, {"a": 30.0, "b": 31.0})
+    assert seen[1:3] == [{"a": "int8", "b": "nvfp4"}, {"a": "int8", "b": "fp8"}]
+    assert {"b": "fp8"} in seen[3:] or {"a": "int8"} in seen[3:]
+
+
+def test_a_format_that_saves_bytes_and_noise_comes_first() -> None:
+    """NVFP4 with a branch may be larger than INT8."""
+    ladders = {
+        "a": _sized(("nvfp4", "int8"), (20.0, 40.0), (9, 16, 32)),
+        "b": _sized(("nvfp4", "int8"), (20.0, 40.0), (17, 16, 32)),
+    }
+    assert _orders(ladders, {"a": 10.0, "b": 15.0})[1] == {"a": "nvfp4", "b": "int8"}
+
+
+def test_floats_are_left_to_a_gemm_that_is_exact_by_itself() -> None:
+    """As a table may say of its first format: the output decides."""
+    exact = {"a": _sized(("int8",), (float("inf"),), (1, 2))}
+    found = within_budget(
+        exact, lambda formats: 0.0, 50, alone=lambda name: 10.0, rank=None, bar=lambda done, total: None
+    )
+    assert (found.formats, found.kept) == ({}, ("a",))

@@ -159,7 +159,7 @@ def test_int8_is_told_as_it_always_was() -> None:
     told = full_report()["int8"]
     said = (
         "1 of 2 GEMMs compute in INT8, 75 % of the FLOPs; ranges by mse. "
-        "The most sensitive stay in FP16 until the output keeps 26 dB."
+        "The most sensitive for each byte stay in FP16 until the output keeps 26 dB."
     )
     assert said in _page(full_report())
     del told["aimed_snr_db"]  # by earlier versions
@@ -172,12 +172,12 @@ def test_the_formats_of_an_fp8_build_are_counted() -> None:
     assert "<h2>FP8</h2>" in page and "SNR of each GEMM in FP8" in page and "with this GEMM alone in FP8" in page
     assert (
         "1 of 4 GEMMs compute in FP8 (25 % of the FLOPs), 2 in INT8, 1 stay FP16; ranges by mse. "
-        "The most sensitive take INT8, or stay in FP16 until the output keeps 26 dB." in page
+        "The most sensitive for each byte take INT8, or stay in FP16 until the output keeps 26 dB." in page
     )
     only = {**told, "gemms": [each for each in told["gemms"] if each["name"] in ("blocks.0.qkv", "blocks.0.adaLN")]}
     assert (
         "1 of 2 GEMMs compute in FP8 (25 % of the FLOPs), 1 in INT8; ranges by mse. "
-        "The most sensitive take INT8, or stay in FP16 until" in _page({**fp8_report(), "fp8": only})
+        "The most sensitive for each byte take INT8, or stay in FP16 until" in _page({**fp8_report(), "fp8": only})
     )
 
 
@@ -199,9 +199,9 @@ def test_what_formats_cost_stands_beside_fp16() -> None:
     ("precision", "said"),
     [
         ("int4", "1 of 4 GEMMs have INT4 weights (25 % of the FLOPs), 2 in INT8"),
-        ("int4", "The most sensitive take INT8, or stay in FP16 until"),
+        ("int4", "The most sensitive for each byte take INT8, or stay in FP16 until"),
         ("nvfp4-weights", "1 of 4 GEMMs have NVFP4 weights (25 %"),
-        ("nvfp4-weights", "The most sensitive take FP8 or INT8, or stay in FP16 until"),
+        ("nvfp4-weights", "The most sensitive for each byte take FP8 or INT8, or stay in FP16 until"),
         ("nvfp4", "1 of 4 GEMMs compute in NVFP4 (25 % of the FLOPs), 2 in INT8"),
     ],
 )

@@ -75,7 +75,7 @@ _OPTIONS = (
         "int8_budget",
         type=click.FloatRange(0, 100),
         metavar="DB",
-        help="Codes: SNR the output keeps; the worst GEMMs take wider formats for it, FP16 at last. "
+        help="Codes: SNR the output keeps; GEMMs take wider formats for it, FP16 at last. "
         "[default: int8 20, fp8 26, int4 17, nvfp4-weights 17, nvfp4 15]",
     ),
     click.option(

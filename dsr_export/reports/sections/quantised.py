@@ -78,7 +78,7 @@ def _budget(found: Entry, name: str) -> str:
     wanted = number(aimed if is_known(aimed) else number_in(found, "budget_snr_db"), "g")
     rungs = [format_name(form.name) for each, scheme in SCHEMES.items() if each == name for form in scheme.tokens[1:]]
     rung = f"take {' or '.join(rungs)}, or " if rungs else ""
-    return f"The most sensitive {rung}stay in FP16 until the output keeps {wanted} dB."
+    return f"The most sensitive for each byte {rung}stay in FP16 until the output keeps {wanted} dB."
 
 
 def _snr(gemms: Sequence[Entry], title: str) -> Markup | None:
