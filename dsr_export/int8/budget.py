@@ -19,7 +19,6 @@ from dsr_export.storage.leftovers import scratch_folder
 from graphs.files import load_inferred_graph, save_graph
 from graphs.precisions import Precision
 from graphs.quantize.gemms import quantize_gemms
-from graphs.quantize.schemes import SCHEMES
 
 Array = npt.NDArray[Any]
 
@@ -55,7 +54,7 @@ class Measure:
         with scratch_folder("int8") as scratch:
             path = scratch / "model.onnx"
             graph = load_inferred_graph(self._model)
-            quantize_gemms(graph, chosen_plan(self._plans, formats), for_cpus=SCHEMES[self._precision].for_cpus)
+            quantize_gemms(graph, chosen_plan(self._plans, formats))
             save_graph(graph, path)
             with typed_runner(path, self._inputs, self._precision) as runner:
                 return min(_worst_db(truth, runner.infer(dict(fed))) for fed, truth in checked)

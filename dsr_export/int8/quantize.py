@@ -53,7 +53,7 @@ def quantize(
     alone = partial(_alone, measure, ladders)
     verdict = within_budget(ladders, measure, aim_db, alone=alone, rank=rank, bar=bar)
     formats = {**{name: next(iter(plans[name])) for name in plans.keys() - ladders.keys()}, **verdict.formats}
-    quantize_gemms(graph, chosen_plan(plans, formats), for_cpus=SCHEMES[precision].for_cpus)
+    quantize_gemms(graph, chosen_plan(plans, formats))
     save_graph(graph, path)
     facts = _facts(list(shapes), table, precision, aim_db, verdict, formats, measured=rank is None)
     for gemm in facts["gemms"]:

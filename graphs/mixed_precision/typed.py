@@ -23,6 +23,7 @@ from graphs.mixed_precision.islands import PrecisionPolicy, fp32_islands
 from graphs.precisions import FLOAT, FLOAT4, PRECISIONS, Precision
 from graphs.quantize.merging import merge_quantizers
 from graphs.quantize.pairing import paired_quantizers
+from graphs.quantize.parted_gemms import part_gemms
 from graphs.stage_specs import (
     DYNAMIC_FOUR_BIT,
     StageSpec,
@@ -68,8 +69,7 @@ def assign_precision(
     """
     graph = load_inferred_graph(source.path)
     record = PRECISIONS[precision]
-    if policy.narrow_products:
-        merge_quantizers(graph)
+    (merge_quantizers if policy.narrow_products else part_gemms)(graph)
     islands = fp32_islands(graph.toposort(), policy, record.held) if record.narrow else {}
     casts = _Typing(graph, record.around, islands).run() if record.narrow else 0
     save_graph(graph, path)

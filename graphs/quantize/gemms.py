@@ -28,7 +28,6 @@ from graphs.quantize.formats import FP4, format_of
 from graphs.quantize.four_bit import MOST_AXES, four_bit_weight
 from graphs.quantize.nan_rows import keep_nan
 from graphs.quantize.nan_sources import may_be_nan
-from graphs.quantize.parted_gemms import parted
 from graphs.quantize.quantizers import Activation, QuantizedGemm, Quantizer, evened
 from graphs.weights.gemms import WeightGemm, weight_gemms
 from graphs.weights.stored import StoredValues
@@ -36,20 +35,16 @@ from graphs.weights.stored import StoredValues
 Array = npt.NDArray[Any]
 
 
-def quantize_gemms(graph: gs.Graph, plan: Mapping[str, QuantizedGemm], *, for_cpus: bool = True) -> list[str]:
-    """Rewrites the GEMMs that `plan` names by `WeightGemm.name`, in place; returns their names.
-
-    Those whose outputs are parted become one for each part where they are `for_cpus`; engines do what is behind them
-    for all parts at once.
-    """
+def quantize_gemms(graph: gs.Graph, plan: Mapping[str, QuantizedGemm]) -> list[str]:
+    """Rewrites the GEMMs that `plan` names by `WeightGemm.name`, in place; returns their names."""
     chosen = [gemm for gemm in weight_gemms(graph) if gemm.name in plan]
     with outside_readers(graph):
-        _quantize(graph, chosen, plan, for_cpus)
+        _quantize(graph, chosen, plan)
     graph.cleanup(remove_unused_graph_inputs=False).toposort()
     return [gemm.name for gemm in chosen]
 
 
-def _quantize(graph: gs.Graph, chosen: Sequence[WeightGemm], plan: Mapping[str, QuantizedGemm], for_cpus: bool) -> None:
+def _quantize(graph: gs.Graph, chosen: Sequence[WeightGemm], plan: Mapping[str, QuantizedGemm]) -> None:
     spoilt = may_be_nan(graph)
     # By activation and format: GEMMs that share one share its rows.
     done: dict[tuple[int, str], tuple[Quantizer, gs.Tensor | None]] = {}
@@ -67,9 +62,7 @@ def _quantize(graph: gs.Graph, chosen: Sequence[WeightGemm], plan: Mapping[str, 
             quantizer, rows = _quantized_input(build, gemm.activation, planned.activation)
             done[key] = quantizer, keep_nan(build, gemm.activation, rows) if source in spoilt else rows
         quantizer, rows = done[key]
-        for part, share in parted(graph, gemm, planned) if for_cpus else [(gemm, planned)]:
-            own = build if part is gemm else NodeBuilder(graph, "quantize", part.name)
-            _integer_gemm(own, part, share, quantizer.values(own), rows)
+        _integer_gemm(build, gemm, planned, quantizer.values(build), rows)
     quantize_conditions(graph, [gemm for gemm in chosen if plan[gemm.name].activation is None], plan, spoilt)
 
 

@@ -47,6 +47,6 @@ def quantised(
     chosen = fold_choices(groups, stats, recipe, {}, lambda done, total: None, normed=selection.normed, scheme=scheme)
     planned = list(quantised_gemms(groups, selection, stats, chosen, recipe, scheme))
     plan = {each.gemm.name: each.quantized for each in reversed(planned)}  # the first format of each
-    quantize_gemms(model, plan, for_cpus=scheme.for_cpus)
+    quantize_gemms(model, plan)
     save_graph(model, path)
     return path

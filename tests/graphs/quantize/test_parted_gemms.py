@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from pathlib import Path
 
@@ -11,11 +12,17 @@ import onnxruntime
 import pytest
 from onnx import numpy_helper
 
+from graphs.artifacts import QuantizedModel
 from graphs.files import load_inferred_graph, save_graph
+from graphs.forms import FORMS, FormName
+from graphs.mixed_precision.islands import PrecisionPolicy
+from graphs.mixed_precision.typed import assign_precision
+from graphs.quantize.formats import FLOATS
 from graphs.quantize.gemms import quantize_gemms
 from graphs.quantize.pairing import paired_quantizers
-from graphs.quantize.parted_gemms import NARROWEST_PART
+from graphs.quantize.parted_gemms import NARROWEST_PART, part_gemms
 from graphs.quantize.quantizers import Activation, QuantizedGemm, held_step
+from graphs.weights.stored import stored_constants
 
 WIDTH, TOKENS = 32, 20
 WIDE = NARROWEST_PART
@@ -54,7 +61,10 @@ def _planned(half: int, rows: str, *, shift: bool) -> QuantizedGemm:
 def _quantised(folder: Path, half: int, planned: QuantizedGemm, body: str = GATED, out: str = "") -> Path:
     graph = load_inferred_graph(_model(folder / "m.onnx", half, body, out))
     quantize_gemms(graph, {"fc": planned})
-    return save_graph(graph, folder / "q.onnx")
+    path = save_graph(graph, folder / "whole.onnx")
+    parted = load_inferred_graph(path)
+    part_gemms(parted)
+    return save_graph(parted, folder / "q.onnx")
 
 
 def _session(path: Path, *, fused: str = "") -> onnxruntime.InferenceSession:
@@ -111,3 +121,46 @@ def test_it_stays_whole(half: int, body: str, out: str, tmp_path: Path) -> None:
     path = _quantised(tmp_path, half, _planned(half, "dynamic", shift=False), body, out)
     assert _operators(path)["MatMul"] == 1
     assert _operators(path)["Split"] >= 1
+
+
+def test_each_part_has_codes_of_its_own_and_the_first_those_of_the_whole(tmp_path: Path) -> None:
+    """ONNX Runtime would merge equal ones, and then make no integer product."""
+    path = _quantised(tmp_path, WIDE, _planned(WIDE, "none", shift=False))
+    steps = [_steps(tmp_path / "whole.onnx"), _steps(path)]
+    assert steps[0] == steps[1][:1]
+    assert len(set(steps[1])) == 2 and steps[1][1] == pytest.approx(steps[1][0], rel=1e-6)
+
+
+def _steps(path: Path) -> list[float]:
+    model = onnx.load(path)
+    values = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    return [values[node.input[1]].item() for node in model.graph.node if node.op_type == "QuantizeLinear"]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_only_what_onnxruntime_runs_is_parted(form: FormName, tmp_path: Path) -> None:
+    """An engine does what is behind the product for all parts at once."""
+    _quantised(tmp_path, WIDE, _planned(WIDE, "dynamic", shift=True))
+    source = QuantizedModel(path=tmp_path / "whole.onnx")
+    policy = PrecisionPolicy(narrow_products=FORMS[form].narrow_products)
+    typed, _ = assign_precision(source, tmp_path / "typed.onnx", "int8", policy)
+    assert _operators(typed.path)["MatMul"] == (1 if form == "engine" else 2)
+
+
+def test_a_weight_that_stays_in_its_file_is_parted_unread(tmp_path: Path) -> None:
+    planned = _planned(WIDE, "dynamic", shift=False)
+    _quantised(tmp_path, WIDE, planned)
+    onnx.save(
+        onnx.load(tmp_path / "whole.onnx"), tmp_path / "far.onnx", save_as_external_data=True, location="far.data"
+    )
+    graph = load_inferred_graph(tmp_path / "far.onnx")
+    assert part_gemms(graph) == 1
+    kept = [t for t in stored_constants(graph) if t.dtype == np.int8]
+    assert [t._values.load().shape for t in kept] == [(WIDTH, WIDE)] * 2
+    np.testing.assert_array_equal(np.concatenate([t._values.load() for t in kept], axis=1), planned.codes)
+
+
+def test_a_weight_alone_in_codes_stays_whole(tmp_path: Path) -> None:
+    planned = dataclasses.replace(_planned(WIDE, "none", shift=False), activation=Activation(step=1.0, format=FLOATS))
+    path = _quantised(tmp_path, WIDE, planned)
+    assert (_operators(path)["MatMul"], _operators(path)["Split"]) == (1, 1)
