@@ -70,6 +70,7 @@ def test_a_narrow_graph_takes_its_form(precision: Precision, tmp_path: Path, rng
         error = {"fp16": 2**-9, "bf16": 2**-6}[precision]
         np.testing.assert_allclose(after, before, rtol=error, atol=error * np.abs(before).max())
     expected = {"rotate_together": 1, "part_gates": 1, "count_below": 2, "sum_similarities": 1, "replace_narrow": 1}
+    expected |= {"project_tokens_first": 0}
     assert counts == expected
 
 

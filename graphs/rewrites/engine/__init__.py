@@ -9,6 +9,7 @@ from __future__ import annotations
 from graphs.rewrite import Rewrite
 from graphs.rewrites.engine.count_below import CountBelow
 from graphs.rewrites.engine.part_gates import PartGates
+from graphs.rewrites.engine.project_tokens_first import ProjectTokensFirst
 from graphs.rewrites.engine.replace_narrow import ReplaceNarrow
 from graphs.rewrites.engine.rotate_together import RotateTogether
 from graphs.rewrites.engine.sum_similarities import SumSimilarities
@@ -16,6 +17,7 @@ from graphs.rewrites.engine.sum_similarities import SumSimilarities
 ENGINE_REWRITES: tuple[Rewrite, ...] = (
     RotateTogether(),
     PartGates(),
+    ProjectTokensFirst(),
     CountBelow(),
     SumSimilarities(),
     ReplaceNarrow(),
