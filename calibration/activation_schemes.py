@@ -163,14 +163,19 @@ def quantised_rows(rows: Array, activation: Activation, tokens: Array) -> Array:
     """What the codes of sampled rows stand for; the graph computes the same."""
     if activation.format == FP4:
         return four_bit_rows(rows, activation.step)
-    factors = np.ones((len(rows), 1), np.float32)
-    if activation.rows == "dynamic":
-        factors = np.maximum(np.abs(rows).max(axis=1, keepdims=True), SMALLEST_ROW)
-    elif activation.rows == "static":
-        assert activation.row_factors is not None
-        factors = activation.row_factors[tokens, None]
+    factors = row_factors(rows, activation, tokens)
     codes = activation.format.nearest(rows / factors / activation.step, symmetric=False)
     return np.asarray(codes * activation.step * factors, np.float32)
+
+
+def row_factors(rows: Array, activation: Activation, tokens: Array) -> Array:
+    """[n, 1]: what each of the rows [n, K] is divided by before its codes are made."""
+    if activation.rows == "dynamic":
+        return np.asarray(np.maximum(np.abs(rows).max(axis=1, keepdims=True), SMALLEST_ROW))
+    if activation.rows == "static":
+        assert activation.row_factors is not None
+        return np.asarray(activation.row_factors[tokens, None])
+    return np.ones((len(rows), 1), np.float32)
 
 
 def four_bit_rows(rows: Array, unit: float) -> Array:

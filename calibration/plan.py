@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,9 @@ import onnx_graphsurgeon as gs
 from calibration.activation_schemes import Choice, choose, choose_with, clipped_fraction, naive_snr_db
 from calibration.methods import Recipe
 from calibration.policy import Selection
+from calibration.product_steps import ProductRange, product_range
 from calibration.stats import ActivationStats
-from calibration.weight_codes import quantised_gemm, stored_weight
+from calibration.weight_codes import quantised_gemm, side_by_side, stored_weight
 from graphs.quantize.channel_division import apply_edits, divide_constant, division
 from graphs.quantize.quantizers import QuantizedGemm
 from graphs.quantize.schemes import SCHEMES, GemmFormat, Scheme
@@ -106,20 +108,42 @@ def quantised_gemms(
     chosen: Mapping[str, Chosen],
     recipe: Recipe,
     scheme: Scheme = SCHEMES["int8"],
+    seen_products: Mapping[tuple[str, str], Array] = MappingProxyType({}),
 ) -> Iterator[Planned]:
     """One plan after another, a GEMM's in each format of the scheme; codes are not kept here, since those of a large
-    model fill memory."""
+    model fill memory.
+
+    Products are handed on as codes where `seen_products` knows what whole calls made (see `calibration.seen_products`).
+    """
     for group in groups:
-        known = chosen[str(group[0].activation.name)]
+        name = str(group[0].activation.name)
+        known, seen = chosen[name], stats.get(name)
+        forms = list(zip(scheme.formats(group[0].in_features), known.choices, strict=True))
+        ranges = [_products(group, seen, choice, form, seen_products.get((name, form.name))) for form, choice in forms]
+        start = 0
         for gemm in group:
-            seen = stats.get(str(gemm.activation.name))
-            for form, choice in zip(scheme.formats(gemm.in_features), known.choices, strict=True):
-                quantized = quantised_gemm(gemm, seen, recipe, choice, form)
+            channels = slice(start, start := start + gemm.out_features)
+            for (form, choice), products in zip(forms, ranges, strict=True):
+                own = None if products is None else products.part(channels)
+                quantized = quantised_gemm(gemm, seen, recipe, choice, form, own)
                 clipped = clipped_fraction(seen, choice) if seen is not None else 0.0
                 yield Planned(gemm, form, quantized, choice, known.naive_snr_db, clipped)
     for gemm in selection.conditions:
         quantized = quantised_gemm(gemm, stats.get(str(gemm.activation.name)), recipe, None, scheme.condition)
         yield Planned(gemm, scheme.condition, quantized, None, None, 0.0)
+
+
+def _products(
+    group: list[WeightGemm],
+    stats: ActivationStats | None,
+    choice: Choice,
+    form: GemmFormat,
+    seen: Array | None,
+) -> ProductRange | None:
+    """The range of the codes of a group's products, where they are handed on as such."""
+    if seen is None or stats is None or not stats.representative:
+        return None
+    return product_range(stats, side_by_side(group), choice, form, seen)
 
 
 def _foldable(group: list[WeightGemm]) -> bool:

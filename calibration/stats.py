@@ -99,9 +99,7 @@ class ActivationStats:
         Raises:
             ExportError: a value is NaN or infinite.
         """
-        x = np.moveaxis(np.asarray(x, np.float32), self.batch_axis, 0).reshape(len(samples), self.tokens, self.width)
-        if self.with_nan:
-            x = self._without_nan(x)
+        x = self.by_sample(x, len(samples))
         size = np.abs(x)
         self._check(size)
         self.channel_largest = np.maximum(self.channel_largest, size.max(axis=(0, 1)))
@@ -111,6 +109,11 @@ class ActivationStats:
         self._observe_roles(x, buckets, prompt_mask, added)
         self._observe_products(x, weights, added)
         self.sample.offer(x, samples, weights)
+
+    def by_sample(self, x: Array, samples: int) -> Array:
+        """[B, N, K] of so many samples, without NaN where those are the model's own."""
+        x = np.moveaxis(np.asarray(x, np.float32), self.batch_axis, 0).reshape(samples, self.tokens, self.width)
+        return self._without_nan(x) if self.with_nan else x
 
     def _without_nan(self, x: Array) -> Array:
         """Where some are left: of nothing but NaN there is no range."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy.typing as npt
 from calibration.activation_schemes import Choice
 from calibration.low_rank import branch_of
 from calibration.methods import Recipe
+from calibration.product_steps import ProductRange, product_steps, raised
 from calibration.rounding import compensated, nearest
 from calibration.saturation import held_codes, held_steps
 from calibration.stats import ActivationStats
@@ -29,17 +31,34 @@ def stored_weight(gemm: WeightGemm) -> Array:
     return weight.T if gemm.transposed else weight
 
 
+def side_by_side(gemms: Sequence[WeightGemm]) -> Array:
+    """The weights of several GEMMs as one [K, N]."""
+    return np.concatenate([stored_weight(gemm) for gemm in gemms], axis=1)
+
+
 def quantised_gemm(
-    gemm: WeightGemm, stats: ActivationStats | None, recipe: Recipe, choice: Choice | None, wanted: GemmFormat
+    gemm: WeightGemm,
+    stats: ActivationStats | None,
+    recipe: Recipe,
+    choice: Choice | None,
+    wanted: GemmFormat,
+    products: ProductRange | None = None,
 ) -> QuantizedGemm:
-    """The codes of its weight as it is now. `choice` is None for a condition; `stats` where nothing was measured."""
+    """The codes of its weight as it is now. `choice` is None for a condition; `stats` where nothing was measured.
+
+    `products` is the range of its product's codes, where it is handed on in such (see `calibration.product_steps`).
+    """
     weight, form = stored_weight(gemm), wanted.weights
     factors = np.ones(gemm.in_features, np.float32) if choice is None else choice.factors
     seen = stats if stats is not None and stats.representative else None
     hessian = seen.hessian / np.outer(factors, factors) if recipe.rounding and seen is not None else None
     branch = _branch(weight, seen, hessian, wanted)
     weight = weight if branch is None else weight - branch[0] @ branch[1]
-    codes, steps = _codes(weight, hessian, wanted, int(form.largest if choice is not None else CONDITION_CODE))
+    largest = int(form.largest if choice is not None else CONDITION_CODE)
+    steps = _steps(weight, hessian, wanted, largest)
+    if products is not None:
+        steps = raised(steps, products.largest, products.reach)
+    codes = _codes(weight, steps, hessian, wanted, largest)
     shift = None
     if recipe.bias_correction and seen is not None:
         shift = np.asarray((seen.mean / factors) @ (weight - codes * by_input(steps, len(weight))), np.float32)
@@ -50,6 +69,7 @@ def quantised_gemm(
         bias_shift=shift,
         unit=block_unit(weight, wanted),
         branch=branch,
+        product_steps=None if products is None else product_steps(steps, products.reach),
     )
 
 
@@ -64,11 +84,14 @@ def _branch(
     return branch_of(weight, wanted.rank, energy)
 
 
-def _codes(weight: Array, hessian: Array | None, wanted: GemmFormat, largest: int) -> tuple[Array, Array]:
-    """Numbers of the format [K, N] and their steps; `largest` is the activation's largest code."""
+def _steps(weight: Array, hessian: Array | None, wanted: GemmFormat, largest: int) -> Array:
+    """Those of the codes; `largest` is the activation's largest code."""
     steps = format_steps(weight, wanted, None if hessian is None else np.diagonal(hessian))
-    steps = held_steps(weight, steps, largest) if wanted.for_cpus else steps
-    each = by_input(steps, len(weight))
-    form = wanted.weights
+    return held_steps(weight, steps, largest) if wanted.for_cpus else steps
+
+
+def _codes(weight: Array, steps: Array, hessian: Array | None, wanted: GemmFormat, largest: int) -> Array:
+    """Numbers of the format [K, N]."""
+    each, form = by_input(steps, len(weight)), wanted.weights
     codes = nearest(weight, each, form) if hessian is None else compensated(weight, each, hessian, form)
-    return (held_codes(codes, largest) if wanted.for_cpus else codes), steps
+    return held_codes(codes, largest) if wanted.for_cpus else codes

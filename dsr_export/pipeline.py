@@ -113,6 +113,7 @@ def _staged(build: Build) -> Finished:
         precision=config.precision,
         aim_db=aimed_snr(config),
         held_db=tolerance.snr_db,
+        for_engines="engine" in build.forms,
     )
     quantized = run(quantize) if quantize else None
     source = quantized or exact

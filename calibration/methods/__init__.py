@@ -18,7 +18,8 @@ class Recipe:
 
     `smoothing` moves channel outliers into the weights; `rows` gives tokens factors of their own, registers constant
     ones and outliers those of their own magnitude; `rounding` rounds weights by what their inputs are, not singly;
-    `bias_correction` takes out the mean error. Without `roles` the range is that of all tokens alike.
+    `bias_correction` takes out the mean error; `products` hands on as codes what loses little by it. Without `roles`
+    the range is that of all tokens alike.
     """
 
     name: str
@@ -27,10 +28,17 @@ class Recipe:
     rows: bool = False
     rounding: bool = False
     bias_correction: bool = False
+    products: bool = False
 
 
 OUTLIER_AWARE = Recipe(
-    name="outlier-aware", range_of=mse.range_of, smoothing=True, rows=True, rounding=True, bias_correction=True
+    name="outlier-aware",
+    range_of=mse.range_of,
+    smoothing=True,
+    rows=True,
+    rounding=True,
+    bias_correction=True,
+    products=True,
 )
 METHODS: Mapping[str, Recipe] = MappingProxyType(
     {

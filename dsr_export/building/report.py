@@ -24,6 +24,9 @@ from dsr_export.verification.model_checks import BUILT, Weights, passed_when_bui
 from dsr_export.verification.reference_checks import reference_checks
 from graphs.precisions import report_key
 
+_APART = ("rewrites", "in_floats", "coded_products")
+"""Facts of a typed graph that the report has elsewhere."""
+
 
 def build_report(build: Build, done: Finished, contents: Mapping[str, Content]) -> Report:
     """The report of a finished build; `passed` is the verdict over parity and checks."""
@@ -80,17 +83,28 @@ def _sections(build: Build, done: Finished) -> dict[str, Any]:
         "rewrites": {name: facts["count"] for name, facts in rewrites.items()},
         "rewrite_details": rewrites,
         "token_norms": done.norms.facts,
-        "typing": {key: value for key, value in done.shipped.facts.items() if key != "rewrites"},
+        "typing": {key: value for key, value in done.shipped.facts.items() if key not in _APART},
         "range_audit": done.audited.audit.as_dict(),
-        **({} if done.quantized is None else {report_key(build.config.precision): _quantized(build, done.quantized)}),
+        **(
+            {}
+            if done.quantized is None
+            else {report_key(build.config.precision): _quantized(build, done, done.quantized)}
+        ),
         "engines": {name: engine.facts for name, engine in done.engines.items()},
         **({} if done.steps is None else {"fused_step": _fused_step(done.steps)}),
     }
 
 
-def _quantized(build: Build, quantized: Quantized) -> dict[str, Any]:
-    """What the stage tells, and what the formats cost at the batch that engines are tuned for."""
-    return {**quantized.facts, "cost": gemm_costs(quantized.facts["gemms"], build.config.batch.opt)}
+def _quantized(build: Build, done: Finished, quantized: Quantized) -> dict[str, Any]:
+    """What the stage tells, what engines have of it, and what that costs at the batch that engines are tuned for."""
+    floats, coded = (
+        {name for each in done.typed.values() for name in each.facts[key]} for key in ("in_floats", "coded_products")
+    )
+    gemms = [
+        {**gemm, "engine_floats": gemm["name"] in floats, "coded_product": gemm["name"] in coded}
+        for gemm in quantized.facts["gemms"]
+    ]
+    return {**quantized.facts, "gemms": gemms, "cost": gemm_costs(gemms, build.config.batch.opt)}
 
 
 def _fused_step(steps: FusedSteps) -> dict[str, Any]:

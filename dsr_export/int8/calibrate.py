@@ -14,6 +14,7 @@ import numpy.typing as npt
 from calibration.activation_schemes import Choice
 from calibration.plan import Chosen, Planned, activation_groups, fold_choices, quantised_gemms
 from calibration.policy import Selection
+from calibration.seen_products import SeenProducts
 from calibration.stats import ActivationStats
 from calibration.table import Table, activation_entry, merged, read_table
 from dsr_export.declarations.int8_options import Int8Options
@@ -51,20 +52,22 @@ def calibrate(
     observed = opened(source, card, options, scheme, folder)
     graph, selection, recipe = observed.graph, observed.selection, observed.recipe
     given = _given(options, digest)
-    stats: dict[str, ActivationStats] = {}
-    if measure is not None:
-        found = measure(observed)
+    found = None if measure is None else measure(observed)
+    stats = {} if found is None else found.stats
+    if found is not None:
         found.kept.save(folder / CHECKS)
-        stats = found.stats
     groups = activation_groups(selection)
     choices = given.choices() if given else {}
     if given is not None:
         _check_given(given, choices, groups, scheme, options)
     with outside_readers(graph):  # an output that was divided would be another
         chosen = fold_choices(groups, stats, recipe, choices, bar, normed=selection.normed, scheme=scheme)
+    products = SeenProducts(groups, stats, chosen, scheme)
+    if found is not None and recipe.products:
+        observed.again(found.kept, products.observe, folder)
     writers = {form.name: PlanWriter(folder, form.name) for form in (*scheme.tokens, scheme.condition)}
     written: list[Planned] = []
-    for planned in quantised_gemms(groups, selection, stats, chosen, recipe, scheme):
+    for planned in quantised_gemms(groups, selection, stats, chosen, recipe, scheme, products.largest):
         writers[planned.format.name].add(planned.gemm.name, planned.quantized)
         written.append(dataclasses.replace(planned, quantized=dataclasses.replace(planned.quantized, codes=_NOTHING)))
         bar(len({each.gemm.name for each in written}), len(selection.all))

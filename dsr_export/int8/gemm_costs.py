@@ -1,10 +1,11 @@
 """What the GEMMs of a quantised build move, and how long they would take: in the formats that the budget chose, and all
 of them in FP16 beside that.
 
-A GEMM is the launches that TensorRT-RTX 1.7.1 makes of it, as its plans tell:
+Those that engines have in floats all the same (see `graphs.quantize.attention_outputs`) count as FP16. A GEMM is the
+launches that TensorRT-RTX 1.7.1 makes of it, as its plans tell:
 
     fp16, int8, fp8   one product; the codes of its input are written by what makes the input (not so row factors behind
-                      attention, which take a kernel that is not counted)
+                      attention, which take a kernel that is not counted), and INT8 may hand on codes, too
     int4              one product in FP16, which reads the codes of its weight
     nvfp4-weights     a kernel that makes FP16 of the weight, and a product in FP16
     nvfp4             the codes of the input, a copy of their scales, the product, and the two of a branch
@@ -24,6 +25,7 @@ from dsr_export.engine_schedule.operand_types import operand_types, plan_type
 from dsr_export.engine_schedule.record import COPY, GEMM, Launch
 from dsr_export.engine_schedule.roofline import estimates, not_estimated
 from graphs.precisions import FLOAT, FLOAT16
+from graphs.quantize.formats import INT8
 from graphs.quantize.schemes import SCHEMES, GemmFormat
 from graphs.weights.packed import packed_size
 
@@ -33,19 +35,21 @@ Sizes = Mapping[int, int]
 _FORMATS = {form.name: form for each in SCHEMES.values() for form in (*each.tokens, each.condition)}
 _BY_BITS = sorted(_FORMATS.values(), key=lambda form: (packed_size(2, form.weights.type), not form.weights.is_float))
 """Of as many bits floats first: the order of every ladder."""
+_FLOATS = {"precision": FP16, "rank": 0, "coded_product": False}
 _CODES_OF_A_CONDITION = 2  # rows for each one: see `graphs.quantize.conditions`
 
 
 @dataclass(frozen=True, kw_only=True)
 class Product:
     """`[batch * tokens, inputs] x [inputs, outputs]` in a `format`, with a branch of `rank`: of one GEMM, or of several
-    that became one. `tokens` is 1 for a condition."""
+    that became one. `tokens` is 1 for a condition; with `coded_product` the GEMM hands on INT8 instead of FP16."""
 
     format: str
     tokens: int
     inputs: int
     outputs: int
     rank: int = 0
+    coded_product: bool = False
     gemms: int = 1
 
     @property
@@ -92,7 +96,7 @@ def stored_bytes(form: str, tokens: int, inputs: int, outputs: int, rank: int = 
 
 def gemm_costs(gemms: Sequence[Mapping[str, Any]], batch: int) -> dict[str, Any]:
     """The report's `cost`, of what it says of each of its `gemms`, at a batch of so many."""
-    chosen = _products(gemms)
+    chosen = _products([{**each, **(_FLOATS if each["engine_floats"] else {})} for each in gemms])
     by_format = {
         name: [each for each in chosen if each.format == name] for name in (*(form.name for form in _BY_BITS), FP16)
     }
@@ -100,7 +104,7 @@ def gemm_costs(gemms: Sequence[Mapping[str, Any]], batch: int) -> dict[str, Any]
         "batch": batch,
         "formats": [{"format": name, **_cost(own, batch)} for name, own in by_format.items() if own],
         "chosen": _cost(chosen, batch),
-        "all_fp16": _cost(_products([{**each, "precision": FP16, "rank": 0} for each in gemms]), batch),
+        "all_fp16": _cost(_products([{**each, **_FLOATS} for each in gemms]), batch),
     }
 
 
@@ -115,7 +119,7 @@ def _products(gemms: Sequence[Mapping[str, Any]]) -> list[Product]:
 
 def _joined(gemms: Sequence[Mapping[str, Any]]) -> Product:
     first, outputs = gemms[0], sum(each["outputs"] for each in gemms)
-    shape = {key: first[key] for key in ("tokens", "inputs", "rank")}
+    shape = {key: first[key] for key in ("tokens", "inputs", "rank", "coded_product")}
     return Product(format=first["precision"], outputs=outputs, gemms=len(gemms), **shape)
 
 
@@ -160,7 +164,7 @@ def _of_codes(product: Product, form: GemmFormat, rows: int) -> Iterator[_Kernel
     """Of codes on both sides; in blocks their scales are taken from the data, which is work of its own."""
     inputs, outputs, rank = product.inputs, product.outputs, product.rank
     codes: Sizes = {form.activations.type: rows * inputs}
-    x, y = {FLOAT16: rows * inputs}, {FLOAT16: rows * outputs}
+    x, y = {FLOAT16: rows * inputs}, {INT8.type if product.coded_product else FLOAT16: rows * outputs}
     if form.block is not None and form.scales is not None:
         scales = {form.scales.type: rows * inputs // form.block}
         codes = {**codes, **scales}

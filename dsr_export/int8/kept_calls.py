@@ -63,10 +63,22 @@ class KeptCalls:
                 if place not in self.by_place or at < self.by_place[place].at:
                     self.by_place[place] = Kept(at, own)
 
+    @property
+    def calls(self) -> list[Mapping[str, Array]]:
+        """Each once."""
+        return list({kept.at[1:]: kept.arrays for _, kept in sorted(self.by_place.items())}.values())
+
+    @property
+    def inputs(self) -> list[dict[str, Array]]:
+        """Those of each call, by name."""
+        return [
+            {name.removeprefix(_IN): value for name, value in call.items() if name.startswith(_IN)}
+            for call in self.calls
+        ]
+
     def save(self, path: Path) -> None:
-        """Each call once, as `dsr_export.int8.budget.Checks` reads them."""
-        calls = {kept.at[1:]: kept.arrays for _, kept in sorted(self.by_place.items())}
-        arrays = {f"{i}/{name}": value for i, call in enumerate(calls.values()) for name, value in call.items()}
+        """As `dsr_export.int8.budget.Checks` reads them."""
+        arrays = {f"{i}/{name}": value for i, call in enumerate(self.calls) for name, value in call.items()}
         with path.open("wb") as stream:
             np.savez(stream, **arrays)  # type: ignore[arg-type]
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Callable, Container, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -75,9 +76,8 @@ class ObservedGraph:
     def measured(self, data: CalibrationData, folder: Path, bar: Bar, only: Container[int] | None = None) -> Measured:
         """Walks the data, or the sections `only`. `close` removes what waits in `folder` for more of them."""
         stats, kept = self.observers(data.sections.count, Shelf(folder / WAITING)), KeptCalls()
-        tapped = add_outputs(OptimizedModel(path=self.path), folder / TAPPED, list(graph_activations(self.selection)))
         main = self.card.outputs[0].name
-        with OnnxRuntimeRunner(tapped, inputs=self.card.inputs) as runner:
+        with self._tapped(folder) as runner:
 
             def answer(call: Call) -> Array:
                 outputs = runner.infer(call.inputs)
@@ -86,8 +86,21 @@ class ObservedGraph:
                 return outputs[main]
 
             data.drive(answer, bar, only)
-        _remove(folder, TAPPED)
         return Measured(stats, kept)
+
+    def again(self, kept: KeptCalls, look: Callable[[Mapping[str, Array], int], None], folder: Path) -> None:
+        """Makes the `kept` calls once more: `look` gets each one's activations by name, and its number of samples."""
+        with self._tapped(folder) as runner:
+            for inputs in kept.inputs:
+                look(runner.infer(inputs), len(next(iter(inputs.values()))))
+
+    @contextmanager
+    def _tapped(self, folder: Path) -> Iterator[OnnxRuntimeRunner]:
+        """Runs the graph with every activation among its outputs."""
+        tapped = add_outputs(OptimizedModel(path=self.path), folder / TAPPED, list(graph_activations(self.selection)))
+        with OnnxRuntimeRunner(tapped, inputs=self.card.inputs) as runner:
+            yield runner
+        _remove(folder, TAPPED)
 
 
 def opened(

@@ -57,6 +57,7 @@ class PlanWriter:
         self._stream.write(packed(codes))
         down, up = gemm.branch or (None, None)
         kept = {"steps": gemm.weight_steps, "shift": gemm.bias_shift, "down": down, "up": up}
+        kept["product"] = gemm.product_steps
         kept["rows"] = None if activation is None else activation.row_factors
         self._arrays |= {f"{name}/{key}": value for key, value in kept.items() if value is not None}
 
@@ -107,6 +108,7 @@ def _gemm(codes: Path, name: str, entry: Mapping[str, Any], arrays: Mapping[str,
         bias_shift=arrays.get(f"{name}/shift"),
         unit=entry["unit"],
         branch=(arrays[f"{name}/down"], arrays[f"{name}/up"]) if f"{name}/down" in arrays else None,
+        product_steps=arrays.get(f"{name}/product"),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,13 +37,18 @@ def quantize(
     aim_db: float,
     path: Path,
     bar: Bar,
+    *,
+    coded_products: bool,
 ) -> dict[str, Any]:
     """Writes the graph with quantised GEMMs to `path`; returns what the report says of each GEMM.
+
+    With `coded_products` products are handed on as codes where the plan has them so, which is what engines gain by.
 
     The plan and the table lie beside `source`, as the calibration left them.
     """
     beside = source.path.parent
     plans = read_plans(beside, SCHEMES[precision])
+    plans = plans if coded_products else _without_coded_products(plans)
     table = read_table(beside / TABLE, model_sha256=_model_of(beside / TABLE))
     measure = Measure(source.path, plans, card.inputs, checks, precision)
     graph = load_inferred_graph(source.path)
@@ -58,7 +63,8 @@ def quantize(
     facts = _facts(list(shapes), table, precision, aim_db, verdict, formats, measured=rank is None)
     for gemm in facts["gemms"]:
         form = formats.get(gemm["name"])
-        gemm |= asdict(shapes[gemm["name"]]) | {"rank": 0 if form is None else _rank(plans[gemm["name"]][form])}
+        planned = None if form is None else plans[gemm["name"]][form]
+        gemm |= asdict(shapes[gemm["name"]]) | {"rank": _rank(planned)}
     return facts
 
 
@@ -81,8 +87,15 @@ class _Shape:
         return stored_bytes(form, self.tokens, self.inputs, self.outputs, rank)
 
 
-def _rank(planned: QuantizedGemm) -> int:
-    return 0 if planned.branch is None else int(planned.branch[1].shape[0])
+def _without_coded_products(plans: Plans) -> Plans:
+    return {
+        name: {form: replace(gemm, product_steps=None) for form, gemm in formats.items()}
+        for name, formats in plans.items()
+    }
+
+
+def _rank(planned: QuantizedGemm | None) -> int:
+    return 0 if planned is None or planned.branch is None else int(planned.branch[1].shape[0])
 
 
 def _model_of(table: Path) -> str:

@@ -21,6 +21,7 @@ from graphs.mixed_precision.held_values import beyond
 from graphs.mixed_precision.score_islands import CHOOSING, score_islands
 from graphs.names import is_lowered, is_made, made_parts, module_of, site_of
 from graphs.precisions import Held
+from graphs.quantize.code_forms import BEHIND
 from graphs.quantize.formats import format_of
 from graphs.stage_specs import DYNAMIC_FOUR_BIT
 from graphs.structure.movers import MOVERS
@@ -29,8 +30,6 @@ from graphs.weights.stored import StoredValues
 
 _BESIDE = frozenset({"narrow", "branch", "flat"})
 """Roles of the nodes of a branch in floats, and of what lays out an activation otherwise."""
-_BEHIND = frozenset({"rows_back", "biased", "joined", "scaled", "shaped"})
-"""Roles of what a rewrite puts behind an integer product."""
 SOFTMAX = "softmax statistics"
 FP32_OPS: Mapping[str, str] = {
     **dict.fromkeys(
@@ -232,7 +231,7 @@ def _makes_codes(node: gs.Node, *, dequantizes: bool, product: bool) -> bool:
 def _is_product(name: str) -> bool:
     """Whether a rewrite made it behind an integer product, for its rows, its bias or a branch beside it."""
     made = made_parts(name)
-    return made is not None and made.stage == "quantize" and made.role in _BEHIND
+    return made is not None and made.stage == "quantize" and made.role in BEHIND
 
 
 def _is_integer_gemm(node: gs.Node) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,8 @@ from graphs.builders import NodeBuilder
 from graphs.files import load_inferred_graph, load_model, save_graph
 from graphs.mixed_precision.islands import PrecisionPolicy, fp32_islands
 from graphs.precisions import FLOAT, FLOAT4, PRECISIONS, Precision
-from graphs.quantize.merging import merge_quantizers
+from graphs.quantize.code_forms import FormedCodes, form_codes, wide_products
 from graphs.quantize.pairing import paired_quantizers
-from graphs.quantize.parted_gemms import part_gemms
 from graphs.stage_specs import (
     DYNAMIC_FOUR_BIT,
     StageSpec,
@@ -42,12 +41,14 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class TypingReport:
-    """`islands`: node -> why it computes in FP32. `half_fraction`: share of float weight bytes in the low type."""
+    """`islands`: node -> why it computes in FP32. `half_fraction`: share of float weight bytes in the low type.
+    `codes`: what became in this form of GEMMs that were chosen for codes."""
 
     precision: Precision
     islands: Mapping[str, str]
     half_fraction: float
     casts: int
+    codes: FormedCodes
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -55,6 +56,8 @@ class TypingReport:
             "half_weight_fraction": self.half_fraction,
             "casts": self.casts,
             "fp32_nodes": len(self.islands),
+            "in_floats": list(self.codes.in_floats),
+            "coded_products": list(self.codes.coded_products),
             "fp32_reasons": dict(Counter(self.islands.values()).most_common()),
         }
 
@@ -69,14 +72,16 @@ def assign_precision(
     """
     graph = load_inferred_graph(source.path)
     record = PRECISIONS[precision]
-    (merge_quantizers if policy.narrow_products else part_gemms)(graph)
+    policy = replace(policy, wide_tensors=wide_products(graph, policy.wide_tensors))
+    codes = form_codes(graph, for_engines=policy.narrow_products, wide=policy.wide_tensors)
     islands = fp32_islands(graph.toposort(), policy, record.held) if record.narrow else {}
     casts = _Typing(graph, record.around, islands).run() if record.narrow else 0
     save_graph(graph, path)
     model = load_model(path, weights=False)
     typed_spec(precision, islands).verify(model)
     fraction = low_precision_fraction(model, precision)
-    return TypedModel(path=path, precision=precision), TypingReport(precision, islands, fraction, casts)
+    report = TypingReport(precision, islands, fraction, casts, codes)
+    return TypedModel(path=path, precision=precision), report
 
 
 def typed_spec(precision: Precision, islands: Mapping[str, str]) -> StageSpec:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from graphs.quantize.formats import FP4, format_of
 from graphs.quantize.four_bit import MOST_AXES, four_bit_weight
 from graphs.quantize.nan_rows import keep_nan
 from graphs.quantize.nan_sources import may_be_nan
+from graphs.quantize.product_codes import add_product_codes
 from graphs.quantize.quantizers import Activation, QuantizedGemm, Quantizer, evened
 from graphs.weights.gemms import WeightGemm, weight_gemms
 from graphs.weights.stored import StoredValues
@@ -81,7 +83,11 @@ def _integer_gemm(
     factor, share = (float(node.attrs.get(key, 1.0)) for key in ("alpha", "beta"))
     node.op, node.attrs = "MatMul", {}
     by_channel = planned.weight_steps.ndim == 1
+    if factor < 0 and by_channel:  # TensorRT takes positive steps alone
+        planned, factor = replace(planned, codes=_turned(planned.codes)), -factor
     node.inputs = [x, _dequantized_weight(build, planned, factor if by_channel else 1.0)]
+    if planned.product_steps is not None and factor > 0:
+        add_product_codes(build, out, np.asarray(planned.product_steps * factor, np.float32))
     if _is_flat(gemm.activation, planned.activation):
         _behind(build, node, out, "Reshape", build.ints("sizes", *_sizes(gemm)), "shaped")
     if planned.branch is not None:
@@ -97,6 +103,13 @@ def _integer_gemm(
         _behind(build, out.inputs[0], out, "Mul", rows, "rows_back")
     if shift is not None:
         _add_bias(build, out, np.asarray(shift, np.float32))
+
+
+def _turned(codes: Array | StoredValues) -> Array | StoredValues:
+    """Of the other sign. No format has a code whose negative it lacks among those that are used."""
+    if isinstance(codes, StoredValues):
+        return codes.divided(np.asarray(-1))
+    return np.asarray(-codes, codes.dtype)
 
 
 def _quantized_input(build: NodeBuilder, x: gs.Tensor, activation: Activation) -> tuple[Quantizer, gs.Tensor | None]:

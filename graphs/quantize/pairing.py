@@ -65,6 +65,22 @@ def _quantize_problems(
         yield f"{node.name} quantises what {maker.name} makes, which stays in floating point"
 
 
+def _is_coded(gemm: onnx.NodeProto, readers: dict[str, list[onnx.NodeProto]]) -> bool:
+    """Whether its product is handed on as codes, past what only converts it."""
+    found = readers.get(gemm.output[0], [])
+    while len(found) == 1 and found[0].op_type == "Cast":
+        found = readers.get(found[0].output[0], [])
+    return len(found) == 1 and found[0].op_type == "QuantizeLinear"
+
+
+def _is_product_code(node: onnx.NodeProto, makers: dict[str, onnx.NodeProto]) -> bool:
+    """Whether the codes that it reads are of a GEMM's product, which need not go into another GEMM."""
+    made = makers.get(node.input[0])
+    while made is not None and made.op_type in ("QuantizeLinear", "Cast"):
+        made = makers.get(made.input[0])
+    return made is not None and made.op_type in ("MatMul", "Gemm")
+
+
 def _is_scale(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> bool:
     """Whether what it dequantises is made by the engine's own quantiser, or stored as FP8."""
     return node.input[0] not in constants or constants[node.input[0]].data_type == FP8.type
@@ -103,7 +119,7 @@ def _dequantize_problems(
         yield from _scale_problems(node, makers, constants)
         return
     others = [each for each in read if each.op_type not in ("MatMul", "Gemm")]
-    if others:
+    if others and not _is_product_code(node, makers):
         yield f"{node.name} is read by {others[0].name}, which is no GEMM"
     weight = constants.get(node.input[0])
     if weight is None:
@@ -112,6 +128,8 @@ def _dequantize_problems(
             yield f"{node.name} dequantises what no QuantizeLinear made"
         return
     scale = constants.get(node.input[1])
+    if scale is not None and list(scale.dims) in ([], [1]) and all(_is_coded(each, readers) for each in read):
+        return  # its channels get their sizes behind the product's codes
     axis = next((each.i for each in node.attribute if each.name == "axis"), 1)
     if not -len(weight.dims) <= axis < len(weight.dims):
         yield f"{node.name} dequantises a constant {list(weight.dims)}, which has no axis {axis}"

@@ -41,7 +41,8 @@ class QuantizedGemm:
     `activation` is None for a condition, which needs no calibration. Where steps are of blocks ([in / block, out]) and
     have a format of their own, they are multiples of `unit`. `branch` is a pair [in, rank] and [rank, out] in floats
     whose product is added to what the codes stand for.
-    `bias_shift` [out] is added to the bias: what quantisation changes on average.
+    `bias_shift` [out] is added to the bias: what quantisation changes on average. `product_steps` [out] are those of
+    the codes that the product itself is handed on in, before rows and bias; None where it stays floats.
     """
 
     codes: Array | StoredValues
@@ -50,6 +51,7 @@ class QuantizedGemm:
     bias_shift: Array | None = None
     unit: float = 1.0
     branch: tuple[Array, Array] | None = None
+    product_steps: Array | None = None
 
 
 @dataclass

@@ -11,13 +11,16 @@ import onnx_graphsurgeon as gs
 import onnxruntime
 import pytest
 
+from calibration import product_steps
 from calibration.methods import METHODS, OUTLIER_AWARE
 from calibration.plan import Chosen, activation_groups, fold_choices, graph_activations, quantised_gemms
 from calibration.policy import Selection, select
+from calibration.seen_products import SeenProducts
 from calibration.stats import ActivationStats
 from calibration.token_roles import RegisterRows
 from calibration.weight_codes import stored_weight
 from graphs.quantize.formats import INT8
+from graphs.quantize.schemes import SCHEMES
 from tests.calibration.small_graph import TOKENS, WIDTH, small_graph, small_model
 
 LOUD = 5
@@ -104,3 +107,57 @@ def test_codes_stand_for_the_weights_and_conditions_have_no_range(method: str, t
         assert np.abs(each.quantized.codes.astype(int)).max() == int(INT8.largest)
         assert (each.quantized.activation is None) is (each.choice is None)
         assert (each.quantized.bias_shift is None) is (method == "minmax" or each.choice is None)
+
+
+@pytest.mark.parametrize("seen", [False, True])
+def test_products_of_gemms_that_share_codes_have_steps_in_one_proportion(
+    seen: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An engine merges such GEMMs, and then has one factor for all of them. Without whole calls they stay floats."""
+    monkeypatch.setattr(product_steps, "MARGIN_DB", 20)
+    graph = small_graph(tmp_path)
+    selection, recipe = _selected(graph), OUTLIER_AWARE
+    groups = activation_groups(selection)
+    quiet = np.random.default_rng(2).laplace(size=(64, TOKENS, WIDTH)).astype(np.float32)
+    stats = ActivationStats("h", WIDTH, TOKENS, RegisterRows(count=0, patches=TOKENS))
+    stats.observe(quiet, np.arange(64), np.arange(64) % 4, np.ones(64))
+    chosen = fold_choices(groups, {"h": stats}, recipe, {}, _said)
+    products = SeenProducts(groups, {"h": stats}, chosen, SCHEMES["int8"])
+    if seen:
+        products.observe({"h": quiet[:2]}, 2)
+    plans = quantised_gemms(groups, selection, {"h": stats}, chosen, recipe, seen_products=products.largest)
+    planned = [each.quantized for each in plans]
+    tokens = [each for each in planned if each.activation is not None]
+    assert [each.product_steps is None for each in tokens] == [not seen] * 2
+    proportions = [each.product_steps / each.weight_steps for each in tokens if each.product_steps is not None]
+    assert all(np.allclose(each, proportions[0][0], rtol=1e-6) for each in proportions)
+    assert all(each.product_steps is None for each in planned if each.activation is None)
+
+
+def test_seen_products_are_those_of_all_tokens_of_all_calls(tmp_path: Path) -> None:
+    graph = small_graph(tmp_path)
+    groups = activation_groups(_selected(graph))
+    stats = {"h": _seen("h")}
+    chosen = fold_choices(groups, stats, OUTLIER_AWARE, {}, _said)
+    x = np.random.default_rng(3).standard_normal((3, TOKENS, WIDTH)).astype(np.float32)
+    x[2, 1] *= stats["h"].row_largest.max() / np.abs(x).max()  # as large as any that was seen
+    products = SeenProducts(groups, stats, chosen, SCHEMES["int8"])
+    for call in (x[:1], x[1:]):
+        products.observe({"h": call}, len(call))
+    (choice,) = chosen["h"].choices
+    weight = np.concatenate([stored_weight(gemm) for gemm in groups[0]], axis=1)
+    rows = x.reshape(-1, WIDTH) / choice.factors
+    if choice.activation.rows == "dynamic":
+        rows /= np.abs(rows).max(axis=1, keepdims=True)
+    wanted = np.abs(rows @ weight).max(axis=0)
+    assert list(products.largest) == [("h", "int8")]
+    np.testing.assert_allclose(products.largest["h", "int8"], wanted, atol=0.03 * wanted.max())
+
+
+def test_formats_without_integer_products_are_not_looked_at(tmp_path: Path) -> None:
+    groups = activation_groups(_selected(small_graph(tmp_path)))
+    stats = {"h": _seen("h")}
+    chosen = fold_choices(groups, stats, OUTLIER_AWARE, {}, _said, scheme=SCHEMES["fp8"])
+    products = SeenProducts(groups, stats, chosen, SCHEMES["fp8"])
+    products.observe({"h": np.ones((2, TOKENS, WIDTH), np.float32)}, 2)
+    assert list(products.largest) == [("h", "int8")]  # the next rung

@@ -62,12 +62,25 @@ def test_the_report_says_what_the_formats_cost_beside_fp16(bundle: Path) -> None
         assert 0.1 * whole["graph_ms"] < ours < whole["graph_ms"] and ours < floats
 
 
+def test_the_report_says_what_engines_have_of_the_codes(bundle: Path) -> None:
+    gemms = Bundle.open(bundle).report()["int8"]["gemms"]
+    names = [str(node.name) for node in onnx.load(bundle / ENGINE_MODEL, load_external_data=False).graph.node]
+    floats = {gemm["name"] for gemm in gemms if gemm["engine_floats"]}
+    assert floats == {f"blocks.{i}.attn.proj" for i in range(8)}
+    assert not [name for name in names if name.endswith("attn.proj/codes")]
+    coded = {gemm["name"] for gemm in gemms if gemm["coded_product"]}
+    assert coded == {name.split("/")[2] for name in names if name.endswith("/product_codes")}
+    assert coded and not coded & floats
+
+
+_STORED = ("/weight", "/weight_steps", "/channel_sizes", "/float_weight")
+"""Constants of a GEMM that was chosen for codes."""
+
+
 def _stored(model: Path) -> int:
     """Bytes of codes and of their steps."""
     graph = onnx.load(model, load_external_data=False).graph
-    ours = [
-        each for each in graph.initializer if each.name.removesuffix(".float16").endswith(("/weight", "/weight_steps"))
-    ]
+    ours = [each for each in graph.initializer if each.name.removesuffix(".float16").endswith(_STORED)]
     return sum(packed_size(int(np.prod(each.dims)), each.data_type) for each in ours)
 
 

@@ -15,6 +15,7 @@ from dsr_export.int8.measure import register_rows, token_places
 from graphs.artifacts import OptimizedModel
 from graphs.files import load_inferred_graph, save_graph
 from graphs.observe.probes import add_outputs
+from graphs.quantize.code_forms import form_codes
 from graphs.quantize.gemms import quantize_gemms
 from graphs.quantize.schemes import SCHEMES, Scheme
 from tests.comparisons.models import Graph
@@ -40,7 +41,7 @@ def quantised(
     path: Path,
     scheme: Scheme = SCHEMES["int8"],
 ) -> Path:
-    """Every selected GEMM in codes, none kept for a budget; FP32 in between."""
+    """Every selected GEMM in codes, none kept for a budget; FP32 in between, as ONNX Runtime's form has it."""
     model = load_inferred_graph(graph.path)
     selection = select(model, graph.card.outer_modules)
     groups = activation_groups(selection)
@@ -48,5 +49,6 @@ def quantised(
     planned = list(quantised_gemms(groups, selection, stats, chosen, recipe, scheme))
     plan = {each.gemm.name: each.quantized for each in reversed(planned)}  # the first format of each
     quantize_gemms(model, plan)
-    save_graph(model, path)
-    return path
+    model = load_inferred_graph(save_graph(model, path))
+    form_codes(model, for_engines=False)
+    return save_graph(model, path)

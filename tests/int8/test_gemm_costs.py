@@ -38,6 +38,7 @@ LAUNCHES = {"fp16": 1, "int8": 1, "fp8": 1, "int4": 1, "nvfp4-weights": 2, "nvfp
 
 def _gemm(precision: str = "fp16", **other: Any) -> dict[str, Any]:
     shape = {"reads": "x", "tokens": TOKENS, "inputs": K, "outputs": N, "rank": 16 if precision == "nvfp4" else 0}
+    shape |= {"coded_product": False, "engine_floats": False}
     return {"name": "g", "precision": precision, **shape, **other}
 
 
@@ -46,6 +47,20 @@ def test_bytes_are_those_of_codes_scales_and_branches(precision: str) -> None:
     (told,) = gemm_costs([_gemm(precision)], BATCH)["formats"]
     assert (told["format"], told["gemms"], told["launches"]) == (precision, 1, LAUNCHES[precision])
     assert (told["weight_bytes"], told["activation_bytes"]) == (WEIGHTS[precision], ACTIVATIONS[precision])
+
+
+def test_a_product_that_is_handed_on_as_codes_is_a_byte_for_each_number() -> None:
+    cost = gemm_costs([_gemm("int8", coded_product=True)], BATCH)
+    assert cost["chosen"]["activation_bytes"] == ROWS * (K + N)
+    assert cost["all_fp16"]["activation_bytes"] == ACTIVATIONS["fp16"]
+
+
+def test_what_engines_have_in_floats_counts_as_such() -> None:
+    """However its product would have been handed on."""
+    cost = gemm_costs([_gemm("int8", coded_product=True, engine_floats=True), _gemm("int8", name="h")], BATCH)
+    assert [(each["format"], each["gemms"]) for each in cost["formats"]] == [("int8", 1), ("fp16", 1)]
+    assert cost["chosen"]["weight_bytes"] == WEIGHTS["int8"] + WEIGHTS["fp16"]
+    assert cost["chosen"]["activation_bytes"] == ACTIVATIONS["int8"] + ACTIVATIONS["fp16"]
 
 
 @pytest.mark.parametrize("precision", quantized_precisions())

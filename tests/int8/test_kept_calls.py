@@ -44,3 +44,5 @@ def test_a_call_is_kept_once_where_there_are_few(tmp_path: Path) -> None:
     kept.offer(Call({"x": np.ones((1, 2))}, np.arange(1), np.zeros(1)), {"out": np.ones((1, 2))})
     kept.save(tmp_path / "c.npz")
     assert len(Checks.load(tmp_path / "c.npz").cases) == 1
+    (inputs,) = kept.inputs
+    assert list(inputs) == ["x"] and (inputs["x"] == 1).all()

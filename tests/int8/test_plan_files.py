@@ -31,6 +31,7 @@ def _gemm(form: CodeFormat, seed: int, shape: tuple[int, int] = (5, 3), *, condi
         weight_steps=rng.uniform(0.1, 1, shape[1]).astype(np.float32),
         activation=None if condition else activation,
         bias_shift=rng.standard_normal(shape[1]).astype(np.float32) if seed % 3 == 0 else None,
+        product_steps=rng.uniform(1, 2, shape[1]).astype(np.float32) if seed % 3 == 1 else None,
     )
 
 
@@ -118,7 +119,8 @@ def _assert_same(found: QuantizedGemm, gemm: QuantizedGemm) -> None:
     np.testing.assert_array_equal(loaded.astype(np.float32), gemm.codes.astype(np.float32))
     assert int({entry.key: entry.value for entry in found.codes.tensor.external_data}["offset"]) % ALIGNMENT == 0
     np.testing.assert_array_equal(found.weight_steps, gemm.weight_steps)
-    for ours, theirs in ((found.bias_shift, gemm.bias_shift), _factors(found, gemm)):
+    steps = found.product_steps, gemm.product_steps
+    for ours, theirs in ((found.bias_shift, gemm.bias_shift), steps, _factors(found, gemm)):
         assert (ours is None) == (theirs is None)
         np.testing.assert_array_equal(ours, theirs)  # type: ignore[arg-type]
     assert found.unit == gemm.unit and (found.branch is None) == (gemm.branch is None)

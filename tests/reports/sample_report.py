@@ -30,7 +30,15 @@ def gemm(name: str, **other: Any) -> dict[str, Any]:
         "outlier": {"count": 3, "amax": 300.0, "rms": 90.0},
     }
     made = {"name": name, "precision": "int8", "flops_share": 0.25, "rows": "static", "roles": roles, "smoothed": True}
-    made |= {"reads": f"{name}.x", "tokens": 64, "inputs": 128, "outputs": 384, "rank": 0}
+    made |= {
+        "reads": f"{name}.x",
+        "tokens": 64,
+        "inputs": 128,
+        "outputs": 384,
+        "rank": 0,
+        "coded_product": False,
+        "engine_floats": False,
+    }
     return {**made, "snr_db": {"minmax": 18.0, "chosen": 31.0}, "sensitivity_db": 40.0, "clipped": 0.001, **other}
 
 

@@ -166,6 +166,15 @@ def test_int8_is_told_as_it_always_was() -> None:
     assert said in _page({**full_report(), "int8": told})
 
 
+@pytest.mark.parametrize(("count", "said"), [(1, "1 of them stays FP16"), (2, "2 of them stay FP16")])
+def test_what_engines_have_in_floats_all_the_same_is_said(count: int, said: str) -> None:
+    told = full_report()["int8"]
+    assert "In engines" not in _page({**full_report(), "int8": told})
+    gemms = [{**each, "engine_floats": i < count} for i, each in enumerate(told["gemms"])]
+    whole = f"until the output keeps 26 dB. In engines {said}: codes of what attention makes would cost a kernel each."
+    assert whole in _page({**full_report(), "int8": {**told, "gemms": gemms}})
+
+
 def test_the_formats_of_an_fp8_build_are_counted() -> None:
     page, told = _page(fp8_report()), fp8_report()["fp8"]
     check_document(page)

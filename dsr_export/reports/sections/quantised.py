@@ -46,7 +46,7 @@ def quantised_section(report: Report) -> Section | None:
     charts = [_snr(gemms, title), _ranges(gemms), _clipped(gemms)]
     said = (
         f"{_formats(found, gemms, name)}; ranges by {words(found, 'method') or DASH}. {_budget(found, name)}"
-        f"{_WITNESS.get(words(found, 'witness') or '', '')}"
+        f"{_floats_in_engines(gemms)}{_WITNESS.get(words(found, 'witness') or '', '')}"
     )
     drawn = joined([row(*(each for each in charts if each is not None)), _ranking(gemms, title), *format_costs(found)])
     return Section(title, said, drawn)
@@ -69,6 +69,13 @@ def _formats(found: Entry, gemms: Sequence[Entry], name: str) -> str:
     others = [f"{count} in {str(each).upper()}" for each, count in codes.items()]
     floats = sum(counts.values()) - sum(codes.values())
     return ", ".join([f"{whole} ({share_of})", *others, *([f"{floats} stay FP16"] if floats else [])])
+
+
+def _floats_in_engines(gemms: Sequence[Entry]) -> str:
+    """Those that were chosen, and that engines have in FP16."""
+    count = sum(gemm.values.get("engine_floats") is True for gemm in gemms)
+    them = f"{count} of them stay{'s' * (count == 1)} FP16"
+    return f" In engines {them}: codes of what attention makes would cost a kernel each." if count else ""
 
 
 def _budget(found: Entry, name: str) -> str:

@@ -1,0 +1,138 @@
+"""Whether GEMMs that read the same activation hand on their products as codes, and in what steps.
+
+The steps of a product's codes are the weight's own, times one number for all channels of all these GEMMs: what an
+engine's integer GEMM takes along (`graphs.quantize.product_codes`). A channel whose products are large for its weights
+gets larger steps of its weight instead, so that a few such channels do not make all others coarse.
+Codes of products spare half the bytes behind a GEMM, and cost accuracy: taken where they cost little.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from calibration.activation_schemes import Choice, quantised_rows, row_factors
+from calibration.rounding import nearest
+from calibration.saturation import held_steps
+from calibration.stats import ActivationStats, token_weights
+from calibration.weight_steps import format_steps
+from graphs.quantize.formats import INT8
+from graphs.quantize.quantizers import SMALLEST_ROW
+from graphs.quantize.schemes import GemmFormat
+
+Array = npt.NDArray[Any]
+HEADROOM = 1.25  # over the largest product of the sampled rows: others are larger now and then
+MARGIN_DB = 3.0
+"""What the codes of products may cost a GEMM: as much as all else that is quantised of it."""
+QUANTILES = (1.0, 0.98, 0.95, 0.9, 0.8, 0.7, 0.5)
+"""Of the channels: those beyond get larger steps of their weights."""
+
+
+@dataclass(frozen=True)
+class ProductRange:
+    """Of the products of all GEMMs that read an activation: the `largest` of each channel [N], with headroom, and the
+    `reach` of codes, the largest product in steps of its weight."""
+
+    reach: float
+    largest: Array
+
+    def part(self, channels: slice) -> ProductRange:
+        """That of some channels, as of one of the GEMMs."""
+        return ProductRange(self.reach, self.largest[channels])
+
+
+def product_range(
+    stats: ActivationStats, weight: Array, choice: Choice, form: GemmFormat, seen: Array
+) -> ProductRange | None:
+    """For the weights side by side [K, N] that read an activation; None where codes of their products would cost more
+    than `MARGIN_DB`, and where no product but zero was seen.
+
+    `seen` [N] are the largest products of whole calls, as `largest_products` gives them: tokens of one place, such as
+    a register, may all be missing in the sample.
+    """
+    if not has_codes(form):
+        return None
+    sampled = largest_products(stats.sample.rows, stats.sample.tokens, weight, choice) * _beyond_sample(stats, choice)
+    largest, steps = np.asarray(np.maximum(sampled, seen) * HEADROOM, np.float32), _held(weight, form)
+    used = largest > 0
+    if not used.any():
+        return None
+    energy = float(np.square(_even(stats.sample.rows, stats.sample.tokens, choice)).sum(axis=1).mean())
+    reach = _best_reach(largest[used] / steps[used], steps[used], energy)
+    plain = _snr_db(stats, weight, choice, steps, None)
+    coded = _snr_db(stats, weight, choice, raised(steps, largest, reach), reach)
+    return ProductRange(reach, largest) if coded >= plain - MARGIN_DB else None
+
+
+def has_codes(form: GemmFormat) -> bool:
+    """Whether products of GEMMs in that format may be codes."""
+    return form.weights == form.activations == INT8
+
+
+def largest_products(rows: Array, tokens: Array, weight: Array, choice: Choice) -> Array:
+    """Of each channel [N] of a weight [K, N], for rows [n, K] of the given tokens [n], without their row factors."""
+    return np.asarray(np.abs(_even(rows, tokens, choice) @ weight).max(axis=0, initial=0), np.float32)
+
+
+def raised(steps: Array, largest: Array, reach: float) -> Array:
+    """The steps of weights [N], larger where products would not fit into codes."""
+    return np.asarray(np.maximum(steps, largest / np.float32(reach)), np.float32)
+
+
+def product_steps(steps: Array, reach: float) -> Array:
+    """The steps of the product's codes [N], for those of its weight."""
+    return np.asarray(steps * np.float32(reach / INT8.largest), np.float32)
+
+
+def _even(rows: Array, tokens: Array, choice: Choice) -> Array:
+    """The rows as their codes stand for them, without row factors."""
+    rows = rows / choice.factors
+    return np.asarray(quantised_rows(rows, choice.activation, tokens) / row_factors(rows, choice.activation, tokens))
+
+
+def _beyond_sample(stats: ActivationStats, choice: Choice) -> float:
+    """How much larger the largest of all rows was than that of the sample, which may lack the few outliers; 1 where
+    rows are divided by what they are."""
+    if choice.activation.rows == "dynamic":
+        return 1.0
+    seen = _largest_even(stats.row_largest[:, None], choice, np.arange(stats.tokens))
+    return max(1.0, seen / max(_largest_even(stats.sample.rows, choice, stats.sample.tokens), SMALLEST_ROW))
+
+
+def _largest_even(rows: Array, choice: Choice, tokens: Array) -> float:
+    """Of rows [n, K], without their row factors."""
+    return float(np.abs(rows / row_factors(rows, choice.activation, tokens)).max(initial=0))
+
+
+def _held(weight: Array, form: GemmFormat) -> Array:
+    return held_steps(weight, format_steps(weight, form), int(INT8.largest))
+
+
+def _best_reach(ratios: Array, steps: Array, energy: float) -> float:
+    """That of least noise, of rounded weights and rounded products together; `ratios` [N] are products in steps, and
+    `energy` the squared norm of a row, which an error of every weight is multiplied by."""
+    squared = np.square(steps, dtype=np.float64)
+    reaches = [max(float(np.quantile(ratios, share)), 1.0) for share in QUANTILES]
+    noise = [
+        float((squared * np.square(np.maximum(1, ratios / reach))).sum()) * (energy + (reach / INT8.largest) ** 2)
+        for reach in reaches
+    ]
+    return reaches[int(np.argmin(noise))]
+
+
+def _snr_db(stats: ActivationStats, weight: Array, choice: Choice, steps: Array, reach: float | None) -> float:
+    """Of the product in codes of both operands, and where there is a `reach` its own, against the exact one."""
+    rows, tokens = stats.sample.rows / choice.factors, stats.sample.tokens
+    exact = rows @ weight
+    made = _even(stats.sample.rows, tokens, choice) @ (nearest(weight, steps) * steps)
+    if reach is not None:
+        own = product_steps(steps, reach)
+        made = INT8.nearest(made / own, symmetric=False) * own
+    made = made * row_factors(rows, choice.activation, tokens)
+    energy = np.square(exact, dtype=np.float64).sum(axis=1)
+    noise = np.square(made - exact, dtype=np.float64).sum(axis=1)
+    alike = token_weights(energy)
+    return float(10 * np.log10(max(float(alike @ energy), 1e-30) / max(float(alike @ noise), 1e-30)))
