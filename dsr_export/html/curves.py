@@ -13,6 +13,7 @@ from dsr_export.html.frames import BOTTOM, LEFT, RIGHT, TOP, captions, svg, vert
 from dsr_export.html.markup import Markup, element, joined, text
 
 HEIGHT, WIDTH = 240.0, 460.0
+LETTER = 7.0  # what one is wide, at most
 DOTTED = 80  # points; more would be one thick line
 
 
@@ -64,9 +65,15 @@ def _names(names: Sequence[str], across: Axis, up: Axis) -> Markup:
     broad = 8 * max((len(name) for name in names), default=1) + 8
     step = every(len(names), max(1, int((across.end - across.start) / broad)))
     return joined(
-        element("text", text(names[i]), x=across.place(i), y=up.start + 16, text_anchor="middle")
+        element("text", text(names[i]), x=_inside(across.place(i), names[i]), y=up.start + 16, text_anchor="middle")
         for i in range(0, len(names), step)
     )
+
+
+def _inside(x: float, name: str) -> float:
+    """The middle of a name, so far from the edge that none of it is cut off."""
+    half = LETTER * len(name) / 2
+    return max(half, min(x, WIDTH - half))
 
 
 def _level(level: Level, series: Sequence[Series], across: Axis, up: Axis) -> Markup:

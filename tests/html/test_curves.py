@@ -4,7 +4,7 @@ import math
 from itertools import pairwise
 
 from dsr_export.html.charts import Series
-from dsr_export.html.curves import Level, curves
+from dsr_export.html.curves import LETTER, WIDTH, Level, curves
 from tests.html.reading import svg_of
 
 
@@ -57,3 +57,12 @@ def test_long_names_do_not_overlap() -> None:
     places = [float(node.get("x")) for node in shown]
     assert len(shown) >= 3
     assert min(b - a for a, b in pairwise(places)) > 8 * len("layer 10")
+
+
+def test_no_name_is_cut_off_at_the_edge() -> None:
+    names = [f"blocks.{i}.adaLN_modulation.linear_of_{i}" for i in range(40)]
+    series = Series("one", "a", range(40), [1.0] * 40)
+    tree = svg_of(curves([series], names, x_label="GEMM", y_label="dB"))
+    shown = [(float(node.get("x")), node.text) for node in tree.iter("text") if (node.text or "") in names]
+    assert shown[0][1] == names[0]
+    assert all(LETTER * len(name) / 2 <= x <= WIDTH - LETTER * len(name) / 2 for x, name in shown)
