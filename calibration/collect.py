@@ -25,12 +25,14 @@ LOW_NOISE_WEIGHT = 2.0  # outliers weaken as noise rises, and errors near the da
 @dataclass(frozen=True)
 class Call:
     """One call of the model. `samples` [B] are ids that depend on neither order nor batch; `progress` [B] goes from
-    noise (0) to data (1). `section` is that of the data which all rows belong to."""
+    noise (0) to data (1). `section` is that of the data which all rows belong to. `place`, of data without times, is
+    where in it the call lies, from 0 to 1."""
 
     inputs: dict[str, Array]
     samples: Array
     progress: Array
     section: int = 0
+    place: float | None = None
 
     @property
     def buckets(self) -> Array:

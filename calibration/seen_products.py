@@ -1,7 +1,8 @@
 """The largest products of whole calls, once it is known what their inputs' codes are.
 
-A sample of rows may lack every row of a token that is unlike all others, as registers are. A few calls have all tokens
-of their images; what they make is looked at with the weights and row factors that were chosen, in a pass of its own.
+A sample of rows may lack every row of a token that is unlike all others, as registers are. A few images of a few calls
+have all their tokens; what those make is looked at with the weights and row factors that were chosen, in a pass of its
+own. What only other images have is in the sample by chance, and else within the headroom or cut off.
 """
 
 from __future__ import annotations

@@ -153,7 +153,8 @@ class Arrays:
         for done, call in enumerate(calls):
             chosen = slice(self._starts[call], self._starts[call] + self.rows)
             inputs = {name: value[chosen] for name, value in self.values.items()}
-            answer(Call(inputs, np.arange(self.count)[chosen], times[chosen], self.sections.of(call)))
+            place = None if "t" in self.values else call / max(len(self._starts) - 1, 1)
+            answer(Call(inputs, np.arange(self.count)[chosen], times[chosen], self.sections.of(call), place))
             progress(done + 1, len(calls))
 
     @property

@@ -28,9 +28,11 @@ class Kept:
 
 @dataclass
 class KeptCalls:
-    """Those nearest to `KEPT_CALLS` evenly spaced places between noise and data, by place."""
+    """Those nearest to `KEPT_CALLS` evenly spaced places between noise and data, or of the data where it has no times,
+    by place; of each up to `rows` rows, which are all where the model takes just as many."""
 
     by_place: dict[int, Kept] = field(default_factory=dict)
+    rows: int = KEPT_ROWS
     _section: int = -1
     _number: int = 0
 
@@ -38,11 +40,11 @@ class KeptCalls:
         """Takes the next call of its section."""
         self._number = self._number + 1 if call.section == self._section else 0
         self._section = call.section
-        progress = float(call.progress[0])
+        progress = float(call.progress[0]) if call.place is None else call.place
         for place, wanted in enumerate(np.linspace(0, 1, KEPT_CALLS)):
             at = abs(progress - float(wanted)), call.section, self._number
             if place not in self.by_place or at < self.by_place[place].at:
-                self.by_place[place] = Kept(at, _rows(call, outputs))
+                self.by_place[place] = Kept(at, _rows(call, outputs, self.rows))
 
     def arrays(self) -> dict[str, Array]:
         """By name, for `merge`."""
@@ -83,7 +85,7 @@ class KeptCalls:
             np.savez(stream, **arrays)  # type: ignore[arg-type]
 
 
-def _rows(call: Call, outputs: Mapping[str, Array]) -> dict[str, Array]:
-    rows = np.unique(np.linspace(0, len(call.samples) - 1, KEPT_ROWS).astype(int))
+def _rows(call: Call, outputs: Mapping[str, Array], most: int) -> dict[str, Array]:
+    rows = np.unique(np.linspace(0, len(call.samples) - 1, most).astype(int))
     inputs = {f"{_IN}{name}": value[rows] for name, value in call.inputs.items()}
     return inputs | {f"{_OUT}{name}": value[rows] for name, value in outputs.items()}

@@ -23,7 +23,7 @@ from calibration.token_roles import RegisterRows
 from dsr_export.backends.onnxruntime import OnnxRuntimeRunner
 from dsr_export.declarations.int8_options import Int8Options
 from dsr_export.errors import ExportError
-from dsr_export.int8.kept_calls import KeptCalls
+from dsr_export.int8.kept_calls import KEPT_ROWS, KeptCalls
 from dsr_export.progress import Bar
 from dsr_export.sites.token_roles import first_rows
 from dsr_export.subject import SubjectCard, prompt_mask
@@ -75,7 +75,8 @@ class ObservedGraph:
 
     def measured(self, data: CalibrationData, folder: Path, bar: Bar, only: Container[int] | None = None) -> Measured:
         """Walks the data, or the sections `only`. `close` removes what waits in `folder` for more of them."""
-        stats, kept = self.observers(data.sections.count, Shelf(folder / WAITING)), KeptCalls()
+        stats = self.observers(data.sections.count, Shelf(folder / WAITING))
+        kept = KeptCalls(rows=max(KEPT_ROWS, self.card.batch_limits[0]))
         main = self.card.outputs[0].name
         with self._tapped(folder) as runner:
 

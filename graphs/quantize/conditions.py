@@ -20,8 +20,8 @@ import onnx_graphsurgeon as gs
 from graphs.builders import NodeBuilder
 from graphs.constants import constant_value
 from graphs.quantize.nan_rows import keep_nan
-from graphs.quantize.quantizers import CONDITION_CODE, QuantizedGemm, Quantizer, evened
-from graphs.weights.gemms import WeightGemm
+from graphs.quantize.quantizers import CONDITION_CODE, QuantizedGemm, Quantizer, evened, turned
+from graphs.weights.gemms import WeightGemm, factor_of
 from graphs.weights.stored import StoredValues
 
 Array = npt.NDArray[Any]
@@ -49,7 +49,7 @@ def _rewrite(build: NodeBuilder, group: Sequence[WeightGemm], planned: Sequence[
     if with_nan:
         rows = keep_nan(build, activation, rows)
     values = Quantizer(_pair(build, even), 1 / CONDITION_CODE, held=False).values(build)
-    both = build.op("MatMul", [values, _weight(build, planned)], "product")  # [B, 2, all outputs]
+    both = build.op("MatMul", [values, _weight(build, group, planned)], "product")  # [B, 2, all outputs]
     shares = build.constant("shares", np.array([[[1], [1 / REST]]], np.float32))
     joined = build.op(
         "ReduceSum", [build.op("Mul", [both, shares], "shared"), build.ints("pair", 1)], "joined", keepdims=0
@@ -69,9 +69,14 @@ def _pair(build: NodeBuilder, even: gs.Tensor) -> gs.Variable:
     return build.op("Concat", parts, "pair", axis=1)
 
 
-def _weight(build: NodeBuilder, planned: Sequence[QuantizedGemm]) -> gs.Variable:
-    codes = [each.codes.load() if isinstance(each.codes, StoredValues) else each.codes for each in planned]
-    steps = np.concatenate([each.weight_steps for each in planned]).astype(np.float32)
+def _weight(build: NodeBuilder, group: Sequence[WeightGemm], planned: Sequence[QuantizedGemm]) -> gs.Variable:
+    signed = [
+        turned(each.codes) if factor_of(gemm) < 0 else each.codes for gemm, each in zip(group, planned, strict=True)
+    ]
+    codes = [each.load() if isinstance(each, StoredValues) else each for each in signed]
+    steps = np.concatenate(
+        [each.weight_steps * abs(factor_of(gemm)) for gemm, each in zip(group, planned, strict=True)]
+    ).astype(np.float32)
     constants = [
         build.constant("weight", np.concatenate(codes, axis=1)),
         build.constant("weight_steps", steps),
@@ -86,7 +91,7 @@ def _bias(group: Sequence[WeightGemm], planned: Sequence[QuantizedGemm]) -> Arra
     for gemm, each in zip(group, planned, strict=True):
         own = constant_value(gemm.node.inputs[2]) if len(gemm.node.inputs) > 2 else None
         part = np.zeros(gemm.out_features) if own is None else own * gemm.node.attrs.get("beta", 1.0)
-        parts.append(part if each.bias_shift is None else part + each.bias_shift)
+        parts.append(part if each.bias_shift is None else part + each.bias_shift * factor_of(gemm))
     return np.concatenate(parts).astype(np.float32)
 
 

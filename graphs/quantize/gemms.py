@@ -30,8 +30,8 @@ from graphs.quantize.four_bit import MOST_AXES, four_bit_weight
 from graphs.quantize.nan_rows import keep_nan
 from graphs.quantize.nan_sources import may_be_nan
 from graphs.quantize.product_codes import add_product_codes
-from graphs.quantize.quantizers import Activation, QuantizedGemm, Quantizer, evened
-from graphs.weights.gemms import WeightGemm, weight_gemms
+from graphs.quantize.quantizers import Activation, QuantizedGemm, Quantizer, evened, turned
+from graphs.weights.gemms import WeightGemm, factor_of, weight_gemms
 from graphs.weights.stored import StoredValues
 
 Array = npt.NDArray[Any]
@@ -80,11 +80,12 @@ def _integer_gemm(
     """Gemm becomes MatMul and Add: no bias stands between the integer product and its scales."""
     node, out = gemm.node, gemm.node.outputs[0]
     bias = node.inputs[2] if len(node.inputs) > 2 else None
-    factor, share = (float(node.attrs.get(key, 1.0)) for key in ("alpha", "beta"))
+    factor, share = factor_of(gemm), float(node.attrs.get("beta", 1.0))
+    shift = None if planned.bias_shift is None else planned.bias_shift * factor
     node.op, node.attrs = "MatMul", {}
     by_channel = planned.weight_steps.ndim == 1
     if factor < 0 and by_channel:  # TensorRT takes positive steps alone
-        planned, factor = replace(planned, codes=_turned(planned.codes)), -factor
+        planned, factor = replace(planned, codes=turned(planned.codes)), -factor
     node.inputs = [x, _dequantized_weight(build, planned, factor if by_channel else 1.0)]
     if planned.product_steps is not None and factor > 0:
         add_product_codes(build, out, np.asarray(planned.product_steps * factor, np.float32))
@@ -94,7 +95,6 @@ def _integer_gemm(
         _add_branch(build, gemm, planned.branch, out)
     if factor != 1 and not by_channel:  # steps of blocks are numbers that their format holds
         _behind(build, out.inputs[0], out, "Mul", build.floats("factor", factor), "scaled")
-    shift = planned.bias_shift
     if bias is not None:
         known = constant_value(bias)
         assert known is not None  # `weight_gemms` takes no other
@@ -103,13 +103,6 @@ def _integer_gemm(
         _behind(build, out.inputs[0], out, "Mul", rows, "rows_back")
     if shift is not None:
         _add_bias(build, out, np.asarray(shift, np.float32))
-
-
-def _turned(codes: Array | StoredValues) -> Array | StoredValues:
-    """Of the other sign. No format has a code whose negative it lacks among those that are used."""
-    if isinstance(codes, StoredValues):
-        return codes.divided(np.asarray(-1))
-    return np.asarray(-codes, codes.dtype)
 
 
 def _quantized_input(build: NodeBuilder, x: gs.Tensor, activation: Activation) -> tuple[Quantizer, gs.Tensor | None]:

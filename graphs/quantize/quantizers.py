@@ -87,6 +87,14 @@ class Quantizer:
         return build.op("DequantizeLinear", [codes, step, zero], "values")
 
 
+def turned(codes: Array | StoredValues) -> Array | StoredValues:
+    """Codes of the other sign. Of integers none may be the least of its type, which has no negative there; weights have
+    none, since their codes are symmetric."""
+    if isinstance(codes, StoredValues):
+        return codes.divided(np.asarray(-1))
+    return np.asarray(-codes, codes.dtype)
+
+
 def held_step(step: float) -> np.float32:
     """The next larger step that FP16 holds at full precision; the step itself where its range ends."""
     nearest = np.float16(step)

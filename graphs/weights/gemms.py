@@ -104,3 +104,8 @@ def _beyond(start: list[gs.Node], *, forward: bool) -> set[int]:
                     seen.add(id(other))
                     pending.append(other)
     return seen
+
+
+def factor_of(gemm: WeightGemm) -> float:
+    """What a Gemm multiplies its product by, before the bias."""
+    return float(gemm.node.attrs.get("alpha", 1.0))

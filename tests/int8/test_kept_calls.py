@@ -6,6 +6,7 @@ from itertools import permutations
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from calibration.collect import Call
 from dsr_export.int8.budget import Checks
@@ -46,3 +47,20 @@ def test_a_call_is_kept_once_where_there_are_few(tmp_path: Path) -> None:
     assert len(Checks.load(tmp_path / "c.npz").cases) == 1
     (inputs,) = kept.inputs
     assert list(inputs) == ["x"] and (inputs["x"] == 1).all()
+
+
+def test_data_without_times_keeps_calls_from_all_over_it() -> None:
+    kept = KeptCalls()
+    for i in range(9):
+        x = np.full((2, 3), i, np.float32)
+        kept.offer(Call({"x": x}, np.arange(2), np.zeros(2), place=i / 8), {"out": x})
+    assert [inputs["x"][0, 0] for inputs in kept.inputs] == [0, 4, 8]
+
+
+@pytest.mark.parametrize(("rows", "wanted"), [(4, 4), (8, 8)])
+def test_a_model_of_fixed_batch_has_all_rows_kept(rows: int, wanted: int) -> None:
+    kept = KeptCalls(rows=rows)
+    x = np.arange(8, dtype=np.float32)[:, None]
+    kept.offer(Call({"x": x}, np.arange(8), np.zeros(8)), {"out": x})
+    (inputs,) = kept.inputs
+    assert len(inputs["x"]) == wanted
