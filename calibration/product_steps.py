@@ -24,7 +24,7 @@ from graphs.quantize.quantizers import SMALLEST_ROW
 from graphs.quantize.schemes import GemmFormat
 
 Array = npt.NDArray[Any]
-HEADROOM = 1.25  # over the largest product of the sampled rows: others are larger now and then
+HEADROOM = 1.25  # over the largest product that was seen: others are larger now and then
 MARGIN_DB = 3.0
 """What the codes of products may cost a GEMM: as much as all else that is quantised of it."""
 QUANTILES = (1.0, 0.98, 0.95, 0.9, 0.8, 0.7, 0.5)
@@ -55,15 +55,16 @@ def product_range(
     """
     if not has_codes(form):
         return None
-    sampled = largest_products(stats.sample.rows, stats.sample.tokens, weight, choice) * _beyond_sample(stats, choice)
+    even = _even(stats.sample.rows, stats.sample.tokens, choice)
+    sampled = np.abs(even @ weight).max(axis=0, initial=0) * _beyond_sample(stats, choice)
     largest, steps = np.asarray(np.maximum(sampled, seen) * HEADROOM, np.float32), _held(weight, form)
     used = largest > 0
     if not used.any():
         return None
-    energy = float(np.square(_even(stats.sample.rows, stats.sample.tokens, choice)).sum(axis=1).mean())
-    reach = _best_reach(largest[used] / steps[used], steps[used], energy)
-    plain = _snr_db(stats, weight, choice, steps, None)
-    coded = _snr_db(stats, weight, choice, raised(steps, largest, reach), reach)
+    reach = _best_reach(largest[used] / steps[used], steps[used], float(np.square(even).sum(axis=1).mean()))
+    finer, coarser = even @ _rounded(weight, steps), even @ _rounded(weight, larger := raised(steps, largest, reach))
+    own = product_steps(larger, reach)
+    plain, coded = _snrs_db(stats, weight, choice, finer, INT8.nearest(coarser / own, symmetric=False) * own)
     return ProductRange(reach, largest) if coded >= plain - MARGIN_DB else None
 
 
@@ -123,16 +124,15 @@ def _best_reach(ratios: Array, steps: Array, energy: float) -> float:
     return reaches[int(np.argmin(noise))]
 
 
-def _snr_db(stats: ActivationStats, weight: Array, choice: Choice, steps: Array, reach: float | None) -> float:
-    """Of the product in codes of both operands, and where there is a `reach` its own, against the exact one."""
-    rows, tokens = stats.sample.rows / choice.factors, stats.sample.tokens
-    exact = rows @ weight
-    made = _even(stats.sample.rows, tokens, choice) @ (nearest(weight, steps) * steps)
-    if reach is not None:
-        own = product_steps(steps, reach)
-        made = INT8.nearest(made / own, symmetric=False) * own
-    made = made * row_factors(rows, choice.activation, tokens)
+def _rounded(weight: Array, steps: Array) -> Array:
+    return np.asarray(nearest(weight, steps) * steps)
+
+
+def _snrs_db(stats: ActivationStats, weight: Array, choice: Choice, *products: Array) -> list[float]:
+    """Of each of the `products` [n, N] of the sampled rows without their factors, against the exact one."""
+    rows = stats.sample.rows / choice.factors
+    exact, factors = rows @ weight, row_factors(rows, choice.activation, stats.sample.tokens)
     energy = np.square(exact, dtype=np.float64).sum(axis=1)
-    noise = np.square(made - exact, dtype=np.float64).sum(axis=1)
     alike = token_weights(energy)
-    return float(10 * np.log10(max(float(alike @ energy), 1e-30) / max(float(alike @ noise), 1e-30)))
+    noise = [np.square(made * factors - exact, dtype=np.float64).sum(axis=1) for made in products]
+    return [float(10 * np.log10(max(float(alike @ energy), 1e-30) / max(float(alike @ each), 1e-30))) for each in noise]

@@ -50,6 +50,12 @@ def made_parts(name: str) -> MadeName | None:
     return MadeName(found["stage"], found["site"], found["role"], int(found["count"] or 1))
 
 
+def made_role(name: str, stage: str) -> str | None:
+    """The role in a name of ours of that stage; None for any other."""
+    made = made_parts(name)
+    return made.role if made is not None and made.stage == stage else None
+
+
 def is_made(name: str, stage: str | None = None) -> bool:
     """Whether it is a name of ours, of that stage where one is named."""
     return name.startswith(f"{_FIRST}/" if stage is None else f"{_FIRST}/{stage}/")

@@ -19,10 +19,11 @@ from graphs.mixed_precision.angles import angle_nodes
 from graphs.mixed_precision.guarded_quotients import guarded_quotients
 from graphs.mixed_precision.held_values import beyond
 from graphs.mixed_precision.score_islands import CHOOSING, score_islands
-from graphs.names import is_lowered, is_made, made_parts, module_of, site_of
+from graphs.names import is_lowered, is_made, made_role, module_of, site_of
 from graphs.precisions import Held
 from graphs.quantize.code_forms import BEHIND
 from graphs.quantize.formats import format_of
+from graphs.quantize.quantizers import multiplies_codes
 from graphs.stage_specs import DYNAMIC_FOUR_BIT
 from graphs.structure.movers import MOVERS
 from graphs.structure.spelt_norms import spelt_norms
@@ -140,7 +141,7 @@ def _dequantisers(tensors: Sequence[gs.Tensor]) -> list[gs.Node]:
 
 def _largest_even(gemm: gs.Node) -> float:
     """A bound of the product of rows that were made even, and are as large as they were only behind it; else 0."""
-    if not _is_integer_gemm(gemm):  # of weights alone the other operand is no codes
+    if not multiplies_codes(gemm):  # of weights alone the other operand is no codes
         return 0.0
     readers = gemm.outputs[0].outputs
     made = [tensor.inputs[0].inputs for tensor in gemm.inputs[:2] if tensor.inputs]
@@ -210,34 +211,27 @@ def _integer_boundary(node: gs.Node, narrow: bool) -> str | None:
         return "boundary of codes"
     if narrow:
         return None
-    if product or (dequantizes and any(_is_integer_gemm(reader) for reader in node.outputs[0].outputs)):
+    if product or (dequantizes and any(multiplies_codes(reader) for reader in node.outputs[0].outputs)):
         return "boundary of codes"
-    if _is_integer_gemm(node):
+    if multiplies_codes(node):
         return "GEMM in codes"
     if node.op == "Add" and any(isinstance(tensor, gs.Constant) for tensor in node.inputs):
         makers = [maker for tensor in node.inputs for maker in tensor.inputs]
-        if any(_is_integer_gemm(maker) or is_made(maker.name, "quantize") for maker in makers):
+        if any(multiplies_codes(maker) or is_made(maker.name, "quantize") for maker in makers):
             return "bias of a GEMM in codes"
     return None
 
 
 def _makes_codes(node: gs.Node, *, dequantizes: bool, product: bool) -> bool:
     """Whether a rewrite made it before the product, for codes of eight bits; a branch beside it is as any GEMM."""
-    made = made_parts(node.name)
-    own = made is not None and made.stage == "quantize" and made.role not in _BESIDE
+    role = made_role(node.name, "quantize")
+    own = role is not None and role not in _BESIDE
     return own and not dequantizes and not product and node.op != DYNAMIC_FOUR_BIT
 
 
 def _is_product(name: str) -> bool:
     """Whether a rewrite made it behind an integer product, for its rows, its bias or a branch beside it."""
-    made = made_parts(name)
-    return made is not None and made.stage == "quantize" and made.role in BEHIND
-
-
-def _is_integer_gemm(node: gs.Node) -> bool:
-    """Whether both operands are codes: where the weight alone is, it computes in what the activation is."""
-    makers = [tensor.inputs for tensor in node.inputs[:2]] if node.op in ("MatMul", "Gemm") else []
-    return bool(makers) and all(made and made[0].op == "DequantizeLinear" for made in makers)
+    return made_role(name, "quantize") in BEHIND
 
 
 def _sandwiched(node: gs.Node, islands: Collection[str]) -> bool:

@@ -21,10 +21,11 @@ import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from graphs.builders import NodeBuilder
-from graphs.names import made_parts, site_of
+from graphs.names import made_role, site_of
 from graphs.outside_readers import only_reader, outside_readers
 from graphs.precisions import FLOAT
 from graphs.quantize.product_codes import CODES, VALUES
+from graphs.quantize.quantizers import multiplies_codes
 from graphs.structure.attended import is_attended
 from graphs.structure.flow import made_by, producer
 from graphs.weights.stored import StoredValues
@@ -59,16 +60,12 @@ def project_floats(graph: gs.Graph, wide: Collection[str] = ()) -> list[str]:
     with outside_readers(graph):
         known = [each for node in graph.nodes if (each := _projection(node)) is not None]
         found = [each for each in known if not each.names & set(wide) and _costs_more(each)]
-        if len(found) == sum(_multiplies_codes(node) for node in graph.nodes):
+        if len(found) == sum(multiplies_codes(node) for node in graph.nodes):
             found = []
         for each in found:
             _in_floats(graph, each)
     graph.cleanup(remove_unused_graph_inputs=False).toposort()
     return [site_of(each.behind[-1]) for each in found]
-
-
-def _multiplies_codes(node: gs.Node) -> bool:
-    return node.op == "MatMul" and all(made_by(tensor, "DequantizeLinear") is not None for tensor in node.inputs)
 
 
 def _projection(gemm: gs.Node) -> _Projection | None:
@@ -95,8 +92,7 @@ def _behind(gemm: gs.Node) -> list[gs.Node]:
 
 
 def _role(node: gs.Node) -> str | None:
-    made = made_parts(str(node.name))
-    return made.role if made is not None and made.stage == "quantize" else None
+    return made_role(str(node.name), "quantize")
 
 
 def _costs_more(projection: _Projection) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
 
-from graphs.names import made_parts
+from graphs.names import made_role
 from graphs.quantize.attention_outputs import project_floats
 from graphs.quantize.merging import merge_quantizers
 from graphs.quantize.parted_gemms import part_gemms
@@ -43,7 +43,6 @@ def wide_products(graph: gs.Graph, wide: Mapping[str, str]) -> dict[str, str]:
     tensor, for its rows and a shift, is as large."""
     found = dict(wide)
     for node in reversed(graph.toposort().nodes):
-        made = made_parts(str(node.name))
-        if made is not None and made.stage == "quantize" and made.role in BEHIND and node.outputs[0].name in found:
+        if made_role(str(node.name), "quantize") in BEHIND and node.outputs[0].name in found:
             found[str(node.inputs[0].name)] = found[node.outputs[0].name]
     return found

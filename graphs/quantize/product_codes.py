@@ -20,7 +20,7 @@ import onnx_graphsurgeon as gs
 
 from graphs.builders import NodeBuilder
 from graphs.constants import constant_value
-from graphs.names import made_parts, site_of
+from graphs.names import made_role, site_of
 from graphs.precisions import HALF
 from graphs.quantize.formats import INT8
 from graphs.quantize.quantizers import held_step
@@ -107,7 +107,6 @@ def _join(
 def _coded(graph: gs.Graph) -> Iterator[tuple[gs.Node, gs.Node]]:
     """The two nodes of each product's codes."""
     for node in graph.nodes:
-        made = made_parts(str(node.name))
-        if node.op == "QuantizeLinear" and made is not None and (made.stage, made.role) == ("quantize", CODES):
+        if node.op == "QuantizeLinear" and made_role(str(node.name), "quantize") == CODES:
             (dequantize,) = node.outputs[0].outputs
             yield node, dequantize

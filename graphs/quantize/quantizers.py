@@ -87,6 +87,12 @@ class Quantizer:
         return build.op("DequantizeLinear", [codes, step, zero], "values")
 
 
+def multiplies_codes(node: gs.Node) -> bool:
+    """Whether both operands are codes: where the weight alone is, it computes in what the activation is."""
+    makers = [tensor.inputs for tensor in node.inputs[:2]] if node.op in ("MatMul", "Gemm") else []
+    return bool(makers) and all(made and made[0].op == "DequantizeLinear" for made in makers)
+
+
 def turned(codes: Array | StoredValues) -> Array | StoredValues:
     """Codes of the other sign. Of integers none may be the least of its type, which has no negative there; weights have
     none, since their codes are symmetric."""
