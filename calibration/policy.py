@@ -37,14 +37,24 @@ class Selection:
         return (*self.integer, *self.conditions)
 
 
-def select(graph: gs.Graph, kept_modules: Collection[str]) -> Selection:
-    """Chooses by shape and place; a sensitivity pass may take GEMMs back later. Needs inferred shapes."""
+def select(graph: gs.Graph, kept_modules: Collection[str], outer_modules: Collection[str] = ()) -> Selection:
+    """Chooses by shape and place; a sensitivity pass may take GEMMs back later. Needs inferred shapes.
+
+    Nothing of `kept_modules` is chosen, and of `outer_modules` only what a launch of conditions takes along.
+    """
     found, outer = weight_gemms(graph), outer_gemms(graph)
-    inner = [gemm for gemm in found if not _kept(gemm, kept_modules) and _wide(gemm)]
+    open_to_all = [gemm for gemm in found if not _kept(gemm, kept_modules) and _wide(gemm)]
+    inner = [gemm for gemm in open_to_all if not _kept(gemm, outer_modules)]
     integer = tuple(g for g in inner if g.rows >= FEWEST_ROWS and g.node.name not in outer)
-    conditions = [gemm for gemm in inner if gemm.of_condition]
+    conditions = _with_sharers(_large([gemm for gemm in inner if gemm.of_condition], found), open_to_all)
     normed = norm_outputs(graph, [gemm.activation for gemm in integer])
-    return Selection(integer, tuple(_large(conditions, found)), sum(gemm.flops for gemm in found), normed)
+    return Selection(integer, tuple(conditions), sum(gemm.flops for gemm in found), normed)
+
+
+def _with_sharers(conditions: Sequence[WeightGemm], everything: Sequence[WeightGemm]) -> list[WeightGemm]:
+    """A final layer's modulation reads what those of the blocks read: in their GEMM it costs no launch of its own."""
+    shared = {id(gemm.activation) for gemm in conditions}
+    return [gemm for gemm in everything if gemm.of_condition and id(gemm.activation) in shared]
 
 
 def _kept(gemm: WeightGemm, modules: Collection[str]) -> bool:

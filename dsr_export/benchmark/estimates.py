@@ -113,7 +113,7 @@ def half_engine(of: Contestant, card: SubjectCard, folder: Path, batch: int) -> 
 
     where = target("rtx")
     name, typed, form = form_of(where), folder / f"{of.name}-typed.onnx", folder / f"{of.name}-form.onnx"
-    made, _ = assign_precision(OptimizedModel(path=of.model), typed, PRECISION, declared_policy(card, of.model, name))
+    made, _ = assign_precision(OptimizedModel(path=of.model), typed, PRECISION, declared_policy(card, name))
     take_form(made, form, name)
     engine = build_engine(form, where, batch=BatchRange(batch, batch, batch), inputs=card.inputs)
     try:

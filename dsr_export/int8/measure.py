@@ -117,7 +117,7 @@ def opened(
     graph = load_inferred_graph(source.path)
     path = save_graph(graph, folder / PADDED) if scheme.for_cpus and pad_gated_mlps(graph) else source.path
     graph = load_inferred_graph(path)
-    selection = select(graph, (*card.fp32_modules, *card.outer_modules))
+    selection = select(graph, card.fp32_modules, card.outer_modules)
     _check_selected(selection, scheme, card)
     return ObservedGraph(path, graph, selection, card, METHODS[options.method])
 

@@ -15,9 +15,9 @@ from dsr_export.stages.stage import FACTS, MODEL, Result, Stage, write_json
 from dsr_export.storage.cache import CachedStage
 from dsr_export.subject import SubjectCard
 from graphs.artifacts import TypedModel
-from graphs.files import RUNTIME_GRAPH, load_model
+from graphs.files import RUNTIME_GRAPH
 from graphs.forms import FORMS, FormName, take_form
-from graphs.mixed_precision.islands import PrecisionPolicy, sinusoidal_modules
+from graphs.mixed_precision.islands import PrecisionPolicy
 from graphs.mixed_precision.typed import assign_precision
 from graphs.precisions import Precision
 
@@ -59,7 +59,7 @@ class TypeGraph(Stage[Typed]):
     def work(self, folder: Path, bar: Bar) -> None:
         model, audit = self.source.model, self.audited.audit
         policy = replace(
-            declared_policy(self.card, model.path, self.form),
+            declared_policy(self.card, self.form),
             wide_tensors=audit.wide_tensors(self.precision),
             maxima=audit.maxima,
         )
@@ -74,10 +74,10 @@ class TypeGraph(Stage[Typed]):
         return Typed(made, self.precision, self.form)
 
 
-def declared_policy(card: SubjectCard, model: Path, form: FormName) -> PrecisionPolicy:
-    """What the card and the form say of the graph `model`; what was measured of it is still to come.
+def declared_policy(card: SubjectCard, form: FormName) -> PrecisionPolicy:
+    """What the card and the form say; what was measured of the graph is still to come.
 
-    Embedders and final layers that take no sines are half: they cost less accuracy than what lies between them.
+    Embedders and final layers are of the low type like everything else: they cost less accuracy than what lies between
+    them. Of an embedder of timesteps the way to its sines stays FP32, and the sines (`graphs.mixed_precision.angles`).
     """
-    sines = sinusoidal_modules(load_model(model, weights=False), card.outer_modules)
-    return PrecisionPolicy(fp32_modules=(*card.fp32_modules, *sines), narrow_products=FORMS[form].narrow_products)
+    return PrecisionPolicy(fp32_modules=card.fp32_modules, narrow_products=FORMS[form].narrow_products)

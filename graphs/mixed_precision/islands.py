@@ -1,6 +1,6 @@
 """Which nodes compute in FP32 although the graph is FP16 or BF16, and why.
 
-Sources: |x| > 255 overflows x^2 in FP16, so norms, detection, softmax statistics and embedders stay FP32; anything
+Sources: |x| > 255 overflows x^2 in FP16, so norms, detection, softmax statistics and sines stay FP32; anything
 whose measured range comes near the type's largest value does too (range audit). What decides (a comparison, an index)
 decides in FP32: a float that it reads must not be rounded over a threshold on its way.
 """
@@ -19,7 +19,7 @@ from graphs.mixed_precision.angles import angle_nodes
 from graphs.mixed_precision.guarded_quotients import guarded_quotients
 from graphs.mixed_precision.held_values import beyond
 from graphs.mixed_precision.score_islands import CHOOSING, score_islands
-from graphs.names import is_lowered, is_made, made_role, module_of, site_of
+from graphs.names import is_lowered, is_made, made_role, site_of
 from graphs.precisions import Held
 from graphs.quantize.code_forms import BEHIND
 from graphs.quantize.formats import format_of
@@ -49,7 +49,7 @@ DECISIONS = frozenset(
 """Ops that make integers or booleans of floats; a Cast may."""
 SANDWICHED = frozenset(["Add", "Sub", "Mul", "Div", "Neg", "Where", "Min", "Max", "Clip", "Abs", "Sigmoid", "Cast"])
 """Cheap ops that join FP32 neighbours rather than force two casts. Graph inputs are FP32: a timestep that is scaled on
-its way to an FP32 embedder must not be rounded to 11 bits before it."""
+its way to FP32 sines must not be rounded to 11 bits before it."""
 _NORM_MODULE = re.compile(r"(^|\.)\w*norm\w*$")
 
 
@@ -65,12 +65,6 @@ class PrecisionPolicy:
     wide_tensors: Mapping[str, str] = field(default_factory=dict)
     maxima: Mapping[str, float] = field(default_factory=dict)
     narrow_products: bool = False
-
-
-def sinusoidal_modules(model: onnx.ModelProto, modules: Sequence[str]) -> tuple[str, ...]:
-    """Those of `modules` that take sines: their angles need more than FP16's 11 bits."""
-    sines = [module_of(node.name) for node in model.graph.node if node.op_type in ("Sin", "Cos")]
-    return tuple(path for path in modules if any(each == path or each.startswith(path + ".") for each in sines))
 
 
 def fp32_islands(graph: gs.Graph, policy: PrecisionPolicy, held: Held) -> dict[str, str]:

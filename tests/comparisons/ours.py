@@ -23,7 +23,7 @@ from tests.comparisons.models import Graph
 
 def measure(graph: Graph, calls: list[Call]) -> dict[str, ActivationStats]:
     """Statistics of every activation, with all that any recipe needs."""
-    selection = select(load_inferred_graph(graph.path), graph.card.outer_modules)
+    selection = select(load_inferred_graph(graph.path), (), graph.card.outer_modules)
     known = token_places(graph.card)
     stats = new_stats(selection, register_rows(graph.card, selection), hessians=True, places=known)
     names = list(graph_activations(selection))
@@ -43,7 +43,7 @@ def quantised(
 ) -> Path:
     """Every selected GEMM in codes, none kept for a budget; FP32 in between, as ONNX Runtime's form has it."""
     model = load_inferred_graph(graph.path)
-    selection = select(model, graph.card.outer_modules)
+    selection = select(model, (), graph.card.outer_modules)
     groups = activation_groups(selection)
     chosen = fold_choices(groups, stats, recipe, {}, lambda done, total: None, normed=selection.normed, scheme=scheme)
     planned = list(quantised_gemms(groups, selection, stats, chosen, recipe, scheme))

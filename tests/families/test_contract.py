@@ -22,6 +22,7 @@ from graphs.files import load_inferred_graph
 from graphs.lowering import lower, optimize
 from graphs.mixed_precision.islands import PrecisionPolicy
 from graphs.mixed_precision.typed import assign_precision
+from graphs.names import is_lowered
 from graphs.precisions import Precision
 from graphs.rewrites import LOWERINGS
 from graphs.targets import TARGETS, check_model
@@ -56,7 +57,7 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     traced = subject.trace(folder / "traced.onnx")
     lowered, reports = lower(traced, folder / "lowered.onnx")
     optimized, _ = optimize(lowered, folder / "optimized.onnx")
-    policy = PrecisionPolicy(fp32_modules=subject.outer_modules)
+    policy = PrecisionPolicy()
     precisions: tuple[Precision, ...] = ("fp32", "fp16")
     typed = {p: assign_precision(optimized, folder / f"{p}.onnx", p, policy)[0] for p in precisions}
     return Exported(subject, optimized.path, typed, {report.name: report.count for report in reports})
@@ -84,6 +85,16 @@ def test_onnxruntime_agrees_with_pytorch(exported: Exported, precision: Precisio
         assert found.within(TOLERANCES[precision]), (name, found)
 
 
+def test_every_weight_is_half(exported: Exported) -> None:
+    """Of an embedder of timesteps, too: what is FP32 in it is the way to its sines, and they. Decisions are FP32."""
+    graph = onnx.load(exported.typed["fp16"].path).graph
+    types = {each.name: each.data_type for each in graph.initializer}
+    gemms = [node for node in graph.node if node.op_type in ("MatMul", "Gemm", "Conv") and not is_lowered(node.name)]
+    found = {name: types[name] for node in gemms for name in node.input[1:2] if name in types}
+    assert found
+    assert not [name for name, kind in found.items() if kind != onnx.TensorProto.FLOAT16]
+
+
 @pytest.mark.parametrize(
     "exported",
     [each if each in IN_INT8 else pytest.param(each, marks=pytest.mark.slow) for each in TINY],
@@ -101,13 +112,13 @@ def test_int8_keeps_the_numbers_in_integer_kernels(exported: Exported, tmp_path:
             got = runner.infer(inputs)
         for name, truth in expected.items():
             assert _median_snr_db(truth, got[name]) > 25, name
-    policy = PrecisionPolicy(fp32_modules=exported.subject.outer_modules)
+    policy = PrecisionPolicy()
     typed, _ = assign_precision(OptimizedModel(path=path), tmp_path / "typed.onnx", "int8", policy)  # its spec holds
     with OnnxRuntimeRunner(typed.path, inputs=exported.subject.inputs) as runner:
         got = runner.infer(inputs)
     assert all(_median_snr_db(truth, got[name]) > 25 for name, truth in expected.items())
     fused = fused_operators(onnx.load(path), str(tmp_path / "fused.onnx"))
-    wide = select(load_inferred_graph(exported.optimized), exported.subject.outer_modules).integer
+    wide = select(load_inferred_graph(exported.optimized), (), exported.subject.outer_modules).integer
     assert fused.count("MatMulIntegerToFloat") >= len(wide)
     assert "DequantizeLinear" not in fused
 

@@ -99,7 +99,7 @@ def test_the_graph_has_no_double_and_agrees(class_name: str, tmp_path: Path) -> 
     optimized, _ = optimize(lower(traced, tmp_path / "lowered.onnx")[0], tmp_path / "optimized.onnx")
     for precision in ("fp32", "fp16"):
         path = tmp_path / f"{precision}.onnx"
-        typed, _ = assign_precision(optimized, path, precision, PrecisionPolicy(fp32_modules=subject.outer_modules))
+        typed, _ = assign_precision(optimized, path, precision, PrecisionPolicy())
         inputs = subject.example(3, seed=1)
         with subject.reference() as reference, OnnxRuntimeRunner(typed.path, inputs=subject.inputs) as runner:
             found = compare(reference.infer(inputs)["out"], runner.infer(inputs)["out"])
