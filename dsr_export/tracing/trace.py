@@ -17,6 +17,7 @@ from onnxscript.values import Opset
 
 import dsr_export.registers  # noqa: F401  (defines the torch ops that the translation table names)
 from dsr_export.subject import Subject
+from dsr_export.tracing.decompositions.node_by_node import spell_out
 from dsr_export.tracing.exporting import Exported, export_program, lowered
 from dsr_export.tracing.simplification import simplify
 from dsr_export.tracing.trace_errors import module_path, refuse_data_dependent, trace_error
@@ -40,7 +41,11 @@ def trace(subject: Subject, path: Path, *, program: torch.export.ExportedProgram
     """
     register_schemas()
     with torch.no_grad(), _quiet():
-        made = Exported(lowered(subject.name, program), subject.batch_limits) if program else export_program(subject)
+        if program:  # somebody's own, which is the reference as well: nothing is rewritten in it
+            made = Exported(lowered(subject.name, program), subject.batch_limits)
+        else:
+            made = export_program(subject)
+            spell_out(made.program)
         exported = _translate(subject, made.program)
         simplify(exported.model)
     refuse_data_dependent(subject.name, exported.model)

@@ -206,9 +206,7 @@ def subject() -> Subject:
 def test_norms_keep_their_epsilon_in_fp16(subject: Subject, tmp_path: Path) -> None:
     """1e-12 is zero in FP16: every LayerNormalization must have FP32 inputs, whatever the precision."""
     graph, _ = optimize(lower(subject.trace(tmp_path / "t.onnx"), tmp_path / "l.onnx")[0], tmp_path / "o.onnx")
-    typed, _ = assign_precision(
-        graph, tmp_path / "fp16.onnx", "fp16", PrecisionPolicy()
-    )
+    typed, _ = assign_precision(graph, tmp_path / "fp16.onnx", "fp16", PrecisionPolicy())
     model = onnx.shape_inference.infer_shapes(onnx.load(typed.path))
     types = {value.name: value.type.tensor_type.elem_type for value in model.graph.value_info}
     types |= {tensor.name: tensor.data_type for tensor in model.graph.initializer}
