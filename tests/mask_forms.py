@@ -83,6 +83,16 @@ def _sink(q: Tensor, k: Tensor, v: Tensor, m: Tensor) -> Tensor:
     return torch.cat([_filled(q, k, m, INF), sink], -1).softmax(-1)[..., :-1] @ v
 
 
+def _takes_two_masks() -> bool:
+    """Whether this torch takes a mask beside `is_causal`: 2.13 does, 2.14 refuses it."""
+    one = torch.ones(1, 1, 1, WIDTH)
+    try:
+        _sdpa(one, one, one, torch.ones(1, 1, dtype=torch.bool), is_causal=True)
+    except RuntimeError:
+        return False
+    return True
+
+
 SDPA: dict[str, Form] = {
     "boolean": lambda q, k, v, m: _sdpa(q, k, v, m[:, None]),
     "of_keys": lambda q, k, v, m: _sdpa(q, k, v, m[:, None, :1]),
@@ -144,7 +154,7 @@ BOOLEANS: dict[str, Form] = {
     "or_nan": lambda q, k, v, m: torch.where(m[:, None, :, :1], q, math.nan),
     "last": lambda q, k, v, m: v[:, 0].masked_fill(~m[:, 0, :, None], INF).argmax(1),
 }
-if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 15):  # newer ones refuse two masks at once
+if _takes_two_masks():
     SDPA["causal_boolean"] = lambda q, k, v, m: _sdpa(q, k, v, m[:, None], is_causal=True)
     SDPA["causal_inf"] = lambda q, k, v, m: _sdpa(q, k, v, _float(m, INF), is_causal=True)
 FORMS: dict[str, Form] = {
