@@ -31,8 +31,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_two_commands_come_first() -> None:
-    assert BLOCKS[0] == "pip install '.[rtx]' && dsr-export build --precision fp16\n"
-    assert BLOCKS[1] == "pip install '.[rtx,test]' && pytest\n"
+    assert BLOCKS[0] == "pip install -c constraints.txt '.[rtx]' && dsr-export build --precision fp16\n"
+    assert BLOCKS[1] == "pip install -c constraints.txt '.[rtx,test]' && pytest\n"
 
 
 def test_the_first_command_builds_the_bundle(folder: Path, digits_bundle: Path) -> None:

@@ -11,6 +11,7 @@ from dsr_export.backends.tensorrt.vendor import installed_version
 from dsr_export.errors import ExportError
 from dsr_export.storage.cache import cache_root
 from dsr_export.storage.made_with import tool_versions
+from dsr_export.torch_versions import torch_problem
 from graphs.precisions import PRECISIONS
 from graphs.target_precisions import lacks
 from graphs.targets import BUILDS_ANYWHERE, TARGETS, Target, default_target
@@ -27,12 +28,14 @@ def describe_installation() -> dict[str, Any]:
     precisions that it takes (where it is for the GPU at hand and none is, those that some GPU takes).
 
     `gpu_problem` and `cuda_provider_problem` are why no engine, and no graph with `--runtime onnxruntime-cuda`, runs on
-    a GPU here; None where nothing is known to be missing.
+    a GPU here; None where nothing is known to be missing. `torch_problem` is why the installed torch is not one that is
+    taken; None where it is, or none is installed.
     """
     versions = tool_versions()
     default, gpu = default_target()[0].name, compute_capability()
     return {
         "packages": {name: versions.get(name) for name in PACKAGES},
+        "torch_problem": torch_problem(versions.get("torch")),
         "gpu": gpu_available(),
         "gpu_problem": gpu_problem(),
         "cuda_provider_problem": cuda_provider_problem(),

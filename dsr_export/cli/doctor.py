@@ -12,6 +12,7 @@ from dsr_export.cli.process.streams import Command, answer, answer_json
 def command(as_json: bool) -> None:
     """Show what is installed, and for each target whether it can be built and run here."""
     from dsr_export.backends.installation import describe_installation
+    from dsr_export.torch_versions import install_torch
 
     facts = describe_installation()
     if as_json:
@@ -19,6 +20,8 @@ def command(as_json: bool) -> None:
         return
     for name, version in facts["packages"].items():
         answer(f"{name:<20} {version or 'not installed'}")
+        if name == "torch" and facts["torch_problem"]:
+            answer(f"{'':<20} {facts['torch_problem']}: {install_torch()}")
     answer(f"{'GPU':<20} {facts['gpu_problem'] or 'yes'}")
     answer(f"{'onnxruntime-cuda':<20} {facts['cuda_provider_problem'] or 'runs here'}")
     answer(f"{'cache':<20} {facts['cache']}")

@@ -10,6 +10,7 @@ import onnx_ir
 from torch import fx
 
 from dsr_export.errors import ExportError
+from dsr_export.torch_versions import install_torch, installed_torch_problem
 from dsr_export.user_code import lines as user_lines
 from graphs.op_limits import ENGINE_OPS
 from graphs.stage_specs import DATA_DEPENDENT
@@ -47,7 +48,13 @@ def trace_error(name: str, error: BaseException) -> ExportError:
         return _not_lowered(name, rerun[1], error)
     message, hint = _translation(causes, node) if node is not None else _capture(causes)
     line = user_lines.of_stack(node.meta.get("stack_trace")) if node is not None else user_lines.of_error(error)
-    return ExportError(f"tracing {name}: {message}" + (f" at {line}" if line else ""), hint=hint)
+    return ExportError(f"tracing {name}: {message}" + (f" at {line}" if line else ""), hint=_of_this_torch(hint))
+
+
+def _of_this_torch(hint: str) -> str:
+    """What helps, and before it, where the exporter is one that nobody tried, that another may do."""
+    problem = installed_torch_problem()
+    return f"{problem}, so first: {install_torch()}; then {hint}" if problem else hint
 
 
 def _not_lowered(name: str, operator: str, error: BaseException) -> ExportError:
@@ -55,7 +62,7 @@ def _not_lowered(name: str, operator: str, error: BaseException) -> ExportError:
     said, _, stack = str(error).partition("While executing")
     line = user_lines.of_stack(stack)
     what = f"{operator} has no ONNX form for these arguments ({type(error).__name__}: {_short(said)})"
-    return ExportError(f"tracing {name}: {what}" + (f" at {line}" if line else ""), hint=_OTHERS)
+    return ExportError(f"tracing {name}: {what}" + (f" at {line}" if line else ""), hint=_of_this_torch(_OTHERS))
 
 
 def refuse_data_dependent(name: str, model: onnx_ir.Model) -> None:

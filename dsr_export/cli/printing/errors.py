@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dsr_export.errors import ExportError
 from dsr_export.out_of_memory import is_out_of_memory
 from dsr_export.storage.disk import is_disk_full
+from dsr_export.torch_versions import install_torch, installed_torch_problem
 
 Explained = tuple[str, str | None]
 
@@ -28,7 +29,8 @@ def explained(error: Exception) -> Explained:
         return error.message, error.hint
     if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] in _LEFT_OUT:
         package = _LEFT_OUT[(error.name or "").split(".")[0]]
-        return f"this needs the package {package}, which is not installed here", f"pip install {package}"
+        remedy = install_torch() if package == "torch" else f"pip install {package}"
+        return f"this needs the package {package}, which is not installed here", remedy
     if isinstance(error, OSError):
         return _of_system(error)
     if isinstance(error, RuntimeError) and str(error).startswith("Symlink loop"):  # from Path.resolve() before 3.13
@@ -36,7 +38,13 @@ def explained(error: Exception) -> Explained:
     if isinstance(error, UnicodeEncodeError):
         what = f"the character {error.object[error.start : error.end]!r} has no form in {error.encoding}"
         return f"{what}, which this locale asks for", "set PYTHONUTF8=1, or a UTF-8 locale such as LC_ALL=C.UTF-8"
-    return f"unexpected {type(error).__name__}: {error}", "this is a bug; --debug shows where"
+    return f"unexpected {type(error).__name__}: {error}", f"{_whose_fault()}; --debug shows where"
+
+
+def _whose_fault() -> str:
+    """A bug of ours, unless it is met with a torch that nobody ran the tests with."""
+    problem = installed_torch_problem()
+    return f"{problem}: {install_torch()}" if problem else "this is a bug"
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -14,6 +14,7 @@ import pytest
 from dsr_export.cli.printing.errors import explained
 from dsr_export.errors import ExportError
 from dsr_export.readable import LONGEST, printable, readable, shortened
+from dsr_export.torch_versions import accepted
 from tests.conftest import Cli
 
 TORCH = "[enforce fail at alloc_cpu.cpp:115] err == 0. DefaultCPUAllocator: can't allocate memory: you tried 8 bytes"
@@ -63,7 +64,7 @@ def test_a_message_that_quotes_the_words_is_left_as_it_is() -> None:
         (
             ModuleNotFoundError("No module named 'torch'", name="torch.nn"),
             "this needs the package torch",
-            "pip install torch",
+            f"pip install 'torch{accepted()}'",
         ),
         (
             ModuleNotFoundError("No module named 'other'", name="other"),
