@@ -21,8 +21,7 @@ from dsr_export.diagnosis.pages.denoiser import denoiser_page
 from dsr_export.diagnosis.pages.encoder import encoder_page
 from dsr_export.diagnosis.record import denoiser_record, encoder_record, summary
 from dsr_export.diagnosis.streams.outcome import check_prompts, pipeline_outcome, rows_outcome
-from dsr_export.diagnosis.streams.pipeline import is_pipeline, no_pipeline, planned, sized
-from dsr_export.diagnosis.streams.rows import rows_of
+from dsr_export.diagnosis.streams.rows import no_pipeline, rows_of
 from dsr_export.diagnosis.verdicts import DSR_FILE, denoiser_verdict, encoder_verdict
 from dsr_export.diagnosis.walk import WalkSettings
 from dsr_export.errors import ExportError
@@ -36,6 +35,7 @@ from dsr_export.readable import readable
 from dsr_export.sources import find_source
 from dsr_export.storage.output_target import check_target
 from dsr_export.subject import Subject, require_module
+from dsr_export.walks.torch_pipeline import is_pipeline, planned, sized
 
 PAGE = "index.html"
 

@@ -42,5 +42,10 @@ class DiT(Recipe):
         return {"y": np.full_like(labels, NO_CLASS) if null else labels}
 
     @property
+    def guides(self) -> bool:
+        """Not where the model has no class that stands for none."""
+        return self.num_classes >= NO_CLASS
+
+    @property
     def latent(self) -> tuple[int, ...]:
         return self.shapes["x"]

@@ -112,6 +112,11 @@ class Recipe(ABC):
         """How many tokens a prompt is, as the transformer takes it."""
         return max((each.tokens for each in self.record.text.values()), default=0)
 
+    @property
+    def guides(self) -> bool:
+        """Whether the pipeline by itself asks the model twice for each picture, with its prompt and without."""
+        return not self.true_guidance and self.guidance > 1
+
     # -- how it is drawn ----------------------------------------------------------------------------------------
 
     def text(self, prompt: str, role: str, *, negative: bool) -> str:

@@ -19,10 +19,9 @@ from dsr_export.diagnosis.asked import (
 from dsr_export.diagnosis.pages.streams import stream_page
 from dsr_export.diagnosis.streams.diagnosis import StreamDiagnosis, diagnose_streams
 from dsr_export.diagnosis.streams.inserted import register_file
-from dsr_export.diagnosis.streams.pipeline import sized, torch_pipeline
 from dsr_export.diagnosis.streams.report import stream_record, stream_toml, stream_verdict
 from dsr_export.diagnosis.streams.rows import is_followed, open_rows
-from dsr_export.diagnosis.streams.walk import Walked, walk, walk_rows
+from dsr_export.diagnosis.streams.walk import CHUNK, Walked, walk, walk_rows
 from dsr_export.diagnosis.verdicts import DSR_FILE
 from dsr_export.diagnosis.walk import WalkSettings
 from dsr_export.errors import ExportError
@@ -30,6 +29,8 @@ from dsr_export.pipelines.plan import PipelinePlan
 from dsr_export.progress import Reporter
 from dsr_export.readable import readable
 from dsr_export.subject import Subject
+from dsr_export.subjects.torch_runner import TorchRunner
+from dsr_export.walks.torch_pipeline import Transformer, sized, torch_pipeline
 
 
 def check_prompts(plan: PipelinePlan, prompts: tuple[str, ...] | None) -> None:
@@ -59,7 +60,8 @@ def pipeline_outcome(
         seed=base.seed if asked.seed is None else asked.seed,
         prompts=given,
     )
-    with torch_pipeline(plan, sized(request, plan), subject, given, said) as pipeline:
+    transformer = Transformer(described=subject, opened=partial(TorchRunner, subject), rows=2 * CHUNK)
+    with torch_pipeline(plan, sized(request, plan), transformer, given, said) as pipeline:
         drive = partial(walk, pipeline, walked)
         found = diagnose_streams(subject, drive, walked, said)
     return _streams(found, (*model_words(request), "--components", "all"), request, asked, out, said)

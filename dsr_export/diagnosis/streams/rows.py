@@ -12,6 +12,14 @@ from dsr_export.int8.data import Arrays, open_data
 from dsr_export.subject import Subject
 
 
+def no_pipeline(subject: Subject) -> ExportError:
+    """What is said of a denoiser that comes alone."""
+    return ExportError(
+        f"{subject.name} is a transformer without its pipeline, whose prompts and scheduler a diagnosis walks with",
+        hint="give --model-dir the pipeline's folder, or the transformer's inputs: --inputs FILE.npz",
+    )
+
+
 def rows_of(path: Path) -> Int8Options:
     """A folder of npz files or one of them, or `random:SEED` to try it out. ExportError for anything else."""
     if str(path) == TRAJECTORY:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,17 +13,17 @@ import numpy.typing as npt
 from calibration.collect import Call
 from calibration.places import image_roles, text_roles
 from dsr_export.diagnosis.streams.norms import RoleNorms
-from dsr_export.diagnosis.streams.pipeline import CHUNK
 from dsr_export.diagnosis.streams.sites import Site, sites_of, watching
 from dsr_export.families.diffusers.general.blocks import Block
 from dsr_export.int8.data import Arrays
 from dsr_export.pipelines.drawing import PROMPT_MASK, Pipeline
-from dsr_export.pipelines.wish import Wish
 from dsr_export.progress import Bar
 from dsr_export.subject import Subject, prompt_mask
 from dsr_export.subjects.torch_runner import TorchRunner
+from dsr_export.walks.images import Images
 
 Array = npt.NDArray[Any]
+CHUNK = 4  # images at a time; guidance doubles the rows
 Drive = Callable[[Sequence[Block], "Measured", Bar], None]
 """Runs the model, with what it has behind its blocks at the moment, and tells what was measured there."""
 
@@ -77,7 +77,8 @@ class Measured:
 def walk(pipeline: Pipeline, walked: Walked, blocks: Sequence[Block], measured: Measured, bar: Bar) -> None:
     """Draws with the sites that the model has at the moment. Rows of the negative prompt count like the others."""
     told = dataclasses.replace(pipeline, told=measured.start)
-    groups = list(_wishes(pipeline, walked))
+    images = Images(count=walked.images, steps=walked.steps, seed=walked.seed, prompts=walked.prompts)
+    groups = [images.wish(pipeline.recipe, range(i, i + CHUNK)) for i in range(0, walked.images, CHUNK)]
     with watching(blocks, measured.see):
         for done, wish in enumerate(groups):
             for step in told.walk(wish):
@@ -97,13 +98,3 @@ def walk_rows(subject: Subject, data: Arrays, blocks: Sequence[Block], measured:
     with watching(blocks, measured.see):
         data.drive(answer, bar)
     measured.behind(0, 0.0)
-
-
-def _wishes(pipeline: Pipeline, walked: Walked) -> Iterator[Wish]:
-    """The images in groups; what one is does not depend on them."""
-    classes = max(pipeline.recipe.num_classes, 1)
-    for start in range(0, walked.images, CHUNK):
-        images = range(start, min(start + CHUNK, walked.images))
-        prompts = tuple(walked.prompts[i % len(walked.prompts)] for i in images) if walked.prompts else ()
-        labels = () if walked.prompts else tuple(i * classes // walked.images for i in images)
-        yield Wish(prompts=prompts, labels=labels, seed=walked.seed, first=start, steps=walked.steps)

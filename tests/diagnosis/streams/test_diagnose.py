@@ -13,10 +13,10 @@ import torch
 from dsr_export.config import ModelRequest
 from dsr_export.declarations.dsr_file import read_dsr_file
 from dsr_export.diagnosis.diagnose import DiagnosisOptions, diagnose
-from dsr_export.diagnosis.streams import encoders
 from dsr_export.errors import ExportError
 from dsr_export.sources import find_source
 from dsr_export.subject import require_module
+from dsr_export.walks import encoders
 from tests.conftest import Cli
 from tests.diagnosis.streams.planted_pipeline import PROMPTS, SIZES, planted_pipeline
 from tests.html.reading import check_document

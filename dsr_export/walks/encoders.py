@@ -14,26 +14,27 @@ import numpy.typing as npt
 
 from dsr_export.config import BatchRange, ModelRequest
 from dsr_export.sources import find_source
-from dsr_export.subject import Subject, require_module
+from dsr_export.subject import Described, Subject, require_module
 from dsr_export.subjects.torch_runner import TorchRunner
 from graphs.artifacts import TensorSpec
 
 Array = npt.NDArray[Any]
-MOST_ROWS = 8  # at a time
+ALONE = 1
+"""A row at a time: what a prompt becomes must not depend on the others, whose number the sums of a batch round by."""
 
 
 class Facts:
-    """What a manifest says of a bundle, of a loaded model."""
+    """What a manifest says of a bundle, of a model that is run `rows` rows at a time and no more."""
 
-    def __init__(self, subject: Subject) -> None:
-        self.model = {"config": subject.config}
-        self._inputs = subject.inputs
+    def __init__(self, described: Described, rows: int) -> None:
+        self.model = {"config": described.config}
+        self._inputs, self._rows = described.inputs, rows
 
     def input_specs(self) -> tuple[TensorSpec, ...]:
         return self._inputs
 
     def batch_range(self) -> BatchRange:
-        return BatchRange(1, MOST_ROWS, MOST_ROWS)
+        return BatchRange(1, self._rows, self._rows)
 
 
 class RememberingEncoder:
@@ -44,7 +45,7 @@ class RememberingEncoder:
     def __init__(self, path: Path, request: ModelRequest) -> None:
         self.path, self._request = path, request
         self._subject: Subject | None = self._load()
-        self.manifest = Facts(self._subject)
+        self.manifest = Facts(self._subject, ALONE)
         self._known: dict[bytes, dict[str, Array]] = {}
 
     def runner(self, runtime: str = "auto", *, say: Any = None) -> RememberingEncoder:

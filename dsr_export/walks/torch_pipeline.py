@@ -1,17 +1,16 @@
-"""A pipeline's folder as `Pipeline` draws with it, its models in PyTorch: nothing is built."""
+"""A pipeline's folder as `Pipeline` draws with it: its text encoders in PyTorch, its transformer run by anything."""
 
 from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dsr_export.config import BatchRange, ModelRequest
-from dsr_export.diagnosis.streams.encoders import Facts, RememberingEncoder
-from dsr_export.errors import ExportError
+from dsr_export.backends.base import Runner
+from dsr_export.config import ModelRequest
 from dsr_export.pipelines.drawing import Pipeline
 from dsr_export.pipelines.folder import INDEX
 from dsr_export.pipelines.plan import ALL, PipelinePlan, plan_pipeline
@@ -19,37 +18,42 @@ from dsr_export.pipelines.prompting import encoded_prompts
 from dsr_export.pipelines.table import recipe_of
 from dsr_export.progress import Reporter
 from dsr_export.storage.leftovers import scratch_folder
-from dsr_export.subject import Subject
-from dsr_export.subjects.torch_runner import TorchRunner
+from dsr_export.subject import Described
+from dsr_export.walks.encoders import Facts, RememberingEncoder
 
 PART = "part"
-CHUNK = 4  # images at a time; guidance doubles the rows
 
 
-class TransformerFacts(Facts):
-    """All images of a group at once, so that the rows of a call are those of the group."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Transformer:
+    """The model that is walked: what is known of it, and what runs it, `rows` rows at a time and no more."""
 
-    def batch_range(self) -> BatchRange:
-        return BatchRange(1, 2 * CHUNK, 2 * CHUNK)
+    described: Described
+    opened: Callable[[], Runner]
+    rows: int
 
 
-class TorchModel:
-    """A `PipelineModel` of a PyTorch transformer, and its text encoders."""
+class WalkedModel:
+    """A `PipelineModel`: the transformer, and the text encoders beside it. `request` names the pipeline."""
 
-    def __init__(self, path: Path, subject: Subject, request: ModelRequest) -> None:
-        self.path, self._subject, self._request = path, subject, request
-        self.manifest = TransformerFacts(subject)
+    def __init__(self, path: Path, transformer: Transformer, request: ModelRequest) -> None:
+        self.path, self._transformer, self._request = path, transformer, request
+        self.manifest = Facts(transformer.described, transformer.rows)
         self._encoders: dict[str, RememberingEncoder] = {}
 
-    def runner(self, runtime: str = "auto", *, say: Any = None) -> TorchRunner:
-        return TorchRunner(self._subject)
+    def runner(self, runtime: str = "auto", *, say: Any = None) -> Runner:
+        return self._transformer.opened()
 
     def component(self, role: str) -> RememberingEncoder:
         if role not in self._encoders:
-            part = {**self._request.options, PART: role}
-            asked = dataclasses.replace(self._request, checkpoint=None, weights=None, dsr=None, options=part)
-            self._encoders[role] = RememberingEncoder(self.path, asked)
+            self._encoders[role] = RememberingEncoder(self.path, of_part(self._request, role))
         return self._encoders[role]
+
+
+def of_part(request: ModelRequest, role: str) -> ModelRequest:
+    """Another part of the pipeline, of which nothing is said but what counts for all."""
+    options = {**request.options, PART: role}
+    return dataclasses.replace(request, checkpoint=None, weights=None, registers=None, dsr=None, options=options)
 
 
 def is_pipeline(request: ModelRequest) -> bool:
@@ -72,29 +76,22 @@ def sized(request: ModelRequest, plan: PipelinePlan) -> ModelRequest:
 
 @contextmanager
 def torch_pipeline(
-    plan: PipelinePlan, request: ModelRequest, subject: Subject, prompts: Sequence[str], said: Reporter
+    plan: PipelinePlan, request: ModelRequest, transformer: Transformer, prompts: Sequence[str], said: Reporter
 ) -> Iterator[Pipeline]:
-    """The pipeline around `subject`, its transformer, ready to draw; `request` is `sized`.
+    """The pipeline around its transformer, ready to draw; `request` is `sized`.
 
     `prompts`, and the absence of one, are encoded here, one encoder at a time.
     """
+    model = transformer.described
     recipe = recipe_of(plan.record.class_name, str(plan.folder.path))
-    made = recipe(plan.record, subject.inputs, subject.config, subject.num_classes)
-    with scratch_folder("diagnose") as scratch:
+    made = recipe(plan.record, model.inputs, model.config, model.num_classes)
+    with scratch_folder("walk") as scratch:
         for place, file in plan.files.items():
             (scratch / place).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, scratch / place)
-        models, texts = TorchModel(scratch, subject, request), list(dict.fromkeys(prompts))
+        models, texts = WalkedModel(scratch, transformer, request), list(dict.fromkeys(prompts))
         if texts:
             with said.stage("encode"):
                 negative = [False] * len(texts) + [True]
                 encoded_prompts(models, made, [*texts, ""], negative=negative, runtime="auto", say=said.note)
         yield Pipeline(bundle=models, recipe=made, scheduler=plan.folder.scheduler())
-
-
-def no_pipeline(subject: Subject) -> ExportError:
-    """What is said of a denoiser that comes alone."""
-    return ExportError(
-        f"{subject.name} is a transformer without its pipeline, whose prompts and scheduler a diagnosis walks with",
-        hint="give --model-dir the pipeline's folder, or the transformer's inputs: --inputs FILE.npz",
-    )

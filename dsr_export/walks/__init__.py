@@ -1,0 +1,1 @@
+"""A pipeline's own walks from its folder, nothing of which is built: its prompts, encoders, scheduler and guidance."""
