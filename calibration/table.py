@@ -56,8 +56,14 @@ class Table:
     @property
     def ranks(self) -> tuple[int | None, ...]:
         """That of NVFP4's branches as it was asked for, of each run that is in the table; None for the default."""
-        runs = self.data.get("merged", [self.data])
-        return tuple(run.get("rank") if isinstance(run, Mapping) else None for run in runs)
+        return tuple(run.get("rank") for run in self.runs)
+
+    @property
+    def runs(self) -> list[Mapping[str, Any]]:
+        """What each run that is in the table was measured on."""
+        merged = self.data.get("merged", [self.data])
+        runs = merged if isinstance(merged, list) else []
+        return [run if isinstance(run, Mapping) else {} for run in runs] or [{}]
 
     def choices(self) -> dict[str, tuple[Choice, ...]]:
         """Activation -> how it is quantised, in each format of the precision."""

@@ -69,7 +69,7 @@ def _exported(build: Build) -> Bundle:
         raise ExportError("a share of a calibration makes no bundle", hint="call `calibrate_share`, or leave it away")
     build.check_targets()
     if build.is_quantized:
-        check_calibration(config.int8)
+        check_calibration(build)
     with exclusive(build.out):
         if check_destination(build.out, build.key, config.force) == "same":
             bundle = Bundle.open(build.out)

@@ -31,6 +31,7 @@ from dsr_export.storage.cache import CachedStage, StageCache
 from dsr_export.storage.canonical import canonical_digest
 from dsr_export.storage.disk import DamagedFile
 from dsr_export.storage.made_with import source_digest, tool_versions
+from dsr_export.walks.asked import PipelineWalk, pipeline_walk
 from graphs.forms import FORMS, FormName, form_of
 from graphs.precisions import PRECISIONS
 from graphs.target_precisions import check_precision
@@ -139,6 +140,11 @@ class Build:
         return plan_pipeline(config.model_dir, config.parts, config.options, random=random, other_transformer=other)
 
     @cached_property
+    def walk(self) -> PipelineWalk | None:
+        """The pipeline's own walk, where that is what a quantised transformer is calibrated on."""
+        return pipeline_walk(self.config, self.config.int8) if self.is_quantized else None
+
+    @cached_property
     def part_builds(self) -> dict[str, Build]:
         """The build of each part of the plan, by role."""
         if self.plan is None:
@@ -168,6 +174,7 @@ class Build:
             "subject": self._once(["subject", model], lambda: self.model.stage_key()),
             "components": self._once(["components", config.components], self._component_digests),
             "int8": self._once(["int8", config.int8], config.int8.stage_key) if self.is_quantized else None,
+            "walk": None if self.walk is None else self.walk.stage_key(),
             "pipeline": None if plan is None else self._once(["pipeline", model], plan.key),
             "parts": {role: part.reads for role, part in self.part_builds.items()},
         }

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from dsr_export.backends.gpu import compute_capability
 from dsr_export.building.build import Build
+from dsr_export.building.parts import check_parts
 from dsr_export.bundle.destination import absolute, aside, finish_interrupted, settle_old, temporary
 from dsr_export.declarations.calibration_part import read_part
-from dsr_export.declarations.int8_options import Int8Options
 from dsr_export.declarations.share import Share
 from dsr_export.errors import ExportError
 from dsr_export.int8.data import check_data
@@ -31,11 +31,14 @@ _ELSEWHERE = "free some space, or give an --out on another disk"
 _OTHER = "give another --out, or --force to replace it"
 
 
-def check_calibration(options: Int8Options) -> None:
-    """Before a model is traced, which takes longer: raises ExportError for data or shares that can't be read."""
+def check_calibration(build: Build) -> None:
+    """Before a model is traced, which takes longer: raises ExportError for data or shares that can't be read, and for a
+    pipeline that can't be walked."""
+    options = build.config.int8
     check_data(options)
     if options.parts:
         checked_parts(options.parts)
+    _ = build.walk
 
 
 def calibration(build: Build, card: SubjectCard, optimized: Optimized) -> Calibrate:
@@ -49,6 +52,7 @@ def calibration(build: Build, card: SubjectCard, optimized: Optimized) -> Calibr
         options=options.without_budget(),
         precision=config.precision,
         model=build.model,
+        walk=build.walk,
     )
 
 
@@ -62,7 +66,7 @@ def measured_share(build: Build) -> Path:
     if share is None:
         raise ExportError("no share of a calibration is asked for", hint="give --calibration-only")
     build.check_precisions(compute_capability())
-    check_calibration(build.config.int8)
+    check_calibration(build)
     place = (build.config.out or Path(f"{build.name}.calibration")) / str(share)
     _check_place(place, force=build.config.force)
     with exclusive(place):
@@ -77,6 +81,7 @@ def measured_share(build: Build) -> Path:
 def _measured(build: Build, share: Share, place: Path) -> Path:
     traced = build.run(TraceModel(model=build.model))
     traced.card.check_batch(build.config.batch)
+    check_parts(build, traced.card)
     build.model.unload()
     optimized = build.run(OptimizeGraph(source=build.run(LowerGraph(source=traced))))
     stage = calibration(build, traced.card, optimized)

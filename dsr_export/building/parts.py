@@ -33,8 +33,11 @@ def built_parts(build: Build, export: Export) -> Iterator[Mapping[str, Bundle]]:
 
 
 def check_parts(build: Build, card: SubjectCard) -> None:
-    """Raises ExportError where the traced transformer takes other prompts or latents than the parts were built for."""
+    """Raises ExportError where the traced transformer takes other prompts or latents than the parts were built for, or
+    than those that it is calibrated on."""
     plan = build.plan
+    if build.walk is not None:
+        build.walk.check(card)
     if plan is not None:
         recipe = recipe_of(plan.folder.class_name, str(plan.folder.path))
         recipe(plan.record, card.inputs, card.config, card.num_classes).check(plan.parts)

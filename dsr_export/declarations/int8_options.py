@@ -16,13 +16,15 @@ from graphs.digests import bytes_digest, files_digest
 
 TRAJECTORY = "trajectory"
 RANDOM = "random:"
+PROMPTS = ".txt"
 MAX_IMAGES = 4096
 MAX_RANK = 64
 
 
 @dataclass(frozen=True, kw_only=True)
 class Int8Options:
-    """`data` is `trajectory`, a folder, an npz file, or `random:SEED`. `images` and `steps` bound a trajectory.
+    """`data` is `trajectory`, a folder, an npz file, a text file of prompts, or `random:SEED`. `images` and `steps`
+    bound a trajectory; of given prompts each has one.
 
     `tables` are calibration tables of earlier builds, merged and used instead of measuring again; `parts` folders of
     shares that were measured before. `share` is what is measured, and nothing is built. `budget_db` is the SNR that the
@@ -71,6 +73,12 @@ class Int8Options:
         """The folder or file of `data`; None for what is drawn."""
         return None if self.data == TRAJECTORY or self.seed is not None else Path(self.data)
 
+    @property
+    def prompts_path(self) -> Path | None:
+        """The file of prompts that `data` is; None for any other kind."""
+        path = self.data_path
+        return path if path is not None and path.suffix.lower() == PROMPTS and not path.is_dir() else None
+
     def without_budget(self) -> Int8Options:
         """The same calibration, whatever is made of it."""
         return replace(self, budget_db=None)
@@ -100,7 +108,8 @@ def _files(path: Path) -> list[Path]:
         return sorted(each for each in path.iterdir() if each.is_file())
     if not path.is_file():
         raise ExportError(
-            f"no such calibration data: {path}", hint="give --calibration trajectory, a folder or an npz file"
+            f"no such calibration data: {path}",
+            hint="give --calibration trajectory, a folder, an npz file, or a text file of prompts",
         )
     return [path]
 

@@ -43,10 +43,12 @@ def calibrate(
     measure: Callable[[ObservedGraph], Measured] | None,
     folder: Path,
     bar: Bar,
+    *,
+    told: Mapping[str, Any] | None = None,
 ) -> None:
     """From the optimised graph: the same graph with channel factors folded, the plan, and the table.
 
-    `measure` is None where `options` name tables to use instead.
+    `measure` is None where `options` name tables to use instead. `told` is what the table says of its data beside them.
     """
     digest = source.digest
     observed = opened(source, card, options, scheme, folder)
@@ -73,7 +75,7 @@ def calibrate(
         bar(len({each.gemm.name for each in written}), len(selection.all))
     for writer in writers.values():
         writer.close()
-    table = given or _table(digest, options, scheme, selection, stats, chosen, written)
+    table = given or _table(digest, options, scheme, selection, stats, chosen, written, told or {})
     (folder / TABLE).write_bytes(table.to_bytes())
     save_graph(graph, folder / MODEL)
     close(folder)
@@ -136,6 +138,7 @@ def _table(
     stats: Mapping[str, ActivationStats],
     chosen: Mapping[str, Chosen],
     written: list[Planned],
+    told: Mapping[str, Any],
 ) -> Table:
     activations, gemms = {}, {}
     for each in written:
@@ -157,7 +160,7 @@ def _table(
             "condition": each.choice is None,
             "flops_share": each.gemm.flops / selection.total_flops,
         }
-    data = {"kind": options.data, "images": options.images, "steps": options.steps}
+    data = {"kind": options.data, "images": options.images, "steps": options.steps, **told}
     if options.rank is not None:
         data["rank"] = options.rank
     return Table(digest, options.method, json.loads(json.dumps(data)), activations, gemms)

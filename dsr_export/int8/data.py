@@ -28,7 +28,7 @@ RANDOM_ROWS = 16
 def check_data(options: Int8Options) -> None:
     """What `open_data` would refuse by headers alone: before a model is traced, which takes longer."""
     path = options.data_path
-    if path is None or options.tables:
+    if path is None or options.tables or options.prompts_path is not None:
         return
     pictures = path.is_dir() and any(file.suffix.lower() in SUFFIXES for file in path.iterdir())
     for each in [path] if pictures or not path.is_dir() else sorted(path.glob("*.npz")):
@@ -47,15 +47,15 @@ def open_data(
         ExportError: no sampler to walk, or data that is empty, unreadable, of another shape or type, NaN or infinite.
     """
     if options.seed is not None:
-        return Arrays(dict(example(RANDOM_ROWS, options.seed)), _rows_a_call(card), card)
+        return Arrays(dict(example(RANDOM_ROWS, options.seed)), rows_a_call(card), card)
     if options.data != TRAJECTORY:
-        return Arrays(read_inputs(Path(options.data), card), _rows_a_call(card), card)
+        return Arrays(read_inputs(Path(options.data), card), rows_a_call(card), card)
     if sampler is None:
         raise ExportError(f"{card.name} has no sampler, so it has no trajectories to calibrate with", hint=GIVE)
     return Trajectories(sampler, card, options.images)
 
 
-def _rows_a_call(card: SubjectCard) -> int:
+def rows_a_call(card: SubjectCard) -> int:
     """Few for a large model, whose activations fill memory; what it takes for a fixed batch."""
     rows = 2 if card.is_large else ROWS
     low, high = card.batch_limits
@@ -81,7 +81,7 @@ class Trajectories:
     def drive(self, answer: Callable[[Call], Array], progress: Progress, only: Container[int] | None = None) -> None:
         """Walks the images group by group; the ids of rows do not depend on the groups."""
         noise, labels = seeded_noise(SEED, self.images, self.card.inputs[0].with_batch(1)[1:]), self._labels()
-        steps, groups = self.sampler.num_steps - 1, _chosen(self.sections, only)
+        steps, groups = self.sampler.num_steps - 1, chosen_units(self.sections, only)
         for done, group in enumerate(groups):
             start = self._starts[group]
             images = np.arange(start, min(start + self._group, self.images))
@@ -95,7 +95,7 @@ class Trajectories:
 
     @property
     def _group(self) -> int:
-        return max(1, _rows_a_call(self.card) // (2 if self._doubled else 1))
+        return max(1, rows_a_call(self.card) // (2 if self._doubled else 1))
 
     @property
     def _starts(self) -> range:
@@ -149,7 +149,7 @@ class Arrays:
         """Calls of equal size; a model of fixed batch leaves the last rows out where they fill none."""
         if not self._starts:
             raise ExportError(f"{self.count} calibration rows do not fill the batch of {self.rows}", hint="give more")
-        times, calls = self._progress(self.count), _chosen(self.sections, only)
+        times, calls = self._progress(self.count), chosen_units(self.sections, only)
         for done, call in enumerate(calls):
             chosen = slice(self._starts[call], self._starts[call] + self.rows)
             inputs = {name: value[chosen] for name, value in self.values.items()}
@@ -173,6 +173,6 @@ class Arrays:
         return np.asarray(late if reverse else 1 - late)
 
 
-def _chosen(sections: Sections, only: Container[int] | None) -> list[int]:
+def chosen_units(sections: Sections, only: Container[int] | None) -> list[int]:
     """The units of the sections `only`, in order; all of them for None."""
     return [unit for unit in range(sections.units) if only is None or sections.of(unit) in only]

@@ -45,7 +45,7 @@ def difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
 
     Versions first: those of tools make other graphs, too.
     """
-    for key, name_it in (("by", _version), ("options", _option), ("sampler", _sampler)):
+    for key, name_it in (("by", _version), ("options", _option), ("sampler", _sampler), ("walk", _walk)):
         if key == "options" and any(one.get(each) != other.get(each) for each in ("model", "source")):
             return "another model, or other weights"
         there, here = (each[key] if isinstance(each.get(key), dict) else {} for each in (one, other))
@@ -72,6 +72,10 @@ def _option(name: str, one: Any, other: Any) -> str:
 
 def _sampler(name: str, one: Any, other: Any) -> str:
     return f"walks of another sampler, its {name} {_said(one)}, not {_said(other)}"
+
+
+def _walk(name: str, one: Any, other: Any) -> str:
+    return f"walks of {'other prompts' if name == 'prompts' else 'another pipeline around the model'}"
 
 
 def _said(value: Any, unsaid: str = "by default") -> str:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -78,10 +78,13 @@ class ObservedGraph:
         stats = self.observers(data.sections.count, Shelf(folder / WAITING))
         kept = KeptCalls(rows=max(KEPT_ROWS, self.card.batch_limits[0]))
         main = self.card.outputs[0].name
-        with self._tapped(folder) as runner:
+        with ExitStack() as stack:
+            session = cache(
+                lambda: stack.enter_context(self._tapped(folder))
+            )  # not while data load models of their own
 
             def answer(call: Call) -> Array:
-                outputs = runner.infer(call.inputs)
+                outputs = session().infer(call.inputs)
                 observe(stats, outputs, call)
                 kept.offer(call, {spec.name: outputs[spec.name] for spec in self.card.outputs})
                 return outputs[main]

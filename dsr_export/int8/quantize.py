@@ -14,6 +14,7 @@ import numpy as np
 from calibration.table import Table, choices_from, read_table
 from dsr_export.int8.budget import Checks, Measure
 from dsr_export.int8.calibrate import TABLE
+from dsr_export.int8.data_facts import data_facts
 from dsr_export.int8.gemm_costs import FP16, stored_bytes
 from dsr_export.int8.ladders import Formats, Ladder, Verdict, within_budget
 from dsr_export.int8.plan_files import Plans, chosen_plan, read_plans
@@ -154,6 +155,7 @@ def _facts(
         )
     return {
         "method": table.method,
+        "data": data_facts(table),
         "aimed_snr_db": aim_db,
         **({"rank": _asked(table, SCHEMES[precision])} if SCHEMES[precision].has_branch else {}),
         "witness": witness_of(*formats.values()),

@@ -25,7 +25,8 @@ from dsr_export.pipelines.recipe import Encoded, Recipe
 from dsr_export.pipelines.table import recipe_of
 from dsr_export.pipelines.wish import Wish
 from dsr_export.progress import Bar
-from dsr_export.samplers import Sampler, sampler_from_config
+from dsr_export.samplers import sampler_from_config
+from dsr_export.samplers.sampler import Walk
 from dsr_export.sampling import seeded_noise
 from graphs.foreign.small_files import read_json_object
 
@@ -90,8 +91,7 @@ class Pipeline:
         if not wish.count:
             raise ExportError("nothing is to be drawn", hint="give prompts, or classes")
         recipe = self.recipe
-        steps = recipe.steps if wish.steps is None else wish.steps
-        walk = self._sampler().start(steps, **recipe.start(self.scheduler, steps))
+        walk = schedule(recipe, self.scheduler, wish.steps)
         scale = self._scale(wish)
         conditions = self._conditions(wish, guided=scale is not None)
         if self.told is not None:
@@ -121,9 +121,6 @@ class Pipeline:
         if progress is not None:
             progress(len(latents), len(latents))
         return finite(np.asarray(made["image"], np.float32), "the picture", "vae")
-
-    def _sampler(self) -> Sampler:
-        return sampler_from_config(self.scheduler)
 
     def _scale(self, wish: Wish) -> np.float32 | None:
         """By which predictions are guided away from the negative prompt; None where they are not.
@@ -202,6 +199,12 @@ class Pipeline:
         images = range(wish.first, wish.first + wish.count)
         rows = [np.random.default_rng([wish.seed, i, step]).standard_normal(self.recipe.latent) for i in images]
         return np.stack(rows).astype(np.float32)
+
+
+def schedule(recipe: Recipe, scheduler: Mapping[str, Any], steps: int | None) -> Walk:
+    """The scheduler's walk in so many steps (None: the pipeline's own). ExportError for steps that it does not take."""
+    count = recipe.steps if steps is None else steps
+    return sampler_from_config(scheduler).start(count, **recipe.start(scheduler, count))
 
 
 def _first(made: Mapping[str, Array], state: Array) -> Array:

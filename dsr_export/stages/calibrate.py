@@ -18,6 +18,7 @@ from dsr_export.int8.data import open_data
 from dsr_export.int8.made_for import check_made_for, checked_parts, made_by
 from dsr_export.int8.measure import Measured, ObservedGraph
 from dsr_export.int8.parts import joined_parts
+from dsr_export.int8.pipeline_data import PipelineWalks
 from dsr_export.parity.golden.vectors import MOST_ROWS
 from dsr_export.progress import Bar
 from dsr_export.sampling import SamplerSpec
@@ -26,6 +27,7 @@ from dsr_export.stages.optimize import Optimized
 from dsr_export.stages.stage import Result, Stage
 from dsr_export.storage.cache import CachedStage
 from dsr_export.subject import SubjectCard
+from dsr_export.walks.asked import PipelineWalk
 from graphs.artifacts import CalibratedModel
 from graphs.precisions import Precision
 from graphs.quantize.schemes import scheme_of
@@ -54,7 +56,8 @@ class Calibrated(Result):
 
 @dataclass(frozen=True, kw_only=True)
 class Calibrate(Stage[Calibrated]):
-    """`options` without their budget, which is for the next stage. `model` is asked for random inputs alone."""
+    """`options` without their budget, which is for the next stage. `model` is asked for random inputs alone; `walk` is
+    the pipeline's, where the data are its own calls."""
 
     name: ClassVar[str] = "calibrate"
     source: Optimized
@@ -63,6 +66,7 @@ class Calibrate(Stage[Calibrated]):
     options: Int8Options
     precision: Precision
     model: ModelAtHand
+    walk: PipelineWalk | None
 
     def work(self, folder: Path, bar: Bar) -> None:
         def measure(observed: ObservedGraph) -> Measured:
@@ -72,11 +76,20 @@ class Calibrate(Stage[Calibrated]):
 
         given = None if self.options.tables else measure
         calibrate(
-            self.source.model, self.card, self.options, scheme_of(self.precision, self.options.rank), given, folder, bar
+            self.source.model,
+            self.card,
+            self.options,
+            scheme_of(self.precision, self.options.rank),
+            given,
+            folder,
+            bar,
+            told={} if self.walk is None else self.walk.told(self.card),
         )
 
     def data(self) -> CalibrationData:
         """What is walked. ExportError as `open_data`."""
+        if self.walk is not None:
+            return PipelineWalks(self.walk, self.card)
         return open_data(self.options, self.card, self.sampler, self._example)
 
     def made_for(self) -> dict[str, Any]:

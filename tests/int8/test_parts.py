@@ -38,6 +38,7 @@ MADE_FOR = {
     "source": {"of": "g"},
     "options": {"method": "outlier-aware", "data": "a" * 64, "images": 4, "steps": None},
     "sampler": {"num_steps": 6},
+    "walk": {"prompts": ["a cat"], "pipeline": "p"},
     "precision": "int8",
 }
 CARD = card(
@@ -252,6 +253,8 @@ def test_sealed_nonsense_is_no_traceback(bench: Bench, parts: Path) -> None:
         (("options", "steps"), 9, "--calibration-steps by default, not 9"),
         (("options", "data"), "b" * 64, "other data in --calibration"),
         (("sampler", "num_steps"), 9, "walks of another sampler, its num_steps 6, not 9"),
+        (("walk", "prompts"), ["a dog"], "walks of other prompts"),
+        (("walk", "pipeline"), "q", "walks of another pipeline around the model"),
         (("card", "name"), "n", "another model or batch"),
     ],
 )

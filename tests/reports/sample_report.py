@@ -165,6 +165,7 @@ def full_report() -> dict[str, Any]:
         "bisection": {**first, "curve": sites[1:]},
         "int8": {
             "method": "mse",
+            "data": [{"kind": "trajectory", "images": 4, "steps": None}],
             "aimed_snr_db": 26.0,
             "witness": "kernels",
             "budget_snr_db": 26.0,
@@ -190,6 +191,7 @@ def fp8_report(name: str = "fp8") -> dict[str, Any]:
         gemm("blocks.0.adaLN", roles={}, **condition),
     ]
     del told["int8_flops_share"]
+    told["data"] = [{"kind": "prompts", "pipeline": "FluxPipeline", "images": 4, "steps": 28, "prompts": 1}]
     told |= {"rank": 32} if name == "nvfp4" else {}
     return {
         **report,

@@ -166,6 +166,16 @@ def test_int8_is_told_as_it_always_was() -> None:
     assert said in _page({**full_report(), "int8": told})
 
 
+def test_a_pipelines_walks_are_named_where_ranges_are_of_them() -> None:
+    told = full_report()["int8"]
+    walk = {"kind": "prompts", "pipeline": "FluxPipeline", "images": 4, "steps": 28, "prompts": 1}
+    page = _page({**full_report(), "int8": {**told, "data": [walk]}})
+    assert "ranges by mse, on 4 images of FluxPipeline from 1 prompt, 28 steps each. The most" in page
+    classes = {"kind": "trajectory", "pipeline": "DiTPipeline", "images": 8, "steps": 50}
+    page = _page({**full_report(), "int8": {**told, "data": [{"kind": "files"}, classes]}})
+    assert "ranges by mse, on 8 images of DiTPipeline, 50 steps each. The most" in page
+
+
 @pytest.mark.parametrize(("count", "said"), [(1, "1 of them stays FP16"), (2, "2 of them stay FP16")])
 def test_what_engines_have_in_floats_all_the_same_is_said(count: int, said: str) -> None:
     told = full_report()["int8"]
@@ -176,7 +186,8 @@ def test_what_engines_have_in_floats_all_the_same_is_said(count: int, said: str)
 
 
 def test_the_formats_of_an_fp8_build_are_counted() -> None:
-    page, told = _page(fp8_report()), fp8_report()["fp8"]
+    told = {**fp8_report()["fp8"], "data": []}
+    page = _page({**fp8_report(), "fp8": told})
     check_document(page)
     assert "<h2>FP8</h2>" in page and "SNR of each GEMM in FP8" in page and "with this GEMM alone in FP8" in page
     assert (

@@ -85,6 +85,14 @@ class Named:
         return {"word": self.name}
 
 
+@dataclasses.dataclass
+class Known(Named):
+    """A value that says itself what it is known by."""
+
+    def stage_key(self) -> str:
+        return self.name
+
+
 def made(word: str) -> CachedStage:
     return CachedStage(Path("somewhere"), True, 0.0, f"digest of {word}", {})
 
@@ -111,6 +119,7 @@ def example(of: type[Stage[Any]]) -> Stage[Any]:
         "target": target("rtx"),
         "on": {"system": "Linux", "gpu": "8.9"},
         "images": BatchRange(1, 1, 2),
+        "walk": Known("walk"),
     }
     results = {name: Result(made(name)) for name in ("source", "reference", "audited", "taps")}
     held = Comparison(card=CARD, reference=results["reference"], sampler=SAMPLER, tolerance=TOLERANCES["fp16"])  # type: ignore[arg-type]

@@ -26,7 +26,7 @@ _OPTIONS = (
         default="trajectory",
         show_default=True,
         metavar="DATA",
-        help="Codes: `trajectory` (the model's own), a folder or an npz of its inputs, or random:SEED.",
+        help="Codes: `trajectory` (its own), a folder or npz of inputs, prompts of a pipeline (.txt), or random:SEED.",
     ),
     click.option(
         "--calibration-images",

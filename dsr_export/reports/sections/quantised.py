@@ -44,8 +44,9 @@ def quantised_section(report: Report) -> Section | None:
     name, found = told
     title = format_name(name)
     charts = [_snr(gemms, title), _ranges(gemms), _clipped(gemms)]
+    ranges = f"ranges by {words(found, 'method') or DASH}{_data(found)}"
     said = (
-        f"{_formats(found, gemms, name)}; ranges by {words(found, 'method') or DASH}. {_budget(found, name)}"
+        f"{_formats(found, gemms, name)}; {ranges}. {_budget(found, name)}"
         f"{_floats_in_engines(gemms)}{_WITNESS.get(words(found, 'witness') or '', '')}"
     )
     drawn = joined([row(*(each for each in charts if each is not None)), _ranking(gemms, title), *format_costs(found)])
@@ -69,6 +70,20 @@ def _formats(found: Entry, gemms: Sequence[Entry], name: str) -> str:
     others = [f"{count} in {str(each).upper()}" for each, count in codes.items()]
     floats = sum(counts.values()) - sum(codes.values())
     return ", ".join([f"{whole} ({share_of})", *others, *([f"{floats} stay FP16"] if floats else [])])
+
+
+def _data(found: Entry) -> str:
+    """What they were measured on, where that were a pipeline's own walks."""
+    walks = [run for run in entries(found, "data") if words(run, "pipeline") is not None]
+    return "".join(
+        f", on {number(number_in(run, 'images'), 'g')} images of {words(run, 'pipeline')}"
+        f"{_of_prompts(number_in(run, 'prompts'))}, {number(number_in(run, 'steps'), 'g')} steps each"
+        for run in walks
+    )
+
+
+def _of_prompts(count: float | None) -> str:
+    return "" if count is None else f" from {number(count, 'g')} prompt{'s' * (count != 1)}"
 
 
 def _floats_in_engines(gemms: Sequence[Entry]) -> str:
