@@ -94,7 +94,7 @@ def _staged(build: Build) -> Finished:
     check_parts(build, card)
     sampler = walked_sampler(card, config.batch, config.trajectory_steps)
     fusing = fusing_of(build, card, sampler) if config.fuse_step else None
-    reference = run(MakeReference(model=build.model, batch=config.batch, sampler=sampler))
+    reference = run(MakeReference(model=build.model, batch=config.batch, sampler=sampler, walk=build.walk))
     build.model.unload()
 
     lowered = run(LowerGraph(source=traced))

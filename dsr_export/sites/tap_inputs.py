@@ -8,22 +8,21 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dsr_export.parity.golden.vectors import GIVEN, Golden
+from dsr_export.parity.golden.vectors import OWN, Golden
 from dsr_export.sampling import SamplerSpec
 
 Array = npt.NDArray[Any]
 
 
 def candidate_inputs(golden: Golden, sampler: SamplerSpec | None) -> list[dict[str, Array]]:
-    """Groups of images of which taps take some each: the largest golden batch, and in front of it the rows that came
-    with the model; of a trajectory, noise and the middle.
+    """Groups of images of which taps take some each: the largest golden batch, and in front of it the model's own rows;
+    of a trajectory, noise and the middle.
 
     Tokens are not replaced at all times: some models do it in noise only.
     """
     drawn = dict(golden.cases[max(golden.cases)].inputs)
-    if GIVEN in golden.further:
-        given = golden.further[GIVEN].inputs
-        drawn = {name: np.concatenate([given[name], values]) for name, values in drawn.items()}
+    for own in (golden.further[name].inputs for name in OWN if name in golden.further):
+        drawn = {name: np.concatenate([own[name], values]) for name, values in drawn.items()}
     walk = golden.trajectory
     if sampler is None or walk is None or len(walk.states) < 2:
         return [drawn]

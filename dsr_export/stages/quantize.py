@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
+
+import numpy.typing as npt
 
 from dsr_export.int8.budget import Checks
 from dsr_export.int8.quantize import quantize
+from dsr_export.parity.batch_calls import batches
+from dsr_export.parity.golden.vectors import WALKED, Golden
 from dsr_export.progress import Bar
 from dsr_export.stages.calibrate import Calibrated
 from dsr_export.stages.reference import Reference
@@ -16,6 +21,8 @@ from dsr_export.storage.cache import CachedStage
 from dsr_export.subject import SubjectCard
 from graphs.artifacts import QuantizedModel
 from graphs.precisions import Precision
+
+Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -51,8 +58,17 @@ class Quantize(Stage[Quantized]):
         return Quantized(made)
 
     def _checks(self) -> Checks:
-        """Calls of the calibration, where there was one, and the smallest golden case."""
+        """Calls of the calibration, where there was one, the smallest golden case, and rows of the pipeline's walk."""
         golden, measured = self.reference.golden, self.source.checks
         case = golden.cases[min(golden.cases)]
-        first = [(dict(case.inputs), dict(case.outputs))]
-        return Checks(first) if measured is None else Checks.load(measured).with_cases(first)
+        cases = [(dict(case.inputs), dict(case.outputs)), *_walked(golden)]
+        return Checks(cases) if measured is None else Checks.load(measured).with_cases(cases)
+
+
+def _walked(golden: Golden) -> list[tuple[Mapping[str, Array], Mapping[str, Array]]]:
+    """In batches that the model takes; the last one is nearest to the picture."""
+    if WALKED not in golden.further:
+        return []
+    walk = golden.further[WALKED]
+    inputs, outputs = batches(walk.inputs, golden.batch), batches(walk.outputs, golden.batch)
+    return [(dict(fed), dict(made)) for fed, made in zip(inputs, outputs, strict=True)]

@@ -18,6 +18,8 @@ from dsr_export.sites.reference import record_reference
 from dsr_export.stages.model_at_hand import ModelAtHand
 from dsr_export.stages.stage import FACTS, Result, Stage, write_json
 from dsr_export.storage.cache import CachedStage
+from dsr_export.walks.asked import PipelineWalk
+from dsr_export.walks.rows import walked_rows
 
 GOLDEN = "golden.npz"
 
@@ -34,17 +36,19 @@ class Reference(Result):
 
 @dataclass(frozen=True, kw_only=True)
 class MakeReference(Stage[Reference]):
-    """Runs the model at each batch size and over its sampler's trajectory, where it has one."""
+    """Runs the model at each batch size, over its sampler's trajectory, where it has one, and on its pipeline's `walk`."""
 
     name: ClassVar[str] = "reference"
     model: ModelAtHand
     batch: BatchRange
     sampler: SamplerSpec | None
+    walk: PipelineWalk | None
 
     def work(self, folder: Path, bar: Bar) -> None:
         subject = self.model.load()
         with subject.reference() as runner:
-            golden = make_golden(subject, runner, batch=self.batch, sampler=self.sampler, progress=bar)
+            walked = None if self.walk is None else walked_rows(self.walk, subject.card(), runner, self.batch)
+            golden = make_golden(subject, runner, batch=self.batch, sampler=self.sampler, progress=bar, walked=walked)
         check_reference(golden)
         golden.save(folder / GOLDEN)
         write_json(folder / FACTS, {"tried": golden.tried, "left_out": golden.left_out})

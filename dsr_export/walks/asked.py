@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from dsr_export.walks.shipped_prompts import SHIPPED
 from dsr_export.walks.torch_pipeline import is_pipeline, of_part, planned, sized
 
 SEED = 20_260_610
+HELD_OUT = 2  # images of a walk that nothing is calibrated on, and prompts that are shipped for it
 LARGE_STEPS = 6  # of a model that a CPU takes minutes for
 GIVE = "give --calibration a folder or an npz file with the transformer's inputs by name"
 
@@ -31,18 +32,20 @@ class PipelineWalk:
     """The pipeline of the transformer that `request` asks for, `sized`.
 
     `images` of `prompts` in turn (of classes, where it takes none), `steps` of its scheduler each; None: as many as
-    the pipeline takes, and a few of a large model.
+    the pipeline takes, and a few of a large model. `last_prompts` are those of `held_out`.
     """
 
     plan: PipelinePlan
     request: ModelRequest
     prompts: tuple[str, ...]
+    last_prompts: tuple[str, ...]
     images: int
     steps: int | None
 
     def stage_key(self) -> dict[str, Any]:
         """JSON values that stand for all of it, encoders and tokenizers by content; these are read once."""
-        return {**self._files, "prompts": list(self.prompts), "images": self.images, "steps": self.steps}
+        prompts = {"prompts": list(self.prompts), "last_prompts": list(self.last_prompts)}
+        return {**self._files, **prompts, "images": self.images, "steps": self.steps}
 
     @cached_property
     def _files(self) -> dict[str, Any]:
@@ -71,6 +74,11 @@ class PipelineWalk:
         steps = self.steps or (min(LARGE_STEPS, own) if card.is_large else own)
         return Images(count=self.images, steps=steps, seed=SEED, prompts=self.prompts)
 
+    def held_out(self, card: SubjectCard) -> Images:
+        """Of the last prompts, and of other noise: what a quantised model is held against."""
+        count = 1 if card.is_large else HELD_OUT
+        return replace(self.drawn(card), count=count, seed=SEED + 1, prompts=self.last_prompts[:count])
+
     def told(self, card: SubjectCard) -> dict[str, Any]:
         """JSON values for the calibration table, beside what was asked for."""
         drawn = self.drawn(card)
@@ -98,9 +106,16 @@ def pipeline_walk(asked: ModelRequest, options: Int8Options) -> PipelineWalk | N
     except ExportError as error:
         raise _unwalked(error) from error
     images = max(options.images, len(given or ()))
-    prompts = _prompts(plan, given, file)[:images]
+    prompts = _prompts(plan, given, file)
     request = ModelRequest(**{each.name: getattr(asked, each.name) for each in fields(ModelRequest)})
-    return PipelineWalk(plan=plan, request=sized(request, plan), prompts=prompts, images=images, steps=options.steps)
+    return PipelineWalk(
+        plan=plan,
+        request=sized(request, plan),
+        prompts=prompts[:images],
+        last_prompts=prompts[-HELD_OUT:],
+        images=images,
+        steps=options.steps,
+    )
 
 
 def _unwalked(error: ExportError) -> ExportError:

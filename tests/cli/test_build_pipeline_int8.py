@@ -50,6 +50,8 @@ def test_what_it_was_measured_on_is_recorded_and_shares_build_the_same(cli: Cli,
     walked = {"images": 4, "steps": 3, "pipeline": "PixArtSigmaPipeline", "prompts": list(PROMPTS)}
     assert data == {"kind": "prompts.txt", **walked}
     report = json.loads(done.out)
+    walks = [each for each in report["parity"] if each["check"] == "walk"]
+    assert walks and all(each["passed"] and each["snr_db"] > 20 for each in walks)
     assert report["passed"] and report["int8"]["reached_snr_db"] > 20
     assert report["int8"]["data"] == [{**walked, "kind": "prompts", "prompts": 3}]
     for index in (2, 1):

@@ -1,7 +1,7 @@
-"""The rows beyond the drawn ones: those that came with the model, and special ones, each against the reference.
+"""The rows beyond the drawn ones: the model's own, which came with it or which its pipeline makes, and special ones.
 
 Of some of them a model makes nearly nothing (the mean of equal tokens taken off), whose own error says nothing. They
-are measured against the signal of all, drawn rows included; the rows that came with the model each alone as well.
+are measured against the signal of all, drawn rows included; the model's own each alone as well.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy.typing as npt
 from dsr_export.config import BatchRange
 from dsr_export.parity.batch_calls import batches
 from dsr_export.parity.candidate import Candidate, Made, Pair, Plan, judge
-from dsr_export.parity.golden.vectors import GIVEN
+from dsr_export.parity.golden.vectors import OWN
 from dsr_export.parity.metrics import Comparison
 
 Array = npt.NDArray[Any]
@@ -33,12 +33,12 @@ def check_further(candidate: Candidate) -> Iterator[Comparison]:
         made = _in_batches(candidate.once, case.inputs, golden.batch)
         for output in _judged(name, case.outputs):
             beside = golden.cases[golden.batch.min].outputs[output]
-            yield _judge(case.outputs[output], made[output], beside, alone=name == GIVEN)
+            yield _judge(case.outputs[output], made[output], beside, alone=name in OWN)
 
 
 def _judged(name: str, outputs: Mapping[str, Array]) -> list[str]:
-    """Integers are decisions, and what decides among equal tokens is rounding: they are judged on given rows alone."""
-    return [output for output, values in outputs.items() if name == GIVEN or values.dtype.kind == "f"]
+    """Integers are decisions, and what decides among equal tokens is rounding: they are judged on a model's own rows."""
+    return [output for output, values in outputs.items() if name in OWN or values.dtype.kind == "f"]
 
 
 def _judge(truth: Array, got: Array | str, beside: Array, *, alone: bool) -> Comparison:

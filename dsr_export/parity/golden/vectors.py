@@ -22,7 +22,8 @@ Array = npt.NDArray[Any]
 SEED = 20_260_505
 DRAWN = 4  # rows that show what is a mask
 PYTORCH = "torch-fp32"
-GIVEN, SPECIAL = FURTHER = ("given", "special")
+GIVEN, WALKED, SPECIAL = FURTHER = ("given", "walk", "special")
+OWN = (GIVEN, WALKED)  # what the model is made for
 MOST_ROWS = 64
 """Of those that came with a model: more are a data set, not an example."""
 Progress = Callable[[int, int], None]
@@ -54,8 +55,8 @@ class Golden:
     """Everything a bundle is checked against. `cases` by batch size; `reference` says what made them.
 
     `further` holds rows of any number, to be run in batches: the first `MOST_ROWS` that came with the model (`given`),
-    and those that random draws do not make (`special`); bundles before 0.2 have none. `tried` counts the latter with
-    those that were left out; only the build knows it.
+    some of its pipeline's own walk (`walk`), and those that random draws do not make (`special`); bundles before 0.2
+    have none. `tried` counts the latter with those that were left out; only the build knows it.
     """
 
     cases: Mapping[int, Case]
@@ -101,22 +102,33 @@ class Golden:
 
 
 def make_golden(
-    subject: ExportSubject, reference: Runner, *, batch: BatchRange, sampler: SamplerSpec | None, progress: Progress
+    subject: ExportSubject,
+    reference: Runner,
+    *,
+    batch: BatchRange,
+    sampler: SamplerSpec | None,
+    progress: Progress,
+    walked: Mapping[str, Array] | None = None,
 ) -> Golden:
-    """Runs the reference at each batch size and, for a denoiser, over a whole trajectory of `sampler`."""
+    """Runs the reference at each batch size and, for a denoiser, over a whole trajectory of `sampler`.
+
+    `walked` are rows [n, ...] by input that the model's pipeline gives it.
+    """
     cases: dict[int, Case] = {}
     infer = remembered(reference.infer)
     for size in batch.sizes():
         inputs = subject.example(size, seed=SEED)
         cases[size] = Case(inputs, infer(inputs))
     walk = None if sampler is None else _walk(subject, reference, sampler, batch, progress)
-    known, given = _known(subject, infer, batch)
+    known, own = _known(subject, infer, batch)
+    if walked:
+        own[WALKED] = Case(walked, in_batches(infer, walked, batch))
     if not subject.special_rows:
-        return Golden(cases, walk, f"{reference.name}-fp32", given)
+        return Golden(cases, walk, f"{reference.name}-fp32", own)
     replaces = any(subject.card().sites.values())  # which of equal tokens stands out is a matter of rounding
     rows = special_rows(known, empty=not replaces)
     special = _settled(reference, infer, rows, batch)
-    further = given | ({SPECIAL: special} if special.inputs else {})
+    further = own | ({SPECIAL: special} if special.inputs else {})
     return Golden(cases, walk, f"{reference.name}-fp32", further, tried=len(next(iter(rows.values()))))
 
 
