@@ -36,7 +36,7 @@ class Reference(Result):
 
 @dataclass(frozen=True, kw_only=True)
 class MakeReference(Stage[Reference]):
-    """Runs the model at each batch size, over its sampler's trajectory, where it has one, and on its pipeline's `walk`."""
+    """Runs the model at each batch size, over its sampler's trajectory, where it has one, and its pipeline's `walk`."""
 
     name: ClassVar[str] = "reference"
     model: ModelAtHand

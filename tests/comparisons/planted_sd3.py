@@ -69,32 +69,32 @@ def plant_massive(block: Any, dim: int) -> None:
             mlp.net[0].proj.weight[channel] += ALIGNMENT * _direction(dim)
 
 
-def plant_channels(block: Any, dim: int) -> None:
+def plant_channels(block: Any, dim: int, channels: tuple[int, ...] = CHANNELS) -> None:
     """Outlier channels of both streams; what the model computes stays the same."""
-    attn = block.attn
-    _grow(block.norm1.linear, 0, dim, [attn.to_q, attn.to_k, attn.to_v])
-    _grow(block.norm1.linear, 3 * dim, 4 * dim, [block.ff.net[0].proj])
+    attn, which = block.attn, list(channels)
+    _grow(block.norm1.linear, 0, dim, [attn.to_q, attn.to_k, attn.to_v], which)
+    _grow(block.norm1.linear, 3 * dim, 4 * dim, [block.ff.net[0].proj], which)
     readers = [attn.add_q_proj, attn.add_k_proj, attn.add_v_proj]
     if block.ff_context is None:  # the last block's norm of the prompt gives scales before shifts
-        _grow(block.norm1_context.linear, dim, 0, readers)
+        _grow(block.norm1_context.linear, dim, 0, readers, which)
     else:
-        _grow(block.norm1_context.linear, 0, dim, readers)
-        _grow(block.norm1_context.linear, 3 * dim, 4 * dim, [block.ff_context.net[0].proj])
+        _grow(block.norm1_context.linear, 0, dim, readers, which)
+        _grow(block.norm1_context.linear, 3 * dim, 4 * dim, [block.ff_context.net[0].proj], which)
     for each in (attn.to_v, attn.add_v_proj):
-        each.weight[list(CHANNELS)] *= GAIN
-        each.bias[list(CHANNELS)] *= GAIN
+        each.weight[which] *= GAIN
+        each.bias[which] *= GAIN
     for each in [attn.to_out[0]] if block.ff_context is None else [attn.to_out[0], attn.to_add_out]:
-        each.weight[:, list(CHANNELS)] /= GAIN
+        each.weight[:, which] /= GAIN
 
 
-def _grow(made: nn.Linear, shift: int, scale: int, readers: list[nn.Linear]) -> None:
+def _grow(made: nn.Linear, shift: int, scale: int, readers: list[nn.Linear], channels: list[int]) -> None:
     """`norm(x) * (1 + scale) + shift` grows through the rows of AdaLN that make both."""
-    for row in CHANNELS:
+    for row in channels:
         made.weight[[shift + row, scale + row]] *= GAIN
         made.bias[[shift + row, scale + row]] *= GAIN
         made.bias[scale + row] += GAIN - 1
     for reader in readers:
-        reader.weight[:, list(CHANNELS)] /= GAIN
+        reader.weight[:, channels] /= GAIN
 
 
 def _direction(dim: int) -> Tensor:

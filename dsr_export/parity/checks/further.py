@@ -37,7 +37,7 @@ def check_further(candidate: Candidate) -> Iterator[Comparison]:
 
 
 def _judged(name: str, outputs: Mapping[str, Array]) -> list[str]:
-    """Integers are decisions, and what decides among equal tokens is rounding: they are judged on a model's own rows."""
+    """Integers are decisions, and what decides among equal tokens is rounding: they are judged on its own rows."""
     return [output for output, values in outputs.items() if name in OWN or values.dtype.kind == "f"]
 
 
