@@ -26,13 +26,15 @@ LOW_NOISE_WEIGHT = 2.0  # outliers weaken as noise rises, and errors near the da
 class Call:
     """One call of the model. `samples` [B] are ids that depend on neither order nor batch; `progress` [B] goes from
     noise (0) to data (1). `section` is that of the data which all rows belong to. `place`, of data without times, is
-    where in it the call lies, from 0 to 1."""
+    where in it the call lies, from 0 to 1. `prompt_mask` [B, T] says which tokens are padding (0) where no input does.
+    """
 
     inputs: dict[str, Array]
     samples: Array
     progress: Array
     section: int = 0
     place: float | None = None
+    prompt_mask: Array | None = None
 
     @property
     def buckets(self) -> Array:
@@ -96,5 +98,5 @@ def new_stats(
 def observe(stats: Mapping[str, ActivationStats], outputs: Mapping[str, Array], call: Call) -> None:
     """Hands what one call made to the observers."""
     for name, each in stats.items():
-        hidden = each.places.hidden(call.inputs)
+        hidden = each.places.hidden(call.inputs) if call.prompt_mask is None else call.prompt_mask
         each.observe(outputs[name], call.samples, call.buckets, call.weights, hidden, section=call.section)

@@ -43,20 +43,47 @@ def text_roles(mask: Array | None, shape: tuple[int, int]) -> Array:
 
 @dataclass(frozen=True, kw_only=True)
 class TokenPlaces:
-    """`grid` are the frames, rows and columns of the image's tokens; `mask` the input that hides a prompt's padding."""
+    """`grid` are the frames, rows and columns of the image's tokens; `mask` the input that hides a prompt's padding.
+
+    `text` are the first row and the number of the prompt's tokens in a sequence of both streams, registers left out.
+    """
 
     grid: tuple[int, int, int] | None = None
     mask: str | None = None
+    text: tuple[int, int] | None = None
 
     def of_image(self, tokens: int, registers: Array) -> Array:
         """The role of each of `tokens` rows, [n] int, of which `registers` [n] are none of the image's.
 
-        All are `other` in a sequence that is not the image's alone: by its length, it is another stream's.
+        All are `other` in a sequence without the image's: by its length, it is another stream's.
         """
-        roles = np.full(tokens, OTHER)
-        if self.grid is not None and int((~registers).sum()) == math.prod(self.grid):
-            roles[~registers] = image_roles(self.grid, math.prod(self.grid))
+        roles, rows = np.full(tokens, OTHER), np.flatnonzero(~registers)
+        image = np.setdiff1d(rows, self._joined(registers))
+        if self.grid is not None and len(image) == math.prod(self.grid):
+            roles[image] = image_roles(self.grid, len(image))
         return roles
+
+    def of_prompt(self, roles: Array, registers: Array, mask: Array) -> Array:
+        """`roles` [n] with those of the prompt's tokens, [B, n], where the sequence is the prompt's or holds it.
+
+        `mask` [B, T] is 0 for padding; of another length, it is not about these tokens.
+        """
+        count, rows = len(mask), self._joined(registers)
+        if not len(rows) and len(roles) == mask.shape[1] and (roles == OTHER).all():
+            rows = np.arange(len(roles))
+        if not len(rows) or len(rows) != mask.shape[1]:
+            return roles
+        found = np.tile(roles, (count, 1))
+        found[:, rows] = text_roles(mask, mask.shape)
+        return found
+
+    def _joined(self, registers: Array) -> Array:
+        """The prompt's rows in a sequence of both streams; none in any other."""
+        rows = np.flatnonzero(~registers)
+        if self.grid is None or self.text is None or len(rows) != math.prod(self.grid) + self.text[1]:
+            return rows[:0]
+        first, count = self.text
+        return rows[first : first + count]
 
     def hidden(self, inputs: Mapping[str, Array]) -> Array | None:
         """The prompt's mask [B, T] in a call's inputs, where the model is given one."""

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from calibration.methods.magnitudes import Magnitudes
-from calibration.places import CORNER, FIRST_FRAME, OTHER, TokenPlaces, text_roles
+from calibration.places import CORNER, FIRST_FRAME, TokenPlaces
 from calibration.row_sample import RowSample
 from calibration.sections import SectionSums, Sums
 from calibration.shelf import Shelf
@@ -94,7 +94,8 @@ class ActivationStats:
     ) -> None:
         """Takes x of the samples with the ids [B], each in its bucket [B], weighted [B]; all are in one `section`.
 
-        `prompt_mask` [B, T] is 0 for padding of the prompt; it counts for activations of T tokens.
+        `prompt_mask` [B, T] is 0 for padding of the prompt; it counts for activations of T tokens, and where both
+        streams are one sequence.
 
         Raises:
             ExportError: a value is NaN or infinite.
@@ -130,8 +131,8 @@ class ActivationStats:
 
     def _observe_roles(self, x: Array, buckets: Array, prompt_mask: Array | None, added: Sums) -> None:
         places = self._places
-        if prompt_mask is not None and prompt_mask.shape == x.shape[:2] and (places == OTHER).all():
-            places = text_roles(prompt_mask, prompt_mask.shape)
+        if prompt_mask is not None:
+            places = self.places.of_prompt(places, self._is_register, prompt_mask)
         masks = token_roles(x, self._is_register, places)
         self.patch_magnitudes = self.patch_magnitudes.merged(Magnitudes.of(x[masks["patch"]]))
         for bucket in np.unique(buckets):

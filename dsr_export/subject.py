@@ -40,7 +40,8 @@ class Described:
     `random_seed`. `fp32_modules` are module paths that no precision touches; `outer_modules`, embedders and final
     layers, those that are not quantised, and stay FP32 only where they take sines. `batch_limits` are the smallest and
     largest batch that the model takes (None: no bound). `grid` are the frames, rows and columns of the image's tokens,
-    where the family knows them.
+    where the family knows them; `text_rows` the first row and the number of the prompt's tokens in sequences that join
+    both, registers left out.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Described:
     outer_modules: tuple[str, ...] = ()
     batch_limits: tuple[int, int | None] = (1, None)
     grid: tuple[int, int, int] | None = None
+    text_rows: tuple[int, int] | None = None
 
     def described(self) -> dict[str, Any]:
         """These fields by name, of whatever else they are part."""
@@ -106,7 +108,8 @@ class SubjectCard(Described):
         values["sampler"] = None if values["sampler"] is None else SamplerSpec(**values["sampler"])
         for key in ("fp32_modules", "outer_modules", "batch_limits"):
             values[key] = tuple(values[key])
-        values["grid"] = None if values["grid"] is None else tuple(values["grid"])
+        for key in ("grid", "text_rows"):
+            values[key] = None if values[key] is None else tuple(values[key])
         return cls(**values)
 
 

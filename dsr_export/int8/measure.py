@@ -165,4 +165,5 @@ def register_rows(card: SubjectCard, selection: Selection) -> RegisterRows:
 
 def token_places(card: SubjectCard) -> TokenPlaces:
     """Where the image's tokens lie, and which input hides a prompt's padding, where the family says so."""
-    return TokenPlaces(grid=card.grid, mask=prompt_mask(card.inputs) if card.grid is not None else None)
+    mask = prompt_mask(card.inputs) if card.grid is not None else None
+    return TokenPlaces(grid=card.grid, mask=mask, text=card.text_rows)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from types import TracebackType
 from typing import Any
@@ -17,7 +17,7 @@ from dsr_export.config import BatchRange
 from dsr_export.int8.data import chosen_units, rows_a_call
 from dsr_export.limits import MOST_STEPS
 from dsr_export.parity.batch_calls import in_batches
-from dsr_export.pipelines.drawing import schedule
+from dsr_export.pipelines.drawing import PROMPT_MASK, schedule
 from dsr_export.progress import Silent
 from dsr_export.subject import SubjectCard
 from dsr_export.walks.asked import PipelineWalk
@@ -25,7 +25,7 @@ from dsr_export.walks.images import Images
 from dsr_export.walks.torch_pipeline import Transformer, torch_pipeline
 
 Array = npt.NDArray[Any]
-_SAMPLES = "/samples"  # no input of a model: the ids of rows, on their way through batches
+_SAMPLES, _MASK = "/samples", "/mask"  # no inputs of a model, on their way through batches
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,10 @@ class PipelineWalks:
         with torch_pipeline(self.walk.plan, self.walk.request, transformer, prompts, Silent()) as pipeline:
             times = schedule(pipeline.recipe, pipeline.scheduler, self._images.steps).timesteps
             count = calls.steps = len(times)
+            told = replace(pipeline, told=calls.told)
             for done, group in enumerate(groups):
                 calls.start(np.array(wanted[group]), self.sections.of(group))
-                for step in pipeline.walk(self._images.wish(pipeline.recipe, wanted[group])):
+                for step in told.walk(self._images.wish(pipeline.recipe, wanted[group])):
                     progress(done * count + step.index + 1, len(groups) * count)
 
     @cached_property
@@ -94,6 +95,11 @@ class _Calls:
     def start(self, images: Array, section: int) -> None:
         """What comes next are the calls of these images [n], from their first step on."""
         self._images, self._section, self._step = images, section, 0
+        self._mask: Array | None = None
+
+    def told(self, conditions: dict[str, Array]) -> None:
+        """What does not change from step to step: which of the prompts' tokens are padding, where they are tokens."""
+        self._mask = conditions.get(PROMPT_MASK)
 
     def __enter__(self) -> _Calls:
         return self
@@ -109,11 +115,12 @@ class _Calls:
         copies = rows // len(self._images)
         image, copy = np.tile(self._images, copies), np.repeat(np.arange(copies), len(self._images))
         samples = (image * 2 + copy) * MOST_STEPS + self._step
-        made = in_batches(self._called, {**inputs, _SAMPLES: samples}, self._batch)
+        beside = {_SAMPLES: samples} if self._mask is None else {_SAMPLES: samples, _MASK: self._mask}
+        made = in_batches(self._called, {**inputs, **beside}, self._batch)
         self._step += 1
         return made
 
     def _called(self, inputs: dict[str, Array]) -> dict[str, Array]:
-        samples = inputs.pop(_SAMPLES)
+        samples, mask = inputs.pop(_SAMPLES), inputs.pop(_MASK, None)
         progress = np.full(len(samples), self._step / max(self.steps - 1, 1))
-        return {"out": self._answer(Call(inputs, samples, progress, self._section))}
+        return {"out": self._answer(Call(inputs, samples, progress, self._section, prompt_mask=mask))}

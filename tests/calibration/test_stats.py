@@ -124,3 +124,8 @@ def test_sinks_that_are_known_by_place_have_roles_of_their_own() -> None:
     prompt.observe(rng.standard_normal((2, 4, 8)), ids, ids, np.ones(2), hidden)
     assert {role: figures["count"] for role, figures in prompt.roles_as_dict().items()} == {"patch": 5, "padding": 3}
     assert not prompt.own_rows.any()  # which rows are padding depends on the prompt
+    joined = ActivationStats("z", 8, 10, RegisterRows(), places=TokenPlaces(grid=(1, 2, 3), text=(0, 4)))
+    joined.observe(np.concatenate([rng.standard_normal((2, 4, 8)), x], axis=1), ids, ids, np.ones(2), hidden)
+    found = joined.roles_as_dict()
+    assert {role: figures["count"] for role, figures in found.items()} == {"patch": 9, "corner": 8, "padding": 3}
+    assert joined.own_rows.tolist() == [False] * 4 + [True, False, True] * 2

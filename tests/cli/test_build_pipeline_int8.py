@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Cli
-from tests.pipelines.tiny_pipelines import tiny_pipeline
+from tests.pipelines.tiny_pipelines import OPTIONS, tiny_pipeline
 
 pytestmark = [
     pytest.mark.slow,
@@ -62,3 +62,22 @@ def test_what_it_was_measured_on_is_recorded_and_shares_build_the_same(cli: Cli,
     assert joined.code == 0, joined.err
     for name in ("calibration.json", "model.onnx", "model.onnx.data"):
         assert (pipe / "joined.dsr" / name).read_bytes() == (pipe / "one.dsr" / name).read_bytes()
+
+
+def test_roles_are_told_apart_where_both_streams_are_one_sequence(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FLUX.1's last block reads prompt and picture as one: 12 tokens, some of them padding, and a grid of 4 x 3."""
+    tiny_pipeline("flux", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    sizes = [f"--option={name}={value}" for name, value in OPTIONS["flux"].items()]
+    told = ("build", "--model-dir", "pipe", *sizes, "--precision", "int8", "--target", "onnxruntime")
+    done = cli(*told, "--batch", "1,2,2", "--calibration-steps", "2", "--out", "b.dsr", "--json")
+    assert done.code == 0, done.err
+    gemms = {gemm["name"]: gemm for gemm in json.loads(done.out)["int8"]["gemms"]}
+    joined = [gemm for name, gemm in gemms.items() if "single_transformer_blocks" in name and gemm["tokens"] > 1]
+    assert joined and all(gemm["tokens"] == 24 for gemm in joined)
+    for gemm in joined:
+        roles = {role: figures["count"] for role, figures in gemm["roles"].items()}
+        assert roles["corner"] == 4 * 4 * 2 and sum(roles.values()) == 24 * 4 * 2  # four images, two steps
+        assert 0 < roles["padding"] < 12 * 4 * 2

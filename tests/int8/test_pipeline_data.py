@@ -133,6 +133,27 @@ def test_the_calls_are_those_of_diffusers_pipeline(name: str, tmp_path: Path) ->
     np.testing.assert_allclose([call.progress[0] for call in calls], [0, 0.5, 1])
 
 
+@pytest.mark.parametrize(("name", "text_rows"), [("sd3", None), ("flux", (0, 12))])
+def test_padding_is_told_where_no_input_of_the_model_says_it(
+    name: str, text_rows: tuple[int, int] | None, tmp_path: Path
+) -> None:
+    """Row by row, also where a call takes fewer rows than a step has."""
+    tiny_pipeline(name, tmp_path)
+    walk = walk_of(tmp_path / "pipe", name, images=2, data=str(prompts_file(tmp_path, "a dog", "a cat on the table")))
+    subject = loaded(tmp_path / "pipe", name)
+    assert subject.card().text_rows == text_rows
+    found = []
+    for limits in ((1, None), (1, 1)):
+        _, calls = calls_of(walk, subject, batch_limits=limits)
+        masks = [call.prompt_mask for call in calls if call.progress[0] == 0]
+        assert all(mask is not None for mask in masks)
+        found.append(np.concatenate([mask for mask in masks if mask is not None]))
+    by_rows = found[0] if name == "flux" else found[0][[0, 2, 1, 3]]  # of nothing, then of prompts: image by image
+    np.testing.assert_array_equal(found[1], by_rows)
+    lengths = found[1][:, -12:].sum(axis=1).tolist()  # of T5's tokens
+    assert lengths == ([3, 6] if name == "flux" else [1, 3, 1, 6])
+
+
 def test_without_prompts_those_that_are_shipped_are_walked(folder: Path) -> None:
     walk = walk_of(folder, images=3)
     assert walk.prompts == SHIPPED[:3] and len(set(SHIPPED)) == len(SHIPPED) == 16

@@ -49,6 +49,10 @@ class FluxDenoiser(DiffusersDenoiser):
         return 1, self.size.height // 2, self.size.width // 2
 
     @property
+    def text_rows(self) -> tuple[int, int]:
+        return 0, self.size.text_tokens
+
+    @property
     def register_rows(self) -> Mapping[int, int]:
         """Single-stream blocks join both streams, the prompt's first."""
         text, tokens = self.size.text_tokens, self.size.height * self.size.width // 4

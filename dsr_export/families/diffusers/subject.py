@@ -88,6 +88,7 @@ def subject_from(asked: Asked) -> Subject:
         draws=module.draws(),
         special_rows=True,
         grid=module.grid,
+        text_rows=module.text_rows,
     )
 
 

@@ -102,6 +102,11 @@ class DiffusersDenoiser(nn.Module):
         return 1, self.size.height // patch, self.size.width // patch
 
     @property
+    def text_rows(self) -> tuple[int, int] | None:
+        """The first row and the number of the prompt's tokens in sequences that join both streams; None without any."""
+        return None
+
+    @property
     def dim(self) -> int:
         return int(self.transformer.inner_dim)
 

@@ -92,6 +92,19 @@ def _passing(seen: Seen, note: Note) -> Callable[..., Any]:
     return passed
 
 
+def joined_rows(blocks: Sequence[Block]) -> tuple[int, int] | None:
+    """The first row and the number of the prompt's tokens in the sequence that `blocks` join both streams in.
+
+    None where none does, the prompt's tokens lie apart, or other rows (registers) are among them.
+    """
+    for block in blocks:
+        image, text = (block.others.get(stream, ()) for stream in ("text", "image"))
+        if image and text and sorted((*image, *text)) == list(range(len(image) + len(text))):
+            first = text[0]
+            return (first, len(text)) if text == tuple(range(first, first + len(text))) else None
+    return None
+
+
 def _with_rows(block: Block, entries: Sequence[Tensor | None]) -> Block:
     before, other_latent, other_prompt = entries
     if "text" in block.places or before is None or other_latent is None or other_prompt is None:

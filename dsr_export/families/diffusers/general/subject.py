@@ -17,6 +17,7 @@ from dsr_export.families.diffusers.general.adapter import GeneralDenoiser
 from dsr_export.families.diffusers.general.call import Call, call_of
 from dsr_export.families.diffusers.general.draws import draw_of
 from dsr_export.families.diffusers.general.freezing import freeze
+from dsr_export.families.diffusers.general.joined import joined_rows
 from dsr_export.families.diffusers.general.recipes.classes import recipe_of
 from dsr_export.families.diffusers.general.recipes.recipe import Given
 from dsr_export.families.diffusers.general.running import DrawnRuns
@@ -112,6 +113,7 @@ def subject_of(
         draws=draws,
         special_rows=True,
         grid=call.grid,
+        text_rows=joined_rows(module.blocks) if module.registers is None else None,
     )
 
 

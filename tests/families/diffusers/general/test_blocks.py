@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dsr_export.errors import ExportError
-from dsr_export.families.diffusers.general.joined import find_blocks
+from dsr_export.families.diffusers.general.joined import find_blocks, joined_rows
 
 
 class Single(nn.Module):
@@ -102,6 +103,18 @@ def test_rows_of_neither_stream_belong_to_those_that_they_stand_behind() -> None
     for name, place in (("layers.0", None), ("layers.1", 1), ("layers.2", None)):
         assert found[name].others == {"image": tuple(range(6)), "text": tuple(range(6, 13))}
         assert dict(found[name].places) == {"image": place, "text": place}
+
+
+def test_the_prompts_rows_of_a_joined_sequence_are_told() -> None:
+    for transformer, rows in ((Transformer(), (0, 3)), (Padded(), (0, 6))):
+        found = find_blocks(transformer, _run(transformer))
+        assert joined_rows(found) == rows
+        apart = [each for each in found if not each.others]
+        assert apart and joined_rows(apart) is None
+        split = [dataclasses.replace(each, others={"image": (0, 2), "text": (1, 3)}) for each in found]
+        assert joined_rows(split) is None
+        among = [dataclasses.replace(each, others={"image": (0, 1), "text": (3, 4)}) for each in found]
+        assert joined_rows(among) is None  # row 2 is of neither
 
 
 def test_streams_of_one_length_are_not_told_apart() -> None:
