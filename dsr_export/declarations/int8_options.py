@@ -17,6 +17,7 @@ from graphs.digests import bytes_digest, files_digest
 TRAJECTORY = "trajectory"
 RANDOM = "random:"
 PROMPTS = ".txt"
+GIVE = "give --calibration a folder or an npz file with the model's inputs by name"
 MAX_IMAGES = 4096
 MAX_RANK = 64
 

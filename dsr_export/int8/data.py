@@ -12,10 +12,10 @@ import numpy.typing as npt
 
 from calibration.collect import CalibrationData, Call, Progress
 from calibration.sections import Sections
-from dsr_export.declarations.int8_options import TRAJECTORY, Int8Options
+from dsr_export.declarations.int8_options import GIVE, TRAJECTORY, Int8Options
 from dsr_export.errors import ExportError
 from dsr_export.images.reading import SUFFIXES, check_readable
-from dsr_export.int8.data_files import GIVE, read_inputs
+from dsr_export.int8.data_files import read_inputs
 from dsr_export.sampling import SamplerSpec, seeded_noise, trajectory
 from dsr_export.subject import SubjectCard
 

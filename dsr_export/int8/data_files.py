@@ -11,13 +11,13 @@ import numpy.typing as npt
 
 from dsr_export.backends.labels import LABELS, check_labels, highest_label
 from dsr_export.backends.named_arrays import declared_shapes, load_arrays
+from dsr_export.declarations.int8_options import GIVE
 from dsr_export.errors import ExportError
 from dsr_export.images.reading import SUFFIXES, open_images
 from dsr_export.subject import SubjectCard
 from graphs.artifacts import TensorSpec
 
 Array = npt.NDArray[Any]
-GIVE = "give --calibration a folder or an npz file with the model's inputs by name"
 
 
 def read_inputs(path: Path, card: SubjectCard) -> dict[str, Array]:

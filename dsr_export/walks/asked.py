@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dsr_export.config import ModelRequest
-from dsr_export.declarations.int8_options import MAX_IMAGES, TRAJECTORY, Int8Options
+from dsr_export.declarations.int8_options import GIVE, MAX_IMAGES, TRAJECTORY, Int8Options
 from dsr_export.errors import ExportError
 from dsr_export.pipelines.drawing import schedule
 from dsr_export.pipelines.plan import PipelinePlan
@@ -21,10 +21,10 @@ from dsr_export.walks.images import Images
 from dsr_export.walks.shipped_prompts import SHIPPED
 from dsr_export.walks.torch_pipeline import is_pipeline, of_part, planned, sized
 
+_ALONE = f"{GIVE}, or --model-dir the whole pipeline's folder"
 SEED = 20_260_610
 HELD_OUT = 2  # images of a walk that nothing is calibrated on, and prompts that are shipped for it
 LARGE_STEPS = 6  # of a model that a CPU takes minutes for
-GIVE = "give --calibration a folder or an npz file with the transformer's inputs by name"
 
 
 @dataclass(kw_only=True)
@@ -90,8 +90,8 @@ def pipeline_walk(asked: ModelRequest, options: Int8Options) -> PipelineWalk | N
     """The walk of the pipeline in `asked.model_dir`, where `options` ask for one; None where they ask for other data.
 
     Raises:
-        ExportError: prompts for what takes none, a file of them that can't be read, or a pipeline that is not known
-            here or not whole.
+        ExportError: prompts for what takes none, a file of them that can't be read, a pipeline that is not known here
+            or not whole, or a folder of diffusers with a part alone, which has no sampler either.
     """
     file = options.prompts_path
     if options.tables or not (options.data == TRAJECTORY or file is not None):
@@ -99,6 +99,9 @@ def pipeline_walk(asked: ModelRequest, options: Int8Options) -> PipelineWalk | N
     if not is_pipeline(asked):
         if file is not None:
             raise ExportError(f"--calibration {file} holds prompts, and no pipeline is built", hint=GIVE)
+        if asked.model_dir is not None:
+            message = f"{asked.model_dir} is no pipeline, so there are no trajectories to calibrate with"
+            raise ExportError(message, hint=_ALONE)
         return None
     given = None if file is None else read_prompts(file, option="--calibration")
     try:

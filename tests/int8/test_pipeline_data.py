@@ -257,7 +257,6 @@ def test_other_data_are_no_walk(folder: Path, tmp_path: Path) -> None:
     ):
         assert pipeline_walk(request_of(folder), options) is None
     assert pipeline_walk(ModelRequest(), Int8Options()) is None
-    assert pipeline_walk(ModelRequest(model_dir=folder / "transformer"), Int8Options()) is None
 
 
 # -- what is refused, before anything is traced
@@ -282,8 +281,17 @@ def test_a_pipeline_that_cannot_be_walked_takes_other_data(
     change(copy)
     with pytest.raises(ExportError, match=f"calibration walks the whole pipeline: .*{message}") as told:
         pipeline_walk(request_of(copy), Int8Options())
-    assert "or give --calibration a folder or an npz file with the transformer's inputs" in str(told.value.hint)
+    assert "or give --calibration a folder or an npz file with the model's inputs" in str(told.value.hint)
     assert pipeline_walk(request_of(copy), Int8Options(data="random:0")) is None
+
+
+def test_a_part_alone_has_nothing_to_walk(folder: Path) -> None:
+    parts = (ModelRequest(model_dir=folder / "transformer"), ModelRequest(model_dir=folder, options={"part": "vae"}))
+    for request in parts:
+        with pytest.raises(ExportError, match="is no pipeline, so there are no trajectories to calibrate with") as told:
+            pipeline_walk(request, Int8Options())
+        assert str(told.value.hint).endswith("or --model-dir the whole pipeline's folder")
+        assert pipeline_walk(request, Int8Options(data="random:0")) is None
 
 
 def test_prompts_are_for_pipelines_that_take_them(folder: Path, tmp_path: Path) -> None:
