@@ -83,7 +83,7 @@ def _attention(schedule: EngineSchedule, sites: GraphSites) -> dict[str, Any]:
     inside = {node for each in schedule.launches if each.kind == ATTENTION for node in each.nodes}
     attentions = sites.attentions()
     apart = [node for node in attentions if node not in inside]
-    because = {node: reason for node in apart if (reason := unfused_because(sites.attention(node)))}
+    because = {node: reason for node in apart if (reason := unfused_because(sites.attention(node), schedule.batch))}
     return {"fused": len(attentions) - len(apart), "of": len(attentions), "apart": apart, "because": because}
 
 

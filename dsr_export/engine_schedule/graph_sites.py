@@ -45,7 +45,8 @@ class GraphSites:
         widest = "FLOAT" if onnx.TensorProto.FLOAT in kinds else _type_name(kinds[0]) if kinds else None
         spelt = before.op_type == after.op_type == "MatMul"
         widths = (self._last(before.input[0]), self._last(after.output[0])) if spelt else (None, None)
-        return AttentionSite(name, widest, widths, self._last(node.input[0]))
+        leading = self._leading(before.output[0]) if spelt else None
+        return AttentionSite(name, widest, widths, self._last(node.input[0]), leading)
 
     def weight_gemms(self) -> list[str]:
         """MatMul and Gemm nodes with one operand that is fixed."""
@@ -113,6 +114,13 @@ class GraphSites:
         """The size of a tensor's last axis, where it is known."""
         dims = self._described[name].shape.dim if name in self._described else ()
         return dims[-1].dim_value or None if dims else None
+
+    def _leading(self, name: str) -> tuple[int | None, ...] | None:
+        """A tensor's sizes but for the last two, None for the batch; None of all where another is not known."""
+        dims = list(self._described[name].shape.dim)[:-2] if name in self._described else []
+        batches = {each.type.tensor_type.shape.dim[0].dim_param for each in self.model.graph.input if _axes(each)}
+        known = [each.dim_value > 0 or each.dim_param in batches - {""} for each in dims]
+        return tuple(each.dim_value or None for each in dims) if dims and all(known) else None
 
     def _product(self, softmax: onnx.NodeProto, *, forward: bool) -> onnx.NodeProto:
         return next(node for node in self._reached(softmax, forward=forward) if self._mixes(node))
@@ -183,3 +191,7 @@ def int_attribute(node: onnx.NodeProto, name: str) -> int | None:
 
 def _type_name(kind: int) -> str:
     return str(onnx.TensorProto.DataType.Name(kind))
+
+
+def _axes(value: onnx.ValueInfoProto) -> int:
+    return len(value.type.tensor_type.shape.dim)

@@ -6,6 +6,7 @@ number of tokens made no difference from 2 up.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -18,16 +19,18 @@ class AttentionSite:
     """What a graph says of one attention; None where it does not tell.
 
     `widths` are those of a head's queries and of its values; `type` is ONNX's name of what softmax computes in.
+    `leading` are the sizes in front of a score's two, images and heads; of them None is the batch.
     """
 
     node: str
     type: str | None = None
     widths: tuple[int | None, int | None] = (None, None)
     keys: int | None = None
+    leading: tuple[int | None, ...] | None = None
 
 
-def unfused_because(site: AttentionSite) -> str | None:
-    """The reason for which no kernel holds all of it, or None where none is known."""
+def unfused_because(site: AttentionSite, batch: int) -> str | None:
+    """The reason for which no kernel holds all of it in an engine for `batch`, or None where none is known."""
     if site.type is not None and site.type not in _HALF:
         return f"it computes in {site.type}, and only half precision is fused"
     outside = [width for width in site.widths if width is not None and not NARROWEST <= width <= WIDEST]
@@ -35,6 +38,8 @@ def unfused_because(site: AttentionSite) -> str | None:
         return f"its heads are {outside[0]} wide, and widths from {NARROWEST} to {WIDEST} are fused"
     if site.keys == 1:
         return "there is one key, so that there is nothing to attend to"
+    if site.leading is not None and math.prod(batch if size is None else size for size in site.leading) == 1:
+        return "it is one head of one image, and what is fused has more (a batch of up to 2 is enough)"
     return None
 
 

@@ -15,12 +15,13 @@ from graphs.targets import target
 from tests.backends.tiny_models import parse, specs
 
 
-def _model(width: int, keys: int = 16, kind: str = "float16") -> onnx.ModelProto:
-    """Two heads over 16 tokens and `keys` others, spelt out, in the type `kind`."""
-    signature = f"({kind}[2,2,16,{width}] q, {kind}[2,2,{width},{keys}] k, {kind}[2,2,{keys},{width}] v)"
+def _model(width: int, keys: int = 16, kind: str = "float16", images: str = "2", heads: int = 2) -> onnx.ModelProto:
+    """Heads over 16 tokens and `keys` others, spelt out, in the type `kind`."""
+    lead = f"{images},{heads}"
+    signature = f"({kind}[{lead},16,{width}] q, {kind}[{lead},{width},{keys}] k, {kind}[{lead},{keys},{width}] v)"
     body = "m = MatMul(q, k) w = Cast<to=1>(m) p = Softmax<axis=-1>(w) h = CastLike(p, v) y = MatMul(h, v)"
     model = parse(
-        f"{signature} => ({kind}[2,2,16,{width}] y)", body.replace("CastLike(p, v)", f"Cast<to={_NUMBER[kind]}>(p)")
+        f"{signature} => ({kind}[{lead},16,{width}] y)", body.replace("CastLike(p, v)", f"Cast<to={_NUMBER[kind]}>(p)")
     )
     return onnx.shape_inference.infer_shapes(model)
 
@@ -35,23 +36,27 @@ _NUMBER = {"float16": onnx.TensorProto.FLOAT16, "float": onnx.TensorProto.FLOAT}
         (_model(320), "its heads are 320 wide"),
         (_model(64, kind="float"), "it computes in FLOAT, and only half precision is fused"),
         (_model(64, keys=1), "there is one key"),
+        (_model(64, images="1", heads=1), "it is one head of one image"),
+        (_model(64, images="N", heads=1), "it is one head of one image"),
+        (_model(64, images="N", heads=2), None),
+        (_model(64, images="2", heads=1), None),
         (_model(64), None),
     ],
 )
 def test_the_reason_is_read_from_the_graph(model: onnx.ModelProto, reason: str | None) -> None:
     sites = GraphSites(model)
     (name,) = sites.attentions()
-    told = unfused_because(sites.attention(name))
+    told = unfused_because(sites.attention(name), batch=1)
     assert told is None if reason is None else str(told).startswith(reason)
 
 
 def test_a_graph_that_does_not_tell_gives_no_reason() -> None:
-    assert unfused_because(AttentionSite("a")) is None
+    assert unfused_because(AttentionSite("a"), batch=1) is None
     operator = parse(
         "(float[2,8,8] q, float[2,8,8] k, float[2,8,8] v) => (float[2,8,8] y)", "y = Attention(q, k, v)", opset=23
     )
     sites = GraphSites(operator)
-    assert unfused_because(sites.attention(sites.attentions()[0])) is None
+    assert unfused_because(sites.attention(sites.attentions()[0]), batch=1) is None
 
 
 def test_equal_reasons_are_said_once() -> None:
@@ -65,5 +70,17 @@ def test_the_builder_fuses_the_widths_that_are_named(width: int, fused: int, tmp
     path = tmp_path / "model.onnx"
     onnx.save(_model(width), path)
     facts = build_engine(path, target("rtx"), batch=BatchRange(2, 2, 2), inputs=specs(path)).facts
+    attention = facts["schedule"]["attention"]
+    assert (attention["fused"], len(attention["because"])) == (fused, 1 - fused)
+
+
+@pytest.mark.parametrize(("batch", "fused"), [((1, 1, 1), 0), ((1, 1, 2), 1), ((2, 2, 2), 1)])
+def test_the_builder_fuses_one_head_of_more_images_than_one(
+    batch: tuple[int, int, int], fused: int, tmp_path: Path
+) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="needs the rtx extra")
+    path = tmp_path / "model.onnx"
+    onnx.save(_model(64, images="N", heads=1), path)
+    facts = build_engine(path, target("rtx"), batch=BatchRange(*batch), inputs=specs(path)).facts
     attention = facts["schedule"]["attention"]
     assert (attention["fused"], len(attention["because"])) == (fused, 1 - fused)
