@@ -112,7 +112,7 @@ def _split(node: fx.Node) -> _Form | None:
     _, count, *rest = node.args
     axis: Any = rest[0] if rest else node.kwargs.get("dim", 0)
     size = _source(node).meta["val"].shape[axis]
-    if isinstance(size, SymInt) or not isinstance(count, int):
+    if isinstance(size, SymInt) or not isinstance(count, int) or size == 0:  # of nothing a chunk is `count` empty parts
         return None
     return _Form(_source(node), _aten.split.Tensor, (-(-size // count), axis))
 
