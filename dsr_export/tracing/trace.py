@@ -26,6 +26,7 @@ from dsr_export.tracing.translations.copies import copy_translations
 from dsr_export.tracing.translations.gathers import gather_translations
 from dsr_export.tracing.translations.sorts import sort_translations
 from dsr_export.tracing.translations.stable import stable_translations
+from dsr_export.tracing.translations.wanted_types import wanted_type_translations
 from graphs.artifacts import TracedModel
 from graphs.dsr.domain import DOMAIN, VERSION, register_schemas
 from graphs.files import EXTERNAL_ABOVE, INLINE_BELOW
@@ -48,6 +49,7 @@ def trace(subject: Subject, path: Path, *, program: torch.export.ExportedProgram
             spell_out(made.program)
         exported = _translate(subject, made.program)
         simplify(exported.model)
+    _name_ends(exported.model.graph, subject)
     refuse_data_dependent(subject.name, exported.model)
     write_program(exported, path)
     return TracedModel(path=path, sites=subject.sites, batch_limits=made.limits, batch_reason=made.reason)
@@ -100,6 +102,7 @@ def translations() -> dict[Any, Callable[..., Any]]:
         **sort_translations(),
         **gather_translations(),
         **copy_translations(),
+        **wanted_type_translations(),
     }
 
 
