@@ -72,6 +72,16 @@ def _translate(subject: Subject, program: torch.export.ExportedProgram) -> Any:
         raise trace_error(subject.name, error) from error
 
 
+def _name_ends(graph: onnx_ir.Graph, subject: Subject) -> None:
+    """Inputs and outputs by their declared names: the exporter gives one value one name, also where it is several.
+
+    An output that is an input, or another output, is a value of its own by now, but not under its name.
+    """
+    for values, specs in ((graph.inputs, subject.inputs), (graph.outputs, subject.outputs)):
+        for value, spec in zip(values, specs, strict=True):
+            value.name = spec.name
+
+
 def translations() -> dict[Any, Callable[..., Any]]:
     """torch op -> a function that makes its one `dsr` node; and those which the exporter translates wrongly."""
     dsr, standard = Opset(DOMAIN, VERSION), Opset("", OPSET)

@@ -14,6 +14,7 @@ from dsr_export.families import load_subject
 from dsr_export.spec import ReplaceSpec
 from graphs.dsr.definitions import evaluate
 from graphs.lowering import lower
+from tests.traced_modules import Body, agree, subject_of
 
 
 def test_a_site_without_excluded_rows_is_traced_without_a_word(
@@ -44,3 +45,20 @@ def test_a_site_without_excluded_rows_is_traced_without_a_word(
 
 def _excluded(node: onnx.NodeProto) -> list[int] | None:
     return next((list(each.ints) for each in node.attribute if each.name == "exclude"), None)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(lambda s, x: (s.linear(x), x), id="an input"),
+        pytest.param(lambda s, x: (x.float(), s.linear(x)), id="an input first"),
+        pytest.param(lambda s, x: [s.linear(x)] * 3, id="one output, three times"),
+    ],
+)
+def test_inputs_and_outputs_have_their_names_whatever_is_returned(body: Body, tmp_path: Path) -> None:
+    """The exporter names a value once: an input that is an output lost its own name."""
+    subject = subject_of(body)
+    traced, _ = agree(subject, tmp_path / "traced.onnx")
+    graph = onnx.load(traced.path).graph
+    for values, specs in ((graph.input, subject.inputs), (graph.output, subject.outputs)):
+        assert [value.name for value in values] == [spec.name for spec in specs]
