@@ -185,4 +185,4 @@ def _named_outputs(made: Any, called: str) -> dict[str, Array]:
             raise ExportError(f"output '{name}' of {called} is {kind_of(value)}", hint="return tensors only")
         if value.dtype not in DTYPES:
             raise ExportError(f"output '{name}' of {called} is {name_of(value.dtype)}", hint=_SINGLE)
-    return {str(name): value.numpy() for name, value in made.items()}
+    return {str(name): value.detach().numpy() for name, value in made.items()}  # a view of a weight takes gradients

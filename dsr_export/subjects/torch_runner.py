@@ -75,5 +75,5 @@ def _numpy(value: Any, name: str) -> Array:
         raise RunnerError(f"output '{name}' is {type(value).__name__}, not a tensor")
     if value.is_floating_point() and value.dtype != torch.float32:
         raise RunnerError(f"output '{name}' is {value.dtype}, and the reference is FP32", hint="use module.float()")
-    array: Array = value.numpy()
+    array: Array = value.detach().numpy()
     return array

@@ -53,6 +53,7 @@ def _excluded(node: onnx.NodeProto) -> list[int] | None:
         pytest.param(lambda s, x: (s.linear(x), x), id="an input"),
         pytest.param(lambda s, x: (x.float(), s.linear(x)), id="an input first"),
         pytest.param(lambda s, x: [s.linear(x)] * 3, id="one output, three times"),
+        pytest.param(lambda s, x: (s.linear(x), s.linear.weight.expand(len(x), -1, -1)), id="a weight"),
     ],
 )
 def test_inputs_and_outputs_have_their_names_whatever_is_returned(body: Body, tmp_path: Path) -> None:
