@@ -8,6 +8,7 @@ import logging
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ def trace(subject: Subject, path: Path, *, program: torch.export.ExportedProgram
             made = export_program(subject)
             spell_out(made.program)
         exported = _translate(subject, made.program)
+        _give_way(exported.model.graph, subject)
         simplify(exported.model)
     _name_ends(exported.model.graph, subject)
     refuse_data_dependent(subject.name, exported.model)
@@ -62,8 +64,6 @@ def _translate(subject: Subject, program: torch.export.ExportedProgram) -> Any:
             (),
             dynamo=True,
             opset_version=OPSET,
-            input_names=[spec.name for spec in subject.inputs],
-            output_names=[spec.name for spec in subject.outputs],
             custom_translation_table=translations(),
             verbose=False,
             optimize=False,  # it would lose constants: see `simplification`
@@ -72,10 +72,22 @@ def _translate(subject: Subject, program: torch.export.ExportedProgram) -> Any:
         raise trace_error(subject.name, error) from error
 
 
-def _name_ends(graph: onnx_ir.Graph, subject: Subject) -> None:
-    """Inputs and outputs by their declared names: the exporter gives one value one name, also where it is several.
+def _give_way(graph: onnx_ir.Graph, subject: Subject) -> None:
+    """Renames each weight that is called as something else is, or is to be: onnx_ir's own pass stops at the third."""
+    declared = {spec.name for spec in (*subject.inputs, *subject.outputs)}
+    others = {value.name for value in (*graph.inputs, *(each for node in graph for each in node.outputs))} | declared
+    taken = others | set(graph.initializers)
+    for name in [name for name in graph.initializers if name in others]:
+        free = next(each for i in count(1) if (each := f"{name}_{i}") not in taken)
+        graph.initializers[name].name = free
+        taken.add(free)
 
-    An output that is an input, or another output, is a value of its own by now, but not under its name.
+
+def _name_ends(graph: onnx_ir.Graph, subject: Subject) -> None:
+    """Inputs and outputs by their declared names.
+
+    The exporter gives one value one name, and an output may be an input, or another output; by now it is a value of
+    its own.
     """
     for values, specs in ((graph.inputs, subject.inputs), (graph.outputs, subject.outputs)):
         for value, spec in zip(values, specs, strict=True):
@@ -131,15 +143,15 @@ def write_program(program: Any, path: Path) -> None:
 
 def name_nodes(graph: onnx_ir.Graph) -> None:
     """Renames each node `<module path>/<op>_<k>` and its outputs likewise, since later tools drop metadata."""
-    kept = {value.name for value in graph.outputs}
-    count: Counter[str] = Counter()
+    kept = {id(value) for value in graph.outputs}
+    found: Counter[str] = Counter()
     for node in graph:
         stem = f"{module_path(node) or 'root'}/{node.op_type}"
-        node.name = stem if not count[stem] else f"{stem}_{count[stem]}"
-        count[stem] += 1
+        node.name = stem if not found[stem] else f"{stem}_{found[stem]}"
+        found[stem] += 1
         for i, value in enumerate(node.outputs):
             value.metadata_props.clear()
-            if value.name and value.name not in kept:
+            if value.name and id(value) not in kept:
                 value.name = node.name if i == 0 else f"{node.name}#{i}"
         node.metadata_props.clear()
 

@@ -8,10 +8,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
+from torch import nn
 
 from dsr_export.backends.onnxruntime import OnnxRuntimeRunner
 from dsr_export.families import load_subject
 from dsr_export.spec import ReplaceSpec
+from dsr_export.subjects.module import subject_from
 from graphs.dsr.definitions import evaluate
 from graphs.lowering import lower
 from tests.traced_modules import Body, agree, subject_of
@@ -63,3 +66,29 @@ def test_inputs_and_outputs_have_their_names_whatever_is_returned(body: Body, tm
     graph = onnx.load(traced.path).graph
     for values, specs in ((graph.input, subject.inputs), (graph.output, subject.outputs)):
         assert [value.name for value in values] == [spec.name for spec in specs]
+
+
+def test_an_output_may_be_called_as_what_is_computed_is(tmp_path: Path) -> None:
+    """`mul` and `add` are torch's own names for them."""
+    subject = subject_of(lambda s, x: {"mul": x + 1, "add": (x * 2) + (x * 3), "neg": x * 4})
+    agree(subject, tmp_path / "traced.onnx")
+
+
+@pytest.mark.parametrize("names", [["out"], ["x"], ["out", "out_1"], ["x_1", "x", "mul", "mul_1", "out_2", "out"]])
+def test_weights_may_be_called_as_inputs_outputs_and_what_is_computed_are(names: list[str], tmp_path: Path) -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            for name in names:
+                setattr(self, name, nn.Parameter(torch.randn(8)))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            for name in names:
+                x = x * getattr(self, name)
+            return x
+
+    subject = subject_from((Scaled().eval(), {"x": torch.randn(2, 6, 8)}), name="own", called="own", provenance={})
+    agree(subject, tmp_path / "traced.onnx")
+    graph = onnx.load(tmp_path / "traced.onnx").graph
+    assert [value.name for value in graph.output] == ["out"]
+    assert {each.name for each in graph.initializer}.isdisjoint({"x", "out"})
