@@ -22,24 +22,27 @@ SCHEDULE, PROBLEM = "schedule", "schedule_problem"
 UNREADABLE = "the schedule of this plan cannot be read: "
 
 
-def schedule_facts(plan: Plan, model: onnx.ModelProto, batch: int) -> dict[str, Any]:
-    """`schedule` of the engine of `model` at `batch`, or None and in `schedule_problem` why."""
+def schedule_facts(plan: Plan, model: onnx.ModelProto, batch: int, largest: int | None = None) -> dict[str, Any]:
+    """`schedule` of the engine of `model` at `batch`, or None and in `schedule_problem` why.
+
+    `largest` is the batch that it takes at most; None for `batch` itself.
+    """
     try:
         schedule = read_schedule(plan, batch)
         _check_nodes(schedule, model)
-        return {SCHEDULE: schedule_dict(schedule, GraphSites(model)), PROBLEM: None}
+        return {SCHEDULE: schedule_dict(schedule, GraphSites(model), largest or batch), PROBLEM: None}
     except UnreadableSchedule as error:
         return no_schedule(str(error))
 
 
-def inspected_facts(text: str, model: onnx.ModelProto, batch: int) -> dict[str, Any]:
+def inspected_facts(text: str, model: onnx.ModelProto, batch: int, largest: int | None = None) -> dict[str, Any]:
     """The same of what TensorRT's engine inspector tells; `unlisted_weights` counts those that the graph tells."""
     try:
         sites = GraphSites(model)
         found = read_inspection(text, batch, sites)
         _check_nodes(found.schedule, model)
         more = {"unlisted_weights": len(found.unlisted_weights)} if found.unlisted_weights else {}
-        return {SCHEDULE: schedule_dict(found.schedule, sites) | more, PROBLEM: None}
+        return {SCHEDULE: schedule_dict(found.schedule, sites, largest or batch) | more, PROBLEM: None}
     except UnreadableSchedule as error:
         return no_schedule(str(error))
 
@@ -49,7 +52,7 @@ def no_schedule(reason: str) -> dict[str, Any]:
     return {SCHEDULE: None, PROBLEM: f"{UNREADABLE}{reason}"}
 
 
-def schedule_dict(schedule: EngineSchedule, sites: GraphSites) -> dict[str, Any]:
+def schedule_dict(schedule: EngineSchedule, sites: GraphSites, largest: int) -> dict[str, Any]:
     """The launches, what they add up to, and what became of the graph's attentions and GEMMs."""
     fp32, costs = sites.fp32_nodes(), site_costs(schedule.launches)
     return {
@@ -57,7 +60,7 @@ def schedule_dict(schedule: EngineSchedule, sites: GraphSites) -> dict[str, Any]
         "moved_bytes": schedule.moved,
         "kinds": schedule.by_kind(),
         "blocks": schedule.by_block(),
-        "attention": _attention(schedule, sites),
+        "attention": _attention(schedule, sites, largest),
         "gemms": _gemms(schedule, sites),
         "fp32_between": [
             {**asdict(each), "read_by": list(each.read_by), "declared": _declared(each.made_by, schedule, fp32)}
@@ -78,12 +81,12 @@ def _check_nodes(schedule: EngineSchedule, model: onnx.ModelProto) -> None:
         raise UnreadableSchedule(f"it names the node {strange[0]!r}, which the graph lacks")
 
 
-def _attention(schedule: EngineSchedule, sites: GraphSites) -> dict[str, Any]:
+def _attention(schedule: EngineSchedule, sites: GraphSites, largest: int) -> dict[str, Any]:
     """An attention is fused where one kernel holds its softmax and both products."""
     inside = {node for each in schedule.launches if each.kind == ATTENTION for node in each.nodes}
     attentions = sites.attentions()
     apart = [node for node in attentions if node not in inside]
-    because = {node: reason for node in apart if (reason := unfused_because(sites.attention(node), schedule.batch))}
+    because = {node: reason for node in apart if (reason := unfused_because(sites.attention(node), largest))}
     return {"fused": len(attentions) - len(apart), "of": len(attentions), "apart": apart, "because": because}
 
 

@@ -29,8 +29,8 @@ class AttentionSite:
     leading: tuple[int | None, ...] | None = None
 
 
-def unfused_because(site: AttentionSite, batch: int) -> str | None:
-    """The reason for which no kernel holds all of it in an engine for `batch`, or None where none is known."""
+def unfused_because(site: AttentionSite, largest: int) -> str | None:
+    """The reason for which no kernel holds all of it in an engine for batches up to `largest`; None for none known."""
     if site.type is not None and site.type not in _HALF:
         return f"it computes in {site.type}, and only half precision is fused"
     outside = [width for width in site.widths if width is not None and not NARROWEST <= width <= WIDEST]
@@ -38,7 +38,7 @@ def unfused_because(site: AttentionSite, batch: int) -> str | None:
         return f"its heads are {outside[0]} wide, and widths from {NARROWEST} to {WIDEST} are fused"
     if site.keys == 1:
         return "there is one key, so that there is nothing to attend to"
-    if site.leading is not None and math.prod(batch if size is None else size for size in site.leading) == 1:
+    if site.leading is not None and math.prod(largest if size is None else size for size in site.leading) == 1:
         return "it is one head of one image, and what is fused has more (a batch of up to 2 is enough)"
     return None
 

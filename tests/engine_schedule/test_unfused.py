@@ -46,17 +46,22 @@ _NUMBER = {"float16": onnx.TensorProto.FLOAT16, "float": onnx.TensorProto.FLOAT}
 def test_the_reason_is_read_from_the_graph(model: onnx.ModelProto, reason: str | None) -> None:
     sites = GraphSites(model)
     (name,) = sites.attentions()
-    told = unfused_because(sites.attention(name), batch=1)
+    told = unfused_because(sites.attention(name), largest=1)
     assert told is None if reason is None else str(told).startswith(reason)
 
 
 def test_a_graph_that_does_not_tell_gives_no_reason() -> None:
-    assert unfused_because(AttentionSite("a"), batch=1) is None
+    assert unfused_because(AttentionSite("a"), largest=1) is None
     operator = parse(
         "(float[2,8,8] q, float[2,8,8] k, float[2,8,8] v) => (float[2,8,8] y)", "y = Attention(q, k, v)", opset=23
     )
     sites = GraphSites(operator)
-    assert unfused_because(sites.attention(sites.attentions()[0]), batch=1) is None
+    assert unfused_because(sites.attention(sites.attentions()[0]), largest=1) is None
+
+
+def test_one_head_is_no_reason_where_more_images_than_one_fit() -> None:
+    sites = GraphSites(_model(64, images="N", heads=1))
+    assert unfused_because(sites.attention(sites.attentions()[0]), largest=2) is None
 
 
 def test_equal_reasons_are_said_once() -> None:

@@ -109,12 +109,12 @@ def _schedule(
 ) -> dict[str, Any]:
     """A plan of TensorRT-RTX holds it as text; one of TensorRT tells it where it is loaded, which needs its GPU."""
     if vendor.backend == "tensorrt_rtx":
-        return schedule_facts(plan, proto, batch.opt)
+        return schedule_facts(plan, proto, batch.opt, batch.max)
     try:
         told = engine_information(vendor, plan, profile)
     except InspectionError as error:
         return no_schedule(str(error))
-    return inspected_facts(told, proto, batch.opt)
+    return inspected_facts(told, proto, batch.opt, batch.max)
 
 
 def _vendor(target: Target) -> Vendor:

@@ -85,9 +85,7 @@ class _Form:
 
 
 def _view(node: fx.Node) -> _Form | None:
-    """Of any memory: it may follow what was made contiguous. A size of 0 would be taken for the one before."""
-    empty = any(size == 0 for size in node.meta["val"].shape if not isinstance(size, SymInt))
-    return None if empty else _Form(_source(node), _aten.reshape.default, (node.args[1],))
+    return _reshaped(node, node.args[1])
 
 
 def _reshape(node: fx.Node) -> _Form | None:
@@ -96,11 +94,13 @@ def _reshape(node: fx.Node) -> _Form | None:
 
 def _known_shape(node: fx.Node) -> _Form | None:
     shape = list(node.meta["val"].shape)
-    if any(size == 0 for size in shape if not isinstance(size, SymInt)):
-        return None
-    return (
-        _Form(_source(node)) if _has_that_shape(node) else _Form(_source(node), _aten.reshape.default, (shape,), shape)
-    )
+    return _Form(_source(node)) if _has_that_shape(node) else _reshaped(node, shape, shape)
+
+
+def _reshaped(node: fx.Node, shape: Any, sizes: Sequence[Any] = ()) -> _Form | None:
+    """Of any memory: a view may follow what was made contiguous. A size of 0 would be taken for the one before."""
+    empty = any(size == 0 for size in node.meta["val"].shape if not isinstance(size, SymInt))
+    return None if empty else _Form(_source(node), _aten.reshape.default, (shape,), sizes)
 
 
 def _has_that_shape(node: fx.Node) -> bool:
