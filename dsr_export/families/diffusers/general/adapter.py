@@ -19,6 +19,7 @@ PASSED: Mapping[str, Callable[[Tensor], Any]] = {
     "layers_first": lambda value: value.transpose(0, 1),
     "frames_as_rows": lambda value: value.flatten(0, 1),
     "rows": lambda value: list(value.unbind(0)),
+    "two_as_rows": lambda value: value.reshape(2 * value.shape[0], value.shape[1] // 2, *value.shape[2:]),
     "one_batch": lambda value: [value],
     "alone": lambda value: value[0],
 }

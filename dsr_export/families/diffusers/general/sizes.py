@@ -157,6 +157,7 @@ COUNTED: Mapping[str, Any] = {
     "cogvideo_turns": lambda config: (
         config["use_rotary_positional_embeddings"] and config["attention_head_dim"] % 16 == 0
     ),
+    "two_pictures": lambda config: config.get("image_dim") and config.get("pos_embed_seq_len"),
     "from_picture": lambda config: config["task_type"] == "i2v",
     "bundles": lambda config: len(config.get("injection_layer_ids") or ()) + 1,
     "half_axis": lambda config: config["axes_lens"][0] // 2,

@@ -34,6 +34,22 @@ def test_a_folder_gives_the_numbers_of_diffusers(class_name: str, tmp_path: Path
     np.testing.assert_allclose(out, expected, rtol=0, atol=2e-5 * np.abs(expected).max())
 
 
+def test_two_pictures_are_handed_over_as_rows(tmp_path: Path) -> None:
+    """Wan between a first frame and a last: its pipeline gives [2 * batch, tokens, channels], of which it makes one."""
+    name = "WanTransformer3DModel"
+    model = saved(name, tmp_path, pos_embed_seq_len=10)
+    subject = loaded(tmp_path, options=TINY[name].options)
+    assert {spec.name: spec.shape for spec in subject.inputs}["encoder_hidden_states_image"] == ("batch", 10, 18)
+    given = {key: torch.from_numpy(value) for key, value in subject.example(3, seed=1).items()}
+    with subject.reference() as runner:
+        out = runner.infer({key: value.numpy() for key, value in given.items()})["out"]
+    pictures = given.pop("encoder_hidden_states_image")
+    rows = torch.stack([row[part] for row in pictures for part in (slice(5), slice(5, 10))])
+    with torch.no_grad():
+        expected = model(**given, encoder_hidden_states_image=rows, return_dict=False)[0].numpy()
+    np.testing.assert_allclose(out, expected, rtol=0, atol=2e-5 * np.abs(expected).max())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TINY)
 def test_it_becomes_a_graph_of_any_batch(name: str, tmp_path: Path) -> None:

@@ -19,15 +19,17 @@ UNIT_TIME = Given(shape="", draw="unit", means="the time, 0 to 1")
 TEXT_MASK = Given(shape="text", draw="mask", means="1 for the prompt's tokens, 0 for padding")
 BOOL_MASK = Given(shape="text", draw="mask", dtype="bool", means="true for the prompt's tokens, false for padding")
 WHOLE_TEXT = Fixed(made="whole_text", rows=True, means="a prompt that fills its tokens: its length shapes the graph")
-CLIP_TOKENS = Given(
-    shape=lambda sizes: "image_tokens image_dim".replace(
-        "image_tokens", "pos_embed_seq_len" if sizes.config.get("pos_embed_seq_len") else "257"
+CLIP_TOKENS = (
+    Given(
+        shape="pos_embed_seq_len image_dim",
+        when="two_pictures",
+        passed="two_as_rows",
+        means="the first frame and the last as a picture encoder's tokens, one behind the other",
     ),
-    when="image_dim",
-    means="the first frame as a picture encoder's tokens",
+    Given(shape="257 image_dim", when="image_dim", means="the first frame as a picture encoder's tokens"),
 )
 
-BY_NAME: Mapping[str, Part] = {
+BY_NAME: Mapping[str, Part | tuple[Part, ...]] = {
     "timestep": TIME,
     "encoder_hidden_states": Given(shape=f"text {TEXT_WIDTH}", means="the prompt's embedding"),
     "encoder_attention_mask": TEXT_MASK,
