@@ -103,13 +103,17 @@ def probe_module(
     *,
     limits: Limits,
     called: str,
+    hint: str = ANY_BATCH,
 ) -> tuple[TensorSpec, ...]:
-    """The outputs of `module`, learnt by running it. Refuses as `probe_outputs`, and what changes itself."""
+    """The outputs of `module`, learnt by running it. Refuses as `probe_outputs`, and what changes itself.
+
+    `hint` is of a module that raises.
+    """
     before = {name: buffer.clone() for name, buffer in module.named_buffers()}
 
     def infer(feeds: dict[str, Array]) -> dict[str, Array]:
         what = f"{called} at batch {len(next(iter(feeds.values())))}"
-        made = _run(module, [torch.from_numpy(value) for value in feeds.values()], what)
+        made = _run(module, [torch.from_numpy(value) for value in feeds.values()], what, hint)
         _check_unchanged(module, before, called)  # first, as its outputs then differ from run to run, too
         return _named_outputs(made, called)
 
@@ -169,8 +173,13 @@ def _run(module: nn.Module, inputs: Sequence[Tensor], what: str, hint: str = ANY
         with torch.inference_mode(), traced_path():
             return module(*(value.clone() for value in inputs))
     except Exception as error:  # the user's code may raise anything
-        line = user_lines.of_error(error)
-        raise ExportError(f"{what} raised {described(error)}" + (f" at {line}" if line else ""), hint=hint) from error
+        raise raised_by(what, error, hint) from error
+
+
+def raised_by(what: str, error: Exception, hint: str) -> ExportError:
+    """`what` raised `error`, and at which line of the model's code."""
+    line = user_lines.of_error(error)
+    return ExportError(f"{what} raised {described(error)}" + (f" at {line}" if line else ""), hint=hint)
 
 
 def _named_outputs(made: Any, called: str) -> dict[str, Array]:

@@ -8,10 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from dsr_export.families.diffusers.general.adapter import single
-
-
-class _Reached(Exception):
-    """The submodule has been called, and what it returned is known."""
+from dsr_export.families.diffusers.general.running import Reached
 
 
 class Frozen(nn.Module):
@@ -32,12 +29,12 @@ def freeze(transformer: nn.Module, name: str, run: Callable[[], Any]) -> None:
 
     def stop(_: nn.Module, __: Any, made: tuple[Tensor, ...]) -> None:
         found.append(made)
-        raise _Reached
+        raise Reached
 
     hook = transformer.get_submodule(name).register_forward_hook(stop)
     try:
         run()
-    except _Reached:
+    except Reached:
         setattr(transformer, name, Frozen(tuple(table.clone() for table in found[0])))
     finally:
         hook.remove()

@@ -10,8 +10,20 @@ import torch
 
 from dsr_export.example_rows.drawn import Draw, draw_inputs
 from dsr_export.families.diffusers.general.adapter import GeneralDenoiser
+from dsr_export.families.diffusers.general.sizes import SIZES
 from dsr_export.spec import Stream
+from dsr_export.subjects.module import raised_by
 from graphs.artifacts import TensorSpec
+
+COMPARE = (
+    "compare config.json with the model's own, and the sizes with those that its pipeline gives it: "
+    f"{', '.join(f'--option {name}=' for name in SIZES)}"
+)
+"""What to do where diffusers' own code raises: it takes any batch, so that entries or sizes do not fit each other."""
+
+
+class Reached(BaseException):
+    """A run has come to where all is known that it was for; no `except Exception` of a model's stops it."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +41,13 @@ class DrawnRuns:
             changed = draw_inputs(self.inputs, count, seed=seed + 1, draws=self.draws)
             rows |= {each.name: changed[each.name] for each in self.inputs if self._stream_of(each) == other}
         return self.module(*(torch.from_numpy(row) for row in rows.values()))
+
+    def untouched(self, count: int, class_name: str) -> Any:
+        """`run` of a module that nothing was done to yet: where it fails, that is the model. Raises ExportError."""
+        try:
+            return self.run(count)
+        except Exception as error:  # diffusers' code may raise anything
+            raise raised_by(f"{class_name} at batch {count}", error, COMPARE) from error
 
     def _stream_of(self, spec: TensorSpec) -> Stream | None:
         """Which stream's tokens an input becomes: the latent's, or a prompt's; None for times, masks and vectors."""

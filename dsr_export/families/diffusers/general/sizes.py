@@ -9,7 +9,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dsr_export.errors import ExportError
+from dsr_export.families.config_bounds import MOST_SIDE
 from dsr_export.families.diffusers.general.recipes.recipe import ClassRecipe
+
+SIZES: Mapping[str, int] = {
+    "latent_height": MOST_SIDE,
+    "latent_width": MOST_SIDE,
+    "latent_frames": MOST_SIDE,
+    "text_tokens": 2**16,
+}
+"""Options, which are what is static in the graph, and the most that each may be."""
 
 _OWN = ("height", "width", "frames", "text", "tokens", "cells")
 _INDEXED = re.compile(r"(\w+)\[(\d+)\]")

@@ -11,7 +11,6 @@ from torch.utils._pytree import tree_leaves
 from dsr_export.declarations.weight_file import WeightFile
 from dsr_export.errors import ExportError, did_you_mean
 from dsr_export.example_rows.drawn import Draw
-from dsr_export.families.config_bounds import MOST_SIDE
 from dsr_export.families.diffusers.files import TransformerFolder
 from dsr_export.families.diffusers.general.adapter import GeneralDenoiser
 from dsr_export.families.diffusers.general.call import Call, call_of
@@ -20,8 +19,8 @@ from dsr_export.families.diffusers.general.freezing import freeze
 from dsr_export.families.diffusers.general.joined import joined_rows
 from dsr_export.families.diffusers.general.recipes.classes import recipe_of
 from dsr_export.families.diffusers.general.recipes.recipe import Given
-from dsr_export.families.diffusers.general.running import DrawnRuns
-from dsr_export.families.diffusers.general.sizes import Sizes
+from dsr_export.families.diffusers.general.running import COMPARE, DrawnRuns
+from dsr_export.families.diffusers.general.sizes import SIZES, Sizes
 from dsr_export.families.diffusers.general.treated import treat
 from dsr_export.families.diffusers.register_rows import REGISTER_OPTIONS, AskedRegisters
 from dsr_export.families.diffusers.weights import build_transformer
@@ -31,14 +30,6 @@ from dsr_export.spec import DsrSpec, ReplaceSpec
 from dsr_export.subject import Subject
 from dsr_export.subjects.module import probe_module
 from graphs.artifacts import TensorSpec
-
-SIZES: Mapping[str, int] = {
-    "latent_height": MOST_SIDE,
-    "latent_width": MOST_SIDE,
-    "latent_frames": MOST_SIDE,
-    "text_tokens": 2**16,
-}
-"""Options, which are what is static in the graph, and the most that each may be."""
 
 
 def general_subject(
@@ -88,11 +79,12 @@ def subject_of(
     module = GeneralDenoiser(transformer, call).eval().requires_grad_(False)
     inputs = tuple(_spec(each, part, sizes) for each, part in call.given.items())
     draws = _draws(call, sizes)
+    runs = DrawnRuns(module, inputs, draws)
     if sizes.recipe.frozen:
-        freeze(transformer, sizes.recipe.frozen, lambda: DrawnRuns(module, inputs, draws).run(2))
+        freeze(transformer, sizes.recipe.frozen, lambda: runs.untouched(2, class_name))
     registers = AskedRegisters(name=name) if registers is None else registers
-    denoiser = treat(DrawnRuns(module, inputs, draws), groups, registers, class_name)
-    outputs = probe_module(module, inputs, draws, {}, limits=(1, None), called=class_name)
+    denoiser = treat(runs, groups, registers, class_name)
+    outputs = probe_module(module, inputs, draws, {}, limits=(1, None), called=class_name, hint=COMPARE)
     layers = {"layers": [block.name for block in module.blocks]} if module.blocks else {}
     return Subject(
         name=name,

@@ -26,7 +26,7 @@ def treat(runs: DrawnRuns, groups: Sequence[ReplaceSpec], registers: AskedRegist
     if not groups and not registers.any:
         return DenoiserSpec()
     module = runs.module
-    found = seen_blocks(module.transformer, lambda _: runs.run(ROWS))
+    found = seen_blocks(module.transformer, lambda _: runs.untouched(ROWS, class_name))
     if not found:
         hint = "insert dsr_export.registers in code of your own, and give it as module:callable"
         raise ExportError(f"{class_name} has no list of blocks that hand tokens on, so none can be followed", hint=hint)

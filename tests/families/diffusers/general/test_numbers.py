@@ -50,6 +50,19 @@ def test_two_pictures_are_handed_over_as_rows(tmp_path: Path) -> None:
     np.testing.assert_allclose(out, expected, rtol=0, atol=2e-5 * np.abs(expected).max())
 
 
+@pytest.mark.parametrize("registers", [None, 2])
+def test_a_config_that_diffusers_itself_cannot_run_is_not_blamed_on_the_batch(
+    registers: int | None, tmp_path: Path
+) -> None:
+    name = "CogVideoXTransformer3DModel"
+    config = {"num_attention_heads": 2, "attention_head_dim": 16, "num_layers": 1, "time_embed_dim": 12}
+    folder = bare_folder(tmp_path / "bare", name, {**config, "ofs_embed_dim": 8, "text_embed_dim": 20})
+    sizes = {"latent_height": 4, "latent_width": 4, "latent_frames": 1}
+    with pytest.raises(ExportError, match="must match the size of tensor b") as caught:
+        loaded(folder, random_weights=0, options=sizes, registers=registers)
+    assert "config.json" in str(caught.value.hint) and "batch" not in str(caught.value.hint)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TINY)
 def test_it_becomes_a_graph_of_any_batch(name: str, tmp_path: Path) -> None:
