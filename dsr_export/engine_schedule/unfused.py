@@ -1,7 +1,8 @@
 """Why an attention of a graph stays in several kernels, where its sizes and types tell.
 
 The widths are those that TensorRT-RTX 1.7 fused in half precision, tried from 4 to 512 with and without masks; the
-number of tokens made no difference from 2 up.
+number of tokens made no difference from 2 up. One head of several images was fused in some modules and not in others
+(often not where the engine serves a batch of 1 too); two heads in its place were.
 """
 
 from __future__ import annotations
@@ -30,7 +31,10 @@ class AttentionSite:
 
 
 def unfused_because(site: AttentionSite, largest: int) -> str | None:
-    """The reason for which no kernel holds all of it in an engine for batches up to `largest`; None for none known."""
+    """The reason for which no kernel holds all of it in an engine for batches up to `largest`; None for none known.
+
+    Asked of what is not fused: some that have the last reason are.
+    """
     if site.type is not None and site.type not in _HALF:
         return f"it computes in {site.type}, and only half precision is fused"
     outside = [width for width in site.widths if width is not None and not NARROWEST <= width <= WIDEST]
@@ -39,7 +43,9 @@ def unfused_because(site: AttentionSite, largest: int) -> str | None:
     if site.keys == 1:
         return "there is one key, so that there is nothing to attend to"
     if site.leading is not None and math.prod(largest if size is None else size for size in site.leading) == 1:
-        return "it is one head of one image, and what is fused has more (a batch of up to 2 is enough)"
+        return "it is one head of one image, and what is fused has more (a batch of up to 2 can be enough)"
+    if site.leading is not None and len(site.leading) > 1 and site.leading[-1] == 1:
+        return "it has one head, which is fused in some surroundings only; the same with two heads is"
     return None
 
 
