@@ -19,6 +19,7 @@ from dsr_export.bundle.destination import LONGEST_NAME, absolute, parts_folder
 from dsr_export.bundle.reader import Bundle
 from dsr_export.config import ExportConfig, ModelRequest
 from dsr_export.drawing.chain import open_components
+from dsr_export.errors import ExportError
 from dsr_export.peak_memory import PeakMemory
 from dsr_export.pipelines.folder import TRANSFORMER
 from dsr_export.pipelines.plan import PipelinePlan, plan_pipeline
@@ -31,13 +32,14 @@ from dsr_export.storage.cache import CachedStage, StageCache
 from dsr_export.storage.canonical import canonical_digest
 from dsr_export.storage.disk import DamagedFile
 from dsr_export.storage.made_with import source_digest, tool_versions
-from dsr_export.walks.asked import PipelineWalk, pipeline_walk
+from dsr_export.walks.asked import PipelineWalk, pipeline_walk, unquantised_walk
 from graphs.forms import FORMS, FormName, form_of
 from graphs.precisions import PRECISIONS
 from graphs.target_precisions import check_precision
 from graphs.targets import Target, default_target, target
 
 R = TypeVar("R", bound=Result)
+UNWALKED = "nothing of the pipeline's own walk is checked"
 
 
 @dataclass
@@ -141,8 +143,17 @@ class Build:
 
     @cached_property
     def walk(self) -> PipelineWalk | None:
-        """The pipeline's own walk, where that is what a quantised transformer is calibrated on."""
-        return pipeline_walk(self.config, self.config.int8) if self.is_quantized else None
+        """The pipeline's own walk: what a quantised transformer is calibrated on, and what any is held against whose
+        pipeline is built with it, as its encoders are at hand then."""
+        if self.is_quantized:
+            return pipeline_walk(self.config, self.config.int8)
+        if self.plan is None or not self.plan.encodes_all:
+            return None
+        try:
+            return unquantised_walk(self.config)
+        except ExportError as error:
+            self.reporter.note(f"{UNWALKED}: {error.message}")
+            return None
 
     @cached_property
     def part_builds(self) -> dict[str, Build]:

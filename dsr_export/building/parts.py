@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 
-from dsr_export.building.build import Build
+from dsr_export.building.build import UNWALKED, Build
 from dsr_export.bundle.destination import absolute, parts_folder
 from dsr_export.bundle.reader import Bundle
+from dsr_export.errors import ExportError
 from dsr_export.pipelines.table import recipe_of
 from dsr_export.sources.diffusers_folder import DiffusersFolderSource
 from dsr_export.storage.disk import remove_tree
@@ -34,10 +35,17 @@ def built_parts(build: Build, export: Export) -> Iterator[Mapping[str, Bundle]]:
 
 def check_parts(build: Build, card: SubjectCard) -> None:
     """Raises ExportError where the traced transformer takes other prompts or latents than the parts were built for, or
-    than those that it is calibrated on."""
+    than those that it is calibrated on and held against."""
     plan = build.plan
-    if build.walk is not None:
-        build.walk.check(card)
     if plan is not None:
         recipe = recipe_of(plan.folder.class_name, str(plan.folder.path))
         recipe(plan.record, card.inputs, card.config, card.num_classes).check(plan.parts)
+    if build.walk is None:
+        return
+    try:
+        build.walk.check(card)
+    except ExportError as error:
+        if build.is_quantized:
+            raise
+        build.walk = None
+        build.reporter.note(f"{UNWALKED}: {error.message}")

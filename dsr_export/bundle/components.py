@@ -15,6 +15,7 @@ _KINDS: Mapping[tuple[tuple[str, ...], tuple[str, ...]], str] = {
     (("z",), ("image",)): "decoder",
     (("image",), ("tokens",)): "encoder",
     (("image",), ("z",)): "encoder",
+    (("image",), ("z", "log_variance")): "encoder",
     **{
         (takes, gives): "text encoder"
         for takes in (("ids",), ("ids", "mask"))

@@ -29,7 +29,7 @@ class AttachedAutoencoder(AttachedPart):
         """Pictures of latents, as the original's `decode`. Raises what `attach` says, and ExportError for tiles."""
         running = self._of(VAE, "a decoder of latents", "--components all")
         least = ("tile_latent_min_height", "tile_latent_min_width", "tile_latent_min_size")
-        made = self._through(running, z, least)
+        made = self._through(running, z, least)[0]
         if not return_dict:
             return (made,)
         from diffusers.models.autoencoders.vae import DecoderOutput
@@ -38,14 +38,14 @@ class AttachedAutoencoder(AttachedPart):
 
     @torch.no_grad()
     def encode(self, x: Tensor, return_dict: bool = True) -> Any:
-        """Latents of pictures, as the original's `encode`: of `AutoencoderKL` the most likely ones, `mode()`.
+        """Latents of pictures, as the original's `encode`: of `AutoencoderKL` their distribution.
 
         Raises what `attach` says, ExportError for tiles, and without a `vae_encoder` in the bundle.
         """
         running = self._of(VAE_ENCODER, "an encoder of pictures", "--components all,vae_encoder")
         least = ("tile_sample_min_height", "tile_sample_min_width", "tile_sample_min_size")
         made = self._through(running, x, least)
-        found = _most_likely(made) if type(eager(self.original)).__name__ == KL else made
+        found = _distribution(made) if type(eager(self.original)).__name__ == KL else made[0]
         if not return_dict:
             return (found,)
         if type(eager(self.original)).__name__ == KL:
@@ -67,8 +67,8 @@ class AttachedAutoencoder(AttachedPart):
             raise ExportError(f"{self.bundle.path} does not hold {what}", hint=hint)
         return found[0]
 
-    def _through(self, running: Running, given: Tensor, least: tuple[str, ...]) -> Tensor:
-        """What the model makes, where the input lies and in its type; row by row where slices are asked for."""
+    def _through(self, running: Running, given: Tensor, least: tuple[str, ...]) -> tuple[Tensor, ...]:
+        """What the model makes, in order, where the input lies, in its type; row by row where slices are asked for."""
         running.check_open()
         _check_shape(running, given)
         if self.use_tiling and _tiled(self, given, least):
@@ -77,16 +77,16 @@ class AttachedAutoencoder(AttachedPart):
                 hint="call pipe.vae.disable_tiling() first",
             )
         if self.use_slicing and len(given) > 1:
-            return torch.cat([_called(running, given[i : i + 1]) for i in range(len(given))])
+            rows = [_called(running, given[i : i + 1]) for i in range(len(given))]
+            return tuple(torch.cat(each) for each in zip(*rows, strict=True))
         return _called(running, given)
 
 
-def _called(running: Running, given: Tensor) -> Tensor:
+def _called(running: Running, given: Tensor) -> tuple[Tensor, ...]:
     running.check_batch(len(given))
     (spec,) = running.manifest.input_specs()
     inputs = {spec.name: given.to(running.device, getattr(torch, spec.dtype)).contiguous()}
-    (made,) = running(inputs).values()
-    return made.to(given.device, given.dtype)
+    return tuple(made.to(given.device, given.dtype) for made in running(inputs).values())
 
 
 def _check_shape(running: Running, given: Any) -> None:
@@ -108,15 +108,22 @@ def _tiled(vae: nn.Module, given: Tensor, least: tuple[str, ...]) -> bool:
     return any(bound is not None and size > bound for size, bound in zip(given.shape[2:], bounds, strict=True))
 
 
+def _distribution(made: tuple[Tensor, ...]) -> Any:
+    """The distribution of latents that has the mean and the logarithm of the variance `made`."""
+    from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+
+    if len(made) == 1:
+        return _most_likely(made[0])
+    return DiagonalGaussianDistribution(torch.cat(made, dim=1))
+
+
 def _most_likely(mean: Tensor) -> Any:
-    """The distribution of latents around `mean`, whose width is not known."""
+    """The same around `mean`, of a bundle that was built before they held the variance."""
     from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 
     made = DiagonalGaussianDistribution.__new__(DiagonalGaussianDistribution)
     made.mean, made.deterministic = mean, False
-    hint = (
-        "take the most likely latent, latent_dist.mode(), or leave the vae out: attach(..., components='transformer')"
-    )
+    hint = "build it again, or take the most likely latent, latent_dist.mode()"
     for name in ("parameters", "logvar", "std", "var"):
         setattr(made, name, Absent.of("variance of latents", hint))
     return made

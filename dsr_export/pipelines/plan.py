@@ -41,6 +41,11 @@ class PipelinePlan:
     files: Mapping[str, Path]
     options: Mapping[str, int]
 
+    @property
+    def encodes_all(self) -> bool:
+        """Whether what the transformer takes can be made with the parts: its prompts, if it takes any."""
+        return bool(self.record.text) or not recipe_of(self.folder.class_name, str(self.folder.path)).roles
+
     def key(self) -> dict[str, Any]:
         """JSON values that stand for all but the parts' own configurations and weights."""
         return {"record": asdict(self.record), "files": {name: file_sha256(path) for name, path in self.files.items()}}

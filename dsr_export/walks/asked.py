@@ -1,4 +1,5 @@
-"""`PipelineWalk`: the walk of a pipeline that its transformer is calibrated on, planned before anything long starts."""
+"""`PipelineWalk`: the walk of a pipeline that its transformer is calibrated on, and held against, planned before
+anything long starts."""
 
 from __future__ import annotations
 
@@ -24,7 +25,7 @@ from dsr_export.walks.torch_pipeline import is_pipeline, of_part, planned, sized
 _ALONE = f"{GIVE}, or --model-dir the whole pipeline's folder"
 SEED = 20_260_610
 HELD_OUT = 2  # images of a walk that nothing is calibrated on, and prompts that are shipped for it
-LARGE_STEPS = 6  # of a model that a CPU takes minutes for
+FEW_STEPS = 6  # of a model that a CPU takes minutes for, and where nothing is calibrated on them
 
 
 @dataclass(kw_only=True)
@@ -32,7 +33,7 @@ class PipelineWalk:
     """The pipeline of the transformer that `request` asks for, `sized`.
 
     `images` of `prompts` in turn (of classes, where it takes none), `steps` of its scheduler each; None: as many as
-    the pipeline takes, and a few of a large model. `last_prompts` are those of `held_out`.
+    the pipeline takes, and a few of a large model, or of all where `few`. `last_prompts` are those of `held_out`.
     """
 
     plan: PipelinePlan
@@ -41,11 +42,12 @@ class PipelineWalk:
     last_prompts: tuple[str, ...]
     images: int
     steps: int | None
+    few: bool = False
 
     def stage_key(self) -> dict[str, Any]:
         """JSON values that stand for all of it, encoders and tokenizers by content; these are read once."""
         prompts = {"prompts": list(self.prompts), "last_prompts": list(self.last_prompts)}
-        return {**self._files, **prompts, "images": self.images, "steps": self.steps}
+        return {**self._files, **prompts, "images": self.images, "steps": self.steps, "few": self.few}
 
     @cached_property
     def _files(self) -> dict[str, Any]:
@@ -61,7 +63,7 @@ class PipelineWalk:
             made.check(self.plan.parts)
             schedule(made, self.plan.folder.scheduler(), self.drawn(card).steps)
         except ExportError as error:
-            raise _unwalked(error) from error
+            raise error if self.few else _unwalked(error) from error
 
     def recipe(self, card: SubjectCard) -> Recipe:
         """What the pipeline does around the model of `card`."""
@@ -71,7 +73,7 @@ class PipelineWalk:
     def drawn(self, card: SubjectCard) -> Images:
         """What is drawn with that model."""
         own = self.recipe(card).steps
-        steps = self.steps or (min(LARGE_STEPS, own) if card.is_large else own)
+        steps = self.steps or (min(FEW_STEPS, own) if card.is_large or self.few else own)
         return Images(count=self.images, steps=steps, seed=SEED, prompts=self.prompts)
 
     def held_out(self, card: SubjectCard) -> Images:
@@ -110,15 +112,31 @@ def pipeline_walk(asked: ModelRequest, options: Int8Options) -> PipelineWalk | N
         raise _unwalked(error) from error
     images = max(options.images, len(given or ()))
     prompts = _prompts(plan, given, file)
-    request = ModelRequest(**{each.name: getattr(asked, each.name) for each in fields(ModelRequest)})
     return PipelineWalk(
         plan=plan,
-        request=sized(request, plan),
+        request=sized(_model_of(asked), plan),
         prompts=prompts[:images],
         last_prompts=prompts[-HELD_OUT:],
         images=images,
         steps=options.steps,
     )
+
+
+def unquantised_walk(asked: ModelRequest) -> PipelineWalk:
+    """A few steps of the pipeline in `asked.model_dir` with prompts that are shipped, which nothing is calibrated on.
+
+    Raises ExportError for a pipeline that is not known here, or not whole.
+    """
+    plan = planned(asked)
+    prompts = _prompts(plan, None, None)[-HELD_OUT:]
+    request = sized(_model_of(asked), plan)
+    return PipelineWalk(
+        plan=plan, request=request, prompts=prompts, last_prompts=prompts, images=HELD_OUT, steps=None, few=True
+    )
+
+
+def _model_of(asked: ModelRequest) -> ModelRequest:
+    return ModelRequest(**{each.name: getattr(asked, each.name) for each in fields(ModelRequest)})
 
 
 def _unwalked(error: ExportError) -> ExportError:

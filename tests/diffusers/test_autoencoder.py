@@ -12,6 +12,7 @@ from dsr_export.bundle.reader import Bundle
 from dsr_export.diffusers import attach
 from dsr_export.errors import ExportError
 from tests.diffusers.handmade_parts import (
+    OLD_ENCODER,
     VAE,
     Z,
     handmade_bundle,
@@ -34,10 +35,33 @@ def test_latents_become_pictures_as_the_autoencoder_says_it(bundle: Bundle) -> N
         torch.testing.assert_close(back.latent_dist.mode(), Z)
         torch.testing.assert_close(pipe.vae.encode(wanted, return_dict=False)[0].mean, Z)
         torch.testing.assert_close(pipe.vae(wanted).sample, wanted)
-        for call in (back.latent_dist.sample, back.latent_dist.kl, lambda: pipe.vae(wanted, sample_posterior=True)):
+
+
+def test_latents_are_drawn_from_what_a_picture_is_encoded_to(bundle: Bundle) -> None:
+    from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+
+    pipe, image = handmade_pipe(), torch.rand(2, 3, 8, 8)
+    with attach(pipe, bundle, components=VAE):
+        found = pipe.vae.encode(image).latent_dist
+        own = DiagonalGaussianDistribution(torch.cat([found.mode(), torch.full_like(found.mode(), -3)], dim=1))
+        made, wanted = (each.sample(torch.Generator().manual_seed(0)) for each in (found, own))
+        torch.testing.assert_close(made, wanted)
+        torch.testing.assert_close(found.kl(), own.kl())
+        assert not torch.equal(made, found.mode())
+        pipe.vae.enable_slicing()
+        torch.testing.assert_close(pipe.vae.encode(image).latent_dist.logvar, found.logvar)
+
+
+def test_a_bundle_without_the_variance_says_so_where_it_is_read(tmp_path: Path) -> None:
+    pipe, image = handmade_pipe(), torch.zeros(1, 3, 8, 8)
+    bundle = handmade_bundle(tmp_path, graphs={"vae_encoder": OLD_ENCODER})
+    with attach(pipe, bundle, components=VAE):
+        found = pipe.vae.encode(image).latent_dist
+        assert found.mode().shape == (1, 2, 4, 4)
+        for call in (found.sample, found.kl, lambda: pipe.vae(image, sample_posterior=True)):
             with pytest.raises(ExportError, match="gives no variance of latents") as caught:
                 call()
-            assert "mode()" in str(caught.value.hint)
+            assert "build it again" in str(caught.value.hint)
 
 
 def test_slices_go_row_by_row_and_tiles_are_refused(bundle: Bundle) -> None:

@@ -27,6 +27,7 @@ from graphs.artifacts import TensorSpec
 from graphs.digests import files_digest
 
 FAMILY = "vae"
+LOG_VARIANCE = "log_variance"
 _OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 """Of an attention's layers in files from before diffusers 0.18."""
 _OLD = re.compile(rf"(?<=\.attentions\.)(\d+)\.({'|'.join(_OLD_NAMES)})(?=\.(weight|bias)$)")
@@ -61,7 +62,10 @@ class VaeDecoder(nn.Module):
 
 
 class VaeEncoder(nn.Module):
-    """`forward(image [B, 3, H, W]) -> z [B, C, h, w]`: the most likely latent, as `encode` gives it."""
+    """`forward(image [B, 3, H, W]) -> z [B, C, h, w]`: the most likely latent, as `encode` gives it.
+
+    Of an autoencoder that makes a distribution of latents, then also the logarithm of its variance, [B, C, h, w].
+    """
 
     def __init__(self, vae: Any) -> None:
         super().__init__()
@@ -69,10 +73,15 @@ class VaeEncoder(nn.Module):
         self.quant_conv = getattr(vae, "quant_conv", None)
         self.has_variance = hasattr(vae.config, "norm_num_groups")  # of AutoencoderKL, behind the means
 
-    def forward(self, image: Tensor) -> Tensor:
+    @property
+    def makes(self) -> tuple[str, ...]:
+        """The names of what it returns."""
+        return ("z", LOG_VARIANCE) if self.has_variance else ("z",)
+
+    def forward(self, image: Tensor) -> Tensor | tuple[Tensor, ...]:
         made: Tensor = self.encoder(image)
         made = made if self.quant_conv is None else self.quant_conv(made)
-        return made.chunk(2, dim=1)[0] if self.has_variance else made
+        return made.chunk(2, dim=1) if self.has_variance else made
 
 
 def vae_subject(name: str, folder: VaeFolder, latents: Latents, *, random_weights: int | None) -> Subject:
@@ -82,7 +91,7 @@ def vae_subject(name: str, folder: VaeFolder, latents: Latents, *, random_weight
     """
     vae, provenance = _vae(folder, latents, random_weights)
     z = (int(vae.config["latent_channels"]), latents.height, latents.width)
-    return _subject(name, folder, vae, VaeDecoder(vae), ("z", z, latents.draw), "image", provenance)
+    return _subject(name, folder, vae, VaeDecoder(vae), ("z", z, latents.draw), ("image",), provenance)
 
 
 def vae_encoder_subject(name: str, folder: VaeFolder, latents: Latents, *, random_weights: int | None) -> Subject:
@@ -91,7 +100,8 @@ def vae_encoder_subject(name: str, folder: VaeFolder, latents: Latents, *, rando
     blocks = vae.config.get("encoder_block_out_channels") or vae.config["block_out_channels"]
     scale = 2 ** (len(blocks) - 1)
     image = (int(vae.config["in_channels"]), latents.height * scale, latents.width * scale)
-    return _subject(name, folder, vae, VaeEncoder(vae), ("image", image, _picture), "z", provenance)
+    encoder = VaeEncoder(vae)
+    return _subject(name, folder, vae, encoder, ("image", image, _picture), encoder.makes, provenance)
 
 
 def _vae(folder: VaeFolder, latents: Latents, random_weights: int | None) -> tuple[Any, dict[str, Any]]:
@@ -117,20 +127,21 @@ def _subject(
     vae: Any,
     module: VaeDecoder | VaeEncoder,
     given: tuple[str, tuple[int, ...], Draw],
-    output: str,
+    outputs: tuple[str, ...],
     provenance: dict[str, Any],
 ) -> Subject:
-    """`given` is the input's name, its shape without the batch, and how it is drawn."""
+    """`given` is the input's name, its shape without the batch, and how it is drawn; `outputs` are of one shape."""
     module.eval().requires_grad_(False)
     taken, shape, draw = given
     with torch.no_grad():
         made = module(torch.zeros(1, *shape))
+    size = (made if isinstance(made, Tensor) else made[0]).shape[1:]
     return Subject(
         name=name,
         family=FAMILY,
         module=module,
         inputs=(TensorSpec(name=taken, dtype="float32", shape=("batch", *shape)),),
-        outputs=(TensorSpec(name=output, dtype="float32", shape=("batch", *made.shape[1:])),),
+        outputs=tuple(TensorSpec(name=each, dtype="float32", shape=("batch", *size)) for each in outputs),
         dsr=DsrSpec(),
         config={"_class_name": folder.class_name, **_public(vae.config)},
         provenance={"config_sha256": file_sha256(folder.path / CONFIG), **provenance},

@@ -85,12 +85,14 @@ def test_latents_are_those_of_diffusers(name: str, tmp_path: Path) -> None:
     subject = loaded(tmp_path, name, made=vae_encoder_subject)
     given = subject.example(2, seed=1)
     with subject.reference() as runner:
-        made = runner.infer(given)["z"]
+        made = runner.infer(given)
     with torch.no_grad():
         own = model.encode(torch.from_numpy(given["image"]))
-    wanted = own.latent_dist.mode() if name == "kl" else own.latent
-    np.testing.assert_allclose(made, wanted.numpy(), atol=1e-6)
-    assert made.shape[1:] == subject.outputs[0].shape[1:] == (4, 8, 6)
+    wanted = {"z": own.latent_dist.mean, "log_variance": own.latent_dist.logvar} if name == "kl" else {"z": own.latent}
+    assert made.keys() == wanted.keys() == {spec.name for spec in subject.outputs}
+    for each, spec in zip(wanted, subject.outputs, strict=True):
+        np.testing.assert_allclose(made[each], wanted[each].numpy(), atol=1e-6)
+        assert made[each].shape[1:] == spec.shape[1:] == (4, 8, 6)
 
 
 @pytest.mark.parametrize("made", [vae_subject, vae_encoder_subject])
