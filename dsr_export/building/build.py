@@ -14,12 +14,12 @@ from typing import Any, TypeVar
 from dsr_export.backends.gpu import compute_capability, gpu_available
 from dsr_export.backends.installation import check_buildable
 from dsr_export.backends.opening import runs_here
+from dsr_export.building.held_walk import held_walk
 from dsr_export.building.part_configs import part_configs
 from dsr_export.bundle.destination import LONGEST_NAME, absolute, parts_folder
 from dsr_export.bundle.reader import Bundle
 from dsr_export.config import ExportConfig, ModelRequest
 from dsr_export.drawing.chain import open_components
-from dsr_export.errors import ExportError
 from dsr_export.peak_memory import PeakMemory
 from dsr_export.pipelines.folder import TRANSFORMER
 from dsr_export.pipelines.plan import PipelinePlan, plan_pipeline
@@ -32,14 +32,13 @@ from dsr_export.storage.cache import CachedStage, StageCache
 from dsr_export.storage.canonical import canonical_digest
 from dsr_export.storage.disk import DamagedFile
 from dsr_export.storage.made_with import source_digest, tool_versions
-from dsr_export.walks.asked import PipelineWalk, pipeline_walk, unquantised_walk
+from dsr_export.walks.asked import PipelineWalk, pipeline_walk
 from graphs.forms import FORMS, FormName, form_of
 from graphs.precisions import PRECISIONS
 from graphs.target_precisions import check_precision
 from graphs.targets import Target, default_target, target
 
 R = TypeVar("R", bound=Result)
-UNWALKED = "nothing of the pipeline's own walk is checked"
 
 
 @dataclass
@@ -143,17 +142,10 @@ class Build:
 
     @cached_property
     def walk(self) -> PipelineWalk | None:
-        """The pipeline's own walk: what a quantised transformer is calibrated on, and what any is held against whose
-        pipeline is built with it, as its encoders are at hand then."""
+        """What a quantised transformer is calibrated on, and what one of any precision is held against."""
         if self.is_quantized:
             return pipeline_walk(self.config, self.config.int8)
-        if self.plan is None or not self.plan.encodes_all:
-            return None
-        try:
-            return unquantised_walk(self.config)
-        except ExportError as error:
-            self.reporter.note(f"{UNWALKED}: {error.message}")
-            return None
+        return held_walk(self.config, self.plan, self.reporter.note)
 
     @cached_property
     def part_builds(self) -> dict[str, Build]:

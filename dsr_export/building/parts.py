@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 
-from dsr_export.building.build import UNWALKED, Build
+from dsr_export.building.build import Build
+from dsr_export.building.held_walk import UNWALKED
 from dsr_export.bundle.destination import absolute, parts_folder
 from dsr_export.bundle.reader import Bundle
 from dsr_export.errors import ExportError

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +36,20 @@ TOKENS = 12
 
 
 def built(
-    name: str, folder: Path, precision: str = "fp32", most: int = 4, parts: tuple[str, ...] = ("all",)
+    name: str,
+    folder: Path,
+    precision: str = "fp32",
+    most: int = 4,
+    parts: tuple[str, ...] = ("all",),
+    changed: Callable[[Any], None] | None = None,
 ) -> tuple[Any, Bundle]:
     """diffusers' own pipeline, and its bundle."""
     from dsr_export.pipeline import export
 
     pipe = tiny_pipeline(name, folder)
+    if changed is not None:
+        changed(pipe)
+        pipe.save_pretrained(folder / "pipe")
     config = ExportConfig(
         model_dir=folder / "pipe",
         parts=parts,
@@ -134,6 +143,25 @@ def test_half_precision_stays_close(name: str, tmp_path: Path, stage_cache: Path
     check(pipe, name, bundle, wish, min(GOOD_DB["fp16"], witness - ROOM_DB))
     assert verify(bundle.path)["passed"] is bundle.passed_when_built()
     assert bundle.passed_when_built() or name == "sana"  # whose tiny attention of four channels half can't tell apart
+
+
+def test_what_only_prompts_make_larger_than_half_holds_stays_wide(tmp_path: Path, stage_cache: Path) -> None:
+    """As T5's states are far larger than unit normals, of which the other golden rows are drawn."""
+    pipe, bundle = built("pixart-alpha", tmp_path, "fp16", changed=_loud)
+    assert bundle.passed_when_built()
+    checks = {each["check"] for each in bundle.report()["parity"]}
+    assert "walk" in checks
+    wish = wish_for("pixart-alpha", 1.5)
+    check(pipe, "pixart-alpha", bundle, wish, GOOD_DB["fp16"])
+
+
+def _loud(pipe: Any) -> None:
+    """What a prompt becomes is so large that its projection overflows in half, and is made small again behind that."""
+    projection = pipe.transformer.caption_projection
+    with torch.no_grad():
+        pipe.text_encoder.encoder.final_layer_norm.weight *= 5e3
+        projection.linear_1.weight *= 100
+        projection.linear_2.weight *= 1e-6
 
 
 def test_the_command_draws_without_the_packages_it_was_built_with(tmp_path: Path, stage_cache: Path) -> None:
