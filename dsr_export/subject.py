@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
 import numpy.typing as npt
 
 from dsr_export.errors import ExportError
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 LARGE = 100_000_000  # parameters
+TIMES = ("t", "timestep")  # what a denoiser calls the time, here and in diffusers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +113,12 @@ class SubjectCard(Described):
         for key in ("grid", "text_rows"):
             values[key] = None if values[key] is None else tuple(values[key])
         return cls(**values)
+
+
+def times_of(values: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[np.float64] | None:
+    """The time [n] of each row of the inputs `values` (of one with a time a token, the first's); None: no time."""
+    found = next((values[name] for name in TIMES if name in values), None)
+    return None if found is None else np.asarray(found, np.float64).reshape(len(found), -1)[:, 0]
 
 
 def prompt_mask(inputs: Sequence[TensorSpec]) -> str | None:

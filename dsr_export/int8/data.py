@@ -17,7 +17,7 @@ from dsr_export.errors import ExportError
 from dsr_export.images.reading import SUFFIXES, check_readable
 from dsr_export.int8.data_files import read_inputs
 from dsr_export.sampling import SamplerSpec, seeded_noise, trajectory
-from dsr_export.subject import SubjectCard
+from dsr_export.subject import SubjectCard, times_of
 
 Array = npt.NDArray[Any]
 SEED = 20_260_610
@@ -149,12 +149,13 @@ class Arrays:
         """Calls of equal size; a model of fixed batch leaves the last rows out where they fill none."""
         if not self._starts:
             raise ExportError(f"{self.count} calibration rows do not fill the batch of {self.rows}", hint="give more")
-        times, calls = self._progress(self.count), chosen_units(self.sections, only)
+        times, calls = times_of(self.values), chosen_units(self.sections, only)
+        done_of_rows = np.zeros(self.count) if times is None else self._done(times)
         for done, call in enumerate(calls):
             chosen = slice(self._starts[call], self._starts[call] + self.rows)
             inputs = {name: value[chosen] for name, value in self.values.items()}
-            place = None if "t" in self.values else call / max(len(self._starts) - 1, 1)
-            answer(Call(inputs, np.arange(self.count)[chosen], times[chosen], self.sections.of(call), place))
+            place = None if times is not None else call / max(len(self._starts) - 1, 1)
+            answer(Call(inputs, np.arange(self.count)[chosen], done_of_rows[chosen], self.sections.of(call), place))
             progress(done + 1, len(calls))
 
     @property
@@ -162,11 +163,8 @@ class Arrays:
         fixed = self.card.batch_limits[1] is not None
         return range(0, self.count - self.rows + 1 if fixed else self.count, self.rows)
 
-    def _progress(self, count: int) -> Array:
-        """From noise to data by the time, where the model has one; which end is noise depends on its path."""
-        if "t" not in self.values:
-            return np.zeros(count)
-        times = np.asarray(self.values["t"], np.float64).reshape(count, -1)[:, 0]
+    def _done(self, times: Array) -> Array:
+        """From noise to data by the time; which end is noise depends on the model's path."""
         span = float(times.max() - times.min()) or 1.0
         late = (times - times.min()) / span
         reverse = self.card.sampler is not None and self.card.sampler.path == "reversed"

@@ -13,7 +13,7 @@ from dsr_export.backends.onnxruntime import OnnxRuntimeRunner
 from dsr_export.html.rasters import grid_of
 from dsr_export.parity.golden.vectors import Case, Golden
 from dsr_export.sites.token_roles import first_rows
-from dsr_export.subject import SubjectCard
+from dsr_export.subject import SubjectCard, times_of
 from graphs.artifacts import OptimizedModel
 from graphs.observe.site_taps import SiteTap, add_site_taps
 
@@ -41,8 +41,9 @@ def measure_token_norms(
     denoiser = card.dsr["denoiser"]
     registers, rows = int(denoiser["registers"]), first_rows(denoiser)
     sites = [_site(tap, outputs, registers, rows) for tap in taps]
-    times = case.inputs["t"].tolist()[:IMAGES] if "t" in case.inputs else []
-    return {"case": f"batch-{size}", "times": [_short(time) for time in times], "sites": sites}
+    times = times_of(case.inputs)
+    shown = [] if times is None else [_short(time) for time in times[:IMAGES].tolist()]
+    return {"case": f"batch-{size}", "times": shown, "sites": sites}
 
 
 def _case(golden: Golden) -> tuple[int, Case]:

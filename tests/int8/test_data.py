@@ -281,6 +281,22 @@ def test_a_walk_reaches_every_bucket_from_noise_to_data() -> None:
     assert (calls[-1].progress == 1).all()
 
 
+@pytest.mark.parametrize("shape", [(), (3,)])
+def test_recorded_rows_are_told_apart_by_a_time_that_diffusers_names(shape: tuple[int, ...], npz: Path) -> None:
+    """Of one with a time a token, by the first token's."""
+    steps = np.linspace(1000, 0, 32, dtype=np.float32).reshape(32, *[1] * len(shape))
+    rows = {name: value for name, value in _rows(32).items() if name != "t"} | {"y": np.arange(32) % 10}
+    np.savez(npz, **rows, timestep=np.broadcast_to(steps, (32, *shape)))
+    inputs = tuple(
+        dataclasses.replace(spec, name="timestep", shape=("batch", *shape)) if spec.name == "t" else spec
+        for spec in card().inputs
+    )
+    calls = _calls(_open(npz, card(inputs=inputs, sampler=None)))
+    assert {call.place for call in calls} == {None}
+    assert _joined(calls, "progress").tolist() == sorted(_joined(calls, "progress"))
+    assert set(_joined(calls, "buckets").tolist()) == set(range(BUCKETS))
+
+
 @pytest.mark.parametrize("kind", ["trajectory", "rows"])
 def test_sections_are_walked_apart(kind: str, npz: Path) -> None:
     """In any order, they make the calls of a whole walk; those of a section follow each other."""
