@@ -23,23 +23,71 @@ from tests.traced_modules import agree, subject_of
 
 Step = Callable[[Any, Tensor], Tensor]
 STEPS: dict[str, Step] = {
+    "activations": lambda s, x: F.relu(x).clamp(-1, 1).abs().sqrt() + (x * x + 1).log().reciprocal() + 2.0 ** x.tanh(),
     "attention": lambda s, x: F.scaled_dot_product_attention(x, x.neg(), x),
     "chunk": lambda s, x: torch.cat(x.chunk(3, -1)[::-1], -1),
+    "complex": lambda s, x: torch.view_as_real(
+        torch.view_as_complex(x.unflatten(-1, (-1, 2)).contiguous())
+        * torch.complex(s.positions[..., :4], s.positions[..., 4:])
+    ).flatten(-2),
+    "compared": lambda s, x: (
+        x
+        * ((x == 0) | (x != 1)).logical_not().float()
+        * torch.where((x <= 2) & (x > x.mean()) & (x < x + 1), (x < 3).float(), (x >= x).float())
+        + (x.ge(0) & x.le(x + 1))
+    ),
     "contiguous": lambda s, x: x.transpose(1, 2).contiguous().transpose(1, 2),
     "dropout": lambda s, x: F.dropout(x, 0.5, training=False),
     "einsum": lambda s, x: torch.einsum("bnd,ed->bne", x, s.linear.weight) + x.new_zeros(len(x), 6, 8),
     "flatten": lambda s, x: x.unflatten(-1, (2, 4)).transpose(1, 2).flatten(2).view(len(x), 6, 8),
     "float": lambda s, x: x.float() * x.to(torch.float32, copy=True),
     "gelu": lambda s, x: F.gelu(x) - F.silu(x),
+    "gathered": lambda s, x: (
+        x.cumsum(1)
+        + x.amax(-1, keepdim=True)
+        + x.index_select(1, torch.tensor([5, 4, 3, 2, 1, 0]))
+        + torch.gather(x, 2, (x > 0).long())
+    ),
     "heads": lambda s, x: x.reshape(x.shape[0], -1, 2, 4).permute(0, 2, 1, 3).reshape(x.shape[0], 6, 8),
+    "grid": lambda s, x: x + torch.stack(torch.meshgrid(torch.arange(6), torch.arange(8), indexing="ij")).sum(0),
+    "images": lambda s, x: (
+        F.conv2d(F.pad(x[:, None], (0, 1)), s.linear.weight[None, None, :3, :5], padding="same")[:, 0, :, :8]
+        + F.conv1d(x, s.linear.weight[:6, :6, None])
+    ),
     "layout": lambda s, x: x.to(device="cpu", dtype=torch.float32),
+    "films": lambda s, x: (
+        F.conv3d(x[:, None, None], s.linear.weight[None, None, None, :1, :1]).flatten(1).view(-1, 6, 8)
+        + x.sum(-1, keepdim=True).floor_divide(2)
+    ),
     "linear": lambda s, x: s.linear(x) @ s.linear.weight,
     "norm": lambda s, x: F.layer_norm(x, (8,)),
+    "masks": lambda s, x: (
+        torch.where((x > 0) & (x < 1), x, 1 - x).masked_fill(x >= 2, 0.5) * (x.to(torch.bool) & torch.tensor(True))
+    ),
+    "merged": lambda s, x: x.flatten(0, 1).softmax(-1).sum(-1, keepdim=True).repeat(1, 8).view(len(x), -1, 8),
+    "numbers": lambda s, x: (
+        x * torch.ones(8)
+        + torch.zeros(8)
+        + torch.full((8,), 2.0)
+        + torch.linspace(0, 1, 8)
+        + torch.arange(0, 16, 2)
+        + x.new_ones(8)
+        + torch.ones_like(x)
+        - torch.zeros_like(x)
+    ),
+    "outer": lambda s, x: x + torch.outer(s.positions[0, :, 0], s.linear.bias) * 1e-1 ** torch.tensor(2.0),
+    "picked": lambda s, x: x[:, torch.tensor([0, 2, 1, 3, 5, 4])].repeat_interleave(2, 1)[:, ::2].double().float(),
     "positions": lambda s, x: torch.cat([s.token.expand(len(x), -1, -1), x + s.positions], 1)[:, 1:],
     "reshape": lambda s, x: x.transpose(1, 2).reshape(x.shape[0], -1, 6).reshape(len(x), 6, 8).flatten(2),
     "rms": lambda s, x: (x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6)).type_as(x),
+    "rms norm": lambda s, x: F.rms_norm(x, (8,), s.linear.bias, 1e-6) + F.rms_norm(x, (8,)) + F.group_norm(x, 2),
     "rotate": lambda s, x: torch.stack([-x.unflatten(-1, (-1, 2)).unbind(-1)[1], x[..., ::2]], -1).flatten(-2),
     "squash": lambda s, x: torch.tanh(x).sin() / (2 + torch.sigmoid(x).cos()),
+    "scattered": lambda s, x: (
+        x.slice_scatter(x[:, 1:2], 1, 0, 1).select_scatter(x[:, 0], 1, 2).detach()
+        + torch.concat([torch.bmm(x[:, :1], x[:, :1].transpose(1, 2)), x[..., :7].sum() + x[:, :1, :7]], -1)
+    ),
+    "sizes": lambda s, x: x * (len(x) * 2) + x.new_zeros(8) + len(x) // 2,
     "square": lambda s, x: x.square() * x.pow(2).exp().unsqueeze(1).squeeze(1).pow(-1),
     "split": lambda s, x: torch.cat([x.split([3, 5], -1)[1], x.split(3, -1)[0]], -1),
 }
@@ -129,10 +177,10 @@ def _written(s: Any, x: Tensor) -> Tensor:
     "body",
     [
         pytest.param(lambda s, x: 2 * F.dropout(x, 0.5, training=True), id="dropout that drops"),
-        pytest.param(lambda s, x: x.double().square().float() * 2, id="another type"),
-        pytest.param(lambda s, x: x.flatten(0, 1).square().unflatten(0, (-1, 6)) * 2, id="a size that is a product"),
+        pytest.param(lambda s, x: x.to(torch.float64, copy=True).square() * 2, id="a copy of another type"),
+        pytest.param(lambda s, x: torch.cat([x, x[:1]]).flatten(0, 1).square() * 2, id="a size that is a sum"),
         pytest.param(lambda s, x: s.linear(x).float(), id="an output that is another's"),
-        pytest.param(lambda s, x: 2 * torch.cumsum(x, 1).square(), id="an op that is not listed"),
+        pytest.param(lambda s, x: 2 * torch.cumprod(x, 1).square(), id="an op that is not listed"),
         pytest.param(lambda s, x: x[:, :0].flatten(1).sum(1, keepdim=True) + x.sum((1, 2))[:, None], id="no rows"),
         pytest.param(lambda s, x: torch.cat([x[:, :0].chunk(3, 1)[1], x.square()], 1) * 2, id="chunks of no rows"),
         pytest.param(_kept_count, id="state"),
