@@ -18,18 +18,30 @@ class Calls:
 
     def __init__(self, run: Execution, replays: Replays, pool: Pool) -> None:
         self.run, self.replays, self.own = run, replays, dict[str, int]()
-        self._pool, self._state = pool, Replay()
+        self._pool, self._state, self._entered = pool, Replay(), False
 
     def set_shapes(self, shapes: Shapes) -> dict[str, tuple[int, ...]]:
-        """Those of the inputs; returns them, and those of the outputs that follow."""
-        moved, changed = self.run.moved, self.run.set_shapes(shapes)
+        """Those of the inputs; returns them, and those of the outputs that follow.
+
+        Whatever fails on the way, the next call finds no graph that was captured with buffers or shapes of before.
+        """
+        if self.run.set_shapes(shapes):
+            self._entered = False
         whole = {**shapes, **self.run.output_shapes()}
-        self.own = self.run.own_buffers(self._pool, whole)
-        if self.run.moved != moved:
-            self.replays.forget()
-        if changed or self.run.moved != moved:
-            self._state = self.replays.enter(list(shapes.values()))
+        self._move(whole)
+        if not self._entered:
+            self._state, self._entered = self.replays.enter(list(shapes.values())), True
         return whole
+
+    def _move(self, shapes: Shapes) -> None:
+        """Has buffers for these shapes; graphs of any that went on the way are destroyed."""
+        moved = self.run.moved
+        try:
+            self.own = self.run.own_buffers(self._pool, shapes)
+        finally:
+            if self.run.moved != moved:
+                self.replays.forget()
+                self._entered = False
 
     def make(self) -> None:
         """One call from the context's own buffers to its own buffers."""

@@ -29,7 +29,10 @@ CONTEXT, DEVICE = 77, 55
 
 
 class Driver:
-    """`fail_at` is the number of the call that fails, with `code`; what gives something back does so all the same."""
+    """`fail_at` is the number of the call that fails, with `code`; what gives something back does so all the same.
+
+    `refused` is a function that fails for want of memory, whenever it is called.
+    """
 
     def __init__(self) -> None:
         self.log: list[str] = []
@@ -37,6 +40,7 @@ class Driver:
         self.current: list[int] = []
         self.capturing: list[Callable[[], None]] | None = None
         self.fail_at: int | None = None
+        self.refused: str | None = None
         self.code = FAILED
         self.memory_left = 1 << 30
         self.clock = 0.0
@@ -51,6 +55,8 @@ class Driver:
 
         def call(*arguments: Any) -> tuple[Any, ...]:
             self.log.append(name)
+            if name == self.refused:
+                return (OUT_OF_MEMORY, *[None] * int(name in RETURNS))
             failed = self.fail_at == len(self.log) - 1
             if failed and name not in (*ENDS, "cuCtxPopCurrent"):
                 if name == "cuStreamEndCapture":

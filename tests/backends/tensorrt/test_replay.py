@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from dsr_export.backends.tensorrt.runner import TensorRTRunner
-from tests.backends.tensorrt.engine_stand_in import SPECS, Gpu, stand_in
+from dsr_export.errors import RunnerError
+from tests.backends.tensorrt.engine_stand_in import SPECS, Context, Gpu, stand_in
 from tests.backends.tensorrt.test_runner import check, rows
 
 
@@ -69,6 +70,38 @@ def test_graphs_of_buffers_that_moved_are_not_launched(gpu: Gpu) -> None:
             called(gpu, runner, 2, i)
         assert runner._calls.run.moved == 1
     assert gpu.driver.held == {}
+
+
+@pytest.mark.parametrize("again", [4, 2])
+def test_a_larger_batch_that_finds_no_memory_leaves_no_graph_behind(gpu: Gpu, again: int) -> None:
+    """Its buffers were given back on the way: what was captured would read and write where others are by now."""
+    with opened([]) as runner:
+        for i in range(3):
+            called(gpu, runner, 2, i)
+        runner._calls.run._own["out"].nbytes = 1  # as of a smaller batch
+        gpu.driver.refused = "cuMemAlloc"
+        with pytest.raises(RunnerError, match="out of memory"):
+            runner.infer(rows(4))
+        gpu.driver.refused = None
+        assert gpu.driver.held.get("launchable") is None
+        for i in range(4):
+            called(gpu, runner, again, i)
+    assert gpu.driver.held == {}
+
+
+def test_a_shape_that_tensorrt_refuses_leaves_the_next_one_to_be_proved(
+    gpu: Gpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The context was set to other shapes in between, though no call was made with them."""
+    with opened([]) as runner:
+        for i in range(3):
+            called(gpu, runner, 2, i)
+        with monkeypatch.context() as patch:
+            patch.setattr(Context, "get_tensor_shape", lambda self, name: (-1, 3))
+            with pytest.raises(RunnerError, match="depends on data"):
+                runner.infer(rows(4))
+        done = called(gpu, runner, 2)
+        assert (done["execute"], done["cuGraphLaunch"]) == (1, 0)
 
 
 def test_a_graph_that_is_no_faster_is_not_used(gpu: Gpu) -> None:
