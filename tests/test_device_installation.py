@@ -50,8 +50,22 @@ main(sys.argv[1:])
 
 
 def _guided() -> set[str]:
+    return {need.name for need in _guided_needs()}
+
+
+def _guided_needs() -> list[Requirement]:
     (line,) = re.findall(r"^pip install (click .*)$", GUIDE, re.M)
-    return set(line.split())
+    return [Requirement(each) for each in line.split()]
+
+
+def test_the_drivers_bindings_are_those_that_every_driver_serves() -> None:
+    """JetPack 6 has CUDA 12.6, and bindings of CUDA 13 call what that driver lacks."""
+    asked = next(need for need in _guided_needs() if need.name == "cuda-bindings")
+    assert "12.9.10" in asked.specifier and "13.0.0" not in asked.specifier
+    plain = next(
+        need for need in map(Requirement, PROJECT["optional-dependencies"]["tensorrt"]) if need.name == asked.name
+    )
+    assert "12.9.10" in plain.specifier
 
 
 def _asked(python: str, system: str, machine: str, extra: str | None = None) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from importlib import metadata
 from typing import Any
 
 from dsr_export.backends.gpu import VISIBLE, gpu_problem
@@ -46,7 +47,10 @@ class Cuda:
 
     def call(self, name: str, *arguments: Any) -> Any:
         """What the function of that name returns beside its code. Raises RunnerError, in words, where it fails."""
-        code, *made = getattr(self.api, name)(*arguments)
+        try:
+            code, *made = getattr(self.api, name)(*arguments)
+        except RuntimeError as error:  # bindings of a newer CUDA than the driver's call functions that it lacks
+            raise self._lacking(name, error) from error
         if int(code):
             raise self._error(name, code)
         return made[0] if len(made) == 1 else tuple(made)
@@ -77,8 +81,16 @@ class Cuda:
 
     def driver_version(self) -> str:
         """The newest CUDA that the driver knows: `13.0`."""
-        number = int(self.call("cuDriverGetVersion"))
-        return f"{number // 1000}.{number % 1000 // 10}"
+        return _version(self.call("cuDriverGetVersion"))
+
+    def _lacking(self, name: str, error: RuntimeError) -> RunnerError:
+        told = f"the driver has no {name} for the installed cuda-bindings {_bindings()}: {error}"
+        with contextlib.suppress(RuntimeError):
+            failed, number = self.api.cuDriverGetVersion()
+            if not int(failed):
+                suits = f"pip install 'cuda-bindings<{int(number) // 1000 + 1}'"
+                return RunnerError(told, hint=f"{suits}, for a driver of CUDA {_version(number)}; or update the driver")
+        return RunnerError(told, hint="update the driver")
 
     def _error(self, name: str, code: Any) -> RunnerError:
         number = int(code)
@@ -99,6 +111,17 @@ class Cuda:
     def _said(self, name: str, code: Any) -> str:
         failed, text = getattr(self.api, name)(code)
         return "" if int(failed) or not text else bytes(text).decode(errors="replace")
+
+
+def _version(number: Any) -> str:
+    return f"{int(number) // 1000}.{int(number) % 1000 // 10}"
+
+
+def _bindings() -> str:
+    try:
+        return metadata.version("cuda-bindings")
+    except metadata.PackageNotFoundError:
+        return "package"
 
 
 def require_gpu() -> None:

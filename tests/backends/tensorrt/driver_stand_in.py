@@ -31,7 +31,8 @@ CONTEXT, DEVICE = 77, 55
 class Driver:
     """`fail_at` is the number of the call that fails, with `code`; what gives something back does so all the same.
 
-    `refused` is a function that fails for want of memory, whenever it is called.
+    `refused` is a function that fails for want of memory, whenever it is called; `missing` one that the driver lacks,
+    as its bindings say so.
     """
 
     def __init__(self) -> None:
@@ -41,6 +42,7 @@ class Driver:
         self.capturing: list[Callable[[], None]] | None = None
         self.fail_at: int | None = None
         self.refused: str | None = None
+        self.missing: str | None = None
         self.code = FAILED
         self.memory_left = 1 << 30
         self.clock = 0.0
@@ -55,6 +57,8 @@ class Driver:
 
         def call(*arguments: Any) -> tuple[Any, ...]:
             self.log.append(name)
+            if name == self.missing:
+                raise RuntimeError(f"function {name}_v2 is not found")
             if name == self.refused:
                 return (OUT_OF_MEMORY, *[None] * int(name in RETURNS))
             failed = self.fail_at == len(self.log) - 1

@@ -163,6 +163,20 @@ def test_what_cannot_be_captured_runs_in_the_stream_and_says_why(gpu: Gpu, fault
     assert gpu.driver.held == {}
 
 
+def test_bindings_of_a_newer_cuda_than_the_drivers_cost_the_graph_alone(gpu: Gpu) -> None:
+    """Events are timed by another function from CUDA 12.8 on, which JetPack 6 has not."""
+    notes: list[str] = []
+    gpu.driver.missing = "cuEventElapsedTime"
+    with opened(notes) as runner:
+        for i in range(4):
+            called(gpu, runner, 2, i)
+        with pytest.raises(RunnerError, match="cuEventElapsedTime_v2 is not found") as caught:
+            runner.milliseconds(lambda: None)
+    assert "pip install 'cuda-bindings<14', for a driver of CUDA 13.0" in str(caught.value.hint)
+    assert len(notes) == 1 and "the driver has no cuEventElapsedTime for the installed cuda-bindings" in notes[0]
+    assert gpu.driver.held == {}
+
+
 def test_the_arrays_of_a_replay_are_new_ones(gpu: Gpu) -> None:
     with opened([]) as runner:
         made = [runner.infer(rows(2, i))["out"] for i in range(6)]
