@@ -33,14 +33,16 @@ class Execution:
             return False
         self._shapes = None
         for name, shape in shapes.items():
-            self._accepted(self._context.set_input_shape(name, shape))
+            self._accepted("set_input_shape", name, shape)
         self._shapes = dict(shapes)
         return True
 
     def output_shapes(self) -> dict[str, tuple[int, ...]]:
         """As they follow from those of the inputs."""
         assert self._shapes is not None
-        found = {name: tuple(self._context.get_tensor_shape(name)) for name in self.types if name not in self._shapes}
+        made = [name for name in self.types if name not in self._shapes]
+        with self._vendor.asked():
+            found = {name: tuple(self._context.get_tensor_shape(name)) for name in made}
         for name, shape in found.items():
             if any(size < 0 for size in shape):
                 raise RunnerError(f"output '{name}' has the shape {list(shape)}, which depends on data")
@@ -66,17 +68,18 @@ class Execution:
         for name, address in addresses.items():
             if self._addresses.get(name) != address:
                 self._addresses.pop(name, None)
-                self._accepted(self._context.set_tensor_address(name, address))
+                self._accepted("set_tensor_address", name, address)
                 self._addresses[name] = address
 
     def enqueue(self) -> None:
         """Puts the engine's kernels into the stream."""
-        self._accepted(self._context.execute_async_v3(self.stream.handle))
+        self._accepted("execute_async_v3", self.stream.handle)
 
     def capturable(self) -> bool:
         """Whether TensorRT says that the kernels can be captured; versions that have no such question are tried."""
         ask = getattr(self._context, "is_stream_capturable", None)
-        return True if ask is None else bool(ask(self.stream.handle))
+        with self._vendor.asked():
+            return True if ask is None else bool(ask(self.stream.handle))
 
     def close(self) -> None:
         """Gives its buffers back, and the context."""
@@ -85,7 +88,10 @@ class Execution:
         self._own.clear()
         self._context = None
 
-    def _accepted(self, done: bool) -> None:
+    def _accepted(self, name: str, *arguments: Any) -> None:
+        """Has the context do what it says that it has done, or not."""
+        with self._vendor.asked():
+            done = getattr(self._context, name)(*arguments)
         if not done:
             said = "; ".join(self._vendor.log.errors) or "TensorRT gives no reason"
             raise RunnerError(f"the engine failed: {said}")

@@ -39,16 +39,18 @@ def load_engine(vendor: Vendor, plan: bytes | memoryview) -> tuple[Any, Any]:
 def make_context(vendor: Vendor, engine: Any, cache: RuntimeCache | None) -> Any:
     """The engine's context. TensorRT-RTX makes kernels for a shape when it is first met, and not while others run:
     then the numbers of equal calls would change when they are ready."""
-    make = getattr(engine, "create_runtime_config", None)
-    config = make() if make is not None and vendor.backend == "tensorrt_rtx" else None
-    if config is None:
+    make = getattr(engine, "create_runtime_config", None) if vendor.backend == "tensorrt_rtx" else None
+    if make is None:
         context = engine.create_execution_context()
     else:
+        config = make()
+        if config is None:  # without them, kernels would be made while others run
+            raise _load_error(vendor, "it makes no object for its settings, and gives no reason")
         strategies = getattr(vendor.trt, "DynamicShapesKernelSpecializationStrategy", None)
         if strategies is not None:
             config.dynamic_shapes_kernel_specialization_strategy = strategies.EAGER
-        if cache is not None and hasattr(config, "create_runtime_cache"):
-            kept = config.create_runtime_cache()
+        kept = config.create_runtime_cache() if cache is not None and hasattr(config, "create_runtime_cache") else None
+        if cache is not None and kept is not None:
             cache.fill(kept)
             config.set_runtime_cache(kept)
         context = engine.create_execution_context(runtime_config=config)

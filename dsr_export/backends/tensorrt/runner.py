@@ -67,7 +67,7 @@ class TensorRTRunner:
         with contextlib.ExitStack() as owned:
             self._pool = Pool(self._cuda)
             owned.callback(self._pool.close)
-            with self._working():
+            with self._working(), self._vendor.asked():
                 self._open(plan_bytes(plan), graphs, owned)
             self._owned: contextlib.ExitStack | None = owned.pop_all()
 

@@ -46,8 +46,9 @@ class RuntimeCache:
     def fill(self, cache: Any) -> None:
         """Into TensorRT-RTX's `cache`; says what the start without them takes."""
         self._cache, self._read = cache, self._stored()
-        if self._read and cache.deserialize(self._read):
-            return
+        with suppress(RuntimeError):  # what cannot be read is made again
+            if self._read and cache.deserialize(self._read):
+                return
         again = "was made by another version, GPU or driver, and is made again" if self._read else "keeps them"
         self._read = b""
         self.say(
@@ -59,9 +60,13 @@ class RuntimeCache:
         """Writes what the cache holds now, if that is news. That it cannot be written is said, and no error."""
         if self._cache is None:
             return
-        made = self._cache.serialize()
+        cache, self._cache = self._cache, None
+        try:
+            made = cache.serialize()
+        except RuntimeError as error:
+            self.say(f"the kernels could not be kept in {self.path}: {error}")
+            return
         blob = b"" if made is None else bytes(made)
-        self._cache = None
         if not blob or blob == self._read or not self._is_ours(missing=True):
             return
         try:

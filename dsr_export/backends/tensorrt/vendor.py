@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any
 
-from dsr_export.errors import ExportError
+from dsr_export.errors import ExportError, RunnerError
 
 _IMPORTED = {"cuda-bindings": "cuda"}
 """Packages whose modules are called otherwise."""
@@ -84,6 +84,14 @@ class Vendor:
             finally:
                 if self.log.interrupted:
                     raise KeyboardInterrupt
+
+    @contextlib.contextmanager
+    def asked(self) -> Iterator[None]:
+        """What the bindings raise within the block is a RunnerError, with what TensorRT logged of it."""
+        try:
+            yield
+        except RuntimeError as error:
+            raise RunnerError(f"the engine failed: {'; '.join(self.log.errors) or error}") from error
 
 
 def load_vendor(backend: str) -> Vendor:

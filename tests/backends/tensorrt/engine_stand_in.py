@@ -51,8 +51,33 @@ class Gpu:
     deserialized: list[bytes] = field(default_factory=list)
     strategy: str | None = None
     context: Callable[[Gpu], Context] = field(default_factory=lambda: Context)
+    asked: list[str] = field(default_factory=list)
+    """Calls of TensorRT's bindings, all but those of the driver."""
+    raises_at: int | None = None
+    """The number of the call of these that raises."""
+    gives_nothing: str | None = None
+    """The one that returns None."""
 
 
+def binding(made: type[Any]) -> type[Any]:
+    """A class whose methods are counted, and fail where the GPU is told so, as bindings of C++ do."""
+    for name, method in list(vars(made).items()):
+        if callable(method) and not name.startswith("_"):
+            setattr(made, name, _counted(name, method))
+    return made
+
+
+def _counted(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+    def call(self: Any, *arguments: Any, **named: Any) -> Any:
+        self.gpu.asked.append(name)
+        if self.gpu.raises_at == len(self.gpu.asked) - 1:
+            raise RuntimeError("Myelin is gone")
+        return None if self.gpu.gives_nothing == name else method(self, *arguments, **named)
+
+    return call
+
+
+@binding
 class Engine:
     num_io_tensors = 3
 
@@ -84,23 +109,34 @@ class Engine:
         return [(size, *([3] if name == "x" else [])) for size in (1, 2, MAX_BATCH)]
 
 
+@binding
 class Config:
     dynamic_shapes_kernel_specialization_strategy: str | None = None
 
     def __init__(self, gpu: Gpu) -> None:
         self.gpu = gpu
 
-    def create_runtime_cache(self) -> Any:
-        def deserialize(blob: bytes) -> bool:
-            self.gpu.deserialized.append(blob)
-            return blob == self.gpu.cache_blob
-
-        return SimpleNamespace(deserialize=deserialize, serialize=lambda: self.gpu.cache_blob)
+    def create_runtime_cache(self) -> Cache:
+        return Cache(self.gpu)
 
     def set_runtime_cache(self, cache: Any) -> bool:
         return True
 
 
+@binding
+class Cache:
+    def __init__(self, gpu: Gpu) -> None:
+        self.gpu = gpu
+
+    def deserialize(self, blob: bytes) -> bool:
+        self.gpu.deserialized.append(blob)
+        return blob == self.gpu.cache_blob
+
+    def serialize(self) -> bytes:
+        return self.gpu.cache_blob
+
+
+@binding
 class Context:
     """It reads and writes where it was bound when a call was put into the stream, or captured."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,9 +23,9 @@ def rows(count: int) -> dict[str, np.ndarray]:
     return {"x": np.arange(count * 3, dtype=np.float32).reshape(count, 3), "t": np.ones(count, np.float32)}
 
 
-def session(gpu: Gpu) -> Iterator[np.ndarray]:
+def session(gpu: Gpu, cache: Path | None = None) -> Iterator[np.ndarray]:
     """All that a runner does: batches that grow, on the host and on the device, captured and not."""
-    with TensorRTRunner(b"plan", backend="tensorrt_rtx", inputs=SPECS) as runner:
+    with TensorRTRunner(b"plan", backend="tensorrt_rtx", inputs=SPECS, cache=cache) as runner:
         for count in (2, 2, 2, 4):
             yield runner.infer(rows(count))["out"]
         held = {name: runner.upload(array) for name, array in rows(4).items()}
@@ -37,13 +38,17 @@ def run(gpu: Gpu, fail_at: int | None, code: int) -> tuple[bool, int]:
     """Whether the session came to its end, and how many calls it made."""
     gpu.driver.log.clear()
     gpu.driver.fail_at, gpu.driver.code = fail_at, code
+    return ended(gpu) is None, len(gpu.driver.log)
+
+
+def ended(gpu: Gpu, cache: Path | None = None) -> str | None:
+    """What is said of what ended the session; whatever it gave before that was right."""
     try:
-        for made, count in zip(session(gpu), (2, 2, 2, 4, 4, 4, 4, 1), strict=True):
+        for made, count in zip(session(gpu, cache), (2, 2, 2, 4, 4, 4, 4, 1), strict=True):
             np.testing.assert_array_equal(made, step(**rows(count)))
-        done = True
-    except RunnerError:
-        done = False
-    return done, len(gpu.driver.log)
+    except RunnerError as error:
+        return error.message
+    return None
 
 
 @pytest.mark.parametrize(("code", "every"), [(FAILED, 1), (OUT_OF_MEMORY, 5)])
@@ -86,3 +91,49 @@ def test_while_the_error_is_held_nothing_of_the_gpu_is(monkeypatch: pytest.Monke
     kept.clear()
     gc.collect()
     assert gpu.driver.held == {}
+
+
+def test_what_the_bindings_raise_is_said_and_everything_is_given_back(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    gpu = stand_in(monkeypatch)
+    monkeypatch.setattr(replay, "RACES", 1)
+    cache = tmp_path / "kept" / "rtx.bin"
+    assert ended(gpu, cache) is None and cache.is_file()
+    gpu.asked.clear()
+    assert ended(gpu, cache) is None
+    names, told = gpu.asked[:], dict[str, set[bool]]()
+    for at, name in enumerate(names):
+        gpu.asked.clear()
+        gpu.raises_at = at
+        error = ended(gpu, cache)
+        assert error is None or "Myelin is gone" in error, name
+        told.setdefault(name, set()).add(error is None)
+        gc.collect(0)
+        assert gpu.driver.held == {} and gpu.driver.current == [] and gpu.alive == set(), (at, name)
+    assert {"create_execution_context", "set_input_shape", "set_tensor_address"} <= told.keys()
+    assert told["deserialize"] == told["serialize"] == {True}  # kept kernels spare time, and no more
+    assert told["execute_async_v3"] == {False, True}  # one that is captured costs the graph alone
+    assert told["create_runtime_config"] == {False}
+
+
+@pytest.mark.parametrize(
+    ("name", "ends"),
+    [
+        ("create_runtime_config", "no object for its settings"),
+        ("create_execution_context", "no context"),
+        ("create_runtime_cache", None),
+        ("serialize", None),
+        ("set_input_shape", "failed"),
+        ("set_tensor_address", "failed"),
+    ],
+)
+def test_a_binding_that_gives_nothing_is_met(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, ends: str | None
+) -> None:
+    gpu = stand_in(monkeypatch)
+    gpu.gives_nothing = name
+    error = ended(gpu, tmp_path / "kept" / "rtx.bin")
+    assert (error is None) if ends is None else (error is not None and ends in error)
+    gc.collect(0)
+    assert gpu.driver.held == {} and gpu.alive == set()
