@@ -76,9 +76,10 @@ class OnnxRuntimeCudaRunner:
             check_session(self._session, self._specs)
             told: dict[str, Any] = {"graphs": graphs, "problem": problem, "say": self._say}
             self._calls: SessionCalls | None = SessionCalls(self._session, _MEMORY, DEVICE, **told)
+            owned.callback(self._calls.close)
             self.replays = self._calls.replays
             if self._profile is None:
-                self._tell(told_elsewhere(self._session, NAME, model))
+                self._tell(on_gpu(lambda: told_elsewhere(self._session, NAME, model)))
             self._owned = owned.pop_all()
 
     def _opened(self, model: Path | bytes, weights: Path | None, graphs: Graphs) -> tuple[Any, str | None]:
@@ -105,7 +106,6 @@ class OnnxRuntimeCudaRunner:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._session = self._calls = None
-        self.replays.of.clear()
         self._owned.close()
 
     def infer(self, inputs: dict[str, Array]) -> dict[str, Array]:

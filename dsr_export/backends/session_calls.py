@@ -90,6 +90,12 @@ class SessionCalls:
             self.replays.settle(self._state, self._work(own))
         return self._copied(own.outputs)
 
+    def close(self) -> None:
+        """Lets go of the session, and of all memory of its own: graphs know who launches them, and he knows them."""
+        self.replays.of.clear()
+        self._own.clear()
+        self._session = self._binding = None
+
     def captured(self, work: Callable[[], None]) -> int:
         """The number of a new graph of the call that is bound: ONNX Runtime captures in a number's first run."""
         self._last += 1
