@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 from dsr_export.backends import opening
 from dsr_export.backends.cuda import clocks as clocks_module
+from dsr_export.backends.cuda import replay
 from dsr_export.backends.cuda.clocks import clock_words, clocks
 from dsr_export.backends.cuda.driver import Cuda
 from dsr_export.backends.tensorrt.runner import TensorRTRunner
@@ -21,6 +23,7 @@ from dsr_export.benchmark.contestants import _names
 from dsr_export.benchmark.gpu_race import GpuContestant, gpu_race
 from dsr_export.engine_schedule.devices import DEVICES, device_called
 from dsr_export.engine_schedule.record import EngineSchedule, Launch
+from dsr_export.errors import RunnerError
 from tests.backends.cuda_stand_in import stand_in as cuda_provider
 from tests.backends.tensorrt.driver_stand_in import Driver
 from tests.backends.tensorrt.engine_stand_in import SPECS, Gpu, stand_in
@@ -76,6 +79,27 @@ def test_a_failure_on_the_way_gives_everything_back(gpu: Gpu) -> None:
     with pytest.raises(ValueError, match="mine"):
         gpu_race(entrants, FEEDS, rounds=3, warmup=0, progress=lambda done, of: None)
     assert gpu.driver.held == {}
+
+
+def test_a_failure_at_any_call_of_the_driver_is_said_and_gives_everything_back(
+    gpu: Gpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replay, "RACES", 1)
+    raced("a", "b", rounds=1)
+    calls = gpu.driver.log[:]
+    failed = set()
+    for at in range(0, len(calls), 7):
+        gpu.driver.log.clear()
+        gpu.driver.fail_at = at
+        try:
+            found, _ = raced("a", "b", rounds=1)
+        except RunnerError:
+            failed.add(calls[at])
+        else:  # a graph that could not be had is no time
+            assert all((each.median_ms is None) == (each.problem is not None) for each in found.values())
+        gc.collect(0)
+        assert gpu.driver.held == {} and gpu.driver.current == [] and gpu.alive == set(), (at, calls[at])
+    assert {"cuMemcpyHtoDAsync", "cuEventRecord", "execute"} <= failed
 
 
 def test_a_contestant_that_fails_as_it_may_is_said_and_the_others_are_timed(gpu: Gpu) -> None:

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dsr_export.backends.cuda import replay
+from dsr_export.backends.cuda import dlpack, replay
 from dsr_export.backends.tensorrt.runner import TensorRTRunner
 from dsr_export.errors import RunnerError
 from tests.backends.tensorrt.driver_stand_in import FAILED, OUT_OF_MEMORY
 from tests.backends.tensorrt.engine_stand_in import SPECS, Gpu, stand_in, step
+from tests.backends.tensorrt.test_runner import Torchlike
 
 MOST_CALLS = 2000
 
@@ -32,6 +33,11 @@ def session(gpu: Gpu, cache: Path | None = None) -> Iterator[np.ndarray]:
         for _ in range(3):
             yield runner.infer_on_device(held)["out"].numpy()
         yield runner.infer_on_device(rows(1))["out"].numpy()
+        given = {name: Torchlike(tensor) for name, tensor in held.items()}
+        made = runner.infer_on_device(given)["out"]
+        capsule = made.__dlpack__()  # which nobody takes
+        yield made.numpy()
+        del capsule
 
 
 def run(gpu: Gpu, fail_at: int | None, code: int) -> tuple[bool, int]:
@@ -44,7 +50,7 @@ def run(gpu: Gpu, fail_at: int | None, code: int) -> tuple[bool, int]:
 def ended(gpu: Gpu, cache: Path | None = None) -> str | None:
     """What is said of what ended the session; whatever it gave before that was right."""
     try:
-        for made, count in zip(session(gpu, cache), (2, 2, 2, 4, 4, 4, 4, 1), strict=True):
+        for made, count in zip(session(gpu, cache), (2, 2, 2, 4, 4, 4, 4, 1, 4), strict=True):
             np.testing.assert_array_equal(made, step(**rows(count)))
     except RunnerError as error:
         return error.message
@@ -64,7 +70,7 @@ def test_everything_is_given_back_wherever_it_fails(monkeypatch: pytest.MonkeyPa
         outcomes.setdefault(name, set()).add(done)
         gc.collect(0)
         assert gpu.driver.held == {} and gpu.driver.current == [], (at, name, gpu.driver.held)
-        assert gpu.alive == set(), (at, name)
+        assert gpu.alive == set() and dlpack._handed_out == {}, (at, name)
     if every == 1:
         assert outcomes["cuMemcpyHtoDAsync"] == outcomes["cuStreamCreate"] == {False}
         assert outcomes["cuGraphInstantiate"] == {True}  # without the graph
@@ -111,6 +117,7 @@ def test_what_the_bindings_raise_is_said_and_everything_is_given_back(
         told.setdefault(name, set()).add(error is None)
         gc.collect(0)
         assert gpu.driver.held == {} and gpu.driver.current == [] and gpu.alive == set(), (at, name)
+        assert dlpack._handed_out == {}, (at, name)
     assert {"create_execution_context", "set_input_shape", "set_tensor_address"} <= told.keys()
     assert told["deserialize"] == told["serialize"] == {True}  # kept kernels spare time, and no more
     assert told["execute_async_v3"] == {False, True}  # one that is captured costs the graph alone
