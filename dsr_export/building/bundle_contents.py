@@ -9,9 +9,8 @@ from pathlib import Path
 from dsr_export.building.build import Build
 from dsr_export.building.finished import Finished, FusedSteps
 from dsr_export.bundle.components import component_contents, component_entry
-from dsr_export.bundle.engines import engine_entry, plan_path
+from dsr_export.bundle.engines import engine_entry, plan_path, step_plan_path
 from dsr_export.bundle.manifest import BundleTarget, Manifest
-from dsr_export.bundle.reader import STEP
 from dsr_export.bundle.writer import Content
 from dsr_export.config import ExportConfig
 from dsr_export.int8.calibrate import TABLE
@@ -50,7 +49,7 @@ def _step_files(steps: FusedSteps) -> dict[str, Content]:
     contents: dict[str, Content] = {}
     for path, typed in steps.graphs.items():
         contents |= _graph_files(typed, path.removesuffix(typed.name))
-    return contents | {STEP + plan_path(name): engine.file(PLAN) for name, engine in steps.engines.items()}
+    return contents | {step_plan_path(name): engine.file(PLAN) for name, engine in steps.engines.items()}
 
 
 def _graph_files(typed: Typed, folder: str) -> dict[str, Content]:

@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 
 from dsr_export.building.build import Build
 from dsr_export.building.finished import FusedSteps
-from dsr_export.bundle.engines import plan_path
-from dsr_export.bundle.reader import STEP
+from dsr_export.bundle.engines import step_plan_path
 from dsr_export.config import BatchRange
 from dsr_export.errors import ExportError
 from dsr_export.parity.golden.vectors import image_batch
@@ -59,4 +58,4 @@ def compared_steps(build: Build, steps: FusedSteps, held: Comparison) -> Iterato
     for each in build.runnable_targets:
         engine = steps.engines[each.name]
         checked = CheckStepEngine(source=engine, comparison=held, images=steps.images, target=each, on=this_gpu())
-        yield f"{STEP}{plan_path(each.name)}", build.run(checked)
+        yield step_plan_path(each.name), build.run(checked)

@@ -9,7 +9,7 @@ from typing import Any
 from dsr_export.backends.engines_here import NOT_RUN
 from dsr_export.building.build import Build
 from dsr_export.building.finished import Finished, FusedSteps
-from dsr_export.bundle.engines import plan_path
+from dsr_export.bundle.engines import plan_path, step_plan_path
 from dsr_export.bundle.writer import Content, content_size
 from dsr_export.int8.gemm_costs import gemm_costs
 from dsr_export.peak_memory import peak_rss_bytes
@@ -33,7 +33,7 @@ def build_report(build: Build, done: Finished, contents: Mapping[str, Content]) 
     named = [(of, Entry("parity", candidate.facts)) for of, candidate in done.parity]
     rows = tuple(replace(Row.read(row), target=of) for of, each in named for row in entries(each, "rows"))
     images = tuple(Picture.read(row) for of, each in named if of is None for row in entries(each, "images"))
-    engines = engine_checks({name: each.facts for name, each in done.engines.items()}, build.config.precision)
+    engines = engine_checks(_all_engines(done), build.config.precision)
     advice = [*reference_checks(done.reference.golden), *engines]
     missed = [] if build.config.strict else [str(each.problem) for each in advice if not each.passed]
     checks, first = (*_checks(build, done), *(advice if build.config.strict else ())), done.parity[0][1].facts
@@ -59,6 +59,13 @@ def build_report(build: Build, done: Finished, contents: Mapping[str, Content]) 
         peak_rss_bytes=peak_rss_bytes(),
         sections={**_sections(build, done), "advice": missed},
     )
+
+
+def _all_engines(done: Finished) -> dict[str, Mapping[str, Any]]:
+    """Facts of the model's engines by target, and of those that hold a whole step by their place in the bundle."""
+    steps = {} if done.steps is None else done.steps.engines
+    models = {name: engine.facts for name, engine in done.engines.items()}
+    return {**models, **{step_plan_path(name): engine.facts for name, engine in steps.items()}}
 
 
 def _checks(build: Build, done: Finished) -> tuple[Check, ...]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dsr_export.bundle.manifest_parts import BundleTarget
+from dsr_export.bundle.paths import STEP
 from graphs.targets import Target
 
 OF_REPORT = frozenset({"schedule", "schedule_problem"})
@@ -15,6 +16,11 @@ OF_REPORT = frozenset({"schedule", "schedule_problem"})
 def plan_path(target: str) -> str:
     """`engines/<target>.plan`, with a dash for the colon that some file systems refuse."""
     return f"engines/{target.replace(':', '-')}.plan"
+
+
+def step_plan_path(target: str) -> str:
+    """Where the engine lies that holds a whole step of the sampler; reports call it so, too."""
+    return STEP + plan_path(target)
 
 
 def engine_entry(target: Target, facts: Mapping[str, Any]) -> BundleTarget:

@@ -13,7 +13,7 @@ from dsr_export.bundle.reader import Bundle
 from dsr_export.bundle.signature_file import PublicKey
 from dsr_export.engine_schedule.plan_text import RTX_TAG, UnreadableSchedule
 from dsr_export.engine_schedule.reader import read_schedule_file
-from dsr_export.engine_schedule.summary import schedule_summaries
+from dsr_export.engine_schedule.summary import of_steps, schedule_summaries
 from dsr_export.errors import ExportError
 from dsr_export.readable import readable
 from graphs.files import load_model
@@ -49,7 +49,10 @@ def _signature(bundle: Bundle, *, trusted: bool) -> dict[str, Any] | None:
 def _facts(bundle: Bundle) -> dict[str, Any]:
     manifest = bundle.manifest.as_dict()
     graph = graph_summary(load_model(bundle.file("model.onnx"), weights=False))
-    told = {"passed": bundle.passed_when_built(), "schedules": schedule_summaries(bundle.report())}
+    report = bundle.report()
+    told = {"passed": bundle.passed_when_built(), "schedules": schedule_summaries(report)}
+    if bundle.step_graph is not None:
+        told["step_schedules"] = schedule_summaries(of_steps(report))
     keys = (*MANIFEST_KEYS, *(key for key in OPTIONAL_KEYS if key in manifest))
     return {**{key: manifest[key] for key in keys}, **told, "graph": graph}
 

@@ -9,7 +9,13 @@ from typing import Any
 from dsr_export.bundle.reader import ENGINE_MODEL, MODEL, RUNTIME_MODEL, STEP, Bundle
 from dsr_export.bundle.signature_file import PublicKey
 from dsr_export.diff.fields import differing
-from dsr_export.diff.figures import check_difference, engine_difference, parity_difference, stage_difference
+from dsr_export.diff.figures import (
+    check_difference,
+    engine_difference,
+    parity_difference,
+    stage_difference,
+    step_engine_difference,
+)
 from dsr_export.diff.graph import graph_difference
 from dsr_export.diff.outputs import output_difference
 from dsr_export.diff.verdict import MARGIN_DB, floor_db, regressions
@@ -70,6 +76,7 @@ def _told(a: Bundle, b: Bundle) -> dict[str, Any]:
         "parity": parity_difference(*parity),
         "checks": check_difference(*checks),
         "engines": engine_difference(a, b),
+        "step_engines": step_engine_difference(a, b),
         "stages": stage_difference(*stages),
     }
 

@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from dsr_export.bundle.engines import step_plan_path
 from dsr_export.bundle.reader import Bundle
-from dsr_export.engine_schedule.summary import schedule_details
+from dsr_export.engine_schedule.summary import of_steps, schedule_details
 from dsr_export.reports.figures import is_known
 from dsr_export.reports.wording import owned
 
@@ -43,7 +44,15 @@ def check_difference(a: Iterable[Mapping[str, Any]], b: Iterable[Mapping[str, An
 
 def engine_difference(a: Bundle, b: Bundle) -> dict[str, dict[str, Any]]:
     """Target -> size, version, build time and schedule of the engine in each bundle, None where there is none."""
-    left, right = (_engines(each) for each in (a, b))
+    return _beside(*(_engines(each) for each in (a, b)))
+
+
+def step_engine_difference(a: Bundle, b: Bundle) -> dict[str, dict[str, Any]]:
+    """The same of engines that hold a whole step of the sampler, by their place in the bundle."""
+    return _beside(*(_step_engines(each) for each in (a, b)))
+
+
+def _beside(left: Mapping[str, Any], right: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return {name: dict(_pair(left, right, name)) for name in sorted({*left, *right})}
 
 
@@ -92,6 +101,17 @@ def _engines(bundle: Bundle) -> dict[str, dict[str, Any]]:
     schedules = schedule_details(bundle.report())
     engines = [target for target in bundle.manifest.targets if target.engine]
     return {each.name: _engine(each.version, each.facts) | {"schedule": schedules.get(each.name)} for each in engines}
+
+
+def _step_engines(bundle: Bundle) -> dict[str, dict[str, Any]]:
+    """The manifest lists their files, and the report their facts."""
+    steps = of_steps(bundle.report())
+    schedules, told = schedule_details(steps), steps.get("engines", {})
+    held = {name: step_plan_path(name) for name in schedules if step_plan_path(name) in bundle.manifest.files}
+    return {
+        place: _engine(str(told[name].get("version")), told[name]) | {"schedule": schedules[name]}
+        for name, place in held.items()
+    }
 
 
 def _engine(version: str, facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -31,7 +31,7 @@ def diff_page(found: Json) -> str:
 
 
 def _sections(found: Json, prefix: str = "") -> Iterator[Section]:
-    for pair in engine_pairs(found["engines"]):
+    for pair in (*engine_pairs(found["engines"]), *engine_pairs(found["step_engines"])):
         said = "; ".join(schedule_changes(pair.a, pair.b))
         source = "Read from the plans of A and B, or from what TensorRT tells of them; nothing was run."
         explanation = f"{source} B against A: {said}."

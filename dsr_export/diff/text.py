@@ -34,7 +34,7 @@ def _sections(found: Mapping[str, Any]) -> Iterator[str]:
     for place, step in found["step_graphs"].items():
         yield from _other_graph(f"graph {place}", step)
     yield from _rows(found["parity"])
-    yield from _engines(found["engines"])
+    yield from _engines({**found["engines"], **found["step_engines"]})
     yield from _outputs(found["outputs"])
     for role, part in found["components"].items():
         yield f"component {role}:"

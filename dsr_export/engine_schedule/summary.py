@@ -23,6 +23,12 @@ def schedule_details(report: Mapping[str, Any]) -> dict[str, dict[str, Any] | st
     return _each(report, lambda schedule: {**_summary(schedule), **_details(schedule)})
 
 
+def of_steps(report: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The part of a report whose engines hold a whole step of the sampler: these functions take it as they take one."""
+    found = report.get("fused_step")
+    return found if isinstance(found, Mapping) else {}
+
+
 def _each(
     report: Mapping[str, Any], told: Callable[[Mapping[str, Any]], dict[str, Any]]
 ) -> dict[str, dict[str, Any] | str | None]:

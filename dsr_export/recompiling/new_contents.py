@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from dsr_export.bundle.component_entries import component_path
 from dsr_export.bundle.components import component_entry
-from dsr_export.bundle.engines import engine_entry, plan_path
+from dsr_export.bundle.engines import engine_entry, plan_path, step_plan_path
 from dsr_export.bundle.manifest import FileEntry, Manifest
 from dsr_export.bundle.paths import MANIFEST
-from dsr_export.bundle.reader import REPORT, STEP, Bundle
+from dsr_export.bundle.reader import REPORT, Bundle
 from dsr_export.bundle.sbom import SBOM, sbom
 from dsr_export.bundle.writer import Content
 from dsr_export.parity.checks.table import ParityReport
@@ -82,7 +82,7 @@ def contents_with_engine(bundle: Bundle, made: Compiled) -> tuple[Manifest, Cont
     contents = _files(bundle)
     contents[plan_path(name)] = bytes(made.engine.plan)
     if made.step is not None:
-        contents[STEP + plan_path(name)] = bytes(made.step.engine.plan)
+        contents[step_plan_path(name)] = bytes(made.step.engine.plan)
     contents |= _report_files(old, _report(bundle, made))
     manifest = replace(
         old,
@@ -167,19 +167,15 @@ def _kept_rows(built: Report, bundle: Bundle, made: Compiled) -> list[Row]:
 
     def stale(row: Row) -> bool:
         of = row.target or (name if alone else None)  # rows of a build do not name their engine
-        return row.runtime == backend and of in (name, _step_place(made))
+        return row.runtime == backend and of in (name, step_plan_path(made.target.name))
 
     return [row for row in built.parity if not stale(row)]
 
 
 def _new_rows(made: Compiled) -> list[Row]:
     step = None if made.step is None else made.step.parity
-    found = {made.target.name: made.parity, _step_place(made): step}
+    found = {made.target.name: made.parity, step_plan_path(made.target.name): step}
     return [Row.of(row, target=of) for of, parity in found.items() if parity is not None for row in parity.rows]
-
-
-def _step_place(made: Compiled) -> str:
-    return STEP + plan_path(made.target.name)
 
 
 def _images(built: Report, bundle: Bundle, made: Compiled) -> tuple[Picture, ...]:

@@ -10,7 +10,7 @@ from dsr_export.reports.figures import is_known, known
 from dsr_export.reports.reading import number_in
 from dsr_export.reports.record import Report
 from dsr_export.reports.sections.cost import cost_section
-from dsr_export.reports.sections.engine import engine_section
+from dsr_export.reports.sections.engine import engine_section, step_engine_section
 from dsr_export.reports.sections.error import error_section
 from dsr_export.reports.sections.graph import graph_section
 from dsr_export.reports.sections.norm import norm_section
@@ -29,6 +29,7 @@ SECTIONS: tuple[Callable[[Report], Section | None], ...] = (
     quantised_section,
     graph_section,
     engine_section,
+    step_engine_section,
     cost_section,
 )
 

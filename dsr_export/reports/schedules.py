@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from dsr_export.reports import reading
+from dsr_export.reports.engines import model_engines, step_engines
 from dsr_export.reports.figures import number
 from dsr_export.reports.record import Report
 from dsr_export.reports.wording import file_size
@@ -14,13 +14,9 @@ from dsr_export.reports.wording import file_size
 def schedule_lines(report: Report) -> Iterator[str]:
     """`engine rtx: 116 launches, 8 of 8 attentions fused, 16.2 MB at batch 2`, one for each engine.
 
-    Nothing for engines of reports that do not say.
+    Engines that hold a whole step of the sampler are among them. Nothing for engines of reports that do not say.
     """
-    engines = report.section("engines")
-    if engines is None:
-        return
-    for name in engines.values:
-        facts = reading.mapping(engines, name).values
+    for name, facts in {**model_engines(report), **step_engines(report)}.items():
         if facts.get("schedule"):
             yield f"engine {name}: {schedule_words(facts['schedule'])}"
         elif facts.get("schedule_problem"):

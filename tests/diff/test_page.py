@@ -42,6 +42,7 @@ def _found(engines: dict[str, Any], **other: Any) -> dict[str, Any]:
         "outputs": [],
         "components": {},
         "engines": engines,
+        "step_engines": {},
     }
     return {"a": "some/fp16.dsr", "b": "some/int8<&>.dsr", **same, **other}
 

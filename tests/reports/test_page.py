@@ -123,6 +123,16 @@ def test_an_engine_that_does_not_tell_its_schedule_says_why() -> None:
     assert "What the engine does" not in _page({**report, "engines": {"rtx": {"plan_bytes": 3}}})
 
 
+def test_an_engine_of_a_whole_step_has_a_section_of_its_own() -> None:
+    report, facts = full_report(), full_report()["engines"]["rtx"]
+    title, place = "What the engine of a whole step does", "step/engines/rtx-sm89.plan"
+    assert title not in _page(report)
+    page = _page({**report, "fused_step": {**report["fused_step"], "engines": {"rtx:sm89": facts}}})
+    check_document(page)
+    assert page.count(title) == 1 and f"The engine {place}: 7 launches, 0 of 1 attentions fused" in page
+    assert f"{place}, block by block" in page and page.count("Advice: ") == 1
+
+
 def test_gemms_that_compute_in_another_type_than_the_graph_says_are_named_by_format() -> None:
     report = full_report()
     gemms = [{"node": f"b.{i}", "computes": "float16", "chosen": "float8e4m3", "chosen_integer": False} for i in "01"]

@@ -152,6 +152,17 @@ def test_engines_of_steps_are_compiled_with_those_of_the_model(fused_bundle: Pat
     facts = made.report()["fused_step"]["engines"]["rtx"]
     assert facts["profile"]["x"] == {"min": [1, 8, 4, 4], "opt": [2, 8, 4, 4], "max": [4, 8, 4, 4]}
     assert [each["name"] for each in facts["outputs"]] == ["next_x", "next_step"]
+    schedule = json.loads(cli("inspect", tmp_path / "rtx.dsr", "--json").out)["step_schedules"]["rtx"]
+    assert schedule["batch"] == 2 and schedule["launches"] == len(facts["schedule"]["launches"])
+    assert "What the engine of a whole step does" in made.file("report.html").read_text(encoding="utf-8")
+    told = json.loads(cli("diff", fused_bundle, tmp_path / "rtx.dsr", "--json").out)["step_engines"][plan]
+    assert told["a"] is None and told["b"]["schedule"]["launches"] == schedule["launches"]
+    page = tmp_path / "diff.html"
+    text = cli(
+        "diff", tmp_path / "rtx.dsr", rewritten(tmp_path / "rtx.dsr", tmp_path / "b.dsr", name="b"), "--html", page
+    )
+    assert f"engine {plan}: " in text.out and "  moves " in text.out.split(f"engine {plan}: ")[1]
+    assert f"What the engines do: {plan}" in page.read_text(encoding="utf-8")
     left = {each["engine"] for each in json.loads(cli("verify", tmp_path / "rtx.dsr", "--json").out)["engines_not_run"]}
     assert left == {"engines/rtx.plan", plan}
     broken = rewritten(tmp_path / "rtx.dsr", tmp_path / "broken.dsr", {plan: b"no plan"})
@@ -161,6 +172,14 @@ def test_engines_of_steps_are_compiled_with_those_of_the_model(fused_bundle: Pat
         checks = {each["name"]: each["problem"] for each in json.loads(done.out)["checks"] if not each["passed"]}
         assert done.code == 3
         assert plan in checks[check]
+
+
+def test_engines_of_steps_are_held_to_the_advice_as_those_of_the_model_are(tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="needs the rtx extra")
+    asked = dataclasses.replace(denoiser_config(tmp_path / "b.dsr"), precision="fp16", targets=("rtx",), fuse_step=True)
+    report = export(dataclasses.replace(asked, strict=True)).report()
+    found = {check["target"]: check["name"] for check in report["checks"] if check.get("target")}
+    assert found == dict.fromkeys(("rtx", "step/engines/rtx.plan"), "declared_fp32_between_kernels")
 
 
 def test_a_model_without_a_sampler_has_no_step(tmp_path: Path) -> None:

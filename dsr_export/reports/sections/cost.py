@@ -8,6 +8,7 @@ from dsr_export.html.cells import bar_cell, rich_table
 from dsr_export.html.markup import Markup, joined, text
 from dsr_export.html.page import Section, figure, row, table
 from dsr_export.reports import reading
+from dsr_export.reports.engines import model_engines, step_engines
 from dsr_export.reports.figures import DASH, is_known, known, number, share
 from dsr_export.reports.record import Report
 from dsr_export.reports.wording import duration, file_size
@@ -59,10 +60,10 @@ def _files(files: Mapping[str, float | None]) -> Markup | None:
 
 
 def _engines(report: Report) -> list[Markup]:
-    engines = report.section("engines")
-    if engines is None:
+    engines = {**model_engines(report), **step_engines(report)}
+    if not engines:
         return []
-    rows = [_engine(name, reading.mapping(engines, name)) for name in engines.values]
+    rows = [_engine(name, reading.Entry(name, facts)) for name, facts in engines.items()]
     header = ("engine", "version", "GPUs", "layers", "plan", "built in")
     return [figure(table(header, rows), title="Engines")]
 

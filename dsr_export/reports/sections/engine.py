@@ -11,7 +11,7 @@ from dsr_export.html.cells import bar_cell, name_cell, rich_table, words
 from dsr_export.html.markup import Markup, element, joined, text
 from dsr_export.html.page import Section, figure, row, table
 from dsr_export.html.stacks import stack_cell, stack_legend
-from dsr_export.reports import reading
+from dsr_export.reports.engines import model_engines, step_engines
 from dsr_export.reports.figures import DASH, is_known, known, number, share
 from dsr_export.reports.record import Report
 from dsr_export.reports.schedules import schedule_words
@@ -38,28 +38,32 @@ KINDS = {
 
 def engine_section(report: Report) -> Section | None:
     """None where no engine tells what it launches."""
-    engines = _engines(report)
+    advice = [f"Advice: {each}." for each in report.sections.get("advice") or ()]
+    return _section("What the engine does", model_engines(report), advice)
+
+
+def step_engine_section(report: Report) -> Section | None:
+    """The same of engines that hold a whole step of the sampler."""
+    batch = "A batch is the images of a call: under guidance the model in it sees two rows of each."
+    return _section("What the engine of a whole step does", step_engines(report), [batch])
+
+
+def _section(title: str, engines: Mapping[str, Json], more: Sequence[str]) -> Section | None:
     told = {name: facts["schedule"] for name, facts in engines.items() if facts.get("schedule")}
     untold = [f"{name}: {facts['schedule_problem']}." for name, facts in engines.items() if _problem(facts)]
     if not told:
         return None
     said = [f"The engine {name}: {schedule_words(schedule)}.{_by_graph(schedule)}" for name, schedule in told.items()]
-    advice = [f"Advice: {each}." for each in report.sections.get("advice") or ()]
     explanation = " ".join(
-        [*said, "Read from the plan, or from what TensorRT tells of it; nothing was run.", *untold, *advice]
+        [*said, "Read from the plan, or from what TensorRT tells of it; nothing was run.", *untold, *more]
     )
-    return Section("What the engine does", explanation, joined(_drawn(name, each) for name, each in told.items()))
+    return Section(title, explanation, joined(_drawn(name, each) for name, each in told.items()))
 
 
 def _by_graph(schedule: Json) -> str:
     """Of an engine that lists no constants."""
     count = schedule.get("unlisted_weights")
     return f" It does not list its weights: those of {number(count, 'd')} products are the graph's." if count else ""
-
-
-def _engines(report: Report) -> dict[str, Json]:
-    found = report.section("engines")
-    return {} if found is None else {name: reading.mapping(found, name).values for name in found.values}
 
 
 def _problem(facts: Json) -> bool:
