@@ -14,7 +14,7 @@ import numpy.typing as npt
 from dsr_export.backends.base import Runner, as_denoiser
 from dsr_export.backends.opening import Say
 from dsr_export.backends.runtime_names import Runtime
-from dsr_export.backends.steps import stepping
+from dsr_export.backends.steps import device_runner, stepping
 from dsr_export.bundle.reader import Bundle
 from dsr_export.config import BatchRange
 from dsr_export.errors import ExportError
@@ -60,6 +60,8 @@ def drawing(bundle: Bundle, sampler: SamplerSpec, *, runtime: Runtime, say: Say 
     """The bundle, opened to walk from any noise [n, C, H, W] and labels [n] to samples; the model is loaded once."""
     fused = has_step(bundle, sampler)
     with bundle.runner(runtime, say=say, step=fused) as runner:
+        if say is not None and not fused and device_runner(runner) is not None:
+            say(f"the state crosses the bus at every step: {_why_unfused(bundle)}")
         images = image_batch(bundle.manifest.batch_range(), sampler)
         yield partial(_in_batches, _walking(runner, sampler, fused), sampler, images)
 
@@ -71,6 +73,13 @@ def has_step(bundle: Bundle, sampler: SamplerSpec) -> bool:
         return False
     made = fitted_sampler(own, bundle.manifest.batch_range())
     return (made.guidance == 1.0) == (sampler.guidance == 1.0) and sampler.num_steps <= ROWS + 1
+
+
+def _why_unfused(bundle: Bundle) -> str:
+    """What keeps the sampler's update, which numpy computes, off the GPU."""
+    if bundle.step_graph is None:
+        return "build with --fuse-step for one call a step, whose tensors stay on the GPU"
+    return "the whole step in the bundle is made for other guidance, or fewer steps"
 
 
 def _walking(runner: Runner, sampler: SamplerSpec, fused: bool) -> Walking:

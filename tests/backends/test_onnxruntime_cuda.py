@@ -192,6 +192,7 @@ def test_verify_judges_it_and_run_and_sample_use_it(
     made, asked = tmp_path / "s.png", len(provider.asked)
     drawn = cli("sample", pipeline_bundle, "--runtime", "onnxruntime-cuda", "--count", "1", "--steps", "3", "-o", made)
     assert drawn.code == 0 and made.is_file(), drawn.err
+    assert "crosses the bus at every step: build with --fuse-step" in " ".join(drawn.err.split())
     assert [NAME in dict(each) for each in provider.asked[asked:]] == [True, True]  # the denoiser, and its decoder
 
 

@@ -12,7 +12,9 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from dsr_export.backends.cuda.device_tensor import DeviceTensor
 from dsr_export.backends.onnxruntime import OnnxRuntimeRunner
+from dsr_export.backends.onnxruntime_cuda import OnnxRuntimeCudaRunner, cuda_problem
 from dsr_export.bundle.reader import Bundle
 from dsr_export.bundle.writer import write_bundle
 from dsr_export.config import BatchRange, ExportConfig
@@ -23,6 +25,7 @@ from dsr_export.pipeline import export
 from dsr_export.recompiling.recompile import CompileRequest, recompile
 from dsr_export.sampling import SamplerSpec
 from dsr_export.stages.reference import MakeReference
+from tests.backends.cuda_stand_in import stand_in
 from tests.conftest import Cli
 from tests.pipeline_parts import decoder_config, denoiser_config, rewritten
 
@@ -67,6 +70,28 @@ def test_a_step_is_one_call_with_each_image_once(guided_bundle: Path, calls: lis
     _drawn(guided_bundle, count=2, steps=None)
     assert len(calls) == 49
     assert {each["x"] for each in calls} == {(2, 1, 16, 16)}
+
+
+def test_on_a_gpu_its_steps_stay_there_where_they_are_checked_and_where_they_are_drawn(
+    guided_bundle: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    stand_in(monkeypatch)
+    called: list[bool] = []
+    real = OnnxRuntimeCudaRunner.infer_on_device
+
+    def infer_on_device(self: OnnxRuntimeCudaRunner, inputs: dict[str, Any]) -> dict[str, Any]:
+        called.append(all(isinstance(each, DeviceTensor) for each in inputs.values()))
+        return real(self, inputs)
+
+    monkeypatch.setattr(OnnxRuntimeCudaRunner, "infer_on_device", infer_on_device)
+    done = cli("verify", guided_bundle, "--runtime", "onnxruntime-cuda", "--json")
+    assert done.code == 0 and called == [True] * 2  # the steps of the golden trajectory
+    drawing = ("sample", guided_bundle, "--runtime", "onnxruntime-cuda", "--count", "1", "-o", tmp_path / "a.png")
+    assert "crosses the bus" not in cli(*drawing, "--steps", "4").err
+    assert called == [True] * (2 + 3)
+    assert "made for other guidance, or fewer steps" in cli(*drawing, "--guidance", "1", "--steps", "3").err
+    assert len(called) == 2 + 3
+    cuda_problem.cache_clear()
 
 
 def test_its_samples_are_those_of_the_model_alone(guided_bundle: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dsr_export.backends.base import Runner
+from dsr_export.backends.steps import stepping
 from dsr_export.config import BatchRange
 from dsr_export.errors import RunnerError
 from dsr_export.parity.candidate import Pair
@@ -44,7 +45,8 @@ def check_step(candidate: StepCandidate, progress: Callable[[int, int], None]) -
     start = golden.trajectory
     if start is None:
         return ParityReport(tuple(rows))
-    walked = walk(fused_trajectory(runner.infer, candidate.sampler, start.noise, start.labels), start, progress)
+    steps = fused_trajectory(stepping(runner), candidate.sampler, start.noise, start.labels)  # as they are drawn
+    walked = walk(steps, start, progress)
     rows.append(_row(candidate, TRAJECTORY, walked.last))
     pictures = walked.pictures(runner.name, candidate.tolerance)
     return ParityReport(tuple(rows), tuple(walked.growth), tuple(pictures), walked.sample)

@@ -46,7 +46,8 @@ def walk(steps: Iterable[Step], reference: ReferenceTrajectory, progress: Progre
     sample, last = None, Comparison(problem="the trajectory has no steps")
     try:
         for step in steps:
-            sample, last = step.state, compare(reference.states[step.index], step.state)
+            sample = np.asarray(step.state)  # a copy, where it lies on a GPU
+            last = compare(reference.states[step.index], sample)
             growth.append(-IDENTICAL_DB if last.snr_db is None else last.snr_db)
             progress(step.index + 1, len(reference.states))
     except RunnerError as error:  # a failing runtime is a failed check, with its reason in the report
