@@ -16,9 +16,11 @@ from graphs.precisions import PRECISIONS
 from graphs.target_precisions import lacks
 from graphs.targets import BUILDS_ANYWHERE, TARGETS, Target, default_target
 
+BINDINGS = "cuda-bindings"
+"""What calls the GPU's driver: it changes no result, and must not be of a newer CUDA than the driver."""
 PACKAGES = (
     *("dsr-export", "python", "torch", "onnx", "onnxruntime-gpu", "onnxruntime", "onnx-graphsurgeon"),
-    *("polygraphy", "tensorrt-rtx", "tensorrt"),
+    *("polygraphy", "tensorrt-rtx", "tensorrt", BINDINGS),
 )
 EXTRAS = {"tensorrt_rtx": "rtx", "tensorrt": "tensorrt"}
 
@@ -31,7 +33,7 @@ def describe_installation() -> dict[str, Any]:
     a GPU here; None where nothing is known to be missing. `torch_problem` is why the installed torch is not one that is
     taken; None where it is, or none is installed.
     """
-    versions = tool_versions()
+    versions = {**tool_versions(), BINDINGS: installed_version(BINDINGS)}
     default, gpu = default_target()[0].name, compute_capability()
     return {
         "packages": {name: versions.get(name) for name in PACKAGES},
@@ -72,7 +74,7 @@ def _missing(target: Target) -> tuple[str, str] | None:
     if target.backend == "onnxruntime":
         return None
     version = installed_version(target.backend)
-    needed = (target.backend, "polygraphy", *(["cuda-bindings"] if gpu_available() else []))  # the last one to run it
+    needed = (target.backend, "polygraphy", *([BINDINGS] if gpu_available() else []))  # the last one to run it
     missing = next((package for package in needed if installed_version(package) is None), None)
     if version is None or missing is not None:
         return f"needs the package {missing}", _remedy(target)
