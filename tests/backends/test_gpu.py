@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -65,3 +67,13 @@ def test_waiting_for_the_gpu_says_where_it_failed(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(gpu.ctypes, "CDLL", lambda name: Answers(719, 1))
     with pytest.raises(RuntimeError, match="CUDA error 719"):
         gpu.finish_all()
+
+
+def test_asking_which_engines_the_suite_runs_chooses_neither_tensorrt_nor_tensorrt_rtx() -> None:
+    """Polygraphy reads its choice when it is imported, and the first who imports it chooses for all."""
+    asked = "from tests.gpu import engine_kinds\nengine_kinds.engine_kind('rtx', '8.9')\nimport sys\n"
+    ended = "sys.exit('polygraphy' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", asked + ended], capture_output=True, text=True, check=False)
+    if "Skipped" in done.stderr:
+        pytest.skip("needs the rtx extra")
+    assert done.returncode == 0, done.stderr

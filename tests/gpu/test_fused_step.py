@@ -11,7 +11,6 @@ import pytest
 from dsr_export.backends.base import Runner
 from dsr_export.backends.onnxruntime_cuda import OnnxRuntimeCudaRunner, cuda_problem
 from dsr_export.backends.steps import stepping
-from dsr_export.backends.tensorrt.engine_fit import rtx_supports
 from dsr_export.backends.tensorrt.runner import TensorRTRunner
 from dsr_export.bundle.reader import Bundle
 from dsr_export.config import ExportConfig
@@ -22,8 +21,9 @@ from dsr_export.parity.golden.vectors import image_batch
 from dsr_export.sampling import fused_trajectory
 from dsr_export.verification.runtime_checks import golden_sampler, step_candidate
 from graphs.sampling.fused_step import step_inputs
-from graphs.targets import target
+from graphs.targets import Target
 from tests.gpu.conftest import BATCH
+from tests.gpu.engine_kinds import engine_kind, opened_here
 from tests.gpu.figures import Figures
 
 pytestmark = pytest.mark.gpu
@@ -38,9 +38,10 @@ def bundle(tmp_path_factory: pytest.TempPathFactory, stage_cache: Path, capabili
     return export(ExportConfig(precision="fp16", batch=BATCH, targets=("onnxruntime",), out=out, fuse_step=True))
 
 
-@pytest.fixture(params=["onnxruntime-cuda", "engine"])
+@pytest.fixture(params=["onnxruntime-cuda", "rtx:current", "tensorrt"])
 def runner(bundle: Bundle, request: pytest.FixtureRequest, capability: str) -> Iterator[Runner]:
-    with _cuda(bundle) if request.param == "onnxruntime-cuda" else _engine(bundle, capability) as made:
+    cuda = request.param == "onnxruntime-cuda"
+    with _cuda(bundle) if cuda else _engine(bundle, opened_here(engine_kind(request.param, capability)).target) as made:
         yield made
 
 
@@ -50,10 +51,7 @@ def _cuda(bundle: Bundle) -> Runner:
     return OnnxRuntimeCudaRunner(bundle.file(str(bundle.step_graph)), inputs=step_inputs(bundle.manifest.input_specs()))
 
 
-def _engine(bundle: Bundle, capability: str) -> Runner:
-    pytest.importorskip("tensorrt_rtx", reason="needs the rtx extra")
-    if not rtx_supports(capability):
-        pytest.skip(f"TensorRT-RTX does not support compute capability {capability}")
+def _engine(bundle: Bundle, where: Target) -> Runner:
     from dsr_export.backends.tensorrt.build import build_engine
 
     golden, inputs = read_golden(bundle), step_inputs(bundle.manifest.input_specs())
@@ -61,8 +59,8 @@ def _engine(bundle: Bundle, capability: str) -> Runner:
     assert sampler is not None
     images = image_batch(bundle.manifest.batch_range(), sampler)
     graph = bundle.file(str(bundle.engine_step_graph))
-    plan = bytes(build_engine(graph, target("rtx:current"), batch=images, inputs=inputs).plan)
-    return TensorRTRunner(plan, backend="tensorrt_rtx", inputs=inputs)
+    plan = bytes(build_engine(graph, where, batch=images, inputs=inputs).plan)
+    return TensorRTRunner(plan, backend=where.backend, inputs=inputs)
 
 
 def test_its_numbers_are_in_tolerance(runner: Runner, bundle: Bundle, figures: Figures) -> None:
