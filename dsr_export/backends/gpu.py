@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 _DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*, cuda.h
+_BUS_LENGTH = 32  # of its text
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 _NO_DEVICE, _INVALID_DEVICE = 100, 101  # CUresult, cuda.h
 _REASONS = {
@@ -48,6 +49,19 @@ def gpu_problem() -> str | None:
         hidden = f"CUDA_VISIBLE_DEVICES is '{visible}', and no GPU is left of it"
         return "there is no GPU here" if visible is None else hidden
     return f"the GPU driver does not start: {_REASONS.get(code, 'it says no more')} (CUDA error {code})"
+
+
+def pci_bus() -> str | None:
+    """Where the first device is, as `nvidia-smi -i` takes it: that counts all devices, and in another order. Never
+    raises; None where the driver does not tell."""
+    try:
+        driver, device = ctypes.CDLL(_DRIVER), ctypes.c_int(0)
+        place = ctypes.create_string_buffer(_BUS_LENGTH)
+        failed = driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(device), 0)
+        failed = failed or driver.cuDeviceGetPCIBusId(place, _BUS_LENGTH, device)
+    except (OSError, AttributeError):
+        return None
+    return None if failed else place.value.decode(errors="replace")
 
 
 def copy_within(copies: Iterable[tuple[int, int, int]]) -> None:

@@ -6,9 +6,8 @@ from typing import Any
 
 from dsr_export.backends.cuda.clocks import clocks
 from dsr_export.backends.cuda.driver import open_cuda
+from dsr_export.backends.gpu import pci_bus
 from dsr_export.errors import ExportError
-
-FIRST = "0"  # as `nvidia-smi` counts them
 
 
 def gpu_facts(*, needed: bool) -> dict[str, Any]:
@@ -21,7 +20,8 @@ def gpu_facts(*, needed: bool) -> dict[str, Any]:
     except ExportError:
         if needed:
             raise
-        return {"name": None, "memory_bytes": None, "cuda": None, "clocks": clocks(FIRST)}
+        bus = pci_bus()
+        return {"name": None, "memory_bytes": None, "cuda": None, "bus": bus, "clocks": clocks(bus)}
     try:
         with cuda.current():
             _, total = cuda.free_and_total()

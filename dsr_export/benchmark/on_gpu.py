@@ -10,7 +10,7 @@ from typing import Any
 from dsr_export.backends.cuda.clocks import clocks
 from dsr_export.backends.opening import chosen_engine, cuda_runner, engine_runner
 from dsr_export.backends.runtime_names import CUDA_RUNNER, Runtime
-from dsr_export.benchmark.gpu_facts import FIRST, gpu_facts
+from dsr_export.benchmark.gpu_facts import gpu_facts
 from dsr_export.benchmark.gpu_race import GpuContestant, GpuTiming, gpu_race
 from dsr_export.benchmark.race import Contestant
 from dsr_export.benchmark.schedules import bundle_schedule
@@ -51,7 +51,7 @@ def bench_on_gpu(
         for name, engine in engines.items()
     }
     return {
-        "gpu": gpu | {"clocks_after": clocks(gpu.get("bus", FIRST))},
+        "gpu": gpu | {"clocks_after": clocks(gpu["bus"])},
         "timings": list(map(asdict, timings)),
         "models": models,
     }

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from dsr_export.backends import gpu
+from dsr_export.backends.cuda.clocks import clocks
 
 
 class Answers:
@@ -29,6 +30,10 @@ class Answers:
 
     def cuDeviceGetAttribute(self, value: Any, attribute: int, device: Any) -> int:  # noqa: N802
         value._obj.value = {75: 8, 76: 9}[attribute]
+        return 0
+
+    def cuDeviceGetPCIBusId(self, place: Any, length: int, device: Any) -> int:  # noqa: N802
+        place.value = b"0000:41:00.0"
         return 0
 
     def cuCtxSynchronize(self) -> int:  # noqa: N802
@@ -59,6 +64,14 @@ def test_the_cause_is_the_drivers_own(
     found = gpu.gpu_problem()
     assert gpu.gpu_available() == (said is None)
     assert found is None if said is None else said in str(found)
+
+
+def test_a_gpu_is_called_by_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`nvidia-smi` counts GPUs that CUDA_VISIBLE_DEVICES hides: their clocks would be told as this one's."""
+    monkeypatch.setattr(gpu.ctypes, "CDLL", lambda name: Answers(0, 1))
+    assert gpu.pci_bus() == "0000:41:00.0"
+    monkeypatch.setattr(gpu.ctypes, "CDLL", lambda name: Answers(100, 0))
+    assert gpu.pci_bus() is None and set(clocks(None).values()) == {None}
 
 
 def test_waiting_for_the_gpu_says_where_it_failed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,8 +10,11 @@ KEYS = ("sm_mhz", "most_sm_mhz", "memory_mhz", "degrees", "watts")
 SECONDS = 10
 
 
-def clocks(bus: str) -> dict[str, float | None]:
-    """`KEYS` of the GPU on that PCI bus, asked of `nvidia-smi`; None for what it does not tell, or if it is missing."""
+def clocks(bus: str | None) -> dict[str, float | None]:
+    """`KEYS` of the GPU on that PCI bus, asked of `nvidia-smi`; None for what it does not tell, or if it is missing,
+    and of a GPU whose place is not known."""
+    if bus is None:
+        return dict.fromkeys(KEYS)
     command = ["nvidia-smi", "-i", bus, f"--query-gpu={','.join(_FIELDS)}", "--format=csv,noheader,nounits"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=SECONDS)

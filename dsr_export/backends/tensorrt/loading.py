@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,10 @@ from dsr_export.backends.tensorrt.vendor import Vendor
 from dsr_export.errors import ExportError, RunnerError
 from graphs.artifacts import TensorSpec
 
-_OLD_DRIVER = ("cudaError 35", "error code 35", "driver version is insufficient", "cudaErrorInsufficientDriver")
-_NO_MEMORY = ("cudaError 2", "out of memory", "OutOfMemory", "could not be allocated")
+_OLD_DRIVER = re.compile(
+    r"(cudaError|error code) (35|222)\b|driver version is insufficient|cudaErrorInsufficientDriver|unsupported toolchain"
+)
+_NO_MEMORY = re.compile(r"cudaError 2\b|out of memory|OutOfMemory|could not be allocated")
 
 
 def load_engine(vendor: Vendor, plan: bytes | memoryview) -> tuple[Any, Any]:
@@ -96,12 +99,12 @@ def plan_bytes(plan: Path | bytes) -> bytes:
 def _load_error(vendor: Vendor, otherwise: str) -> RunnerError:
     said = "; ".join(vendor.log.errors) or otherwise
     what = f"{vendor.backend} {vendor.version}"
-    if any(word in said for word in _OLD_DRIVER):
+    if _OLD_DRIVER.search(said):
         return RunnerError(
             f"the NVIDIA driver is too old for {what}: {said}",
             hint="update the driver, or install the TensorRT that is made for its CUDA version (`nvidia-smi` shows it)",
         )
-    if any(word in said for word in _NO_MEMORY):
+    if _NO_MEMORY.search(said):
         return RunnerError(
             f"the GPU has too little free memory for this engine: {said}",
             hint="end other processes that hold it (`nvidia-smi` lists them)",

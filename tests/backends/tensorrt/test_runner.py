@@ -173,6 +173,9 @@ def test_a_plan_from_elsewhere_is_refused(gpu: Gpu, tmp_path: Path) -> None:
         ("Cuda Runtime error (cudaError 35)", "driver is too old for tensorrt_rtx 1.2.3"),
         ("CUDA driver version is insufficient for CUDA runtime version", "driver is too old"),
         ("[virtualMemoryBuffer.cpp] out of memory", "too little free memory for this engine"),
+        ("Cuda Runtime error (cudaError 2)", "too little free memory for this engine"),
+        ("Cuda Runtime error (cudaError 209: no kernel image is available)", "cannot load this engine on a GPU of"),
+        ("Cuda Runtime error (cudaError 222: the PTX is of an unsupported toolchain)", "driver is too old"),
     ],
 )
 def test_what_keeps_an_engine_from_loading_is_named(gpu: Gpu, logged: str, said: str) -> None:
