@@ -17,7 +17,8 @@ from dsr_export.errors import ExportError, RunnerError
 from graphs.artifacts import TensorSpec
 
 _OLD_DRIVER = re.compile(
-    r"(cudaError|error code) (35|222)\b|driver version is insufficient|cudaErrorInsufficientDriver|unsupported toolchain"
+    r"(cudaError|error code) (35|222)\b|driver version is insufficient|cudaErrorInsufficientDriver"
+    r"|unsupported toolchain"
 )
 _NO_MEMORY = re.compile(r"cudaError 2\b|out of memory|OutOfMemory|could not be allocated")
 
