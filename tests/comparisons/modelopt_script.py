@@ -1,5 +1,5 @@
-"""Quantises a graph with ModelOpt: graph, npz of calibration rows, output, method. Runs in ModelOpt's own interpreter,
-so it imports nothing of this package."""
+"""Quantises a graph with ModelOpt: graph, npz of calibration rows, output, method, `int8` or `fp8`. Runs in ModelOpt's
+own interpreter, so it imports nothing of this package."""
 
 import sys
 
@@ -7,12 +7,12 @@ import numpy as np
 from modelopt.onnx.quantization import quantize
 
 
-def main(source: str, rows: str, out: str, method: str) -> None:
+def main(source: str, rows: str, out: str, method: str, mode: str = "int8") -> None:
     with np.load(rows) as arrays:
         calibration = dict(arrays)
     quantize(
         source,
-        quantize_mode="int8",
+        quantize_mode=mode,
         calibration_data=calibration,
         calibration_method=method,
         calibration_eps=["cpu"],

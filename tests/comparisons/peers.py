@@ -6,8 +6,11 @@ ModelOpt pins other versions of onnx and ONNX Runtime, so it never shares an env
 from __future__ import annotations
 
 import contextlib
+import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -15,10 +18,15 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from tests.comparisons.calls import HeldOut
+
+Array = np.ndarray
 Make = Callable[[Path, Path, Path], None]
 """FP32 graph, npz of calibration rows, where the quantised graph goes."""
 METHODS = ("max", "entropy")  # ModelOpt's names
 SCRIPT = Path(__file__).with_name("modelopt_script.py")
+TORCH_SCRIPT = SCRIPT.with_name("modelopt_torch_script.py")
+ROOT = SCRIPT.parents[2]
 MOST_ROWS = 8  # of one call of ONNX Runtime's calibrators
 
 
@@ -78,8 +86,40 @@ class _Reader:
 
 def modelopt_int8(source: Path, rows: Path, out: Path, *, python: str, method: str) -> None:
     """`modelopt.onnx.quantization` with its own choice of nodes. Raises RuntimeError with the reason it gives."""
-    command = [python, str(SCRIPT), str(source), str(rows), str(out), method]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    _quantised(source, rows, out, method, python=python)
+
+
+def modelopt_fp8(source: Path, rows: Path, out: Path, *, python: str, method: str) -> None:
+    """The same in FP8: E4M3 with one range for each activation, a scale for each output channel of a weight."""
+    _quantised(source, rows, out, method, "fp8", python=python)
+
+
+def modelopt_torch_fp8(name: str, rows: Path, held: HeldOut, folder: Path, *, python: str, own: bool) -> list[Array]:
+    """What `modelopt.torch.quantization` makes of the held-out cases with `FP8_DEFAULT_CFG`: one E4M3 scale for each
+    weight and each activation, in the PyTorch module called `name`, its arithmetic else in FP32.
+
+    With its `own` choice of layers, or else with GEMMs of tokens in blocks alone, as ours are. Raises as
+    `modelopt_int8`.
+    """
+    asked, answered = folder / "asked.npz", folder / "answered.npz"
+    np.savez(asked, **{f"{i}/{key}": value for i, (fed, _) in enumerate(held.cases) for key, value in fed.items()})
+    _in_its_interpreter(python, TORCH_SCRIPT, name, rows, asked, answered, "own" if own else "blocks")
+    with np.load(answered) as arrays:
+        return [arrays[str(i)] for i in range(len(held.cases))]
+
+
+def _quantised(source: Path, rows: Path, out: Path, *asked: str, python: str) -> None:
+    """Of a copy: ONNX 1.21, which ModelOpt pins, refuses weights in a file that has a second name."""
+    with tempfile.TemporaryDirectory(dir=out.parent) as folder:
+        for path in source.parent.glob(f"{source.name}*"):
+            shutil.copyfile(path, Path(folder) / path.name)
+        _in_its_interpreter(python, SCRIPT, Path(folder) / source.name, rows, out, *asked)
+
+
+def _in_its_interpreter(python: str, script: Path, *arguments: str | Path) -> None:
+    command = [python, str(script), *map(str, arguments)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
         lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
         raise RuntimeError(lines[-1] if lines else f"exit code {done.returncode}")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from dsr_export.backends.base import as_denoiser
+from dsr_export.backends.base import Runner, as_denoiser
 from dsr_export.backends.onnxruntime import OnnxRuntimeRunner
 from dsr_export.benchmark.race import Contestant, Timing, race
 from dsr_export.parity.metrics import compare
@@ -37,10 +37,21 @@ def quality(graph: Graph, model: Path, held: HeldOut, *, walks: bool = True) -> 
     """
     written = emulate_codes(load_model(model, weights=False), model.parent).SerializeToString()
     with OnnxRuntimeRunner(written, inputs=graph.card.inputs, optimize=False, weights=model.parent) as runner:
-        made = [(truth, runner.infer(inputs)[graph.card.outputs[0].name]) for inputs, truth in held.cases]
-        rows = [_snr(truth[i : i + 1], out[i : i + 1]) for truth, out in made for i in range(len(truth))]
-        final = compare(held.final, held.walk(as_denoiser(runner))).psnr_db if walks else None
-    return Quality(min(rows), float(np.median(rows)), final)
+        return runner_quality(runner, held, walks=walks)
+
+
+def runner_quality(runner: Runner, held: HeldOut, *, walks: bool = True) -> Quality:
+    """The same of a model that is open. Raises as `quality`."""
+    denoise = as_denoiser(runner)
+    made = [denoise(inputs) for inputs, _ in held.cases]
+    return scored(made, held, compare(held.final, held.walk(denoise)).psnr_db if walks else None)
+
+
+def scored(made: Sequence[np.ndarray], held: HeldOut, psnr_db: float | None = None) -> Quality:
+    """Of what was made of each held-out case, in their order. Raises as `quality`."""
+    cases = [(truth, out) for (_, truth), out in zip(held.cases, made, strict=True)]
+    rows = [_snr(truth[i : i + 1], out[i : i + 1]) for truth, out in cases for i in range(len(truth))]
+    return Quality(min(rows), float(np.median(rows)), psnr_db)
 
 
 def _snr(truth: np.ndarray, made: np.ndarray) -> float:
