@@ -2,7 +2,8 @@
 
 The steps of a product's codes are the weight's own, times one number for all channels of all these GEMMs: what an
 engine's integer GEMM takes along (`graphs.quantize.product_codes`). A channel whose products are large for its weights
-gets larger steps of its weight instead, so that a few such channels do not make all others coarse.
+gets larger steps of its weight instead, so that a few such channels do not make all others coarse. Codes that are
+floats need none of that: they have binades for channels of any size.
 Codes of products spare half the bytes behind a GEMM, and cost accuracy: taken where they cost little.
 """
 
@@ -14,19 +15,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from calibration.activation_schemes import Choice, quantised_rows, row_factors
+from calibration.activation_schemes import FLOAT_HEADROOM, Choice, quantised_rows, row_factors
 from calibration.rounding import nearest
 from calibration.saturation import held_steps
 from calibration.stats import ActivationStats, token_weights
 from calibration.weight_steps import format_steps
-from graphs.quantize.formats import INT8
+from graphs.quantize.formats import FP8, INT8, CodeFormat
 from graphs.quantize.quantizers import SMALLEST_ROW
 from graphs.quantize.schemes import GemmFormat
 
 Array = npt.NDArray[Any]
 HEADROOM = 1.25  # over the largest product that was seen: others are larger now and then
-MARGIN_DB = 3.0
-"""What the codes of products may cost a GEMM: as much as all else that is quantised of it."""
+MARGIN_DB, FLOAT_MARGIN_DB = 3.0, 2.0
+"""What the codes of products may cost a GEMM: as much as all else that is quantised of it. Less of codes that are
+floats, since those GEMMs make most of a model's noise."""
 QUANTILES = (1.0, 0.98, 0.95, 0.9, 0.8, 0.7, 0.5)
 """Of the channels: those beyond get larger steps of their weights."""
 
@@ -48,7 +50,7 @@ def product_range(
     stats: ActivationStats, weight: Array, choice: Choice, form: GemmFormat, seen: Array
 ) -> ProductRange | None:
     """For the weights side by side [K, N] that read an activation; None where codes of their products would cost more
-    than `MARGIN_DB`, and where no product but zero was seen.
+    than the margin, and where no product but zero was seen.
 
     `seen` [N] are the largest products of whole calls, as `largest_products` gives them: tokens of one place, such as
     a register, may all be missing in the sample.
@@ -57,20 +59,23 @@ def product_range(
         return None
     even = _even(stats.sample.rows, stats.sample.tokens, choice)
     sampled = np.abs(even @ weight).max(axis=0, initial=0) * _beyond_sample(stats, choice)
-    largest, steps = np.asarray(np.maximum(sampled, seen) * HEADROOM, np.float32), _held(weight, form)
+    code, steps = form.weights, _held(weight, form)
+    largest = np.asarray(np.maximum(sampled, seen) * (FLOAT_HEADROOM if code.is_float else HEADROOM), np.float32)
     used = largest > 0
     if not used.any():
         return None
-    reach = _best_reach(largest[used] / steps[used], steps[used], float(np.square(even).sum(axis=1).mean()))
-    finer, coarser = even @ _rounded(weight, steps), even @ _rounded(weight, larger := raised(steps, largest, reach))
-    own = product_steps(larger, reach)
-    plain, coded = _snrs_db(stats, weight, choice, finer, INT8.nearest(coarser / own, symmetric=False) * own)
-    return ProductRange(reach, largest) if coded >= plain - MARGIN_DB else None
+    reach = _reach(largest[used] / steps[used], steps[used], even, code)
+    finer = even @ _rounded(weight, steps, code)
+    coarser = even @ _rounded(weight, larger := raised(steps, largest, reach), code)
+    own = product_steps(larger, reach, code)
+    plain, coded = _snrs_db(stats, weight, choice, finer, code.nearest(coarser / own, symmetric=False) * own)
+    margin = FLOAT_MARGIN_DB if code.is_float else MARGIN_DB
+    return ProductRange(reach, largest) if coded >= plain - margin else None
 
 
 def has_codes(form: GemmFormat) -> bool:
     """Whether products of GEMMs in that format may be codes."""
-    return form.weights == form.activations == INT8
+    return form.weights == form.activations and form.weights in (INT8, FP8)
 
 
 def largest_products(rows: Array, tokens: Array, weight: Array, choice: Choice) -> Array:
@@ -83,9 +88,9 @@ def raised(steps: Array, largest: Array, reach: float) -> Array:
     return np.asarray(np.maximum(steps, largest / np.float32(reach)), np.float32)
 
 
-def product_steps(steps: Array, reach: float) -> Array:
+def product_steps(steps: Array, reach: float, code: CodeFormat = INT8) -> Array:
     """The steps of the product's codes [N], for those of its weight."""
-    return np.asarray(steps * np.float32(reach / INT8.largest), np.float32)
+    return np.asarray(steps * np.float32(reach / code.largest), np.float32)
 
 
 def _even(rows: Array, tokens: Array, choice: Choice) -> Array:
@@ -109,7 +114,15 @@ def _largest_even(rows: Array, choice: Choice, tokens: Array) -> float:
 
 
 def _held(weight: Array, form: GemmFormat) -> Array:
-    return held_steps(weight, format_steps(weight, form), int(INT8.largest))
+    steps = format_steps(weight, form)
+    return held_steps(weight, steps, int(INT8.largest)) if form.for_cpus else steps
+
+
+def _reach(ratios: Array, steps: Array, even: Array, code: CodeFormat) -> float:
+    """Of codes of all channels, for their largest products in steps."""
+    if code.is_float:
+        return max(float(ratios.max()), 1.0)
+    return _best_reach(ratios, steps, float(np.square(even).sum(axis=1).mean()))
 
 
 def _best_reach(ratios: Array, steps: Array, energy: float) -> float:
@@ -124,8 +137,8 @@ def _best_reach(ratios: Array, steps: Array, energy: float) -> float:
     return reaches[int(np.argmin(noise))]
 
 
-def _rounded(weight: Array, steps: Array) -> Array:
-    return np.asarray(nearest(weight, steps) * steps)
+def _rounded(weight: Array, steps: Array, code: CodeFormat) -> Array:
+    return np.asarray(nearest(weight, steps, code) * steps)
 
 
 def _snrs_db(stats: ActivationStats, weight: Array, choice: Choice, *products: Array) -> list[float]:

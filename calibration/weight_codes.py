@@ -69,7 +69,7 @@ def quantised_gemm(
         bias_shift=shift,
         unit=block_unit(weight, wanted),
         branch=branch,
-        product_steps=None if products is None else product_steps(steps, products.reach),
+        product_steps=None if products is None else product_steps(steps, products.reach, form),
     )
 
 

@@ -5,7 +5,7 @@ Those that engines have in floats all the same (see `graphs.quantize.attention_o
 launches that TensorRT-RTX 1.7.1 makes of it, as its plans tell:
 
     fp16, int8, fp8   one product; the codes of its input are written by what makes the input (not so row factors behind
-                      attention, which take a kernel that is not counted), and INT8 may hand on codes, too
+                      attention, which take a kernel that is not counted); it may hand on codes, too
     int4              one product in FP16, which reads the codes of its weight
     nvfp4-weights     a kernel that makes FP16 of the weight, and a product in FP16
     nvfp4             the codes of the input, a copy of their scales, the product, and the two of a branch
@@ -25,7 +25,6 @@ from dsr_export.engine_schedule.operand_types import operand_types, plan_type
 from dsr_export.engine_schedule.record import COPY, GEMM, Launch
 from dsr_export.engine_schedule.roofline import estimates, not_estimated
 from graphs.precisions import FLOAT, FLOAT16
-from graphs.quantize.formats import INT8
 from graphs.quantize.schemes import SCHEMES, GemmFormat
 from graphs.weights.packed import packed_size
 
@@ -42,7 +41,7 @@ _CODES_OF_A_CONDITION = 2  # rows for each one: see `graphs.quantize.conditions`
 @dataclass(frozen=True, kw_only=True)
 class Product:
     """`[batch * tokens, inputs] x [inputs, outputs]` in a `format`, with a branch of `rank`: of one GEMM, or of several
-    that became one. `tokens` is 1 for a condition; with `coded_product` the GEMM hands on INT8 instead of FP16."""
+    that became one. `tokens` is 1 for a condition; with `coded_product` the GEMM hands on codes, not FP16."""
 
     format: str
     tokens: int
@@ -164,7 +163,7 @@ def _of_codes(product: Product, form: GemmFormat, rows: int) -> Iterator[_Kernel
     """Of codes on both sides; in blocks their scales are taken from the data, which is work of its own."""
     inputs, outputs, rank = product.inputs, product.outputs, product.rank
     codes: Sizes = {form.activations.type: rows * inputs}
-    x, y = {FLOAT16: rows * inputs}, {INT8.type if product.coded_product else FLOAT16: rows * outputs}
+    x, y = {FLOAT16: rows * inputs}, {form.activations.type if product.coded_product else FLOAT16: rows * outputs}
     if form.block is not None and form.scales is not None:
         scales = {form.scales.type: rows * inputs // form.block}
         codes = {**codes, **scales}

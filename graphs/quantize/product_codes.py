@@ -1,9 +1,10 @@
-"""What an integer GEMM makes, handed on as codes: an engine then writes and reads one byte for each number, not two.
+"""What a GEMM of INT8 or FP8 makes, handed on as codes of the same kind: an engine then writes and reads one byte for
+each number, not two.
 
     as planned   MatMul(x, w) -> Q(steps) -> DQ(steps) -> [* rows] -> Add(bias), steps [out] in proportion to w's
     in engines   MatMul(x, w / w's steps) -> Q(1) -> DQ(1) -> Mul(steps) -> ...
 
-An engine's integer GEMM takes a single factor along, and no bias. So the steps of the product's codes are those of the
+An engine's GEMM of codes takes a single factor along, and no bias. So the steps of the product's codes are those of the
 weight's codes, times one number for all GEMMs that read the same codes: one factor makes the product's codes of the
 integer product, and the channels get their sizes back behind it. (Read from TensorRT-RTX 1.7.1's plans.)
 ONNX Runtime's integer kernels make floats, and would gain nothing: there the product stays as it is.
@@ -22,7 +23,7 @@ from graphs.builders import NodeBuilder
 from graphs.constants import constant_value
 from graphs.names import made_role, site_of
 from graphs.precisions import HALF
-from graphs.quantize.formats import INT8
+from graphs.quantize.formats import format_of
 from graphs.quantize.quantizers import held_step
 
 Array = npt.NDArray[Any]
@@ -35,9 +36,10 @@ def add_product_codes(build: NodeBuilder, product: gs.Variable, steps: Array) ->
     maker, shape = product.inputs[0], product.shape
     before = gs.Variable(f"{product.name}.{CODES}", np.dtype(np.float32), shape)
     maker.outputs = [before]
-    given = [build.constant("product_steps", steps), build.constant("product_zero", np.zeros(len(steps), np.int8))]
+    kind = maker.inputs[1].inputs[0].inputs[0].dtype  # of its weight
+    given = [build.constant("product_steps", steps), build.constant("product_zero", np.zeros(len(steps), kind))]
     codes = build.op("QuantizeLinear", [before, *given], CODES, axis=-1)
-    codes.dtype = INT8.dtype
+    codes.dtype = np.dtype(kind)
     build.op("DequantizeLinear", [codes, *given], VALUES, axis=-1).inputs[0].outputs = [product]
 
 
@@ -83,7 +85,7 @@ def _factors(weight: gs.Node, quantize: gs.Node) -> tuple[np.float32, Array] | N
     unit = held_step(1 / float(np.median(ratios)))
     sizes = np.asarray(own / unit, np.float32)
     known = np.ptp(ratios) <= ALIKE * ratios.max() and all(
-        float(size) in HALF for size in (unit, sizes.min(), sizes.max() * INT8.largest)
+        float(size) in HALF for size in (unit, sizes.min(), sizes.max() * format_of(quantize.inputs[2]).largest)
     )
     return (unit, sizes) if known else None
 
@@ -91,10 +93,8 @@ def _factors(weight: gs.Node, quantize: gs.Node) -> tuple[np.float32, Array] | N
 def _join(
     build: NodeBuilder, quantize: gs.Node, dequantize: gs.Node, weight: gs.Node, unit: np.float32, sizes: Array
 ) -> None:
-    zero, one = (
-        build.constant("joint_zero", np.zeros(1, np.int8)),
-        build.constant("product_unit", np.ones(1, np.float32)),
-    )
+    kind = quantize.inputs[2].dtype
+    zero, one = build.constant("joint_zero", np.zeros(1, kind)), build.constant("product_unit", np.ones(1, np.float32))
     weight.attrs, weight.inputs = {}, [weight.inputs[0], build.constant("weight_unit", np.asarray(unit)), zero]
     for node in (quantize, dequantize):
         node.attrs, node.inputs = {}, [node.inputs[0], one, zero]

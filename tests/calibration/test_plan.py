@@ -19,6 +19,7 @@ from calibration.seen_products import SeenProducts
 from calibration.stats import ActivationStats
 from calibration.token_roles import RegisterRows
 from calibration.weight_codes import stored_weight
+from graphs.precisions import Precision
 from graphs.quantize.formats import INT8
 from graphs.quantize.schemes import SCHEMES
 from tests.calibration.small_graph import TOKENS, WIDTH, small_graph, small_model
@@ -154,10 +155,13 @@ def test_seen_products_are_those_of_all_tokens_of_all_calls(tmp_path: Path) -> N
     np.testing.assert_allclose(products.largest["h", "int8"], wanted, atol=0.03 * wanted.max())
 
 
-def test_formats_without_integer_products_are_not_looked_at(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("precision", "looked_at"), [("fp8", ["fp8", "int8"]), ("nvfp4-weights", ["fp8", "int8"])])
+def test_formats_without_products_of_codes_are_not_looked_at(
+    precision: Precision, looked_at: list[str], tmp_path: Path
+) -> None:
     groups = activation_groups(_selected(small_graph(tmp_path)))
     stats = {"h": _seen("h")}
-    chosen = fold_choices(groups, stats, OUTLIER_AWARE, {}, _said, scheme=SCHEMES["fp8"])
-    products = SeenProducts(groups, stats, chosen, SCHEMES["fp8"])
+    chosen = fold_choices(groups, stats, OUTLIER_AWARE, {}, _said, scheme=SCHEMES[precision])
+    products = SeenProducts(groups, stats, chosen, SCHEMES[precision])
     products.observe({"h": np.ones((2, TOKENS, WIDTH), np.float32)}, 2)
-    assert list(products.largest) == [("h", "int8")]  # the next rung
+    assert list(products.largest) == [("h", form) for form in looked_at]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -11,8 +13,8 @@ from calibration.activation_schemes import Choice
 from calibration.product_steps import MARGIN_DB, ProductRange, largest_products, product_range, product_steps, raised
 from calibration.stats import ActivationStats
 from calibration.token_roles import RegisterRows
-from calibration.weight_steps import weight_steps
-from graphs.quantize.formats import INT8
+from calibration.weight_steps import format_steps, weight_steps
+from graphs.quantize.formats import FP8, INT8
 from graphs.quantize.quantizers import Activation
 from graphs.quantize.schemes import EIGHT_BIT_FLOAT, FOUR_BIT_WEIGHT, INTEGER, GemmFormat
 
@@ -38,7 +40,9 @@ def _range(
     weight: np.ndarray, x: np.ndarray = EVEN, rows: str = "none", form: GemmFormat = INTEGER, seen: float = 0.0
 ) -> ProductRange | None:
     stats = _stats(x)
-    return product_range(stats, weight, _choice(stats, rows), form, np.full(weight.shape[1], seen, np.float32))
+    choice = _choice(stats, rows)
+    choice = replace(choice, activation=replace(choice.activation, format=form.activations))
+    return product_range(stats, weight, choice, form, np.full(weight.shape[1], seen, np.float32))
 
 
 def _reach(weight: np.ndarray, x: np.ndarray = EVEN, rows: str = "none", form: GemmFormat = INTEGER) -> float | None:
@@ -90,9 +94,22 @@ def test_products_whose_codes_cost_too_much_stay_floats() -> None:
     assert _reach(weight, along) is None
 
 
-@pytest.mark.parametrize("form", [EIGHT_BIT_FLOAT, FOUR_BIT_WEIGHT], ids=lambda form: form.name)
-def test_only_integer_products_are_codes(form: GemmFormat) -> None:
-    assert _reach(WEIGHT, form=form) is None
+def test_only_products_of_codes_are_codes() -> None:
+    assert _reach(WEIGHT, form=FOUR_BIT_WEIGHT) is None
+
+
+def test_codes_that_are_floats_hold_channels_of_any_size() -> None:
+    """No channel needs larger steps of its weight, and what was not seen has two binades."""
+    weight = WEIGHT.copy()
+    weight[:8, 5] = 4 * np.abs(WEIGHT[:, 5]).max()
+    x = EVEN.copy()
+    x[..., :8] = 4
+    found, steps = _range(weight, x, form=EIGHT_BIT_FLOAT), format_steps(weight, EIGHT_BIT_FLOAT)
+    assert found is not None
+    np.testing.assert_allclose(raised(steps, found.largest, found.reach), steps, rtol=1e-6)
+    own = product_steps(steps, found.reach, FP8)
+    seen = np.abs(x.reshape(-1, WIDTH) @ weight).max(axis=0)
+    assert (seen * 3 < own * FP8.largest).all()
 
 
 def test_where_nothing_but_zero_was_seen_there_is_no_range() -> None:
