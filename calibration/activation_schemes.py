@@ -32,6 +32,9 @@ MARGIN_DB: Mapping[Rows, float] = {"none": 1.5, "static": 1.0, "dynamic": 0.0}
 """By how much a kind of row factor must be better than those that nothing can exceed."""
 NORMED_MARGIN_DB: Mapping[Rows, float] = {**MARGIN_DB, "none": -4.0}
 """The same behind a norm."""
+FINER_NORMED_MARGIN_DB: Mapping[Rows, float] = {**MARGIN_DB, "none": -8.0}
+"""The same of a format that others may go up to: INT8 in a constant range is still far better than what it is taken
+for, and costs no kernel."""
 FLOAT_MARGIN_DB: Mapping[Rows, float] = {"none": -1.0, "static": 0.0, "dynamic": 0.0}
 """The same of codes that are floats: their headroom costs nothing, and row factors cost a pass over the tensor."""
 HEADROOM = 1.5  # of a constant range, for labels and timesteps that were not seen
@@ -60,27 +63,37 @@ def choose(
     *,
     foldable: bool,
     normed: bool = False,
+    finer: bool = False,
     form: GemmFormat = INTEGER,
 ) -> Choice:
     """The best candidate for an activation and its weights side by side [K, N], in the formats of `form`.
 
-    `foldable` says that channel factors can move into what made the activation; `normed` that this is a norm.
+    `foldable` says that channel factors can move into what made the activation; `normed` that this is a norm; `finer`
+    that a cheaper format comes before this one.
     """
     alphas: tuple[float | None, ...] = (None, *ALPHAS) if recipe.smoothing and foldable else (None,)
     factors = (_factors(stats, weight, alpha) for alpha in alphas)
     found = (each for some in factors for each in _candidates(stats, weight, recipe, some, form))
-    return _best(found, form, normed=normed)
+    return _best(found, form, normed=normed, finer=finer)
 
 
 def choose_with(
-    stats: ActivationStats, weight: Array, recipe: Recipe, factors: Array, form: GemmFormat, *, normed: bool
+    stats: ActivationStats,
+    weight: Array,
+    recipe: Recipe,
+    factors: Array,
+    form: GemmFormat,
+    *,
+    normed: bool,
+    finer: bool,
 ) -> Choice:
     """The same where the channel factors [K] are those that another format was given."""
-    return _best(_candidates(stats, weight, recipe, factors, form), form, normed=normed)
+    return _best(_candidates(stats, weight, recipe, factors, form), form, normed=normed, finer=finer)
 
 
-def _best(candidates: Iterable[Choice], form: GemmFormat, *, normed: bool) -> Choice:
-    margin = FLOAT_MARGIN_DB if form.activations.is_float else NORMED_MARGIN_DB if normed else MARGIN_DB
+def _best(candidates: Iterable[Choice], form: GemmFormat, *, normed: bool, finer: bool) -> Choice:
+    behind_norms = FINER_NORMED_MARGIN_DB if finer else NORMED_MARGIN_DB
+    margin = FLOAT_MARGIN_DB if form.activations.is_float else behind_norms if normed else MARGIN_DB
     return max(candidates, key=lambda each: each.snr_db - margin[each.activation.rows])
 
 

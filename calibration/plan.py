@@ -94,9 +94,13 @@ def _choices(
 ) -> tuple[Choice, ...]:
     formats = scheme.formats(len(weight))
     first = scheme.smoothed if scheme.smoothed in formats else formats[0]
-    smoothed = choose(stats, weight, recipe, foldable=foldable, normed=normed, form=first)
+    finer = {each.name: each != formats[0] for each in formats}
+    smoothed = choose(stats, weight, recipe, foldable=foldable, normed=normed, finer=finer[first.name], form=first)
+    factors = smoothed.factors
     return tuple(
-        smoothed if each == first else choose_with(stats, weight, recipe, smoothed.factors, each, normed=normed)
+        smoothed
+        if each == first
+        else choose_with(stats, weight, recipe, factors, each, normed=normed, finer=finer[each.name])
         for each in formats
     )
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from dsr_export.building.build import Build
-from dsr_export.building.bundle_contents import aimed_snr, build_tolerance, bundle_contents, bundle_manifest
+from dsr_export.building.bundle_contents import aimed_snr, beyond_snr, build_tolerance, bundle_contents, bundle_manifest
 from dsr_export.building.calibration import calibration, check_calibration, measured_share
 from dsr_export.building.finished import Finished, placed
 from dsr_export.building.fused_steps import compared_steps, fused_steps, fusing_of
@@ -113,6 +113,7 @@ def _staged(build: Build) -> Finished:
         precision=config.precision,
         aim_db=aimed_snr(config),
         held_db=tolerance.snr_db,
+        beyond_db=beyond_snr(config),
         for_engines="engine" in build.forms,
     )
     quantized = run(quantize) if quantize else None

@@ -72,6 +72,12 @@ def aimed_snr(config: ExportConfig) -> float:
     return SCHEMES[config.precision].budget_db if asked is None else asked
 
 
+def beyond_snr(config: ExportConfig) -> float:
+    """What the output is to keep more than with all GEMMs in their first formats, in dB, where that costs nothing: who
+    asks for a budget gets that one."""
+    return SCHEMES[config.precision].beyond_db if config.int8.budget_db is None else 0.0
+
+
 def bundle_manifest(build: Build, done: Finished) -> Manifest:
     """The manifest but for its file list, which the writer measures."""
     card, audit = done.traced.card, done.audited.audit

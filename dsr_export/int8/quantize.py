@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from dsr_export.subject import SubjectCard
 from graphs.artifacts import CalibratedModel
 from graphs.files import load_inferred_graph, save_graph
 from graphs.precisions import Precision, report_key
+from graphs.quantize.attention_outputs import projects_floats
 from graphs.quantize.gemms import quantize_gemms
 from graphs.quantize.quantizers import QuantizedGemm
 from graphs.quantize.schemes import SCHEMES, Scheme
@@ -39,25 +40,29 @@ def quantize(
     path: Path,
     bar: Bar,
     *,
-    coded_products: bool,
+    beyond_db: float,
+    for_engines: bool,
 ) -> dict[str, Any]:
     """Writes the graph with quantised GEMMs to `path`; returns what the report says of each GEMM.
 
-    With `coded_products` products are handed on as codes where the plan has them so, which is what engines gain by.
+    What costs nothing is taken until the output keeps `beyond_db` more than with all GEMMs in their first formats.
+    `for_engines` products are handed on as codes where the plan has them so, and what an engine would have in floats
+    all the same is no rung of a ladder.
 
     The plan and the table lie beside `source`, as the calibration left them.
     """
     beside = source.path.parent
     plans = read_plans(beside, SCHEMES[precision])
-    plans = plans if coded_products else _without_coded_products(plans)
+    plans = plans if for_engines else _without_coded_products(plans)
     table = read_table(beside / TABLE, model_sha256=_model_of(beside / TABLE))
     measure = Measure(source.path, plans, card.inputs, checks, precision)
     graph = load_inferred_graph(source.path)
-    shapes = {gemm.name: _Shape.of(gemm) for gemm in weight_gemms(graph) if gemm.name in plans}
-    ladders = _ladders(plans, table, shapes)
+    gemms = [gemm for gemm in weight_gemms(graph) if gemm.name in plans]
+    shapes = {gemm.name: _Shape.of(gemm) for gemm in gemms}
+    ladders = _ladders(plans, table, shapes, _in_floats(gemms, plans) if for_engines else {})
     rank = {name: ladder.local_db[0] for name, ladder in ladders.items()} if card.is_large else None
     alone = partial(_alone, measure, ladders)
-    verdict = within_budget(ladders, measure, aim_db, alone=alone, rank=rank, bar=bar)
+    verdict = within_budget(ladders, measure, aim_db, alone=alone, rank=rank, bar=bar, beyond_db=beyond_db)
     formats = {**{name: next(iter(plans[name])) for name in plans.keys() - ladders.keys()}, **verdict.formats}
     quantize_gemms(graph, chosen_plan(plans, formats))
     save_graph(graph, path)
@@ -104,19 +109,39 @@ def _model_of(table: Path) -> str:
     return str(json.loads(table.read_text(encoding="utf-8"))["model_sha256"])
 
 
-def _ladders(plans: Plans, table: Table, shapes: Mapping[str, _Shape]) -> dict[str, Ladder]:
-    """Of each GEMM that may stay in floats, what it may become. A large model can't be measured once for every GEMM, so
-    that the error at its own output stands for it."""
+def _in_floats(gemms: Sequence[WeightGemm], plans: Plans) -> dict[str, set[str]]:
+    """Of each GEMM the formats, beside its first, that an engine would not have."""
+    return {
+        gemm.name: {
+            form
+            for form, planned in list(plans[gemm.name].items())[1:]
+            if planned.activation is not None and projects_floats(gemm, planned.activation)
+        }
+        for gemm in gemms
+    }
+
+
+def _ladders(
+    plans: Plans, table: Table, shapes: Mapping[str, _Shape], in_floats: Mapping[str, set[str]]
+) -> dict[str, Ladder]:
+    """Of each GEMM that may stay in floats, what it may become, without what would be `in_floats` then. A large model
+    can't be measured once for every GEMM, so that the error at its own output stands for it."""
     ladders = {}
     for name, formats in plans.items():
         if all(gemm.activation is not None for gemm in formats.values()):
             activation = table.gemms[name]["activation"]
             choices = choices_from(name, table.activations[activation])
-            sizes = (shapes[name].stored(form, _rank(planned)) for form, planned in formats.items())
+            kept = [
+                (form, planned, choice)
+                for (form, planned), choice in zip(formats.items(), choices, strict=True)
+                if form not in in_floats.get(name, ())
+            ]
+            sizes = (shapes[name].stored(form, _rank(planned)) for form, planned, _ in kept)
             ladders[name] = Ladder(
-                formats=tuple(formats),
-                local_db=tuple(each.snr_db for each in choices),
+                formats=tuple(form for form, _, _ in kept),
+                local_db=tuple(choice.snr_db for _, _, choice in kept),
                 bytes=(*sizes, shapes[name].stored(FP16)),
+                passes=tuple(choice.activation.rows == "dynamic" for _, _, choice in kept),
             )
     return ladders
 

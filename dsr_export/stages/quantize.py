@@ -36,8 +36,8 @@ class Quantized(Result):
 
 @dataclass(frozen=True, kw_only=True)
 class Quantize(Stage[Quantized]):
-    """`aim_db` is the SNR that the output keeps by its formats, and `held_db` what every check holds it to. Products
-    are codes `for_engines` alone."""
+    """`aim_db` is the SNR that the output keeps by its formats, and `held_db` what every check holds it to. What costs
+    nothing is taken for `beyond_db` more than the first formats keep. Products are codes `for_engines` alone."""
 
     name: ClassVar[str] = "quantize"
     source: Calibrated
@@ -46,12 +46,13 @@ class Quantize(Stage[Quantized]):
     precision: Precision
     aim_db: float
     held_db: float
+    beyond_db: float
     for_engines: bool
 
     def work(self, folder: Path, bar: Bar) -> None:
         path = folder / MODEL
         made = self.source.model, self._checks(), self.card, self.precision, self.aim_db
-        facts = quantize(*made, path, bar, coded_products=self.for_engines)
+        facts = quantize(*made, path, bar, beyond_db=self.beyond_db, for_engines=self.for_engines)
         write_json(folder / FACTS, {"budget_snr_db": self.held_db, **facts})
 
     def result(self, made: CachedStage) -> Quantized:

@@ -12,7 +12,7 @@ what attention wrote, and its error is that of the weight alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,9 +25,10 @@ from graphs.names import made_role, site_of
 from graphs.outside_readers import only_reader, outside_readers
 from graphs.precisions import FLOAT
 from graphs.quantize.product_codes import CODES, VALUES
-from graphs.quantize.quantizers import multiplies_codes
+from graphs.quantize.quantizers import Activation, multiplies_codes
 from graphs.structure.attended import is_attended
 from graphs.structure.flow import made_by, producer
+from graphs.weights.gemms import WeightGemm
 from graphs.weights.stored import StoredValues
 
 Array = npt.NDArray[Any]
@@ -49,6 +50,16 @@ class _Projection:
     def names(self) -> set[str]:
         """Of what it reads and makes."""
         return {str(self.attended.name), str(self.behind[-1].outputs[0].name)}
+
+
+def projects_floats(gemm: WeightGemm, activation: Activation) -> bool:
+    """Whether `gemm`, with codes of such an input, is a projection that goes back to floats in an engine.
+
+    Shapes must have been inferred.
+    """
+    has_rows = activation.format.is_code and activation.rows != "none"
+    sizes = gemm.activation.shape[1:-1]
+    return has_rows and is_attended(gemm.activation) and _is_small(gemm.in_features, gemm.out_features, sizes)
 
 
 def project_floats(graph: gs.Graph, wide: Collection[str] = ()) -> list[str]:
@@ -98,7 +109,10 @@ def _role(node: gs.Node) -> str | None:
 def _costs_more(projection: _Projection) -> bool:
     """Whether codes cost more than they spare: for one sample, since weights are read once for a batch of few."""
     inputs, outputs = projection.weight.inputs[0].shape
-    sizes = projection.attended.shape[1:-1]
+    return _is_small(inputs, outputs, projection.attended.shape[1:-1])
+
+
+def _is_small(inputs: int, outputs: int, sizes: Sequence[Any]) -> bool:
     known = all(isinstance(size, int) for size in sizes)
     return known and inputs * (outputs - 2 * math.prod(sizes)) <= LAUNCH
 

@@ -44,12 +44,14 @@ FOUR_BIT_FLOAT = GemmFormat(name="nvfp4", weights=FP4, activations=FP4, block=16
 class Scheme:
     """`tokens` are the formats of GEMMs of tokens, the cheapest first. `condition` is that of GEMMs which read one row:
     they only wait for their weights, and an error of theirs reaches every token. `smoothed` is the format that channel
-    factors are chosen for. `budget_db` is the SNR that the output keeps where nobody asks for another."""
+    factors are chosen for. `budget_db` is the SNR that the output keeps where nobody asks for another; beyond it,
+    formats that cost nothing are taken until it keeps `beyond_db` more than with all in the first one."""
 
     tokens: tuple[GemmFormat, ...]
     condition: GemmFormat
     smoothed: GemmFormat
     budget_db: float
+    beyond_db: float = 0.0
 
     @property
     def name(self) -> str:
@@ -78,7 +80,9 @@ class Scheme:
 
 SCHEMES: Mapping[Precision, Scheme] = {
     "int8": Scheme(tokens=(INTEGER,), condition=INTEGER, smoothed=INTEGER, budget_db=20.0),
-    "fp8": Scheme(tokens=(EIGHT_BIT_FLOAT, INTEGER), condition=INTEGER, smoothed=INTEGER, budget_db=26.0),
+    "fp8": Scheme(
+        tokens=(EIGHT_BIT_FLOAT, INTEGER), condition=INTEGER, smoothed=INTEGER, budget_db=26.0, beyond_db=6.0
+    ),
     "int4": Scheme(tokens=(FOUR_BIT_WEIGHT, INTEGER), condition=INTEGER, smoothed=FOUR_BIT_WEIGHT, budget_db=17.0),
     "nvfp4-weights": Scheme(
         tokens=(FOUR_BIT_FLOAT_WEIGHT, EIGHT_BIT_FLOAT, INTEGER),

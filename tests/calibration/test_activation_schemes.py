@@ -41,6 +41,20 @@ def test_elsewhere_tokens_that_were_not_seen_may_be_larger() -> None:
     assert _chosen(_even(), normed=False).activation.rows == "dynamic"
 
 
+def test_in_a_format_to_go_up_to_a_constant_range_may_cost_more() -> None:
+    """It is compared with four bits of mantissa, and a constant range is the one that costs no kernel."""
+    x = _even()
+    x[:, 3] *= 2
+    stats = _stats(x)
+    first, finer = (
+        choose(stats, WEIGHT, OUTLIER_AWARE, foldable=True, normed=True, finer=each) for each in (False, True)
+    )
+    assert (first.activation.rows, finer.activation.rows) == ("dynamic", "none")
+    assert first.snr_db - 8 < finer.snr_db < first.snr_db - 4
+    alone = choose(stats, WEIGHT, OUTLIER_AWARE, foldable=True, normed=False, finer=True)
+    assert alone.activation.rows == "dynamic"
+
+
 def test_an_outlier_token_makes_rows_dynamic_even_behind_a_norm() -> None:
     x = _even()
     x[:, 3] *= 30

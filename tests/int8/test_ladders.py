@@ -196,3 +196,37 @@ def test_floats_are_left_to_a_gemm_that_is_exact_by_itself() -> None:
         exact, lambda formats: 0.0, 50, alone=lambda name: 10.0, rank=None, bar=lambda done, total: None
     )
     assert (found.formats, found.kept) == ({}, ("a",))
+
+
+def _spared(passes: Mapping[str, tuple[bool, bool]], beyond_db: float, budget: float = 0.0) -> Verdict:
+    """Of GEMMs of equal noise, 16 dB of which INT8 takes away for no byte."""
+    ladders = {
+        name: Ladder(formats=FORMATS, local_db=(30.0, 46.0), bytes=(1, 1, 2), passes=each)
+        for name, each in passes.items()
+    }
+    drawn = dict.fromkeys(ladders, (1e-3, (30.0, 46.0)))
+    return within_budget(
+        ladders,
+        lambda formats: _db(_noise(drawn, formats)),
+        budget,
+        alone=lambda name: 30.0,
+        rank=None,
+        bar=lambda done, total: None,
+        beyond_db=beyond_db,
+    )
+
+
+def test_what_costs_nothing_is_taken_beyond_the_budget_and_no_more_of_it() -> None:
+    free = dict.fromkeys("abcd", (False, False))
+    assert set(_spared(free, 0).formats.values()) == {"fp8"}
+    found = _spared(free, 5.5)
+    assert sorted(found.formats.values()) == ["fp8", "int8", "int8", "int8"] and not found.kept
+    assert found.snr_db == pytest.approx(_spared(free, 0).snr_db + 5.7, abs=0.1)
+
+
+def test_a_pass_over_the_input_is_not_nothing() -> None:
+    """But no byte either: where the budget asks for it, it is taken, after what is free."""
+    some = {"a": (False, True), "b": (False, False), "c": (True, True)}
+    assert _spared(some, 20).formats == {"a": "fp8", "b": "int8", "c": "int8"}
+    assert _spared(some, 0, budget=28).formats["a"] == "fp8"
+    assert _spared(some, 0, budget=39).formats == dict.fromkeys("abc", "int8")

@@ -115,6 +115,7 @@ def example(of: type[Stage[Any]]) -> Stage[Any]:
         "form": "engine",
         "aim_db": 30.0,
         "held_db": 20.0,
+        "beyond_db": 6.0,
         "for_engines": True,
         "target": target("rtx"),
         "on": {"system": "Linux", "gpu": "8.9"},

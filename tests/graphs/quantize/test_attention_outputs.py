@@ -20,10 +20,11 @@ from graphs.forms import FORMS, FormName
 from graphs.mixed_precision.islands import PrecisionPolicy
 from graphs.mixed_precision.typed import assign_precision
 from graphs.quantize import attention_outputs
-from graphs.quantize.attention_outputs import LAUNCH, project_floats
+from graphs.quantize.attention_outputs import LAUNCH, project_floats, projects_floats
 from graphs.quantize.gemms import quantize_gemms
 from graphs.quantize.quantizers import Activation, QuantizedGemm
 from graphs.targets import target
+from graphs.weights.gemms import weight_gemms
 from tests.backends.tiny_models import specs
 
 HEADS, TOKENS, HEAD = 2, 16, 32
@@ -80,6 +81,13 @@ def _projected(path: Path, wide: tuple[str, ...] = ()) -> tuple[list[str], Path]
     return found, save_graph(graph, path.with_name("floats.onnx"))
 
 
+def _foreseen(folder: Path, planned: QuantizedGemm) -> bool:
+    """Of the graph before it had codes."""
+    (gemm,) = (gemm for gemm in weight_gemms(load_inferred_graph(folder / "m.onnx")) if gemm.name == "proj")
+    assert planned.activation is not None
+    return projects_floats(gemm, planned.activation)
+
+
 def _run(path: Path, x: np.ndarray = X) -> np.ndarray:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
@@ -107,7 +115,7 @@ def test_the_weight_is_what_its_codes_stand_for(rows: str, coded: bool, tmp_path
     if coded:
         planned = dataclasses.replace(planned, product_steps=planned.weight_steps * 3)
     found, path = _projected(_quantised(tmp_path, planned))
-    assert found == ["proj"]
+    assert found == ["proj"] and _foreseen(tmp_path, planned)
     counts = _operators(path)
     assert (counts["QuantizeLinear"], counts["DequantizeLinear"], counts["ReduceMax"]) == (1, 2, 0)  # the other's
     np.testing.assert_allclose(_run(path), _expected(planned), rtol=1e-5, atol=1e-4)
@@ -156,6 +164,7 @@ def test_others_keep_their_codes(rows: str, body: str, wide: tuple[str, ...], tm
     source = _quantised(tmp_path, _planned(rows), body)
     found, path = _projected(source, wide)
     assert found == [] and _operators(path) == _operators(source)
+    assert _foreseen(tmp_path, _planned(rows)) == bool(wide)  # which nobody knows before ranges were audited
 
 
 def test_a_weight_that_is_large_beside_its_rows_keeps_its_codes(tmp_path: Path) -> None:
@@ -164,6 +173,7 @@ def test_a_weight_that_is_large_beside_its_rows_keeps_its_codes(tmp_path: Path) 
     for more, found in ((0, ["proj"]), (1, [])):
         planned = _planned(outputs=outputs + more)
         assert _projected(_quantised(tmp_path, planned, outputs=outputs + more))[0] == found
+        assert _foreseen(tmp_path, planned) == bool(found)
 
 
 def test_the_only_gemm_of_codes_keeps_them(tmp_path: Path) -> None:
