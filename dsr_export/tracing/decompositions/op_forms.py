@@ -146,11 +146,12 @@ def _gridded(node: fx.Node) -> Form | None:
 
 
 def _same_padding(node: fx.Node) -> Form | None:
-    """Of padding by name, where as much of it is on one side as on the other."""
+    """Of padding by name, where as much of it is on one side as on the other; one image without a batch has none."""
     given: Sequence[Any] = (*node.args, *_CONVOLVED[len(node.args) :])
     x, weight, bias, stride, padding, dilation, groups = given
     spans = [d * (k - 1) for d, k in zip(_pair(dilation), weight.meta["val"].shape[2:], strict=True)]
-    if node.kwargs or (padding == "same" and any(span % 2 for span in spans)):
+    uneven = padding == "same" and any(span % 2 for span in spans)
+    if node.kwargs or uneven or x.meta["val"].ndim != 4:
         return None
     sides = [span // 2 for span in spans] if padding == "same" else [0, 0]
     arguments = (x, weight, bias, _pair(stride), sides, _pair(dilation), False, [0, 0], groups)

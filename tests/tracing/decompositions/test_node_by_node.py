@@ -183,6 +183,10 @@ def _written(s: Any, x: Tensor) -> Tensor:
         pytest.param(lambda s, x: 2 * torch.cumprod(x, 1).square(), id="an op that is not listed"),
         pytest.param(lambda s, x: x[:, :0].flatten(1).sum(1, keepdim=True) + x.sum((1, 2))[:, None], id="no rows"),
         pytest.param(lambda s, x: torch.cat([x[:, :0].chunk(3, 1)[1], x.square()], 1) * 2, id="chunks of no rows"),
+        pytest.param(
+            lambda s, x: x + F.conv2d(x[:1], s.linear.weight[None, None, :3, :3], padding="same"),
+            id="an image without a batch",
+        ),
         pytest.param(_kept_count, id="state"),
         pytest.param(_without_gradient, id="a region of its own"),
         pytest.param(_written, id="a write in place"),
