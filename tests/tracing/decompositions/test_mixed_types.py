@@ -25,7 +25,16 @@ def stacked(s: Any, x: Tensor) -> Tensor:
     return torch.hstack([pairs.float(), torch.hstack([x, x.double()])[:, :3].float()])
 
 
-@pytest.mark.parametrize("body", [turned, stacked], ids=lambda body: body.__name__)
+def joined(s: Any, x: Tensor) -> Tensor:
+    return torch.concat([(x * 3).long(), x], 1) + torch.concatenate([x, x > 0], 1)
+
+
+def subtracted(s: Any, x: Tensor) -> Tensor:
+    whole = (x * 3).long()
+    return (1.5 - whole) * (1.0 - torch.arange(8)) + torch.rsub(whole, 0.5, alpha=2) + (3 - whole) + (2.5 - x)
+
+
+@pytest.mark.parametrize("body", [turned, stacked, joined, subtracted], ids=lambda body: body.__name__)
 def test_the_widest_type_is_taken(body: Any, tmp_path: Path) -> None:
     agree(subject_of(body), tmp_path / "traced.onnx", sizes=(1, 2))
 
