@@ -23,6 +23,7 @@ from dsr_export.tracing.exporting import Exported, export_program, lowered
 from dsr_export.tracing.simplification import simplify
 from dsr_export.tracing.trace_errors import module_path, refuse_data_dependent, trace_error
 from dsr_export.tracing.translations.attention import attention_translation
+from dsr_export.tracing.translations.choices import choice_translations
 from dsr_export.tracing.translations.copies import copy_translations
 from dsr_export.tracing.translations.gathers import gather_translations
 from dsr_export.tracing.translations.sorts import sort_translations
@@ -124,6 +125,7 @@ def translations() -> dict[Any, Callable[..., Any]]:
         **sort_translations(),
         **gather_translations(),
         **copy_translations(),
+        **choice_translations(),
         **wanted_type_translations(),
     }
 
