@@ -11,7 +11,10 @@ from dsr_export.errors import ExportError
 
 
 class Absent(torch.Tensor):
-    """Raises ExportError whatever is done with it: reading its shape, computing, moving or copying it."""
+    """Raises ExportError whatever is done with it: reading its shape, computing, copying it.
+
+    It may be sent to a device, as hooks of accelerate send all that a model returns.
+    """
 
     told: tuple[str, str]
 
@@ -26,11 +29,18 @@ class Absent(torch.Tensor):
     def __torch_function__(
         cls, function: Callable[..., Any], types: Any, args: Iterable[Any] = (), kwargs: Any = None
     ) -> Any:
-        what, hint = _first((args, (kwargs or {}).values())).told
+        absent = _first(_given(args, kwargs))
+        if function is torch.Tensor.to and not any(isinstance(each, torch.dtype) for each in _given(args, kwargs)):
+            return absent
+        what, hint = absent.told
         raise ExportError(f"the bundle gives no {what}", hint=hint)
 
     def __repr__(self, **_: Any) -> str:  # type: ignore[override]
         return f"<no {self.told[0]}>"
+
+
+def _given(args: Iterable[Any], kwargs: Any) -> Iterable[Any]:
+    return [*args, *(kwargs or {}).values()]
 
 
 def _first(values: Iterable[Any]) -> Absent:

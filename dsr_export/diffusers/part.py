@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
 from dsr_export.bundle.reader import Bundle
+from dsr_export.diffusers.offloading import hook_again
 from dsr_export.diffusers.running import Running
 
 
@@ -52,6 +53,10 @@ class AttachedPart(nn.Module):
     def device(self) -> torch.device:
         """Where its inputs are wanted: tensors of the GPU are handed over without a copy."""
         return self._running[0].device
+
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
+        """One without elements: diffusers and accelerate ask the first for the type and the place of all."""
+        yield nn.Parameter(self._place, requires_grad=False)
 
     @property
     def parts(self) -> Mapping[str, AttachedPart]:
@@ -99,13 +104,17 @@ class Attachment:
         for role, part in self.parts.items():
             part._attachment = self
             vars(self.pipe)[role] = part
+        hook_again(self.pipe)
 
     def end(self) -> None:
         """Puts the originals back, where these parts stand yet, and closes their runners."""
         with contextlib.ExitStack() as closing:
-            for role, part in self.parts.items():
+            closing.callback(hook_again, self.pipe)
+            for part in self.parts.values():
                 for running in part._running:
                     closing.callback(running.close)
+            hook_again(self.pipe)  # what is offloaded leaves the GPU, so that no original is put there whole
+            for role, part in self.parts.items():
                 if vars(self.pipe).get(role) is part:
                     vars(self.pipe)[role] = part.restored()
                     self._list_again(role)
