@@ -13,6 +13,7 @@ from dsr_export.bundle.reader import Bundle
 from dsr_export.errors import ExportError
 from dsr_export.pipelines.table import recipe_of
 from dsr_export.sources.diffusers_folder import DiffusersFolderSource
+from dsr_export.sources.pipeline_part import PipelinePartSource
 from dsr_export.storage.disk import remove_tree
 from dsr_export.storage.leftovers import undone
 from dsr_export.subject import SubjectCard
@@ -23,8 +24,8 @@ Export = Callable[[Build], Bundle]
 @contextmanager
 def built_parts(build: Build, export: Export) -> Iterator[Mapping[str, Bundle]]:
     """Role -> the bundle of that part, there within the block; `export` makes a bundle of a build."""
-    if build.part_builds and build.config.loras and isinstance(build.source, DiffusersFolderSource):
-        build.source.check_adapters()  # those of the transformer, which is looked at behind its parts
+    if build.part_builds:
+        _check_files(build)
     with undone(partial(remove_tree, parts_folder(absolute(build.out)))):
         made: dict[str, Bundle] = {}
         for role, part in build.part_builds.items():
@@ -32,6 +33,16 @@ def built_parts(build: Build, export: Export) -> Iterator[Mapping[str, Bundle]]:
             build.reporter.note(f"{role}: {part.config.precision}, batches of {batch.min} to {batch.max}")
             made[role] = export(part)
         yield made
+
+
+def _check_files(build: Build) -> None:
+    """The adapters and the weights of all parts: most of them are read behind the builds of others."""
+    everyone = (build.source, *(part.source for part in build.part_builds.values()))
+    sources = [each for each in everyone if isinstance(each, DiffusersFolderSource | PipelinePartSource)]
+    for source in sources:
+        source.check_adapters()
+    for source in sources:
+        source.check_weights()
 
 
 def check_parts(build: Build, card: SubjectCard) -> None:

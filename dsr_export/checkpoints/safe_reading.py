@@ -42,14 +42,25 @@ def read_file(path: Path) -> tuple[Any, dict[str, str]]:
 
     Raises ExportError for a file that is missing, empty, damaged, of another kind, or that would execute code.
     """
+    return _read_safetensors(path) if _is_safetensors(path) else (_read_torch(path), {})
+
+
+def check_readable(path: Path) -> None:
+    """Raises ExportError as `read_file` for all that a file's first bytes and its header tell: no tensor is read."""
+    if _is_safetensors(path):
+        _check_header(path)
+    elif is_zip(path):
+        check_archive(path)
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Raises ExportError for what is neither that nor torch's."""
     _check_file(path)
     with path.open("rb") as stream:
         head = stream.read(16)
     _refuse_others(path, head)
     known_torch = head.startswith((b"PK", b"\x80"))
-    if head[8:9] == b"{" or (path.suffix == ".safetensors" and not known_torch):  # behind the length of a JSON header
-        return _read_safetensors(path)
-    return _read_torch(path), {}
+    return head[8:9] == b"{" or (path.suffix == ".safetensors" and not known_torch)  # behind a JSON header's length
 
 
 def _check_file(path: Path) -> None:
@@ -85,22 +96,36 @@ def _is_tar(path: Path) -> bool:
         return False
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _check_header(path: Path) -> None:
+    """Of a safetensors file, which it covers whole."""
     with path.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
     if LARGEST_HEADER < length <= path.stat().st_size:
         raise ExportError(f"{path} has a header of {length} bytes, more than {LARGEST_HEADER}", hint=BROKEN)
     try:
+        with safetensors.safe_open(path, framework="pt"):
+            return
+    except (safetensors.SafetensorError, OSError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    _check_header(path)
+    try:
         with safetensors.safe_open(path, framework="pt") as opened:
             metadata = opened.metadata() or {}
             state = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (no mapping)
     except (safetensors.SafetensorError, OSError) as error:
-        raise ExportError(f"{path} is no readable safetensors file: {str(error)[:200]}", hint=BROKEN) from error
+        raise _unreadable(path, error) from error
     except (KeyError, AttributeError, TypeError, RuntimeError) as error:
         # an element type that torch, or this torch, has no form for
         message = f"{path} holds tensors of a type that torch cannot read: {str(error)[:200]}"
         raise ExportError(message, hint="save it in float32, float16 or bfloat16") from error
     return state, {alias: name for alias, name in metadata.items() if name in state and alias not in state}
+
+
+def _unreadable(path: Path, error: Exception) -> ExportError:
+    return ExportError(f"{path} is no readable safetensors file: {str(error)[:200]}", hint=BROKEN)
 
 
 def _read_torch(path: Path) -> Any:

@@ -64,8 +64,8 @@ class PipelineFolder:
         return file
 
     def scheduler(self) -> Mapping[str, Any]:
-        """What the scheduler's file says; its class is the index's where the file names none."""
-        return {"_class_name": self.classes[SCHEDULER], **read_json_object(self.scheduler_file(), hint=_AGAIN)}
+        """What the scheduler's file says."""
+        return read_json_object(self.scheduler_file(), hint=_AGAIN)
 
 
 def open_pipeline(path: Path) -> PipelineFolder:

@@ -16,7 +16,7 @@ from dsr_export.families.digests import file_sha256
 from dsr_export.families.folder_weights import weight_files
 from dsr_export.families.text_encoders.folder import CLASSES as TEXT_CLASSES
 from dsr_export.families.text_encoders.folder import STEMS as TEXT_STEMS
-from dsr_export.pipelines.folder import INDEX, TRANSFORMER, VAE_ENCODER, VAES, PipelineFolder, open_pipeline
+from dsr_export.pipelines.folder import INDEX, SCHEDULER, TRANSFORMER, VAE_ENCODER, VAES, PipelineFolder, open_pipeline
 from dsr_export.pipelines.parts import PipelineSizes, TextPart, VaePart
 from dsr_export.pipelines.recipe import Recipe
 from dsr_export.pipelines.table import recipe_of
@@ -66,7 +66,7 @@ def plan_pipeline(
     parts = _chosen(folder, recipe, sizes, chosen)
     for role in (TRANSFORMER, *parts):
         _check_part(folder, role, weights=not (random or (role == TRANSFORMER and other_transformer)))
-    sampler_from_config(folder.scheduler())  # refuses what it does not know
+    _check_scheduler(folder)
     texts = {role: part for role, part in parts.items() if isinstance(part, TextPart)}
     files = {SCHEDULER_FILE: folder.scheduler_file()}
     for part in texts.values():
@@ -128,6 +128,17 @@ def _check_part(folder: PipelineFolder, role: str, *, weights: bool) -> None:
         path = folder.part(role)
         hint = "save the pipeline again, or give --random-weights SEED to try out the architecture"
         raise no_weights(path, f"{path} holds no weights", hint=hint)
+
+
+def _check_scheduler(folder: PipelineFolder) -> None:
+    """It is known here, and of the class that diffusers loads it as, whatever class the file is of."""
+    found, loaded = folder.scheduler(), folder.class_of(SCHEDULER)
+    sampler_from_config(found)
+    if found["_class_name"] != loaded:
+        raise ExportError(
+            f"{folder.scheduler_file()} is of a {found['_class_name']}, and {INDEX} names a {loaded[:80]}",
+            hint="load the pipeline with diffusers, which takes the second, and save it again",
+        )
 
 
 def _tokenizer(folder: PipelineFolder, name: str) -> dict[str, Path]:

@@ -54,14 +54,27 @@ class DiffusersFolderSource:
 
     def check_adapters(self) -> None:
         """Raises ExportError where an adapter does not fit the transformer, of which no weight is read."""
-        from dsr_export.families.diffusers.weights import check_loras
+        if self.request.loras:
+            from dsr_export.families.diffusers.weights import check_loras
 
-        check_loras(self._folder.class_name, self._folder.config, self.request.loras)
+            check_loras(self._folder.class_name, self._folder.config, self.request.loras)
+
+    def check_weights(self) -> None:
+        """Raises ExportError for files of weights that are damaged or none, as far as their headers tell."""
+        check_weights(self._folder.weights if self.request.checkpoint is None else (self.request.checkpoint,))
 
     @cached_property
     def _folder(self) -> TransformerFolder:
         asked = self.request
         return open_folder(self.directory, own_weights=asked.checkpoint is None and asked.random_weights is None)
+
+
+def check_weights(files: Sequence[Path]) -> None:
+    """Raises ExportError for the first that is damaged, or no file of weights, as far as its header tells."""
+    from dsr_export.checkpoints.safe_reading import check_readable  # which brings torch along
+
+    for file in files:
+        check_readable(file)
 
 
 def lora_key(loras: Sequence[LoraFile]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from dsr_export.families.text_encoders.folder import TextEncoderFolder, open_tex
 from dsr_export.pipelines.folder import CONFIG, INDEX, VAE, VAE_ENCODER, VAES, PipelineFolder, open_pipeline
 from dsr_export.pipelines.parts import PipelineSizes, TextPart, VaePart
 from dsr_export.pipelines.table import recipe_of
-from dsr_export.sources.diffusers_folder import check_folder_request, lora_key
+from dsr_export.sources.diffusers_folder import check_folder_request, check_weights, lora_key
 from dsr_export.subject import Subject
 from graphs.digests import files_digest
 
@@ -64,6 +64,18 @@ class PipelinePartSource:
 
         loras = Loras(self.role, self.request.loras)
         return text_encoder_subject(self.name, self._text_encoder, part.reads, random_weights=seed, loras=loras)
+
+    def check_weights(self) -> None:
+        """Raises ExportError for files of weights that are damaged or none, as far as their headers tell."""
+        opened = self._vae if isinstance(self._part, VaePart) else self._text_encoder
+        check_weights(opened.weights)
+
+    def check_adapters(self) -> None:
+        """Raises ExportError where an adapter does not fit the text encoder, of which no weight is read."""
+        if self.request.loras:
+            from dsr_export.families.text_encoders.models import Loras, check_loras
+
+            check_loras(self._text_encoder, Loras(self.role, self.request.loras))
 
     @cached_property
     def _pipeline(self) -> PipelineFolder:

@@ -21,20 +21,24 @@ from tests.pipelines.folders import changed, pixart_folder
 pytest.importorskip("diffusers", reason="the models extra is not installed")
 
 
-def test_an_adapter_of_another_base_is_refused_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("part", "class_name"), [("transformer", "PixArtTransformer2DModel"), ("text_encoder", "T5EncoderModel")]
+)
+def test_an_adapter_of_another_base_is_refused_first(
+    part: str, class_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = pixart_folder(tmp_path / "p")
     original("PixArtTransformer2DModel").save_pretrained(folder / "transformer")
     changed(folder / "transformer" / "config.json", caption_channels=32)
-    lora = {
-        "transformer.nowhere.lora_A.weight": torch.ones(2, 4),
-        "transformer.nowhere.lora_B.weight": torch.ones(4, 2),
-    }
+    layers = {f"{part}.nowhere": 4, "transformer.transformer_blocks.0.attn1.to_q": 48}
+    lora = {f"{layer}.lora_A.weight": torch.ones(2, size) for layer, size in layers.items()}
+    lora |= {f"{layer}.lora_B.weight": torch.ones(size, 2) for layer, size in layers.items()}
     save_file(lora, tmp_path / "lora.safetensors")
     config = ExportConfig(
         model_dir=folder, parts=("all",), loras=(LoraFile(tmp_path / "lora.safetensors"),), out=tmp_path / "out.dsr"
     )
     monkeypatch.setattr("dsr_export.pipeline._staged", lambda build: pytest.fail("a part was built first"))
-    with pytest.raises(ExportError, match="PixArtTransformer2DModel has no layer 'nowhere'"):
+    with pytest.raises(ExportError, match=f"{class_name} has no layer 'nowhere'"):
         export(config)
     assert not (tmp_path / "out.dsr").exists()
 

@@ -6,7 +6,9 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from dsr_export.config import ExportConfig
 from dsr_export.errors import ExportError
@@ -88,6 +90,11 @@ FAULTS = {
     "no transformer's weights": (_removed("transformer", STEM), "transformer holds no weights"),
     "unknown pipeline": (_classes(_class_name="StableDiffusionPipeline"), "is a StableDiffusionPipeline"),
     "unknown scheduler": (_config("scheduler", _class_name="HeunScheduler"), "no sampler for the scheduler Heun"),
+    "nameless scheduler": (_config("scheduler", _class_name=None), "names no _class_name"),
+    "other scheduler": (
+        _classes(scheduler=["diffusers", "DDIMScheduler"]),
+        "and model_index.json names a DDIMScheduler",
+    ),
     "unknown encoder": (_classes(text_encoder=["transformers", "UMT5Model"]), "is a UMT5Model, which is none of"),
     "unknown vae": (_classes(vae=["diffusers", "AutoencoderTiny"]), "is a AutoencoderTiny, which is none of"),
     "null encoder": (_classes(text_encoder=[None, None]), "has no text_encoder"),
@@ -146,3 +153,20 @@ def test_what_is_said_of_a_part_must_be_of_one_that_is_built(tmp_path: Path) -> 
         part_configs(config, ("text_encoder",), ("onnxruntime",))
     with pytest.raises(ExportError, match="vae can't be built in int8"):
         part_configs(ExportConfig(part_precision={"vae": "int8"}), ("vae",), ())
+
+
+@pytest.mark.parametrize("part", ["text_encoder", "vae", "transformer"])
+def test_damaged_weights_of_any_part_are_refused_before_one_is_built(
+    part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = pixart_folder(tmp_path / "p")
+    files = {each.parent.name: each for each in folder.glob("*/*.safetensors")}
+    for file in files.values():
+        save_file({"a": np.ones(1)}, file)
+    files[part].write_bytes(files[part].read_bytes()[:-1])
+    from dsr_export.pipeline import export
+
+    monkeypatch.setattr("dsr_export.pipeline._staged", lambda build: pytest.fail("a part was built first"))
+    with pytest.raises(ExportError, match=f"{part}/.* is no readable safetensors file"):
+        export(ExportConfig(model_dir=folder, parts=("all",), out=tmp_path / "out.dsr"))
+    assert not (tmp_path / "out.dsr").exists()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,6 +83,15 @@ def text_encoder_subject(
     )
 
 
+def check_loras(folder: TextEncoderFolder, loras: Loras) -> None:
+    """Raises ExportError for adapters that do not fit the encoder; its weights are not looked at."""
+    with _refused(folder):
+        loader, config = _described(folder)
+        with torch.device("meta"):
+            model = loader(config)
+    plan(model, loras.files, folder.class_name, loras.part)
+
+
 def _bias(folder: TextEncoderFolder, config: Any, reads: Reads) -> AttentionBias | None:
     release = transformers_package("text encoders").__version__
     if int(release.partition(".")[0]) < FOUR_AXES:
@@ -99,27 +109,36 @@ def _state(folder: TextEncoderFolder) -> StateDict:
 
 def _configured(folder: TextEncoderFolder, weights: StateDict | int) -> Any:
     """The model with the tensors of `weights`, under the names of whatever release of transformers, or drawn."""
-    transformers = transformers_package("text encoders")
-    loader = getattr(transformers, folder.class_name, None)
-    if loader is None:
-        raise ExportError(f"the transformers installed here has no {folder.class_name}", hint="pip install -U it")
-    try:
-        with quiet(transformers), torch.random.fork_rng(devices=[]):
-            config = loader.config_class.from_pretrained(folder.path, local_files_only=True)
-            config._attn_implementation = "sdpa" if getattr(loader, "_supports_sdpa", True) else "eager"
-            check_memory(weight_count(loader, config), str(folder.path))
-            if isinstance(weights, int):
-                model = loader(config).float().eval()
-                draw_weights(model, weights, usual_moments)
-                return model
-            model, info = loader.from_pretrained(None, config=config, state_dict=weights, output_loading_info=True)
-    except refusals() as error:
-        hint = "download the folder again"
-        raise ExportError(
-            f"{folder.path} can't be loaded as {folder.class_name}: {first_line(error)}", hint=hint
-        ) from error
+    with _refused(folder), torch.random.fork_rng(devices=[]):
+        loader, config = _described(folder)
+        config._attn_implementation = "sdpa" if getattr(loader, "_supports_sdpa", True) else "eager"
+        check_memory(weight_count(loader, config), str(folder.path))
+        if isinstance(weights, int):
+            model = loader(config).float().eval()
+            draw_weights(model, weights, usual_moments)
+            return model
+        model, info = loader.from_pretrained(None, config=config, state_dict=weights, output_loading_info=True)
     _check_loaded(folder, info)
     return model.float().eval()
+
+
+def _described(folder: TextEncoderFolder) -> tuple[Any, Any]:
+    """The class, and its configuration. ExportError where transformers has none of that name."""
+    loader = getattr(transformers_package("text encoders"), folder.class_name, None)
+    if loader is None:
+        raise ExportError(f"the transformers installed here has no {folder.class_name}", hint="pip install -U it")
+    return loader, loader.config_class.from_pretrained(folder.path, local_files_only=True)
+
+
+@contextmanager
+def _refused(folder: TextEncoderFolder) -> Iterator[None]:
+    """What transformers does within it is quiet, and what it raises an ExportError."""
+    try:
+        with quiet(transformers_package("text encoders")):
+            yield
+    except refusals() as error:
+        message = f"{folder.path} can't be loaded as {folder.class_name}: {first_line(error)}"
+        raise ExportError(message, hint="download the folder again") from error
 
 
 def _check_loaded(folder: TextEncoderFolder, info: Mapping[str, Any]) -> None:
