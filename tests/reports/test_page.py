@@ -87,7 +87,7 @@ def test_every_section_is_drawn_from_what_is_there() -> None:
         "components/decoder/",
         "1 of 4 tokens replaced. Their largest norm was 80 and is 2.5; the largest of the others is 3.",
         "12 of 64 values are NaN",
-        "Not compared: 2 of 9 special rows",
+        "Not compared: 2 of 9 rows of walks, zeros and the like",
         "The engine rtx: 7 launches, 0 of 1 attentions fused, 160 kB at batch 2.",
         "Advice: engine rtx: 1 of 2 GEMMs chosen for INT8",
         "Estimates, not measurements",

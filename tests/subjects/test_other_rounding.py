@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dsr_export.config import BatchRange
-from dsr_export.parity.golden.vectors import SPECIAL, Golden, make_golden
+from dsr_export.parity.golden.vectors import SPECIAL, WALKED, Golden, make_golden
 from dsr_export.subjects.module import subject_from
 from dsr_export.subjects.other_rounding import ODD, PART, OtherRounding
 from dsr_export.subjects.torch_runner import TorchRunner
@@ -121,12 +121,13 @@ class TwoNorms(nn.Module):
         return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps)
 
 
-def _golden(eps: float) -> Golden:
+def _golden(eps: float, **walked: np.ndarray) -> Golden:
     torch.manual_seed(0)
     x = torch.randn(2, 5, 8)
     subject = subject_from((TwoNorms(eps), {"x": x}), name="m", called="m", provenance={})
     reference = TorchRunner(subject)
-    return make_golden(subject, reference, batch=BatchRange(1, 2, 2), sampler=None, progress=lambda _, __: None)
+    batch = BatchRange(1, 2, 2)
+    return make_golden(subject, reference, batch=batch, sampler=None, progress=lambda _, __: None, walked=walked)
 
 
 def test_rows_that_are_zero_and_rounding_inside_are_left_out() -> None:
@@ -136,3 +137,13 @@ def test_rows_that_are_zero_and_rounding_inside_are_left_out() -> None:
     rows = unsteady.further[SPECIAL].inputs["x"]
     assert not any(np.array_equal(row, 0 * row) for row in rows)
     assert any(np.array_equal(row, 0 * row) for row in steady.further[SPECIAL].inputs["x"])
+
+
+def test_so_are_such_rows_of_a_walk_unless_there_are_no_others() -> None:
+    x = np.random.default_rng(0).standard_normal((3, 5, 8)).astype(np.float32)
+    x[1] = 0
+    golden = _golden(1e-15, x=x)
+    assert np.array_equal(golden.further[WALKED].inputs["x"], x[[0, 2]])
+    assert (golden.tried, golden.left_out) == (8, 3)
+    assert golden.further[WALKED].outputs["out"].shape == x[:2].shape
+    assert np.array_equal(_golden(1e-15, x=x[1:2]).further[WALKED].inputs["x"], x[1:2])

@@ -56,7 +56,7 @@ class Golden:
 
     `further` holds rows of any number, to be run in batches: the first `MOST_ROWS` that came with the model (`given`),
     some of its pipeline's own walk (`walk`), and those that random draws do not make (`special`); bundles before 0.2
-    have none. `tried` counts the latter with those that were left out; only the build knows it.
+    have none. `tried` counts the last two with those that were left out; only the build knows it.
     """
 
     cases: Mapping[int, Case]
@@ -67,8 +67,8 @@ class Golden:
 
     @property
     def left_out(self) -> int:
-        """How many of the special rows that were tried the reference has no answer for, or no steady one."""
-        return self.tried - (self.further[SPECIAL].rows if SPECIAL in self.further else 0)
+        """How many of the rows that were tried the reference has no answer for, or no steady one."""
+        return self.tried - sum(self.further[name].rows for name in (WALKED, SPECIAL) if name in self.further)
 
     @property
     def batch(self) -> BatchRange:
@@ -121,15 +121,17 @@ def make_golden(
         cases[size] = Case(inputs, infer(inputs))
     walk = None if sampler is None else _walk(subject, reference, sampler, batch, progress)
     known, own = _known(subject, infer, batch)
+    tried = 0
     if walked:
-        own[WALKED] = Case(walked, in_batches(infer, walked, batch))
+        own[WALKED] = _walked(reference, infer, walked, batch)
+        tried += _count(walked)
     if not subject.special_rows:
-        return Golden(cases, walk, f"{reference.name}-fp32", own)
+        return Golden(cases, walk, f"{reference.name}-fp32", own, tried=tried)
     replaces = any(subject.card().sites.values())  # which of equal tokens stands out is a matter of rounding
     rows = special_rows(known, empty=not replaces)
     special = _settled(reference, infer, rows, batch)
     further = own | ({SPECIAL: special} if special.inputs else {})
-    return Golden(cases, walk, f"{reference.name}-fp32", further, tried=len(next(iter(rows.values()))))
+    return Golden(cases, walk, f"{reference.name}-fp32", further, tried=tried + _count(rows))
 
 
 def _known(subject: ExportSubject, infer: Infer, batch: BatchRange) -> tuple[Mapping[str, Array], dict[str, Case]]:
@@ -153,6 +155,16 @@ def _settled(reference: Runner, infer: Infer, rows: Mapping[str, Array], batch: 
 
     otherwise = remembered(reference.infer_otherwise) if isinstance(reference, RoundsOtherwise) else None
     return Case(*settled_rows(of(infer), rows, otherwise and of(otherwise)))
+
+
+def _walked(reference: Runner, infer: Infer, rows: Mapping[str, Array], batch: BatchRange) -> Case:
+    """Those of a walk, whose steps drive a model of random weights far out; all of them where it is steady in none."""
+    settled = _settled(reference, infer, rows, batch)
+    return settled if settled.inputs else Case(rows, in_batches(infer, rows, batch))
+
+
+def _count(rows: Mapping[str, Array]) -> int:
+    return len(next(iter(rows.values())))
 
 
 def _walk(

@@ -35,12 +35,14 @@ def parity_section(report: Report) -> Section | None:
 
 
 def _left_out(report: Report) -> str:
-    """What special rows are not compared; reports of older versions do not say."""
+    """What rows of walks and special ones are not compared; reports of older versions do not say."""
     rows = report.section("special_rows")
     left_out = None if rows is None else reading.number_in(rows, "left_out")
     if rows is None or not is_known(left_out) or not left_out:
         return ""
-    counts = f"{number(left_out, 'd')} of {number(reading.number_in(rows, 'tried'), 'd')} special rows"
+    counts = (
+        f"{number(left_out, 'd')} of {number(reading.number_in(rows, 'tried'), 'd')} rows of walks, zeros and the like"
+    )
     return f" Not compared: {counts}, for which the reference has no finite answer, or no steady one."
 
 
