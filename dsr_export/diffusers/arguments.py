@@ -79,7 +79,8 @@ def _check_rest(manifest: Manifest, given: Mapping[str, Any]) -> None:
         by_rows = name in by_row or isinstance(value, list)  # lists hold something for each row
         rows = [value[i : i + 1] for i in range(len(value))] if by_rows else [value]
         if name not in constants:
-            raise ExportError(f"the pipeline gives '{name}', which this bundle was built without")
+            hint = "leave it out of the call; the scale of a LoRA is that of its build, --lora FILE:SCALE"
+            raise ExportError(f"the pipeline gives '{name}', which this bundle was built without", hint=hint)
         if any(fixed_digest(row) != constants[name] for row in rows):
             raise ExportError(
                 f"the pipeline gives another '{name}' than the bundle was built with",

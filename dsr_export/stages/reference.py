@@ -26,7 +26,7 @@ GOLDEN = "golden.npz"
 
 @dataclass(frozen=True)
 class Reference(Result):
-    """What every candidate is compared with; its facts: how many special rows it has no steady answer for."""
+    """What every candidate is compared with; its facts: how many rows it has no steady answer for."""
 
     @cached_property
     def golden(self) -> Golden:

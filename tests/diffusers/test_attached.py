@@ -156,8 +156,9 @@ def test_what_the_bundle_was_not_built_for_is_refused(built: tuple[str, Bundle])
             with pytest.raises(ExportError, match="another 'img_ids' than the bundle was built with"):
                 drawn(pipe, name, height=6, width=8)
         if name == SD3:
-            with pytest.raises(ExportError, match="gives 'joint_attention_kwargs|gives 'scale'"):
+            with pytest.raises(ExportError, match="gives 'joint_attention_kwargs|gives 'scale'") as caught:
                 drawn(pipe, name, joint_attention_kwargs={"scale": 0.5})
+            assert "--lora FILE:SCALE" in str(caught.value.hint)
 
 
 def test_a_bundle_of_another_model_is_refused(built: tuple[str, Bundle], digits_bundle: Path) -> None:
