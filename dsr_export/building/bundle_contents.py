@@ -9,8 +9,9 @@ from pathlib import Path
 from dsr_export.building.build import Build
 from dsr_export.building.finished import Finished, FusedSteps
 from dsr_export.bundle.components import component_contents, component_entry
-from dsr_export.bundle.engines import engine_entry, plan_path, step_plan_path
+from dsr_export.bundle.engines import engine_entry
 from dsr_export.bundle.manifest import BundleTarget, Manifest
+from dsr_export.bundle.paths import plan_path, step_plan_path
 from dsr_export.bundle.writer import Content
 from dsr_export.config import ExportConfig
 from dsr_export.int8.calibrate import TABLE

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from dsr_export.building.build import Build
 from dsr_export.building.finished import FusedSteps
-from dsr_export.bundle.engines import step_plan_path
+from dsr_export.bundle.paths import step_plan_path
 from dsr_export.config import BatchRange
 from dsr_export.errors import ExportError
 from dsr_export.parity.golden.vectors import image_batch

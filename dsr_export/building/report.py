@@ -9,7 +9,7 @@ from typing import Any
 from dsr_export.backends.engines_here import NOT_RUN
 from dsr_export.building.build import Build
 from dsr_export.building.finished import Finished, FusedSteps
-from dsr_export.bundle.engines import plan_path, step_plan_path
+from dsr_export.bundle.paths import plan_path, step_plan_path
 from dsr_export.bundle.writer import Content, content_size
 from dsr_export.int8.gemm_costs import gemm_costs
 from dsr_export.peak_memory import peak_rss_bytes

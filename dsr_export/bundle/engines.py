@@ -1,4 +1,4 @@
-"""The engines of a bundle: where a plan lies, and what the manifest says of it."""
+"""What the manifest of a bundle says of its engines."""
 
 from __future__ import annotations
 
@@ -6,21 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from dsr_export.bundle.manifest_parts import BundleTarget
-from dsr_export.bundle.paths import STEP
+from dsr_export.bundle.paths import plan_path
 from graphs.targets import Target
 
 OF_REPORT = frozenset({"schedule", "schedule_problem"})
 """Facts that the report alone has: long ones, which no reader of the manifest needs."""
-
-
-def plan_path(target: str) -> str:
-    """`engines/<target>.plan`, with a dash for the colon that some file systems refuse."""
-    return f"engines/{target.replace(':', '-')}.plan"
-
-
-def step_plan_path(target: str) -> str:
-    """Where the engine lies that holds a whole step of the sampler; reports call it so, too."""
-    return STEP + plan_path(target)
 
 
 def engine_entry(target: Target, facts: Mapping[str, Any]) -> BundleTarget:

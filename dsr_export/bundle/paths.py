@@ -1,4 +1,5 @@
-"""Which file names a bundle may hold: plain relative POSIX paths that mean the same file on every system."""
+"""Where files of a bundle lie, and which names they may have: plain relative POSIX paths that mean the same file on
+every system."""
 
 from __future__ import annotations
 
@@ -20,6 +21,16 @@ STEP = "step/"
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+@=,-]*", re.ASCII)
 _WINDOWS_DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE | re.ASCII)
 _HINT = "do not use this bundle if it came from someone else: it was not written by dsr-export"
+
+
+def plan_path(target: str) -> str:
+    """`engines/<target>.plan`, with a dash for the colon that some file systems refuse."""
+    return f"engines/{target.replace(':', '-')}.plan"
+
+
+def step_plan_path(target: str) -> str:
+    """Where the engine lies that holds a whole step of the sampler; reports call it so, too."""
+    return STEP + plan_path(target)
 
 
 def check_relative_path(path: str, *, where: str) -> str:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from dsr_export.bundle.engines import step_plan_path
+from dsr_export.bundle.paths import step_plan_path
 from dsr_export.bundle.reader import Bundle
 from dsr_export.engine_schedule.summary import of_steps, schedule_details
 from dsr_export.reports.figures import is_known

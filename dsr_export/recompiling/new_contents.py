@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from dsr_export.bundle.component_entries import component_path
 from dsr_export.bundle.components import component_entry
-from dsr_export.bundle.engines import engine_entry, plan_path, step_plan_path
+from dsr_export.bundle.engines import engine_entry
 from dsr_export.bundle.manifest import FileEntry, Manifest
-from dsr_export.bundle.paths import MANIFEST
+from dsr_export.bundle.paths import MANIFEST, plan_path, step_plan_path
 from dsr_export.bundle.reader import REPORT, Bundle
 from dsr_export.bundle.sbom import SBOM, sbom
 from dsr_export.bundle.writer import Content

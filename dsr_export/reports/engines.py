@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dsr_export.bundle.engines import step_plan_path
+from dsr_export.bundle.paths import step_plan_path
 from dsr_export.reports import reading
 from dsr_export.reports.record import Report
 
