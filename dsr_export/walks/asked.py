@@ -63,7 +63,9 @@ class PipelineWalk:
             made.check(self.plan.parts)
             schedule(made, self.plan.folder.scheduler(), self.drawn(card).steps)
         except ExportError as error:
-            raise error if self.few else _unwalked(error) from error
+            if self.few:
+                raise
+            raise _unwalked(error) from error
 
     def recipe(self, card: SubjectCard) -> Recipe:
         """What the pipeline does around the model of `card`."""
